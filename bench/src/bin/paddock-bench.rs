@@ -1,0 +1,3 @@
+//! The `paddock-bench` binary.
+
+fn main() {}

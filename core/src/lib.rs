@@ -1,0 +1,6 @@
+//! Paddock's server: rooms as in `docs/ARCHITECTURE.md`, imports downward only.
+
+pub mod acl;
+pub mod command;
+pub mod commit;
+pub mod submit;

@@ -1,0 +1,3 @@
+//! The `paddock-load` binary.
+
+fn main() {}

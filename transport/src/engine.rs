@@ -1,0 +1,113 @@
+//! The contract between an engine (protocol, no I/O) and a loop (I/O, no protocol).
+//!
+//! A loop owns one core's sockets and drives one [`Engine`]. In one turn it hands over everything that
+//! arrived ([`Engine::opened`], [`Engine::received`], [`Engine::eof`], [`Engine::drained`],
+//! [`Engine::closed`]), calls [`Engine::turn`] once, writes each connection's output once, and sleeps only
+//! if nothing came and the engine agreed ([`Engine::park`]).
+//!
+//! What the engine wants done (bytes to send, connections to open, close or stop reading) it leaves in
+//! [`Io`], a plain table that every loop, the in-process loop of the tests and the simulator share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A connection of one loop: slot index in the low 32 bits, generation in the high 32.
+///
+/// A slot is reused with another generation, so a stale id never reaches a stranger's connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+impl ConnId {
+    /// Builds the id of slot `index` in its `generation`th use.
+    pub const fn new(index: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | index as u64)
+    }
+    /// The slot, dense from zero: usable as an index of a table beside the loop's.
+    pub const fn index(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+    /// How often the slot had been used before.
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Where to listen or connect: TCP and unix stream sockets are addresses, not loops.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Address {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix stream socket's path.
+    Unix(PathBuf),
+}
+
+/// Where a connection came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The remote end. A unix peer has no address of its own and carries the listener's path.
+    pub peer: Address,
+    /// `Some(n)`: accepted by the loop's (or acceptor's) `n`th listener. `None`: opened by [`Io::connect`].
+    pub listener: Option<u16>,
+}
+
+/// The time of a turn, read once by the loop. Engines never read a clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
+pub struct Now {
+    /// Nanoseconds of a clock that never goes back and counts suspension (`CLOCK_BOOTTIME`).
+    pub mono_ns: u64,
+    /// Milliseconds since the Unix epoch.
+    pub wall_ms: i64,
+}
+
+/// Why a connection is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Closed {
+    /// The engine asked for it ([`Io::close`], [`Io::abort`]).
+    ByEngine,
+    /// The peer closed or reset it.
+    ByPeer,
+    /// [`Io::connect`] did not succeed; the value is the `errno`.
+    ConnectFailed(i32),
+    /// The kernel reported another error; the value is the `errno`.
+    Failed(i32),
+}
+
+/// What the engine wants after a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// There is more to do: poll the sockets and come back without sleeping.
+    Again,
+    /// Nothing to do before `deadline_ns` (on [`Now::mono_ns`]'s clock), unless input or a wake-up comes.
+    Sleep {
+        /// `None`: no deadline.
+        deadline_ns: Option<u64>,
+    },
+    /// Flush what is written, close everything and return from the loop.
+    Stop,
+}
+
+/// A protocol: bytes, wake-ups and time go in; bytes, closes and deadlines come out through [`Io`].
+pub trait Engine {
+    /// A connection was accepted, or one asked for with [`Io::connect`] is established.
+    fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io);
+    /// Bytes arrived. The slice is valid during the call only: what is not consumed, the engine copies.
+    fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io);
+    /// The peer will send no more (half-close). By default the connection is closed once its output is out.
+    fn eof(&mut self, _now: Now, conn: ConnId, io: &mut Io) {
+        io.close(conn);
+    }
+    /// All output of a connection that had been over [`Io::high_water_bytes`] reached the kernel.
+    fn drained(&mut self, _now: Now, _conn: ConnId, _io: &mut Io) {}
+    /// The connection is gone. Called exactly once for each connection that was opened or asked for, also when the
+    /// engine closed it itself; never from inside another call.
+    fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io);
+    /// All input of this turn is in: take commits, fire, serve.
+    fn turn(&mut self, now: Now, io: &mut Io) -> Next;
+    /// The loop is about to sleep and its sleeping flag is up. `false` if work came meanwhile: the loop then
+    /// runs another turn instead.
+    fn park(&mut self) -> bool {
+        true
+    }
+    /// The loop woke up (called before any input of the new turn, only after a `park` that returned `true`).
+    fn unpark(&mut self) {}
+}

@@ -1,0 +1,1 @@
+//! The ZooKeeper client protocol: every record, both directions.
