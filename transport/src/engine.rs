@@ -8,6 +8,7 @@
 //! What the engine wants done (bytes to send, connections to open, close or stop reading) it leaves in
 //! [`Io`], a plain table that every loop, the in-process loop of the tests and the simulator share.
 
+use crate::io::Io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -96,7 +97,7 @@ pub trait Engine {
     fn eof(&mut self, _now: Now, conn: ConnId, io: &mut Io) {
         io.close(conn);
     }
-    /// All output of a connection that had been over [`Io::high_water_bytes`] reached the kernel.
+    /// All output of a connection that had been over [`crate::io::OUTPUT_HIGH_WATER_BYTES`] reached the kernel.
     fn drained(&mut self, _now: Now, _conn: ConnId, _io: &mut Io) {}
     /// The connection is gone. Called exactly once for each connection that was opened or asked for, also when the
     /// engine closed it itself; never from inside another call.

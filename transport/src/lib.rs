@@ -4,4 +4,5 @@
 //! correct because an engine does no I/O and a loop knows no protocol: each can be tested without the other.
 
 pub mod engine;
+pub mod io;
 pub mod wire;

@@ -1,0 +1,1 @@
+//! What the server runs with, once files, flags and defaults are settled.
