@@ -3,4 +3,5 @@
 pub mod acl;
 pub mod command;
 pub mod commit;
+pub mod config;
 pub mod submit;

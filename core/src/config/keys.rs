@@ -1,0 +1,190 @@
+//! The keys that ZooKeeper 3.9 knows, and what Paddock does with each.
+//!
+//! Owns the list. Never parses values. It stays correct because a key is in exactly one of the tables (a test), so
+//! none is both obeyed and reported as having no effect.
+
+#![forbid(unsafe_code)]
+
+/// What a key of a configuration file is to Paddock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// Obeyed.
+    Effective,
+    /// A ZooKeeper key without effect here (yet): one line says so.
+    NoEffect,
+    /// Asks for protection that this version cannot give: refused unless it is switched off.
+    Guard,
+    /// Not a key of ZooKeeper.
+    Unknown,
+}
+
+const EFFECTIVE: &[&str] = &[
+    "4lw.commands.whitelist",
+    "DigestAuthenticationProvider.superDigest",
+    "clientPort",
+    "clientPortAddress",
+    "dataDir",
+    "extendedTypesEnabled",
+    "forceSync",
+    "jute.maxbuffer",
+    "maxClientCnxns",
+    "maxSessionTimeout",
+    "minSessionTimeout",
+    "reconfigEnabled",
+    "skipACL",
+    "snapCount",
+    "tickTime",
+];
+
+const GUARDS: &[&str] = &["enforce.auth.enabled", "sessionRequireClientSASLAuth", "sslQuorum"];
+
+const NO_EFFECT: &[&str] = &[
+    "DigestAuthenticationProvider.digestAlg",
+    "DigestAuthenticationProvider.enabled",
+    "X509AuthenticationProvider.superUser",
+    "allowSaslFailedClients",
+    "audit.enable",
+    "autopurge.purgeInterval",
+    "autopurge.snapRetainCount",
+    "client.certReload",
+    "client.portUnification",
+    "clientPortListenBacklog",
+    "clientTcpKeepAlive",
+    "commitLogCount",
+    "connectToLearnerMasterLimit",
+    "connectionMaxTokens",
+    "dataLogDir",
+    "digest.enabled",
+    "dynamicConfigFile",
+    "electionAlg",
+    "enableEagerACLCheck",
+    "enforce.auth.schemes",
+    "enforceQuota",
+    "fips-mode",
+    "flushDelay",
+    "fsync.warningthresholdms",
+    "globalOutstandingLimit",
+    "initLimit",
+    "largeRequestMaxBytes",
+    "largeRequestThreshold",
+    "leaderServes",
+    "letAnySaslUserDoX",
+    "localSessionsEnabled",
+    "localSessionsUpgradingEnabled",
+    "maxBatchSize",
+    "maxCnxns",
+    "maxGetChildrenResponseCacheSize",
+    "maxResponseCacheSize",
+    "maxWriteQueuePollTime",
+    "observerMasterPort",
+    "peerType",
+    "portUnification",
+    "preAllocSize",
+    "quorumListenOnAllIPs",
+    "readonlymode.enabled",
+    "requestThrottleLimit",
+    "requestThrottleStallTime",
+    "secureClientPort",
+    "secureClientPortAddress",
+    "serializeLastProcessedZxid.enabled",
+    "serverCnxnFactory",
+    "snapSizeLimitInKb",
+    "sslQuorumReloadCertFiles",
+    "standaloneEnabled",
+    "superUser",
+    "syncEnabled",
+    "syncLimit",
+    "tcpKeepAlive",
+    "throttledOpWaitTime",
+    "txnLogSizeLimitInKb",
+];
+
+/// Families of keys without effect.
+const NO_EFFECT_PREFIXES: &[&str] = &[
+    "X509AuthenticationProvider.superUser.",
+    "admin.",
+    "authProvider.",
+    "connection",
+    "group.",
+    "metricsProvider.",
+    "multiAddress.",
+    "quorum.",
+    "server.",
+    "snapshot.",
+    "ssl.",
+    "superUser.",
+    "weight.",
+    "znode.container.",
+];
+
+/// What `key` is. A leading `zookeeper.`, as in a system property, is ignored.
+pub fn known(key: &str) -> Known {
+    let key = plain(key);
+    if EFFECTIVE.contains(&key) {
+        Known::Effective
+    } else if GUARDS.contains(&key) {
+        Known::Guard
+    } else if NO_EFFECT.contains(&key) || NO_EFFECT_PREFIXES.iter().any(|p| key.starts_with(p)) {
+        Known::NoEffect
+    } else {
+        Known::Unknown
+    }
+}
+
+/// The key without `zookeeper.` in front.
+pub fn plain(key: &str) -> &str {
+    key.strip_prefix("zookeeper.").unwrap_or(key)
+}
+
+/// The known key that looks most like `key`, if one is near enough to be meant.
+pub fn nearest(key: &str) -> Option<&'static str> {
+    let key = plain(key);
+    let near =
+        EFFECTIVE.iter().chain(GUARDS).chain(NO_EFFECT).map(|known| (distance(key, known), *known)).min()?;
+    (near.0 <= key.chars().count().div_ceil(3)).then_some(near.1)
+}
+
+/// Edit distance, capitals counting as small letters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.to_lowercase().chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_stands_in_two_tables() {
+        let mut all: Vec<_> = EFFECTIVE.iter().chain(GUARDS).chain(NO_EFFECT).collect();
+        let total = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), total);
+    }
+
+    #[test]
+    fn a_misspelt_key_finds_its_neighbour() {
+        assert_eq!(nearest("tickTme"), Some("tickTime"));
+        assert_eq!(nearest("maxClientCnxn"), Some("maxClientCnxns"));
+        assert_eq!(nearest("datadir"), Some("dataDir"));
+        assert_eq!(nearest("zzzzzz"), None);
+    }
+
+    #[test]
+    fn system_property_spelling_is_the_same_key() {
+        assert_eq!(known("zookeeper.skipACL"), Known::Effective);
+        assert_eq!(known("server.1"), Known::NoEffect);
+        assert_eq!(known("frobnicate"), Known::Unknown);
+    }
+}
