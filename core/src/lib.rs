@@ -4,4 +4,5 @@ pub mod acl;
 pub mod command;
 pub mod commit;
 pub mod config;
+pub mod ring;
 pub mod submit;
