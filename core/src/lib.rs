@@ -6,3 +6,4 @@ pub mod commit;
 pub mod config;
 pub mod ring;
 pub mod submit;
+pub mod tree;
