@@ -1,9 +1,12 @@
 //! Paddock's server: rooms as in `docs/ARCHITECTURE.md`, imports downward only.
 
 pub mod acl;
+pub mod admin;
 pub mod command;
 pub mod commit;
 pub mod config;
 pub mod ring;
+pub mod shard;
+pub mod stats;
 pub mod submit;
 pub mod tree;
