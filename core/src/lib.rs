@@ -10,3 +10,4 @@ pub mod shard;
 pub mod stats;
 pub mod submit;
 pub mod tree;
+pub mod watch;

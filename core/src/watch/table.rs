@@ -1,0 +1,291 @@
+//! The table itself.
+
+use super::{Hits, Kind, Mode};
+use crate::commit::{Change, ChangeKind};
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A connection holds as many watches as it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("the connection holds {max} watches, as many as it may")]
+pub struct WatchesFull {
+    /// The bound.
+    pub max: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Watcher {
+    connection: u32,
+    /// Where the entry stands in the connection's list.
+    position: u32,
+    modes: u8,
+}
+
+struct Entry {
+    path: Arc<str>,
+    /// Sorted by connection. Most paths have one watcher, which costs no allocation.
+    watchers: SmallVec<[Watcher; 1]>,
+}
+
+impl Entry {
+    fn find(&self, connection: u32) -> Result<usize, usize> {
+        self.watchers.binary_search_by_key(&connection, |w| w.connection)
+    }
+}
+
+#[derive(Default)]
+struct Connection {
+    /// Indices into `entries`.
+    entries: Vec<u32>,
+    /// Number of the firing that last hit it: at most one event for each.
+    fired: u64,
+}
+
+/// The watches of one shard.
+pub struct Watches {
+    index: HashMap<Arc<str>, u32, RandomState>,
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    /// By slot of the connection.
+    connections: Vec<Connection>,
+    per_connection_max: usize,
+    watching: usize,
+    pairs: usize,
+    armed: usize,
+    recursive: usize,
+    firing: u64,
+}
+
+/// Modes that end with their first event.
+const ONE_SHOT: u8 = Mode::Data.bit() | Mode::Child.bit();
+/// Modes that stand in the data table.
+const IN_DATA: u8 = Mode::Data.bit() | Mode::Persistent.bit() | Mode::Recursive.bit();
+/// Modes that stand in the child table.
+const IN_CHILD: u8 = Mode::Child.bit() | Mode::Persistent.bit();
+
+impl Watches {
+    /// An empty table in which one connection may watch `per_connection_max` paths.
+    pub fn new(per_connection_max: usize) -> Self {
+        Self {
+            index: HashMap::default(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            connections: Vec::new(),
+            per_connection_max,
+            watching: 0,
+            pairs: 0,
+            armed: 0,
+            recursive: 0,
+            firing: 0,
+        }
+    }
+    /// Whether nobody watches anything.
+    pub fn is_empty(&self) -> bool {
+        self.pairs == 0
+    }
+    /// Watches armed: each mode of each pair of connection and path.
+    pub fn armed(&self) -> usize {
+        self.armed
+    }
+    /// Paths with a watch.
+    pub fn paths(&self) -> usize {
+        self.index.len()
+    }
+    /// Connections with a watch.
+    pub fn watching(&self) -> usize {
+        self.watching
+    }
+
+    /// Arms a watch. Arming the same one again changes nothing.
+    pub fn add(&mut self, connection: u32, path: &str, mode: Mode) -> Result<(), WatchesFull> {
+        let slot = connection as usize;
+        if self.connections.len() <= slot {
+            self.connections.resize_with(slot + 1, Connection::default);
+        }
+        let held = self.connections[slot].entries.len();
+        let known = self.index.get(path).copied();
+        let place = known.map(|e| self.entries[e as usize].find(connection));
+        if let (Some(e), Some(Ok(at))) = (known, place) {
+            let watcher = &mut self.entries[e as usize].watchers[at];
+            if watcher.modes & mode.bit() == 0 {
+                watcher.modes |= mode.bit();
+                self.armed += 1;
+                self.recursive += usize::from(mode == Mode::Recursive);
+            }
+            return Ok(());
+        }
+        if held >= self.per_connection_max {
+            return Err(WatchesFull { max: self.per_connection_max });
+        }
+        let e = known.unwrap_or_else(|| self.intern(path));
+        let at = match place {
+            Some(Err(at)) => at,
+            _ => 0,
+        };
+        let watcher = Watcher { connection, position: held as u32, modes: mode.bit() };
+        self.entries[e as usize].watchers.insert(at, watcher);
+        self.connections[slot].entries.push(e);
+        self.watching += usize::from(held == 0);
+        self.pairs += 1;
+        self.armed += 1;
+        self.recursive += usize::from(mode == Mode::Recursive);
+        Ok(())
+    }
+
+    /// Whether the connection has such a watch on exactly this path.
+    pub fn has(&self, connection: u32, path: &str, kind: Kind) -> bool {
+        self.index.get(path).is_some_and(|e| {
+            let entry = &self.entries[*e as usize];
+            entry.find(connection).is_ok_and(|at| entry.watchers[at].modes & kind.bits() != 0)
+        })
+    }
+
+    /// Removes such watches from exactly this path; whether there was one.
+    pub fn remove(&mut self, connection: u32, path: &str, kind: Kind) -> bool {
+        let Some(e) = self.index.get(path).copied() else { return false };
+        let Ok(at) = self.entries[e as usize].find(connection) else { return false };
+        let removed = self.disarm(e, at, kind.bits());
+        self.prune(e);
+        removed
+    }
+
+    /// Drops everything that the connection watches.
+    pub fn drop_connection(&mut self, connection: u32) {
+        let Some(held) = self.connections.get_mut(connection as usize) else { return };
+        let entries = std::mem::take(&mut held.entries);
+        self.watching -= usize::from(!entries.is_empty());
+        for e in entries {
+            let entry = &mut self.entries[e as usize];
+            if let Ok(at) = entry.find(connection) {
+                let watcher = entry.watchers.remove(at);
+                self.uncount(watcher.modes);
+                self.pairs -= 1;
+            }
+            self.prune(e);
+        }
+    }
+
+    /// Takes a change: one-shot watches that it fires are gone, and `hits` says whom to tell. Clears `hits` first.
+    pub fn fire(&mut self, change: &Change, hits: &mut Hits) {
+        hits.own.clear();
+        hits.parent.clear();
+        if self.pairs == 0 {
+            return;
+        }
+        self.firing += 1;
+        let path: &str = &change.path;
+        // A deletion also fires the child table of the path, but a connection that the data table told is told once.
+        let tables = if change.kind == ChangeKind::Deleted { IN_DATA | IN_CHILD } else { IN_DATA };
+        self.fire_at(path, tables, &mut hits.own);
+        if self.recursive > 0 {
+            let mut above = parent(path);
+            while let Some(ancestor) = above {
+                self.fire_at(ancestor, Mode::Recursive.bit(), &mut hits.own);
+                above = parent(ancestor);
+            }
+        }
+        if change.kind != ChangeKind::DataChanged
+            && let Some(parent) = parent(path)
+        {
+            self.firing += 1;
+            self.fire_at(parent, IN_CHILD, &mut hits.parent);
+        }
+    }
+
+    /// Collects the watchers of `path` that stand in `tables`, once in this firing, and ends their one-shot modes there.
+    fn fire_at(&mut self, path: &str, tables: u8, hits: &mut Vec<u32>) {
+        let Some(e) = self.index.get(path).copied() else { return };
+        let mut at = 0;
+        while let Some(watcher) = self.entries[e as usize].watchers.get(at).copied() {
+            if watcher.modes & tables == 0 {
+                at += 1;
+                continue;
+            }
+            let connection = &mut self.connections[watcher.connection as usize];
+            if connection.fired != self.firing {
+                connection.fired = self.firing;
+                hits.push(watcher.connection);
+            }
+            let ended = watcher.modes & tables & ONE_SHOT;
+            if ended == watcher.modes {
+                self.disarm(e, at, ended);
+            } else {
+                self.disarm(e, at, ended);
+                at += 1;
+            }
+        }
+        self.prune(e);
+    }
+
+    /// Takes `bits` off the watcher at `at`, and the watcher itself when none is left. The entry stays.
+    fn disarm(&mut self, e: u32, at: usize, bits: u8) -> bool {
+        let watcher = &mut self.entries[e as usize].watchers[at];
+        let removed = watcher.modes & bits;
+        watcher.modes &= !bits;
+        let (left, connection, position) = (watcher.modes, watcher.connection, watcher.position as usize);
+        self.uncount(removed);
+        if left == 0 && removed != 0 {
+            self.entries[e as usize].watchers.remove(at);
+            self.pairs -= 1;
+            let held = &mut self.connections[connection as usize].entries;
+            held.swap_remove(position);
+            self.watching -= usize::from(held.is_empty());
+            // The last entry of the list took the place: its watcher must know.
+            if let Some(moved) = held.get(position).copied() {
+                let entry = &mut self.entries[moved as usize];
+                if let Ok(at) = entry.find(connection) {
+                    entry.watchers[at].position = position as u32;
+                }
+            }
+        }
+        removed != 0
+    }
+
+    fn uncount(&mut self, modes: u8) {
+        self.armed -= modes.count_ones() as usize;
+        self.recursive -= usize::from(modes & Mode::Recursive.bit() != 0);
+    }
+
+    fn intern(&mut self, path: &str) -> u32 {
+        let path: Arc<str> = path.into();
+        let entry = Entry { path: path.clone(), watchers: SmallVec::new() };
+        let e = match self.free.pop() {
+            Some(e) => {
+                self.entries[e as usize] = entry;
+                e
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.index.insert(path, e);
+        e
+    }
+
+    /// Forgets a path that nobody watches any more.
+    fn prune(&mut self, e: u32) {
+        let entry = &mut self.entries[e as usize];
+        if entry.watchers.is_empty() {
+            let path = std::mem::replace(&mut entry.path, Arc::from(""));
+            self.index.remove(&path);
+            self.free.push(e);
+        }
+    }
+}
+
+/// The parent as events name it: "/" for "/a", none for "/" (and for a path without a slash).
+fn parent(path: &str) -> Option<&str> {
+    match path.rfind('/')? {
+        0 if path.len() == 1 => None,
+        0 => Some("/"),
+        cut => Some(&path[..cut]),
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
