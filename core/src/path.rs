@@ -124,8 +124,26 @@ mod tests {
     #[test]
     fn paths_that_zookeeper_accepts() {
         for path in [
-            "/", "/a", "/a/b", "/...", "/a.b", "/.a", "/..a", "/ ", "/a b", "/é", "/a/...", "/\u{200b}", "/\u{a0}",
-            "/\u{d7ff}", "/\u{f900}", "/\u{ffef}", "/zookeeper", "/zookeeper/config", "/~", "/a\u{20}",
+            "/",
+            "/a",
+            "/a/b",
+            "/...",
+            "/a.b",
+            "/.a",
+            "/..a",
+            "/ ",
+            "/a b",
+            "/é",
+            "/a/...",
+            "/\u{200b}",
+            "/\u{a0}",
+            "/\u{d7ff}",
+            "/\u{f900}",
+            "/\u{ffef}",
+            "/zookeeper",
+            "/zookeeper/config",
+            "/~",
+            "/a\u{20}",
         ] {
             assert_eq!(validate(path), Ok(()), "{path:?}");
         }

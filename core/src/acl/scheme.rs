@@ -45,9 +45,8 @@ pub(super) fn matches_any<I: Identified>(of: &Identity, ids: &[I]) -> bool {
     let same = || ids.iter().filter(|id| id.scheme() == of.scheme);
     match of.scheme.as_str() {
         "digest" => same().any(|id| id.id() == of.id),
-        "ip" => {
-            Masked::parse(&of.id).is_some_and(|net| same().any(|id| parse_address(id.id()).is_some_and(|a| net.holds(a))))
-        }
+        "ip" => Masked::parse(&of.id)
+            .is_some_and(|net| same().any(|id| parse_address(id.id()).is_some_and(|a| net.holds(a)))),
         _ => false,
     }
 }
@@ -130,8 +129,16 @@ mod tests {
     #[test]
     fn digest_ids_have_exactly_two_parts() {
         for (id, valid) in [
-            ("a:b", true), (":b", true), ("a:b:", true), ("a:b::", true),
-            ("", false), ("x", false), ("a:", false), (":", false), ("a:b:c", false), ("a::c", false),
+            ("a:b", true),
+            (":b", true),
+            ("a:b:", true),
+            ("a:b::", true),
+            ("", false),
+            ("x", false),
+            ("a:", false),
+            (":", false),
+            ("a:b:c", false),
+            ("a::c", false),
         ] {
             assert_eq!(is_valid("digest", id), valid, "{id:?}");
         }
@@ -140,11 +147,29 @@ mod tests {
     #[test]
     fn ip_ids_that_may_be_stored() {
         for (id, valid) in [
-            ("1.2.3.4", true), ("1.2.3.4/0", true), ("1.2.3.4/32", true), ("01.2.3.004/+8", true),
-            ("::1", true), ("2001:db8::/32", true), ("::/0", true), ("::1/128", true), ("::ffff:1.2.3.4", true),
-            ("300.1.1.1", false), ("1.1.1.1/33", false), ("1.1.1.1/-1", false), ("1.1.1", false), ("1.1.1.1.1", false),
-            ("1.1.1.1/", false), ("1.1.1.1/8/8", false), ("1.1.1.-1", false), ("", false), ("host", false),
-            ("::1/129", false), (":::", false), ("12345::", false), ("fe80::1%eth0", false),
+            ("1.2.3.4", true),
+            ("1.2.3.4/0", true),
+            ("1.2.3.4/32", true),
+            ("01.2.3.004/+8", true),
+            ("::1", true),
+            ("2001:db8::/32", true),
+            ("::/0", true),
+            ("::1/128", true),
+            ("::ffff:1.2.3.4", true),
+            ("300.1.1.1", false),
+            ("1.1.1.1/33", false),
+            ("1.1.1.1/-1", false),
+            ("1.1.1", false),
+            ("1.1.1.1.1", false),
+            ("1.1.1.1/", false),
+            ("1.1.1.1/8/8", false),
+            ("1.1.1.-1", false),
+            ("", false),
+            ("host", false),
+            ("::1/129", false),
+            (":::", false),
+            ("12345::", false),
+            ("fe80::1%eth0", false),
         ] {
             assert_eq!(is_valid("ip", id), valid, "{id:?}");
         }

@@ -11,7 +11,14 @@ fn list(entries: &[(i32, &str, &str)]) -> AclList {
 }
 
 fn fix(entries: &[(i32, &str, &str)], ids: &[Identity]) -> Result<AclList, FixupError> {
-    fixup(entries.iter().map(|(perms, s, i)| Requested { perms: *perms, scheme: Some((*s).into()), id: Some((*i).into()) }), ids)
+    fixup(
+        entries.iter().map(|(perms, s, i)| Requested {
+            perms: *perms,
+            scheme: Some((*s).into()),
+            id: Some((*i).into()),
+        }),
+        ids,
+    )
 }
 
 #[test]
@@ -73,7 +80,10 @@ fn lists_that_are_refused() {
 #[test]
 fn null_strings_in_a_list() {
     let one = |scheme: Option<&'static str>, id: Option<&'static str>| {
-        fixup::<Identity>([Requested { perms: 31, scheme: scheme.map(Into::into), id: id.map(Into::into) }], &[])
+        fixup::<Identity>(
+            [Requested { perms: 31, scheme: scheme.map(Into::into), id: id.map(Into::into) }],
+            &[],
+        )
     };
     assert_eq!(one(None, Some("anyone")), Err(FixupError::Invalid));
     assert_eq!(one(None, None), Err(FixupError::Invalid));
@@ -91,7 +101,13 @@ fn null_strings_in_a_list() {
 fn duplicates_go_first_and_those_of_the_expansion_stay() {
     let ids = [id("ip", "127.0.0.1"), id("digest", "bob:h"), id("super", ""), id("digest", "amy:h")];
     let stored = fix(
-        &[(1, "world", "anyone"), (31, "auth", ""), (1, "world", "anyone"), (31, "digest", "bob:h"), (2, "ip", "::1")],
+        &[
+            (1, "world", "anyone"),
+            (31, "auth", ""),
+            (1, "world", "anyone"),
+            (31, "digest", "bob:h"),
+            (2, "ip", "::1"),
+        ],
         &ids,
     );
     assert_eq!(

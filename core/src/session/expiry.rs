@@ -36,7 +36,12 @@ struct Armed {
 impl Expiry {
     /// No sessions yet. `tick_ns` is the tick time, at least 1.
     pub fn new(tick_ns: u64) -> Expiry {
-        Expiry { tick_ns: tick_ns.max(1), shifted_ns: 0, sessions: HashMap::default(), buckets: BTreeMap::new() }
+        Expiry {
+            tick_ns: tick_ns.max(1),
+            shifted_ns: 0,
+            sessions: HashMap::default(),
+            buckets: BTreeMap::new(),
+        }
     }
 
     /// Gives a session its full timeout from now: it was opened or attached to, its expiry could not be proposed, or
