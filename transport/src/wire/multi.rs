@@ -1,0 +1,347 @@
+//! The framing of multi and multiRead: ops and results, each behind a header, ended by a terminator.
+//!
+//! Owns what may stand in such a list. Never executes anything. It stays correct as [`super::list`] does: a list in
+//! wire form has been read to its terminator once, by the same code that iterates it.
+
+use super::list::List;
+use super::primitives::{DecodeError, Limits, Reader, Text, put_boolean, put_buffer, put_int, put_text};
+use super::records::Stat;
+use super::request::{CreateOp, Request, create_flags};
+use super::{error, opcode};
+use std::fmt;
+
+/// What may stand in a [`Multi`].
+pub trait MultiOp<'a>: Clone + PartialEq + fmt::Debug {
+    /// Reads the record that follows a header of type `kind`.
+    fn read(kind: i32, reader: &mut Reader<'a>) -> Result<Self, DecodeError>;
+    /// The header's type.
+    fn kind(&self) -> i32;
+    /// The header's err field.
+    fn header_err(&self) -> i32;
+    /// Appends the record.
+    fn put_record(&self, out: &mut Vec<u8>);
+
+    /// Appends header and record.
+    fn put(&self, out: &mut Vec<u8>) {
+        put_header(out, self.kind(), false, self.header_err());
+        self.put_record(out);
+    }
+}
+
+/// Appends the terminator of a multi's ops or results.
+pub fn put_multi_end(out: &mut Vec<u8>) {
+    put_header(out, -1, true, -1);
+}
+
+fn put_header(out: &mut Vec<u8>, kind: i32, done: bool, err: i32) {
+    put_int(out, kind);
+    put_boolean(out, done);
+    put_int(out, err);
+}
+
+/// The next header: its type, or `None` for the terminator. ZooKeeper looks at nothing else in it.
+fn read_header(r: &mut Reader<'_>) -> Result<Option<i32>, DecodeError> {
+    let (kind, done, _err) = (r.int()?, r.boolean()?, r.int()?);
+    Ok((!done).then_some(kind))
+}
+
+/// The ops of a multi ([`Request`]s) or its results ([`MultiResult`]s).
+pub struct Multi<'a, T>(Form<'a, T>);
+
+enum Form<'a, T> {
+    Wire { count: u32, reader: Reader<'a> },
+    Slice(&'a [T]),
+}
+
+impl<T> Clone for Form<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Form<'_, T> {}
+impl<T> Clone for Multi<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Multi<'_, T> {}
+
+impl<'a, T: MultiOp<'a>> Multi<'a, T> {
+    /// A list of these, to be encoded.
+    pub const fn new(items: &'a [T]) -> Self {
+        Self(Form::Slice(items))
+    }
+    /// Reads a list to its terminator.
+    pub fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Self::read_checked(reader, |_| Ok(()))
+    }
+    fn read_checked(
+        reader: &mut Reader<'a>,
+        mut check: impl FnMut(&T) -> Result<(), DecodeError>,
+    ) -> Result<Self, DecodeError> {
+        let start = *reader;
+        let mut count = 0;
+        while let Some(kind) = read_header(reader)? {
+            check(&T::read(kind, reader)?)?;
+            count += 1;
+        }
+        let used = start.rest().len() - reader.rest().len();
+        Ok(Self(Form::Wire { count, reader: Reader::new(&start.rest()[..used], start.limits()) }))
+    }
+    /// Appends the list with its terminator.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        self.iter().for_each(|op| op.put(out));
+        put_multi_end(out);
+    }
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        match self.0 {
+            Form::Wire { count, .. } => count as usize,
+            Form::Slice(items) => items.len(),
+        }
+    }
+    /// Whether there are none, which is legal.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// One after another, decoded where they lie.
+    pub const fn iter(&self) -> MultiIter<'a, T> {
+        MultiIter(self.0)
+    }
+}
+
+impl<'a, T: MultiOp<'a>> PartialEq for Multi<'a, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl<'a, T: MultiOp<'a>> fmt::Debug for Multi<'a, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<'a, T: MultiOp<'a>> IntoIterator for Multi<'a, T> {
+    type Item = T;
+    type IntoIter = MultiIter<'a, T>;
+    fn into_iter(self) -> MultiIter<'a, T> {
+        self.iter()
+    }
+}
+
+/// Walks a [`Multi`].
+pub struct MultiIter<'a, T>(Form<'a, T>);
+
+impl<'a, T: MultiOp<'a>> Iterator for MultiIter<'a, T> {
+    type Item = T;
+    fn next(&mut self) -> Option<T> {
+        match &mut self.0 {
+            Form::Wire { count, reader } => {
+                *count = count.checked_sub(1)?;
+                let kind = read_header(reader).ok()??;
+                T::read(kind, reader).ok()
+            }
+            Form::Slice(items) => {
+                let (first, rest) = items.split_first()?;
+                *items = rest;
+                Some(first.clone())
+            }
+        }
+    }
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let n = match self.0 {
+            Form::Wire { count, .. } => count as usize,
+            Form::Slice(items) => items.len(),
+        };
+        (n, Some(n))
+    }
+}
+
+impl<'a, T: MultiOp<'a>> ExactSizeIterator for MultiIter<'a, T> {}
+
+/// Which of the two requests a list of ops belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MultiKind {
+    /// multi: creates, deletes, setData, check.
+    Write,
+    /// multiRead: getData, getChildren.
+    Read,
+}
+
+/// Which kind an op is of; `None`: it may stand in neither.
+fn kind_of(opcode: i32) -> Option<MultiKind> {
+    match opcode {
+        opcode::CREATE
+        | opcode::CREATE2
+        | opcode::CREATE_CONTAINER
+        | opcode::CREATE_TTL
+        | opcode::DELETE
+        | opcode::SET_DATA
+        | opcode::CHECK => Some(MultiKind::Write),
+        opcode::GET_DATA | opcode::GET_CHILDREN => Some(MultiKind::Read),
+        _ => None,
+    }
+}
+
+impl<'a> Multi<'a, Request<'a>> {
+    /// Decodes the ops of a request. One that may not stand there, or a mix of writes and reads, spoils it wholly.
+    pub fn read_ops(reader: &mut Reader<'a>, wanted: MultiKind) -> Result<Self, DecodeError> {
+        let mut first = None;
+        let mut last_opcode = 0;
+        let list = Self::read_checked(reader, |op: &Request<'_>| {
+            last_opcode = op.opcode();
+            let kind = kind_of(last_opcode).ok_or(DecodeError::MultiOp(last_opcode))?;
+            if *first.get_or_insert(kind) != kind {
+                return Err(DecodeError::MultiOp(last_opcode));
+            }
+            check_create_flags(op)
+        })?;
+        match (first, wanted) {
+            (Some(MultiKind::Write), MultiKind::Read) => Err(DecodeError::WriteInMultiRead(last_opcode)),
+            (Some(MultiKind::Read), MultiKind::Write) => Err(DecodeError::MultiOp(last_opcode)),
+            _ => Ok(list),
+        }
+    }
+}
+
+/// Within a multi, ZooKeeper 3.9 turns create flags into a mode while it decodes: flags that are none spoil the whole
+/// request, as do TTL flags on an op that has no ttl.
+fn check_create_flags(op: &Request<'_>) -> Result<(), DecodeError> {
+    let Request::Create(create) = op else { return Ok(()) };
+    let highest = match create.op {
+        CreateOp::CreateTtl { .. } => create_flags::PERSISTENT_SEQUENTIAL_WITH_TTL,
+        _ => create_flags::CONTAINER,
+    };
+    if (0..=highest).contains(&create.flags) { Ok(()) } else { Err(DecodeError::UnknownValue(create.flags)) }
+}
+
+impl<'a> MultiOp<'a> for Request<'a> {
+    fn read(kind: i32, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        if kind_of(kind).is_none() {
+            return Err(DecodeError::MultiOp(kind));
+        }
+        Request::read(kind, reader)
+    }
+    fn kind(&self) -> i32 {
+        self.opcode()
+    }
+    fn header_err(&self) -> i32 {
+        -1
+    }
+    fn put_record(&self, out: &mut Vec<u8>) {
+        self.put(out);
+    }
+}
+
+/// The result of one op.
+#[derive(Clone, PartialEq, Debug)]
+pub enum MultiResult<'a> {
+    /// create: the final path.
+    Create {
+        /// Sequence suffix included.
+        path: Text<'a>,
+    },
+    /// create2, createContainer, createTTL.
+    Create2 {
+        /// Sequence suffix included.
+        path: Text<'a>,
+        /// The new znode's.
+        stat: Stat,
+    },
+    /// delete.
+    Delete,
+    /// check.
+    Check,
+    /// setData.
+    SetData {
+        /// After the change.
+        stat: Stat,
+    },
+    /// getData (multiRead).
+    GetData {
+        /// `None` is null.
+        data: Option<&'a [u8]>,
+        /// The znode's.
+        stat: Stat,
+    },
+    /// getChildren (multiRead).
+    GetChildren {
+        /// Names, in no particular order.
+        children: List<'a, Text<'a>>,
+    },
+    /// The op failed (in a multi also: it did not run because another failed).
+    Error {
+        /// 0 for those before the one that failed, its own code, -2 for those behind it.
+        code: i32,
+    },
+}
+
+impl<'a> MultiResult<'a> {
+    /// What op number `index` of a failed multi answers, when op `failed` failed with `code`.
+    pub const fn of_failed(index: usize, failed: usize, code: i32) -> MultiResult<'static> {
+        let code = if index < failed {
+            error::OK
+        } else if index == failed {
+            code
+        } else {
+            error::RUNTIME_INCONSISTENCY
+        };
+        MultiResult::Error { code }
+    }
+    /// Decodes the body of a reply to multi or multiRead.
+    pub fn decode_all(body: &'a [u8], limits: Limits) -> Result<Multi<'a, Self>, DecodeError> {
+        Multi::read(&mut Reader::new(body, limits))
+    }
+}
+
+impl<'a> MultiOp<'a> for MultiResult<'a> {
+    fn read(kind: i32, r: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(match kind {
+            opcode::CREATE => MultiResult::Create { path: r.text()? },
+            opcode::CREATE2 => MultiResult::Create2 { path: r.text()?, stat: Stat::read(r)? },
+            opcode::DELETE => MultiResult::Delete,
+            opcode::CHECK => MultiResult::Check,
+            opcode::SET_DATA => MultiResult::SetData { stat: Stat::read(r)? },
+            opcode::GET_DATA => MultiResult::GetData { data: r.buffer()?, stat: Stat::read(r)? },
+            opcode::GET_CHILDREN => MultiResult::GetChildren { children: List::read(r)? },
+            opcode::ERROR => MultiResult::Error { code: r.int()? },
+            other => return Err(DecodeError::MultiOp(other)),
+        })
+    }
+    fn kind(&self) -> i32 {
+        match self {
+            MultiResult::Create { .. } => opcode::CREATE,
+            MultiResult::Create2 { .. } => opcode::CREATE2,
+            MultiResult::Delete => opcode::DELETE,
+            MultiResult::Check => opcode::CHECK,
+            MultiResult::SetData { .. } => opcode::SET_DATA,
+            MultiResult::GetData { .. } => opcode::GET_DATA,
+            MultiResult::GetChildren { .. } => opcode::GET_CHILDREN,
+            MultiResult::Error { .. } => opcode::ERROR,
+        }
+    }
+    fn header_err(&self) -> i32 {
+        match self {
+            MultiResult::Error { code } => *code,
+            _ => 0,
+        }
+    }
+    fn put_record(&self, out: &mut Vec<u8>) {
+        match self {
+            MultiResult::Create { path } => put_text(out, path),
+            MultiResult::Create2 { path, stat } => {
+                put_text(out, path);
+                stat.put(out);
+            }
+            MultiResult::Delete | MultiResult::Check => {}
+            MultiResult::SetData { stat } => stat.put(out),
+            MultiResult::GetData { data, stat } => {
+                put_buffer(out, *data);
+                stat.put(out);
+            }
+            MultiResult::GetChildren { children } => children.put(out),
+            MultiResult::Error { code } => put_int(out, *code),
+        }
+    }
+}
