@@ -5,6 +5,7 @@ pub mod admin;
 pub mod command;
 pub mod commit;
 pub mod config;
+pub mod consensus;
 pub mod path;
 pub mod ring;
 pub mod session;

@@ -10,7 +10,9 @@ use std::sync::Arc;
 /// Entries of one shard's ring to the consensus core: enough for 256 connections with 16 writes in flight each.
 pub const SUBMIT_RING_ENTRIES: usize = 4096;
 
-/// One submission. Results come back in the order of submission, in commits ([`crate::commit::Commit::replies`]).
+/// One submission. Results come back in commits ([`crate::commit::Commit::replies`]), told apart by their tickets. Those of
+/// ordered commands come in the order of submission; a sync is answered after all commands that its shard submitted
+/// before it, and a refusal (`Outcome::NotOrdered`) at once.
 #[derive(Debug)]
 pub enum Submit {
     /// Order this.

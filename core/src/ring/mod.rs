@@ -13,6 +13,8 @@
 //! ring behind. When the slowest reader is a whole ring behind, [`CommitSender::try_push`] gives the commit back and
 //! the core pauses apply; nothing else of it waits.
 
+use crate::commit::Commit;
+use crate::tree;
 use crossbeam_utils::CachePadded;
 use sync::{Arc, AtomicU64, Cell, Ordering};
 
@@ -49,6 +51,15 @@ mod sync {
 pub const COMMIT_RING_ENTRIES: usize = 1024;
 
 const _: () = assert!(COMMIT_RING_ENTRIES.is_power_of_two() && COMMIT_RING_ENTRIES >= 4);
+
+/// What the ring carries: a commit and the version of the tree that it made.
+#[derive(Debug)]
+pub struct Published {
+    /// What happened.
+    pub commit: Commit,
+    /// To where a shard moves before it acts on it.
+    pub version: tree::Published,
+}
 
 struct Ring<T> {
     slots: Box<[Cell<Option<T>>]>,
@@ -94,7 +105,7 @@ pub fn with_capacity<T>(readers: usize, capacity: usize) -> (CommitSender<T>, Ve
 }
 
 /// The writing end: the consensus core's.
-pub struct CommitSender<T> {
+pub struct CommitSender<T = Published> {
     ring: Arc<Ring<T>>,
     /// The same as the ring's tail, which nobody else writes.
     tail: u64,
@@ -173,7 +184,7 @@ impl<T> CommitSender<T> {
 }
 
 /// The reading end of one shard.
-pub struct CommitReceiver<T> {
+pub struct CommitReceiver<T = Published> {
     ring: Arc<Ring<T>>,
     reader: usize,
     /// The next position to take. The published cursor is this one, or one less while a commit is looked at.
@@ -390,7 +401,10 @@ mod tests {
 
     #[test]
     fn two_readers_hold_a_slot_independently() {
-        loom::model(|| {
+        // All interleavings take minutes; three preemptions find what two readers and a writer can do to each other.
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
             let (mut tx, rx) = with_capacity::<Box<u64>>(2, 1);
             let readers: Vec<_> = rx
                 .into_iter()

@@ -1,0 +1,103 @@
+//! What the consensus core is told, and its bounds.
+
+use std::path::PathBuf;
+
+/// Batches that may be proposed and not yet applied. Two: one is being synced and the next stands ready for the disk,
+/// while a third gathers; more would only make batches smaller.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
+
+/// Bytes of requests in one batch, except that one request always fits: about what a disk writes in the time of a sync.
+pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Commands in one batch: at some µs each, applying one keeps the core busy for a few ms at most.
+pub const BATCH_COMMANDS_MAX: usize = 2048;
+
+/// Submissions taken from one shard's ring before the next shard's turn.
+pub const FAIR_BURST: usize = 64;
+
+/// Bytes retired and not yet reclaimable in the tree above which apply pauses until readers have moved on.
+pub const RETIRED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// How soon a paused apply looks again: readers that move on do not say so.
+pub const PAUSED_POLL_NS: u64 = 1_000_000;
+
+/// How long a shard that is awake may be behind without moving at all before the process is aborted: far above any
+/// turn of a shard, below the time after which clients give up.
+pub const SHARD_STUCK_NS: u64 = 30_000_000_000;
+
+/// A pause between two turns that were due sooner counts as a stall of our own from here on: several time slices of a
+/// busy machine, well below the shortest session timeout.
+pub const STALL_NS: u64 = 500_000_000;
+
+/// How long a clean stop waits for what is already proposed.
+pub const STOP_PATIENCE_NS: u64 = 5_000_000_000;
+
+/// How soon a read round that was not answered is begun again: Raft drops rounds without a word.
+pub const READ_ROUND_RETRY_NS: u64 = 100_000_000;
+
+/// Sessions whose expiry one batch carries, so that a mass expiry does not hold up writes.
+pub const EXPIRIES_PER_BATCH_MAX: usize = 256;
+
+/// Log bytes between two checkpoints, whatever the number of commands: bounds replay to about a second.
+pub const CHECKPOINT_LOG_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Digests remembered for comparison. A proposer quotes one at most [`BATCHES_IN_FLIGHT_MAX`] batches old.
+pub const DIGESTS_KEPT: usize = 1024;
+
+const _: () = assert!(DIGESTS_KEPT > 2 * BATCHES_IN_FLIGHT_MAX);
+const _: () = assert!(EXPIRIES_PER_BATCH_MAX < BATCH_COMMANDS_MAX);
+
+/// How to open the consensus core.
+#[derive(Clone, Debug)]
+pub struct ConsensusConfig {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// This node's number, 1–254. A standalone node is 1.
+    pub node: u8,
+    /// How many shards there will be.
+    pub shards: usize,
+    /// Unit of session expiry, ms.
+    pub tick_time_ms: u32,
+    /// [`crate::command::policy`] bits that go into every batch.
+    pub policy: u32,
+    /// Whether a write waits for the disk.
+    pub force_sync: bool,
+    /// Commands between two checkpoints.
+    pub snap_count: u64,
+    /// Log bytes between two checkpoints.
+    pub snap_log_bytes: u64,
+    /// Limit of a checkpoint's writing, bytes per second; `None`: as fast as the disk takes it.
+    pub checkpoint_bytes_per_second: Option<u64>,
+    /// Seed of the election jitter.
+    pub seed: u64,
+    /// Random bytes that become the directory's identity if it has none.
+    pub new_identity: [u8; 16],
+    /// Slots of the commit ring, a power of two.
+    pub commit_ring_entries: usize,
+    /// Retired bytes above which apply pauses.
+    pub retired_bytes_max: u64,
+    /// Size of a log segment, bytes; `None`: storage's own default.
+    pub segment_bytes: Option<u64>,
+}
+
+impl ConsensusConfig {
+    /// A standalone node in `data_dir` with the defaults for everything else.
+    pub fn standalone(data_dir: PathBuf, shards: usize) -> Self {
+        Self {
+            data_dir,
+            node: 1,
+            shards,
+            tick_time_ms: crate::config::TICK_TIME_MS,
+            policy: 0,
+            force_sync: true,
+            snap_count: crate::config::SNAP_COUNT,
+            snap_log_bytes: CHECKPOINT_LOG_BYTES,
+            checkpoint_bytes_per_second: None,
+            seed: 0,
+            new_identity: [0; 16],
+            commit_ring_entries: crate::ring::COMMIT_RING_ENTRIES,
+            retired_bytes_max: RETIRED_BYTES_MAX,
+            segment_bytes: None,
+        }
+    }
+}
