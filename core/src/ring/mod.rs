@@ -99,8 +99,9 @@ pub fn with_capacity<T>(readers: usize, capacity: usize) -> (CommitSender<T>, Ve
         tail: CachePadded::new(AtomicU64::new(0)),
         cursors: (0..readers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
     });
-    let receivers =
-        (0..readers).map(|reader| CommitReceiver { ring: ring.clone(), reader, position: 0 }).collect();
+    let receivers = (0..readers)
+        .map(|reader| CommitReceiver { ring: ring.clone(), reader, position: 0, held: false })
+        .collect();
     (CommitSender { ring, tail: 0, head: 0 }, receivers)
 }
 
@@ -189,6 +190,8 @@ pub struct CommitReceiver<T = Published> {
     reader: usize,
     /// The next position to take. The published cursor is this one, or one less while a commit is looked at.
     position: u64,
+    /// Whether the published cursor is one less than `position`.
+    held: bool,
 }
 
 impl<T> CommitReceiver<T> {
@@ -218,6 +221,13 @@ impl<T> CommitReceiver<T> {
     /// Lets go of the commit taken last, so that a reader that goes to sleep holds nothing of the past.
     pub fn release(&mut self) {
         self.ring.cursors[self.reader].store(self.position, Ordering::Release);
+        self.held = false;
+    }
+
+    /// The commit taken last, if nothing was called since that lets go of it: where a shard that slept finds the
+    /// version on which it stood when nothing came meanwhile.
+    pub fn current(&self) -> Option<&T> {
+        self.held.then(|| self.look(self.position - 1))
     }
 
     /// Commits taken or skipped so far.
@@ -228,10 +238,15 @@ impl<T> CommitReceiver<T> {
     fn take(&mut self) -> &T {
         let position = self.position;
         self.position += 1;
+        self.held = true;
+        self.look(position)
+    }
+
+    fn look(&self, position: u64) -> &T {
         self.ring.slot(position).with(|slot| {
-            // SAFETY: `position` is below the tail (acquired by the caller), so the slot is filled; it is not below
-            // this reader's cursor, which stays until the next `&mut self` call ends the returned borrow, so the sender
-            // does not touch the slot meanwhile.
+            // SAFETY: `position` is below the tail (acquired by the caller of `take`), so the slot is filled; it is not
+            // below this reader's cursor (`held`), which stays until the next `&mut self` call ends the returned borrow,
+            // so the sender does not touch the slot meanwhile.
             unsafe { &*slot }
                 .as_ref()
                 .expect("a slot between cursor and tail is filled: only sweep empties, below every cursor")
@@ -293,6 +308,23 @@ mod tests {
             tx.try_push(n).unwrap();
         }
         assert_eq!(rx[0].next(), Some(&4));
+    }
+
+    #[test]
+    fn the_commit_taken_last_can_be_looked_at_until_it_is_let_go() {
+        let (mut tx, mut rx) = with_capacity::<u64>(1, 4);
+        assert!(rx[0].current().is_none());
+        for n in 0..3 {
+            tx.try_push(n).unwrap();
+        }
+        assert_eq!(rx[0].next(), Some(&0));
+        assert_eq!(rx[0].skip_to_newest(), Some(&2));
+        tx.sweep();
+        assert_eq!(rx[0].current(), Some(&2));
+        assert_eq!(tx.lag(0), 1, "the slot is held");
+        rx[0].release();
+        assert!(rx[0].current().is_none());
+        assert_eq!(tx.lag(0), 0);
     }
 
     #[test]
