@@ -9,8 +9,10 @@
 //! [`Io`], a plain table that every loop, the in-process loop of the tests and the simulator share.
 
 use crate::io::Io;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// A connection of one loop: slot index in the low 32 bits, generation in the high 32.
 ///
@@ -40,6 +42,28 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A unix stream socket's path.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(at) => at.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The reverse of its `Display`: `HOST:PORT` with a numeric host, or `unix:PATH`.
+impl FromStr for Address {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Address::Unix(PathBuf::from(path)));
+        }
+        text.parse().map(Address::Tcp).map_err(|_| {
+            format!("`{text}` is no address: write IP:PORT (127.0.0.1:2181, [::1]:2181) or unix:PATH")
+        })
+    }
 }
 
 /// Where a connection came from.

@@ -3,7 +3,12 @@
 //! Owns bytes on their way between sockets and engines. Never knows a tree, a session table or Raft. It stays
 //! correct because an engine does no I/O and a loop knows no protocol: each can be tested without the other.
 
+pub mod accept;
 pub mod engine;
+mod epoll;
+pub mod event_loop;
 pub mod io;
+mod socket;
+mod uring;
 pub mod wake;
 pub mod wire;

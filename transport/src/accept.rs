@@ -1,0 +1,268 @@
+//! Listening sockets, and who gets the connections that arrive on them.
+//!
+//! Owns the listeners and the deal: one acceptor lives in one loop and hands each descriptor to the next loop in
+//! the round, before anything is read from it, so that a connection never moves. Never reads or writes a connection.
+//!
+//! It stays correct when descriptors run out: accepting pauses for [`ACCEPT_PAUSE`] instead of spinning on an error
+//! that only time or closed connections can cure, and says so once.
+
+use crate::engine::{Address, Closed, Origin};
+use crate::event_loop::{Adoption, LoopHandle};
+use crate::socket;
+use rustix::io::Errno;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Connections that the kernel may hold before we accept them: a burst of reconnecting clients after a failover.
+/// The kernel lowers it to `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// How long accepting rests after an error such as EMFILE: long enough to cost nothing, short enough that
+/// clients, which retry for seconds, do not notice.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Somebody else listens there.
+    #[error("{address} is in use: stop the other process or choose another address")]
+    InUse {
+        /// The address.
+        address: Address,
+    },
+    /// The address is not ours, or needs a privilege that we lack.
+    #[error("cannot listen on {address}: {source}")]
+    Failed {
+        /// The address.
+        address: Address,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// A listening socket. Dropping it closes it and removes a unix socket's path.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    address: Address,
+    path: Option<PathBuf>,
+}
+
+impl Listener {
+    /// Listens on `address`. TCP port 0 takes any free one, see [`Listener::local_address`]. A unix socket's path
+    /// that nobody answers on any more (left by a killed process) is taken over.
+    pub fn bind(address: &Address) -> Result<Listener, ListenError> {
+        Self::try_bind(address).map_err(|source| match Errno::from_io_error(&source) {
+            Some(Errno::ADDRINUSE) => ListenError::InUse { address: address.clone() },
+            _ => ListenError::Failed { address: address.clone(), source },
+        })
+    }
+
+    /// The address with its port filled in.
+    pub fn local_address(&self) -> &Address {
+        &self.address
+    }
+
+    fn try_bind(address: &Address) -> std::io::Result<Listener> {
+        let socket = socket::socket_for(address)?;
+        let at = socket::sockaddr(address)?;
+        let mut path = None;
+        match address {
+            Address::Tcp(_) => {
+                socket.set_reuse_address(true)?;
+                socket.bind(&at)?;
+            }
+            Address::Unix(p) => {
+                if let Err(e) = socket.bind(&at) {
+                    let in_use = Errno::from_io_error(&e) == Some(Errno::ADDRINUSE);
+                    if !in_use || !is_abandoned(address, p) {
+                        return Err(e);
+                    }
+                    std::fs::remove_file(p)?;
+                    socket.bind(&at)?;
+                }
+                path = Some(p.clone());
+            }
+        }
+        socket.listen(LISTEN_BACKLOG)?;
+        // Accepting must never wait: a connection may be reset between its announcement and our accept.
+        socket.set_nonblocking(true)?;
+        let address = match address {
+            Address::Tcp(_) => {
+                let bound = socket.local_addr()?.as_socket().ok_or(Errno::AFNOSUPPORT)?;
+                Address::Tcp(bound)
+            }
+            Address::Unix(_) => address.clone(),
+        };
+        Ok(Listener { socket: socket.into(), address, path })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Whether a socket file has no listener behind it.
+fn is_abandoned(address: &Address, path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    is_socket
+        && socket::start_connect(address).is_err_and(|e| Errno::from_io_error(&e) == Some(Errno::CONNREFUSED))
+}
+
+/// The right of a connection to exist, given at admission and dropped when the connection is closed.
+pub struct Permit {
+    _held: Box<dyn Send>,
+}
+
+impl Permit {
+    /// A permit whose `held` is dropped with the connection: a guard that lowers a count, for instance.
+    pub fn new(held: impl Send + 'static) -> Permit {
+        Permit { _held: Box::new(held) }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Permit")
+    }
+}
+
+/// Decides about each new connection by its remote address; `None` closes it at once.
+pub type Admission = Box<dyn Fn(&Address) -> Option<Permit> + Send>;
+
+/// Accepts on some listeners and deals to some loops. Give it to one of them with
+/// [`crate::event_loop::EventLoop::accept_with`].
+pub struct Acceptor {
+    pub(crate) listeners: Vec<Listening>,
+    targets: Vec<LoopHandle>,
+    next: usize,
+    admission: Option<Admission>,
+}
+
+impl Acceptor {
+    /// Deals connections of `listeners` (numbered in this order, see [`Origin::listener`]) round-robin to `targets`.
+    ///
+    /// # Panics
+    /// Without a target there is nobody to deal to.
+    pub fn new(listeners: Vec<Listener>, targets: Vec<LoopHandle>) -> Acceptor {
+        assert!(!targets.is_empty(), "an acceptor needs a loop to deal to");
+        let listeners = listeners.into_iter().map(Listening::new).collect();
+        Acceptor { listeners, targets, next: 0, admission: None }
+    }
+
+    /// Asks `admission` about each connection.
+    pub fn admit_by(mut self, admission: impl Fn(&Address) -> Option<Permit> + Send + 'static) -> Acceptor {
+        self.admission = Some(Box::new(admission));
+        self
+    }
+
+    /// Hands a new connection to the next loop. One that is not admitted, or that no loop takes, is closed.
+    pub(crate) fn deal(&mut self, fd: OwnedFd, listener: usize) {
+        let from = &self.listeners[listener].listener.address;
+        // A peer that is gone already has no address; nobody misses it.
+        let Ok(peer) = socket::peer_of(&fd, from) else { return };
+        let permit = match &self.admission {
+            None => None,
+            Some(admission) => match admission(&peer) {
+                Some(permit) => Some(permit),
+                None => return,
+            },
+        };
+        if matches!(peer, Address::Tcp(_)) {
+            let _ = rustix::net::sockopt::set_tcp_nodelay(&fd, true);
+        }
+        let origin = Origin { peer, listener: Some(listener as u16) };
+        let mut adoption = Adoption { fd, origin, permit };
+        for _ in 0..self.targets.len() {
+            let target = &self.targets[self.next];
+            self.next = (self.next + 1) % self.targets.len();
+            match target.adopt_admitted(adoption) {
+                Ok(()) => return,
+                Err(refused) => adoption = refused,
+            }
+        }
+        tracing::debug!(peer = %adoption.origin.peer, "no loop takes the connection: closed");
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor")
+            .field("listeners", &self.listeners.iter().map(|l| &l.listener.address).collect::<Vec<_>>())
+            .field("targets", &self.targets.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to do about a failed accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterError {
+    /// The one connection is lost; go on.
+    GoOn,
+    /// Rest until this time.
+    RestUntil(u64),
+}
+
+/// A listener and the state of accepting on it.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    pub(crate) listener: Listener,
+    /// Not accepting before this time.
+    pub(crate) resting_until: Option<u64>,
+    said: bool,
+}
+
+impl Listening {
+    fn new(listener: Listener) -> Listening {
+        Listening { listener, resting_until: None, said: false }
+    }
+
+    /// A connection was accepted: trouble, if there was any, is over.
+    pub(crate) fn accepted(&mut self) {
+        if std::mem::take(&mut self.said) {
+            tracing::info!(listener = %self.listener.address, "accepting connections again");
+        }
+    }
+
+    pub(crate) fn failed(&mut self, errno: Errno, now_ns: u64) -> AfterError {
+        if matches!(
+            errno,
+            Errno::CONNABORTED | Errno::INTR | Errno::AGAIN | Errno::PROTO | Errno::PERM | Errno::NETDOWN
+        ) {
+            return AfterError::GoOn;
+        }
+        if !std::mem::replace(&mut self.said, true) {
+            let advice = match errno {
+                Errno::MFILE => ": raise the limit of open files (ulimit -n, LimitNOFILE=)",
+                Errno::NFILE => ": raise fs.file-max",
+                _ => "",
+            };
+            tracing::warn!(listener = %self.listener.address, "cannot accept: {errno}{advice}; trying again every {ACCEPT_PAUSE:?}");
+        }
+        let until = now_ns + ACCEPT_PAUSE.as_nanos() as u64;
+        self.resting_until = Some(until);
+        AfterError::RestUntil(until)
+    }
+}
+
+/// The reason given for a connection that ends because of `errno`.
+pub(crate) fn reason(errno: Errno) -> Closed {
+    match socket::is_peers_doing(errno) {
+        true => Closed::ByPeer,
+        false => Closed::Failed(errno.raw_os_error()),
+    }
+}

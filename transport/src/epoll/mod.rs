@@ -1,0 +1,450 @@
+//! The readiness loop: epoll, nonblocking receives and sends. Works wherever Linux runs, and is the baseline of all comparisons.
+//!
+//! Owns its connections' sockets. One read buffer serves them all, and output is sent from where the engine wrote it,
+//! so an idle connection holds no buffer. Never blocks but in `epoll_wait`.
+//!
+//! Why no readiness is lost: input is watched edge-triggered and each connection remembers that it may be readable
+//! until a receive came back short or empty, so that pausing costs no system call and a capped connection is
+//! taken up again in the next turn. Writability is watched only while a send has been refused.
+
+use crate::accept::{AfterError, Permit, reason};
+use crate::engine::{Address, Closed, ConnId, Engine, Origin};
+use crate::event_loop::{Desk, LoopError, Wait};
+use crate::io::CloseWish;
+use crate::socket::{self, Attempt};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Event tokens from here on are not connections: a slot index this large cannot exist (2^32 slots of some hundred
+/// bytes), so no [`ConnId`] has such low bits.
+const SPECIAL: u64 = 0xffff_ffff_ffff_0000;
+/// The token of the waker's eventfd; listeners are `SPECIAL + n`.
+const WAKE: u64 = u64::MAX;
+
+/// Stretches handed to one send. Replies with shared values have two each.
+const SLICES_PER_SEND: usize = 64;
+
+/// Accepts from one listener in one turn: a burst of new clients must not hold up the others.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// A unix listener with a full queue refuses at once; the attempt is repeated after this.
+const BUSY_LISTENER_PAUSE_NS: u64 = 1_000_000;
+
+const READ: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
+
+struct Conn {
+    id: ConnId,
+    fd: OwnedFd,
+    _permit: Option<Permit>,
+    /// Where to, until it is established.
+    connecting: Option<Box<Address>>,
+    /// A receive may find something.
+    readable: bool,
+    /// The peer's end of stream is announced: receive until it is reached.
+    hangup: bool,
+    read_done: bool,
+    /// In the list of connections to be read from.
+    queued: bool,
+    /// A send was refused; waiting for writability.
+    blocked: bool,
+}
+
+/// Runs `engine` until it stops.
+pub(crate) fn run(desk: Desk, engine: &mut impl Engine) -> Result<(), LoopError> {
+    let epoll = epoll::create(CreateFlags::CLOEXEC)
+        .map_err(|e| LoopError::failed("making an epoll set")(e.into()))?;
+    let read_buffer = vec![0; desk.options.read_buffer_bytes.max(1)];
+    let mut this = Epoll {
+        epoll,
+        conns: Vec::new(),
+        to_read: Vec::new(),
+        reading: Vec::new(),
+        busy: Vec::new(),
+        read_buffer,
+        desk,
+    };
+    this.run(engine)
+}
+
+struct Epoll {
+    epoll: OwnedFd,
+    conns: Vec<Option<Conn>>,
+    /// Connections that may have input.
+    to_read: Vec<ConnId>,
+    /// Scratch of `read_all`.
+    reading: Vec<ConnId>,
+    /// Attempts to connect that must be repeated.
+    busy: Vec<(ConnId, Address)>,
+    read_buffer: Vec<u8>,
+    desk: Desk,
+}
+
+impl Epoll {
+    fn run(&mut self, engine: &mut impl Engine) -> Result<(), LoopError> {
+        self.watch_own_descriptors()?;
+        let mut events: Vec<Event> = Vec::with_capacity(self.desk.options.events_per_wait.max(1));
+        loop {
+            self.wait(engine, &mut events)?;
+            self.desk.awake(engine);
+            for event in events.drain(..) {
+                self.note(event, engine);
+            }
+            self.end_of_rest()?;
+            self.desk.tell(engine);
+            while let Some(adoption) = self.desk.adoption() {
+                self.add(adoption.fd, adoption.permit, &adoption.origin, engine);
+            }
+            self.read_all(engine);
+            if self.desk.turn(engine) {
+                self.begin_stop();
+            }
+            self.carry_out();
+            if self.desk.is_finished() {
+                return Ok(());
+            }
+            if self.desk.is_overdue() {
+                self.wish_all(CloseWish::Now);
+                self.carry_out();
+            }
+        }
+    }
+
+    fn watch_own_descriptors(&mut self) -> Result<(), LoopError> {
+        let watching = |e: Errno| LoopError::failed("watching the loop's own descriptors")(e.into());
+        let wake = EventFlags::IN | EventFlags::ET;
+        epoll::add(&self.epoll, self.desk.waker.event(), EventData::new_u64(WAKE), wake).map_err(watching)?;
+        if let Some(acceptor) = &self.desk.acceptor {
+            for (n, listening) in acceptor.listeners.iter().enumerate() {
+                let token = EventData::new_u64(SPECIAL + n as u64);
+                epoll::add(&self.epoll, &listening.listener, token, EventFlags::IN).map_err(watching)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, engine: &mut impl Engine, events: &mut Vec<Event>) -> Result<(), LoopError> {
+        let rest =
+            self.desk.acceptor.iter().flat_map(|a| a.listeners.iter()).filter_map(|l| l.resting_until).min();
+        let retry = (!self.busy.is_empty()).then(|| self.desk.now.mono_ns + BUSY_LISTENER_PAUSE_NS);
+        let own = rest.into_iter().chain(retry).min();
+        let wait = if self.to_read.is_empty() { self.desk.wait(own) } else { Wait::No };
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let timeout = match wait {
+            Wait::Until(until) if self.desk.park(engine) => until.map(|t| {
+                let ns = t.saturating_sub(self.desk.now.mono_ns);
+                Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
+            }),
+            _ => Some(zero),
+        };
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(e) => Err(LoopError::failed("waiting for events")(e.into())),
+        }
+    }
+
+    /// Takes note of readiness; only connection attempts are completed at once.
+    fn note(&mut self, event: Event, engine: &mut impl Engine) {
+        let token = event.data.u64();
+        if token == WAKE {
+            return;
+        }
+        if token >= SPECIAL {
+            return self.accept((token - SPECIAL) as usize);
+        }
+        let id = ConnId(token);
+        let Some(conn) = self.conns.get_mut(id.index()).and_then(Option::as_mut).filter(|c| c.id == id)
+        else {
+            return;
+        };
+        let flags = event.flags;
+        if conn.connecting.is_some() {
+            return self.finish_connect(id, engine);
+        }
+        // A receive tells of an error behind the input that came before it; here only if nobody is going to receive.
+        let paused = self.desk.io.wishes(id).is_some_and(|w| w.input_paused);
+        let failed = flags.contains(EventFlags::ERR);
+        if failed && paused || conn.read_done && (failed || flags.contains(EventFlags::HUP)) {
+            let errno = rustix::net::sockopt::socket_error(&conn.fd).ok().and_then(Result::err);
+            return self.end(id, errno.map_or(Closed::ByPeer, reason));
+        }
+        conn.hangup |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            conn.readable = true;
+            if !conn.queued {
+                conn.queued = true;
+                self.to_read.push(id);
+            }
+        }
+        if flags.contains(EventFlags::OUT) && std::mem::take(&mut conn.blocked) {
+            let _ = epoll::modify(&self.epoll, &conn.fd, EventData::new_u64(id.0), READ);
+            self.desk.dirty.push(id);
+        }
+    }
+
+    fn accept(&mut self, n: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(acceptor) = &mut self.desk.acceptor else { return };
+            let listening = &mut acceptor.listeners[n];
+            match rustix::net::accept_with(&listening.listener, SocketFlags::CLOEXEC) {
+                Ok(fd) => {
+                    listening.accepted();
+                    acceptor.deal(fd, n);
+                }
+                Err(Errno::AGAIN) => return,
+                Err(errno) => {
+                    if let AfterError::RestUntil(_) = listening.failed(errno, self.desk.now.mono_ns) {
+                        let _ = epoll::delete(&self.epoll, &listening.listener);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Watches listeners again whose pause is over.
+    fn end_of_rest(&mut self) -> Result<(), LoopError> {
+        let now = self.desk.now.mono_ns;
+        let Some(acceptor) = &mut self.desk.acceptor else { return Ok(()) };
+        for (n, listening) in acceptor.listeners.iter_mut().enumerate() {
+            if listening.resting_until.is_some_and(|until| until <= now) {
+                listening.resting_until = None;
+                let token = EventData::new_u64(SPECIAL + n as u64);
+                epoll::add(&self.epoll, &listening.listener, token, EventFlags::IN)
+                    .map_err(|e| LoopError::failed("watching a listener again")(e.into()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, fd: OwnedFd, permit: Option<Permit>, origin: &Origin, engine: &mut impl Engine) {
+        let id = self.desk.io.open();
+        let token = EventData::new_u64(id.0);
+        let watched = epoll::add(&self.epoll, &fd, token, READ);
+        self.put(Conn::new(id, fd, permit, None));
+        engine.opened(self.desk.now, id, origin, &mut self.desk.io);
+        if let Err(errno) = watched {
+            self.end(id, reason(errno));
+        }
+    }
+
+    fn put(&mut self, conn: Conn) {
+        let index = conn.id.index();
+        if self.conns.len() <= index {
+            self.conns.resize_with(index + 1, || None);
+        }
+        self.conns[index] = Some(conn);
+    }
+
+    fn connect(&mut self, id: ConnId, address: Address) {
+        let attempt = if self.desk.is_stopping() {
+            Err(Errno::CANCELED.into())
+        } else {
+            socket::start_connect(&address)
+        };
+        let (fd, token) = match attempt {
+            Ok(Attempt::Connected(fd) | Attempt::Started(fd)) => (fd, EventData::new_u64(id.0)),
+            Ok(Attempt::Busy) => return self.busy.push((id, address)),
+            Err(e) => {
+                let errno = e.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error());
+                let why =
+                    if self.desk.is_stopping() { Closed::ByEngine } else { Closed::ConnectFailed(errno) };
+                return self.desk.ended.push((id, why));
+            }
+        };
+        // Also an attempt that succeeded at once is announced by writability, in the next turn.
+        match epoll::add(&self.epoll, &fd, token, EventFlags::OUT | EventFlags::ET) {
+            Ok(()) => self.put(Conn::new(id, fd, None, Some(Box::new(address)))),
+            Err(errno) => self.desk.ended.push((id, Closed::ConnectFailed(errno.raw_os_error()))),
+        }
+    }
+
+    fn finish_connect(&mut self, id: ConnId, engine: &mut impl Engine) {
+        let Some(conn) = &mut self.conns[id.index()] else { return };
+        let Some(peer) = conn.connecting.take() else { return };
+        let outcome = rustix::net::sockopt::socket_error(&conn.fd)
+            .and_then(|error| error)
+            .and_then(|()| epoll::modify(&self.epoll, &conn.fd, EventData::new_u64(id.0), READ));
+        if let Err(errno) = outcome {
+            return self.end(id, Closed::ConnectFailed(errno.raw_os_error()));
+        }
+        if !self.desk.io.is_open(id) {
+            return; // Closed meanwhile; the wish is carried out at the end of this turn.
+        }
+        engine.opened(self.desk.now, id, &Origin { peer: *peer, listener: None }, &mut self.desk.io);
+    }
+
+    fn read_all(&mut self, engine: &mut impl Engine) {
+        let mut reading = std::mem::take(&mut self.reading);
+        reading.append(&mut self.to_read);
+        for id in reading.drain(..) {
+            self.read(id, engine);
+        }
+        self.reading = reading;
+    }
+
+    /// Delivers what has arrived on one connection, up to its share of the turn.
+    fn read(&mut self, id: ConnId, engine: &mut impl Engine) {
+        let Some(conn) = self.conns[id.index()].as_mut().filter(|c| c.id == id) else { return };
+        conn.queued = false;
+        let mut share = self.desk.options.input_bytes_per_turn_max as isize;
+        while conn.readable && !conn.read_done {
+            match self.desk.io.wishes(id) {
+                Some(w) if w.close == CloseWish::None && !w.input_paused => {}
+                _ => return,
+            }
+            if share <= 0 {
+                conn.queued = true;
+                self.to_read.push(id);
+                return;
+            }
+            match rustix::net::recv(&conn.fd, &mut self.read_buffer[..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => {
+                    conn.read_done = true;
+                    engine.eof(self.desk.now, id, &mut self.desk.io);
+                }
+                Ok((count, _)) => {
+                    // Short: the socket was empty, and what comes later is announced. A peer's end that was announced
+                    // already is not announced again.
+                    conn.readable = count == self.read_buffer.len() || conn.hangup;
+                    share -= count as isize;
+                    engine.received(self.desk.now, id, &self.read_buffer[..count], &mut self.desk.io);
+                }
+                Err(Errno::AGAIN) => conn.readable = false,
+                Err(Errno::INTR) => {}
+                Err(errno) => return self.end(id, reason(errno)),
+            }
+        }
+    }
+
+    /// Does what the engine wished for in this turn.
+    fn carry_out(&mut self) {
+        let mut connects = std::mem::take(&mut self.desk.connects);
+        connects.append(&mut self.busy);
+        self.desk.io.take_connects(&mut connects);
+        for (id, address) in connects.drain(..) {
+            match self.desk.io.is_open(id) {
+                true => self.connect(id, address),
+                false => self.desk.ended.push((id, Closed::ByEngine)),
+            }
+        }
+        self.desk.connects = connects;
+
+        let mut dirty = std::mem::take(&mut self.desk.dirty);
+        self.desk.io.take_dirty(&mut dirty);
+        for id in dirty.drain(..) {
+            self.look_at(id);
+        }
+        self.desk.dirty = dirty;
+    }
+
+    fn look_at(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id.index()).and_then(Option::as_mut).filter(|c| c.id == id)
+        else {
+            return;
+        };
+        let Some(wishes) = self.desk.io.wishes(id) else { return };
+        match wishes.close {
+            CloseWish::Now => return self.end(id, Closed::ByEngine),
+            CloseWish::AfterOutput if conn.connecting.is_some() => return self.end(id, Closed::ByEngine),
+            _ => {}
+        }
+        if conn.connecting.is_some() {
+            return;
+        }
+        if wishes.close == CloseWish::None && !wishes.input_paused && conn.readable && !conn.queued {
+            conn.queued = true;
+            self.to_read.push(id);
+        }
+        if conn.blocked {
+            return;
+        }
+        if wishes.output {
+            match send_all(&mut self.desk, conn) {
+                Ok(true) => {}
+                Ok(false) => {
+                    conn.blocked = true;
+                    let interest = READ | EventFlags::OUT;
+                    let _ = epoll::modify(&self.epoll, &conn.fd, EventData::new_u64(id.0), interest);
+                    return;
+                }
+                Err(errno) => return self.end(id, reason(errno)),
+            }
+        }
+        if wishes.close == CloseWish::AfterOutput {
+            self.end(id, Closed::ByEngine);
+        }
+    }
+
+    /// Closes the socket and keeps the news for the engine.
+    fn end(&mut self, id: ConnId, why: Closed) {
+        let asked_for = !self.desk.io.is_open(id);
+        if self.conns[id.index()].take().is_some() {
+            self.desk.ended.push((id, if asked_for { Closed::ByEngine } else { why }));
+        }
+    }
+
+    fn begin_stop(&mut self) {
+        self.desk.acceptor = None;
+        self.wish_all(CloseWish::AfterOutput);
+    }
+
+    fn wish_all(&mut self, wish: CloseWish) {
+        for conn in self.conns.iter().flatten() {
+            match wish {
+                CloseWish::Now => self.desk.io.abort(conn.id),
+                _ => self.desk.io.close(conn.id),
+            }
+        }
+        for (id, _) in &self.busy {
+            self.desk.io.abort(*id);
+        }
+    }
+}
+
+impl Conn {
+    fn new(id: ConnId, fd: OwnedFd, permit: Option<Permit>, connecting: Option<Box<Address>>) -> Conn {
+        Conn {
+            id,
+            fd,
+            _permit: permit,
+            connecting,
+            readable: false,
+            hangup: false,
+            read_done: false,
+            queued: false,
+            blocked: false,
+        }
+    }
+}
+
+/// Sends a connection's output. `false`: the kernel took only a part.
+fn send_all(desk: &mut Desk, conn: &Conn) -> Result<bool, Errno> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    while let Some(out) = desk.io.output(conn.id).filter(|out| !out.is_empty()) {
+        let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
+        let filled = out.slices(&mut slices);
+        let attempt = match &slices[..filled] {
+            [one] => rustix::net::send(&conn.fd, one, flags),
+            several => {
+                let mut no_control = SendAncillaryBuffer::new(&mut [] as &mut [MaybeUninit<u8>]);
+                rustix::net::sendmsg(conn.fd.as_fd(), several, &mut no_control, flags)
+            }
+        };
+        match attempt {
+            Ok(count) => {
+                if desk.io.sent(conn.id, count) {
+                    desk.drained.push(conn.id);
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,172 @@
+//! What both socket loops keep besides their sockets: the table of wishes, the news that the engine has not heard yet,
+//! the way in from other threads, and the end of the run.
+//!
+//! Never touches a socket's bytes. It stays correct because news are told at one place, at the top of a turn: an
+//! engine is never called from inside its own call.
+
+use super::{Adoption, LoopOptions};
+use crate::accept::Acceptor;
+use crate::engine::{Address, Closed, ConnId, Engine, Next, Now};
+use crate::io::Io;
+use crate::wake::Waker;
+use crossbeam_channel::Receiver;
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::Arc;
+
+/// The time of a turn.
+pub(crate) fn read_clock() -> Now {
+    let mono = clock_gettime(ClockId::Boottime);
+    let wall = clock_gettime(ClockId::Realtime);
+    Now {
+        mono_ns: mono.tv_sec as u64 * 1_000_000_000 + mono.tv_nsec as u64,
+        wall_ms: wall.tv_sec * 1_000 + wall.tv_nsec / 1_000_000,
+    }
+}
+
+/// How a turn ended and how long to wait for the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    /// Look at the sockets without sleeping.
+    No,
+    /// Sleep until this time, if one is given.
+    Until(Option<u64>),
+}
+
+/// See the module.
+pub(crate) struct Desk {
+    pub(crate) options: LoopOptions,
+    pub(crate) io: Io,
+    pub(crate) waker: Arc<Waker>,
+    pub(crate) acceptor: Option<Acceptor>,
+    pub(crate) now: Now,
+    /// Connections whose sockets are closed and of which the engine has not heard.
+    pub(crate) ended: Vec<(ConnId, Closed)>,
+    /// Connections to which a `drained` is owed.
+    pub(crate) drained: Vec<ConnId>,
+    /// Scratch: connections to look at, connections to open.
+    pub(crate) dirty: Vec<ConnId>,
+    pub(crate) connects: Vec<(ConnId, Address)>,
+    adoptions: Receiver<Adoption>,
+    parked: bool,
+    /// Set when the engine wants to stop: until then output may still leave.
+    stopping_until: Option<u64>,
+    /// The last answer of the engine.
+    next: Next,
+}
+
+impl Desk {
+    pub(crate) fn new(
+        options: LoopOptions,
+        waker: Arc<Waker>,
+        adoptions: Receiver<Adoption>,
+        acceptor: Option<Acceptor>,
+    ) -> Desk {
+        Desk {
+            options,
+            io: Io::default(),
+            waker,
+            acceptor,
+            now: read_clock(),
+            ended: Vec::new(),
+            drained: Vec::new(),
+            dirty: Vec::new(),
+            connects: Vec::new(),
+            adoptions,
+            parked: false,
+            stopping_until: None,
+            next: Next::Again,
+        }
+    }
+
+    /// The loop came back from the kernel.
+    pub(crate) fn awake(&mut self, engine: &mut impl Engine) {
+        self.now = read_clock();
+        if std::mem::take(&mut self.parked) {
+            self.waker.lower();
+            engine.unpark();
+        }
+    }
+
+    /// Tells the engine what happened outside its calls.
+    pub(crate) fn tell(&mut self, engine: &mut impl Engine) {
+        while let Some((conn, why)) = self.ended.pop() {
+            // Refuses output and wishes while the engine says good-bye; the slot itself is freed afterwards.
+            self.io.abort(conn);
+            engine.closed(self.now, conn, why, &mut self.io);
+            self.io.release(conn);
+        }
+        while let Some(conn) = self.drained.pop() {
+            if self.io.is_open(conn) {
+                engine.drained(self.now, conn, &mut self.io);
+            }
+        }
+    }
+
+    /// The next connection handed over by another thread. While stopping they are closed unheard.
+    pub(crate) fn adoption(&mut self) -> Option<Adoption> {
+        loop {
+            let adoption = self.adoptions.try_recv().ok()?;
+            if self.stopping_until.is_none() {
+                return Some(adoption);
+            }
+        }
+    }
+
+    /// Lets the engine take its turn. `true` when it wants to stop, said once: the caller then wishes all its
+    /// connections closed and lets its listeners go.
+    pub(crate) fn turn(&mut self, engine: &mut impl Engine) -> bool {
+        if self.stopping_until.is_some() {
+            return false;
+        }
+        self.next = engine.turn(self.now, &mut self.io);
+        if self.next != Next::Stop {
+            return false;
+        }
+        self.stopping_until = Some(self.now.mono_ns + self.options.stop_flush.as_nanos() as u64);
+        true
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping_until.is_some()
+    }
+
+    /// Stopping, and peers had time enough to take their output.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.stopping_until.is_some_and(|until| self.now.mono_ns >= until)
+    }
+
+    /// Stopping, and the engine has heard of everything.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_stopping() && self.io.connections() == 0
+    }
+
+    /// How long the loop may wait, seen from here. `also`: a deadline of the loop's own.
+    pub(crate) fn wait(&self, also: Option<u64>) -> Wait {
+        if !self.ended.is_empty() || !self.drained.is_empty() || self.io.has_wishes() {
+            return Wait::No;
+        }
+        let engines = match (self.stopping_until, self.next) {
+            (Some(until), _) => Some(until),
+            (None, Next::Sleep { deadline_ns }) => deadline_ns,
+            (None, Next::Again | Next::Stop) => return Wait::No,
+        };
+        match engines.into_iter().chain(also).min() {
+            Some(deadline) if deadline <= self.now.mono_ns => Wait::No,
+            deadline => Wait::Until(deadline),
+        }
+    }
+
+    /// Goes to sleep if nobody minds. After `true` the loop must block in the kernel, and then call [`Desk::awake`].
+    pub(crate) fn park(&mut self, engine: &mut impl Engine) -> bool {
+        self.waker.raise();
+        if self.adoptions.is_empty() && (self.is_stopping() || engine.park()) {
+            self.parked = !self.is_stopping();
+            if !self.parked {
+                self.waker.lower();
+            }
+            return true;
+        }
+        self.waker.lower();
+        false
+    }
+}
