@@ -6,6 +6,7 @@ pub mod command;
 pub mod commit;
 pub mod config;
 pub mod consensus;
+pub mod machine;
 pub mod path;
 pub mod ring;
 pub mod session;

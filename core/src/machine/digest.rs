@@ -1,0 +1,238 @@
+//! Digests: sums that must be equal on all nodes at the same zxid.
+//!
+//! Owns ZooKeeper's digest of the tree (spec 02 §12) and our own over what that leaves out: ACLs, sessions, streams.
+//! Never walks the tree while commands are applied: a znode's part is subtracted before and added after each change,
+//! and the checksum of its path and data is cached in the tree. It stays correct because addition commutes, so
+//! the sum does not depend on history; a test recomputes it after random histories. The constants here are part of
+//! the semantics version: other sums on other nodes are taken for divergence.
+#![forbid(unsafe_code)]
+
+use super::StreamPosition;
+use crate::acl::{AclList, AclRef};
+use crate::path::ZOOKEEPER;
+use crate::session::Session;
+use crate::tree::Znode;
+use crc_fast::CrcAlgorithm::{Crc32IsoHdlc, Crc64Nvme};
+use std::collections::VecDeque;
+
+/// Digests of past zxids that are kept for comparison: a batch each, far more than proposals can be under way.
+pub const AT_ZXIDS_MAX: usize = 1024;
+
+/// Bytes of the stat in a znode's part of the tree's digest.
+const BLOCK_BYTES: usize = 60;
+
+/// The running sums.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Sums {
+    tree: u64,
+    acls: u64,
+    sessions: u64,
+    streams: u64,
+}
+
+/// The tree is not the one that the digests belong to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "digests differ: tree {tree:016x} (recorded {recorded_tree:016x}), ACLs {acls:016x} (recorded {recorded_acls:016x})"
+)]
+pub struct DigestMismatch {
+    /// As found.
+    pub tree: u64,
+    /// As recorded.
+    pub recorded_tree: u64,
+    /// As found.
+    pub acls: u64,
+    /// As recorded.
+    pub recorded_acls: u64,
+}
+
+impl Sums {
+    pub(super) fn from_parts(tree: u64, acls: u64) -> Sums {
+        Sums { tree, acls, ..Sums::default() }
+    }
+
+    /// ZooKeeper's digest of the tree.
+    pub fn tree(&self) -> u64 {
+        self.tree
+    }
+
+    /// Our digest of all ACLs.
+    pub fn acls(&self) -> u64 {
+        self.acls
+    }
+
+    /// One number for everything.
+    pub fn combined(&self) -> u64 {
+        [self.acls, self.sessions, self.streams].into_iter().fold(self.tree, mix)
+    }
+
+    pub(super) fn add_node(&mut self, znode: &Znode<'_>) {
+        self.add_part(part(znode));
+        self.add_acl(znode.path(), znode.acl());
+    }
+
+    pub(super) fn remove_node(&mut self, znode: &Znode<'_>) {
+        self.remove_part(part(znode));
+        self.remove_acl(znode.path(), znode.acl());
+    }
+
+    pub(super) fn add_part(&mut self, part: u64) {
+        self.tree = self.tree.wrapping_add(part);
+    }
+
+    pub(super) fn remove_part(&mut self, part: u64) {
+        self.tree = self.tree.wrapping_sub(part);
+    }
+
+    pub(super) fn add_acl(&mut self, path: &str, acl: &AclRef) {
+        self.acls = self.acls.wrapping_add(acl_part(path, acl));
+    }
+
+    pub(super) fn remove_acl(&mut self, path: &str, acl: &AclRef) {
+        self.acls = self.acls.wrapping_sub(acl_part(path, acl));
+    }
+
+    pub(super) fn add_session(&mut self, id: i64, session: &Session) {
+        self.sessions = self.sessions.wrapping_add(session_part(id, session));
+    }
+
+    pub(super) fn remove_session(&mut self, id: i64, session: &Session) {
+        self.sessions = self.sessions.wrapping_sub(session_part(id, session));
+    }
+
+    pub(super) fn replace_stream(&mut self, node: u8, before: Option<StreamPosition>, after: StreamPosition) {
+        let part = |p: StreamPosition| mix(mix(u64::from(node), p.incarnation), p.seq);
+        self.streams = self.streams.wrapping_sub(before.map_or(0, part)).wrapping_add(part(after));
+    }
+
+    pub(super) fn verify<'t>(
+        &self,
+        nodes: impl IntoIterator<Item = Znode<'t>>,
+    ) -> Result<(), DigestMismatch> {
+        let mut found = Sums::default();
+        for znode in nodes {
+            found.add_node(&znode);
+        }
+        if (found.tree, found.acls) == (self.tree, self.acls) {
+            return Ok(());
+        }
+        Err(DigestMismatch {
+            tree: found.tree,
+            recorded_tree: self.tree,
+            acls: found.acls,
+            recorded_acls: self.acls,
+        })
+    }
+}
+
+/// A znode's part of the tree's digest: CRC-32 of path, data and stat block. Everything below `/zookeeper` is left
+/// out; the root counts once, under the empty path.
+pub(super) fn part(znode: &Znode<'_>) -> u64 {
+    let path = znode.path();
+    if path.len() > ZOOKEEPER.len() && path.starts_with(ZOOKEEPER) && path.as_bytes()[ZOOKEEPER.len()] == b'/'
+    {
+        return 0;
+    }
+    let stat = znode.stat();
+    let mut block = [0; BLOCK_BYTES];
+    for (at, field) in [stat.czxid, stat.mzxid, stat.pzxid, stat.ctime, stat.mtime].into_iter().enumerate() {
+        block[at * 8..at * 8 + 8].copy_from_slice(&field.to_be_bytes());
+    }
+    block[40..44].copy_from_slice(&stat.version.to_be_bytes());
+    block[44..48].copy_from_slice(&stat.cversion.to_be_bytes());
+    block[48..52].copy_from_slice(&stat.aversion.to_be_bytes());
+    block[52..60].copy_from_slice(&stat.ephemeral_owner.to_be_bytes());
+    // The register before its final inversion: the checksum goes on as if path and data had just been fed.
+    let mut digest = crc_fast::Digest::new_with_init_state(Crc32IsoHdlc, u64::from(!znode.checksum()));
+    digest.update(&block);
+    digest.finalize()
+}
+
+fn acl_part(path: &str, acl: &AclList) -> u64 {
+    let mut sum = mix(text(path), acl.entries.len() as u64);
+    for entry in &acl.entries {
+        sum = mix(sum, u64::from(entry.perms as u32));
+        sum = mix(sum, text(&entry.id.scheme));
+        sum = mix(sum, text(&entry.id.id));
+    }
+    sum
+}
+
+/// Ephemerals are not in it: they are the tree's, by their owner.
+fn session_part(id: i64, session: &Session) -> u64 {
+    let (first, second) = session.password.split_at(8);
+    let mut sum = mix(id as u64, u64::from(session.timeout_ms as u32) << 32 | u64::from(session.attachment));
+    for half in [first, second] {
+        sum = mix(sum, half.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+    }
+    sum
+}
+
+fn text(text: &str) -> u64 {
+    mix(text.len() as u64, crc_fast::checksum(Crc64Nvme, text.as_bytes()))
+}
+
+/// Stirs a word into a state, so that parts cannot cancel each other by being shifted copies (splitmix64's finish).
+fn mix(state: u64, word: u64) -> u64 {
+    let mut z = (state.rotate_left(29) ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Recent digests by zxid.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    last: (i64, u64),
+    noted: VecDeque<(i64, u64)>,
+}
+
+impl History {
+    /// The state just after the command of `zxid`.
+    pub(super) fn seal(&mut self, zxid: i64, digest: u64) {
+        self.last = (zxid, digest);
+    }
+
+    /// A batch is over: others may ask for its last zxid.
+    pub(super) fn note(&mut self) {
+        if self.noted.back() != Some(&self.last) {
+            if self.noted.len() == AT_ZXIDS_MAX {
+                self.noted.pop_front();
+            }
+            self.noted.push_back(self.last);
+        }
+    }
+
+    pub(super) fn last(&self) -> (i64, u64) {
+        self.last
+    }
+
+    pub(super) fn at(&self, zxid: i64) -> Option<u64> {
+        if self.last.0 == zxid {
+            return Some(self.last.1);
+        }
+        let found = self.noted.binary_search_by_key(&zxid, |(noted, _)| *noted).ok()?;
+        Some(self.noted[found].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_is_bounded_and_found_by_zxid() {
+        let mut history = History::default();
+        for zxid in 0..3 * AT_ZXIDS_MAX as i64 {
+            history.seal(zxid * 2, zxid as u64);
+            history.note();
+            history.note();
+        }
+        assert_eq!(history.noted.len(), AT_ZXIDS_MAX);
+        let newest = 3 * AT_ZXIDS_MAX as i64 - 1;
+        assert_eq!(history.at(newest * 2), Some(newest as u64));
+        assert_eq!(history.at(newest * 2 - 2), Some(newest as u64 - 1));
+        assert_eq!(history.at(newest * 2 - 1), None);
+        assert_eq!(history.at(0), None, "forgotten");
+    }
+}

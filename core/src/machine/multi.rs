@@ -1,0 +1,64 @@
+//! Several operations, all or none (spec 01 §6.6).
+//!
+//! Owns the order, the rollback and the results of a multi. Never answers with an error of its own: what cannot be
+//! decoded was refused before. It stays correct because each operation runs against the tree as the ones before it left it,
+//! and a failing one takes the whole back to the savepoint.
+#![forbid(unsafe_code)]
+
+use super::request::answers_stat;
+use super::write::{Code, Transaction};
+use paddock_transport::wire::{Multi, MultiResult, Request, error};
+use std::borrow::Cow;
+
+/// The results of a multi.
+pub(super) struct Results(Vec<MultiResult<'static>>);
+
+impl Results {
+    /// Appends their wire form, terminator included.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        Multi::new(&self.0).put(out);
+    }
+}
+
+pub(super) fn run<'r>(transaction: &mut Transaction<'_>, ops: Multi<'r, Request<'r>>) -> Results {
+    transaction.savepoint();
+    let mut results = Vec::with_capacity(ops.len());
+    for (index, op) in ops.iter().enumerate() {
+        match run_one(transaction, &op) {
+            Ok(result) => results.push(result),
+            Err(code) => {
+                transaction.rollback();
+                return Results((0..ops.len()).map(|at| MultiResult::of_failed(at, index, code)).collect());
+            }
+        }
+    }
+    transaction.release();
+    Results(results)
+}
+
+fn run_one(transaction: &mut Transaction<'_>, op: &Request<'_>) -> Result<MultiResult<'static>, Code> {
+    Ok(match op {
+        Request::Create(create) => {
+            let created = transaction.create(create)?;
+            let path = Cow::Owned(created.to_string());
+            match answers_stat(create) {
+                true => MultiResult::Create2 { path, stat: transaction.stat(&created) },
+                false => MultiResult::Create { path },
+            }
+        }
+        Request::Delete { path, version } => {
+            transaction.delete(path, *version)?;
+            MultiResult::Delete
+        }
+        Request::SetData { path, data, version } => {
+            transaction.set_data(path, *data, *version)?;
+            MultiResult::SetData { stat: transaction.stat(path) }
+        }
+        Request::Check { path, version } => {
+            transaction.check(path, *version)?;
+            MultiResult::Check
+        }
+        // The decoder lets nothing else into a multi.
+        _ => return Err(error::MARSHALLING_ERROR),
+    })
+}

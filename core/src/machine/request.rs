@@ -1,0 +1,78 @@
+//! From a client's request to its outcome.
+//!
+//! Owns the session check, the choice of operation and the form of each answer. Never answers reads. It stays correct
+//! against bad bytes because the request is decoded again by the same decoder that the shard used: what that
+//! refuses is an error code here, too.
+#![forbid(unsafe_code)]
+
+use super::write::{Code, Context, Transaction};
+use super::{Applied, Machine, multi};
+use crate::command::{ArchivedBatch, ArchivedCommand, policy};
+use crate::commit::Outcome;
+use crate::tree::Writer;
+use paddock_transport::wire::primitives::put_text;
+use paddock_transport::wire::{Create, CreateOp, Limits, Request, error};
+
+impl Machine {
+    #[expect(clippy::too_many_arguments, reason = "the command, taken apart once, and where its effects go")]
+    pub(super) fn apply_request(
+        &mut self,
+        tree: &mut Writer,
+        term: u64,
+        batch: &ArchivedBatch,
+        command: &ArchivedCommand,
+        opcode: i32,
+        body: &[u8],
+        out: &mut Applied,
+    ) -> Outcome {
+        match self.sessions.get(command.session.to_native()) {
+            Some(session) if session.attachment == command.attachment.to_native() => {}
+            // Gone, or moved: nobody is there to be answered, and nothing was ordered.
+            _ => return Outcome::Drop,
+        }
+        let zxid = self.take_zxid(term);
+        let context = Context::of(batch, command, zxid);
+        let mut transaction = Transaction::new(tree, self, context, &mut out.changes);
+        // Lengths were limited where the request came in.
+        let answer = Request::decode(opcode, body, Limits::NONE)
+            .map_err(|refused| refused.code())
+            .and_then(|request| answer(&mut transaction, &request, batch.policy.to_native()));
+        match answer {
+            Ok(record) => Outcome::Ok(record),
+            Err(code) => Outcome::Err(code),
+        }
+    }
+}
+
+/// Runs a write and gives the record of its reply.
+fn answer(transaction: &mut Transaction<'_>, request: &Request<'_>, policy: u32) -> Result<Vec<u8>, Code> {
+    let mut record = Vec::new();
+    match request {
+        Request::Create(create) => {
+            let path = transaction.create(create)?;
+            put_text(&mut record, &path);
+            if answers_stat(create) {
+                transaction.stat(&path).put(&mut record);
+            }
+        }
+        Request::Delete { path, version } => transaction.delete(path, *version)?,
+        Request::SetData { path, data, version } => {
+            transaction.set_data(path, *data, *version)?;
+            transaction.stat(path).put(&mut record);
+        }
+        Request::SetAcl { path, acl, version } => {
+            transaction.set_acl(path, *acl, *version)?;
+            transaction.stat(path).put(&mut record);
+        }
+        Request::Multi(ops) => multi::run(transaction, *ops).put(&mut record),
+        Request::Reconfig { .. } if policy & policy::RECONFIG == 0 => return Err(error::RECONFIG_DISABLED),
+        // Reconfiguration, containers, a check on its own, and what is no write at all.
+        _ => return Err(error::UNIMPLEMENTED),
+    }
+    Ok(record)
+}
+
+/// create answers the path alone, the later opcodes a Stat too.
+pub(super) fn answers_stat(create: &Create<'_>) -> bool {
+    create.op != CreateOp::Create
+}
