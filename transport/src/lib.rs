@@ -7,6 +7,7 @@ pub mod accept;
 pub mod engine;
 mod epoll;
 pub mod event_loop;
+pub mod inproc;
 pub mod io;
 mod socket;
 mod uring;
