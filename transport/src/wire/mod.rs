@@ -28,6 +28,7 @@
 pub mod connect;
 pub mod error;
 pub mod frame;
+mod fuzz;
 pub mod list;
 pub mod multi;
 pub mod opcode;
@@ -41,6 +42,8 @@ pub use frame::{
     FOUR_LETTER_BYTES, FRAME_MAX_BYTES_DEFAULT, FourLetterWord, FrameError, LENGTH_PREFIX_BYTES, Split,
     put_frame, split,
 };
+#[doc(hidden)]
+pub use fuzz::fuzz_one;
 pub use list::{List, ListIter};
 pub use multi::{Multi, MultiIter, MultiKind, MultiOp, MultiResult, put_multi_end};
 pub use primitives::{DecodeError, Limits, Reader, Text};

@@ -6,7 +6,7 @@
 use super::list::List;
 use super::primitives::{DecodeError, Limits, Reader, Text, put_boolean, put_buffer, put_int, put_text};
 use super::records::Stat;
-use super::request::{CreateOp, Request, create_flags};
+use super::request::{Create, CreateOp, Request, create_flags};
 use super::{error, opcode};
 use std::fmt;
 
@@ -206,14 +206,27 @@ impl<'a> Multi<'a, Request<'a>> {
 }
 
 /// Within a multi, ZooKeeper 3.9 turns create flags into a mode while it decodes: flags that are none spoil the whole
-/// request, as do TTL flags on an op that has no ttl.
+/// request, as do TTL flags on an op that has no ttl. (createTTL's own are left for the op's -8.)
 fn check_create_flags(op: &Request<'_>) -> Result<(), DecodeError> {
-    let Request::Create(create) = op else { return Ok(()) };
-    let highest = match create.op {
-        CreateOp::CreateTtl { .. } => create_flags::PERSISTENT_SEQUENTIAL_WITH_TTL,
-        _ => create_flags::CONTAINER,
-    };
-    if (0..=highest).contains(&create.flags) { Ok(()) } else { Err(DecodeError::UnknownValue(create.flags)) }
+    match op {
+        Request::Create(Create { op: CreateOp::CreateTtl { .. }, .. }) => Ok(()),
+        Request::Create(Create { flags, .. }) if !(0..=create_flags::CONTAINER).contains(flags) => {
+            Err(DecodeError::UnknownValue(*flags))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Within a multi, the flags decide the op where alone the opcode does: the container flag makes any create a
+/// createContainer, and a createTTL without TTL flags is a plain create.
+fn op_of_flags(op: CreateOp, flags: i32) -> CreateOp {
+    match (op, flags) {
+        (_, create_flags::CONTAINER) => CreateOp::CreateContainer,
+        (CreateOp::CreateTtl { .. }, create_flags::PERSISTENT..=create_flags::EPHEMERAL_SEQUENTIAL) => {
+            CreateOp::Create
+        }
+        _ => op,
+    }
 }
 
 impl<'a> MultiOp<'a> for Request<'a> {
@@ -221,7 +234,11 @@ impl<'a> MultiOp<'a> for Request<'a> {
         if kind_of(kind).is_none() {
             return Err(DecodeError::MultiOp(kind));
         }
-        Request::read(kind, reader)
+        let mut op = Request::read(kind, reader)?;
+        if let Request::Create(create) = &mut op {
+            create.op = op_of_flags(create.op, create.flags);
+        }
+        Ok(op)
     }
     fn kind(&self) -> i32 {
         self.opcode()

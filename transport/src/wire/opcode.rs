@@ -9,7 +9,8 @@ pub enum Class {
     Sync,
     /// Answered from the tree or the connection of the node that got it.
     Read,
-    /// Answered before the request pipeline: authentication.
+    /// Answered before the request pipeline: authentication. If undecodable, the connection is closed without a
+    /// reply.
     Local,
 }
 

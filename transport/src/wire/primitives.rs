@@ -160,6 +160,11 @@ impl<'a> Reader<'a> {
     pub fn text(&mut self) -> Result<Text<'a>, DecodeError> {
         self.opt_text()?.ok_or(DecodeError::NullText)
     }
+    /// A string, the empty one for null: where ZooKeeper gives a null path the answer that an empty one has too.
+    #[inline]
+    pub fn text_or_empty(&mut self) -> Result<Text<'a>, DecodeError> {
+        Ok(self.opt_text()?.unwrap_or_default())
+    }
 }
 
 /// Decodes as Java does: malformed bytes become U+FFFD.

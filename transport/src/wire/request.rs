@@ -1,7 +1,8 @@
 //! What clients send after the handshake.
 //!
 //! Owns each request record, in both directions. Never judges paths, ACLs or versions: that is the server's meaning,
-//! not the wire's. What ZooKeeper's own decoder refuses (a null path, an unknown watch mode) is refused here.
+//! not the wire's. What ZooKeeper cannot decode (a null path in most requests, an unknown watch mode) is refused here,
+//! and nothing else: `tests/golden.rs` holds both against recordings.
 
 use super::list::List;
 use super::multi::{Multi, MultiKind};
@@ -233,11 +234,15 @@ pub enum Request<'a> {
 
 impl<'a> Request<'a> {
     /// Decodes the record behind a request header. What follows the record is ignored.
+    ///
+    /// An error is answered with [`DecodeError::code`], after which the connection goes on; only an unknown opcode, and
+    /// auth and sasl ([`opcode::Class::Local`]), end it: the former behind its reply, the latter without one.
     pub fn decode(opcode: i32, body: &'a [u8], limits: Limits) -> Result<Self, DecodeError> {
         Self::read(opcode, &mut Reader::new(body, limits))
     }
 
-    /// Reads the record of `opcode`.
+    /// Reads the record of `opcode`. A null path is an empty one where ZooKeeper looks it up as any other (-8 from
+    /// setData and setACL, success from sync and addWatch, -121 from check- and removeWatches) and an error elsewhere.
     pub fn read(opcode: i32, r: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(match opcode {
             opcode::CREATE => Request::Create(read_create(CreateOp::Create, r)?),
@@ -254,14 +259,18 @@ impl<'a> Request<'a> {
             }
             opcode::EXISTS => Request::Exists { path: r.text()?, watch: r.boolean()? },
             opcode::GET_DATA => Request::GetData { path: r.text()?, watch: r.boolean()? },
-            opcode::SET_DATA => Request::SetData { path: r.text()?, data: r.buffer()?, version: r.int()? },
+            opcode::SET_DATA => {
+                Request::SetData { path: r.text_or_empty()?, data: r.buffer()?, version: r.int()? }
+            }
             opcode::GET_ACL => Request::GetAcl { path: r.text()? },
-            opcode::SET_ACL => Request::SetAcl { path: r.text()?, acl: List::read(r)?, version: r.int()? },
+            opcode::SET_ACL => {
+                Request::SetAcl { path: r.text_or_empty()?, acl: List::read(r)?, version: r.int()? }
+            }
             opcode::GET_CHILDREN => Request::GetChildren { path: r.text()?, watch: r.boolean()? },
             opcode::GET_CHILDREN2 => Request::GetChildren2 { path: r.text()?, watch: r.boolean()? },
             opcode::GET_ALL_CHILDREN_NUMBER => Request::GetAllChildrenNumber { path: r.text()? },
             opcode::GET_EPHEMERALS => Request::GetEphemerals { prefix: r.opt_text()? },
-            opcode::SYNC => Request::Sync { path: r.text()? },
+            opcode::SYNC => Request::Sync { path: r.text_or_empty()? },
             opcode::CHECK => Request::Check { path: r.text()?, version: r.int()? },
             opcode::MULTI => Request::Multi(Multi::read_ops(r, MultiKind::Write)?),
             opcode::MULTI_READ => Request::MultiRead(Multi::read_ops(r, MultiKind::Read)?),
@@ -272,12 +281,14 @@ impl<'a> Request<'a> {
                 config_id: r.long()?,
             },
             opcode::CHECK_WATCHES => {
-                Request::CheckWatches { path: r.text()?, kind: WatcherKind::from_code(r.int()?)? }
+                Request::CheckWatches { path: r.text_or_empty()?, kind: WatcherKind::from_code(r.int()?)? }
             }
             opcode::REMOVE_WATCHES => {
-                Request::RemoveWatches { path: r.text()?, kind: WatcherKind::from_code(r.int()?)? }
+                Request::RemoveWatches { path: r.text_or_empty()?, kind: WatcherKind::from_code(r.int()?)? }
             }
-            opcode::ADD_WATCH => Request::AddWatch { path: r.text()?, mode: WatchMode::from_code(r.int()?)? },
+            opcode::ADD_WATCH => {
+                Request::AddWatch { path: r.text_or_empty()?, mode: WatchMode::from_code(r.int()?)? }
+            }
             opcode::SET_WATCHES => Request::SetWatches(read_set_watches(false, r)?),
             opcode::SET_WATCHES2 => Request::SetWatches2(read_set_watches(true, r)?),
             opcode::AUTH => Request::Auth { kind: r.int()?, scheme: r.opt_text()?, auth: r.buffer()? },
