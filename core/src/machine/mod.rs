@@ -257,4 +257,4 @@ impl Machine {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
