@@ -104,10 +104,7 @@ pub(super) fn approximate_bytes(path: &str, data_length: usize) -> u64 {
     (characters + data_length) as u64
 }
 
-/// The next value of a version counter. It wraps, and skips -1, which stands for "any version" in requests.
+/// The next value of a version counter. It wraps; like ZooKeeper up to 3.9 it does not skip -1.
 pub(super) fn next_version(version: i32) -> i32 {
-    match version.wrapping_add(1) {
-        -1 if version != i32::MAX => 0,
-        next => next,
-    }
+    version.wrapping_add(1)
 }
