@@ -55,7 +55,10 @@ fn the_failing_one_names_itself_and_nothing_remains() {
     assert_eq!(rig.stat("/keep").cversion, 1, "the sequence did not advance");
     rig.verify();
     assert_eq!(codes(&rig.multi(&[delete("/missing")]).unwrap()), [-101]);
-    assert_eq!(codes(&rig.multi(&[create("/q", 0), set("/q", 9), create("/r", 0), delete("/s")]).unwrap()), [0, -103, -2, -2]);
+    assert_eq!(
+        codes(&rig.multi(&[create("/q", 0), set("/q", 9), create("/r", 0), delete("/s")]).unwrap()),
+        [0, -103, -2, -2]
+    );
 }
 
 #[test]
@@ -78,14 +81,21 @@ fn later_operations_see_earlier_ones() {
     assert_eq!(results[1], MultiResult::Create { path: "/m/s-0000000000".into() });
     assert_eq!(results[2], MultiResult::Create { path: "/m/s-0000000001".into() });
     let MultiResult::SetData { stat } = &results[4] else { panic!() };
-    assert_eq!((stat.czxid, stat.mzxid, stat.version, stat.cversion, stat.num_children), (zxid, zxid, 1, 2, 2));
+    assert_eq!(
+        (stat.czxid, stat.mzxid, stat.version, stat.cversion, stat.num_children),
+        (zxid, zxid, 1, 2, 2)
+    );
     assert_eq!([&results[3], &results[7]], [&MultiResult::Check, &MultiResult::Delete]);
     assert_eq!(rig.stat("/m/x").czxid, zxid);
     assert_eq!(rig.stat("/m/x").ephemeral_owner, ALICE);
     assert_eq!(rig.machine.sessions().get(ALICE).unwrap().ephemerals.len(), 1);
     let kinds: Vec<_> = rig.applied.changes.iter().map(|c| c.kind).collect();
     use ChangeKind::*;
-    assert_eq!(kinds, [Created, Created, Created, DataChanged, Created, Deleted, Created], "in order, each of them");
+    assert_eq!(
+        kinds,
+        [Created, Created, Created, DataChanged, Created, Deleted, Created],
+        "in order, each of them"
+    );
     assert!(rig.applied.changes.iter().all(|change| change.zxid == zxid));
     rig.verify();
 }
@@ -96,7 +106,10 @@ fn an_empty_one_and_one_that_only_checks() {
     let zxid = rig.machine.zxid();
     assert_eq!(rig.multi(&[]).unwrap(), []);
     assert_eq!(rig.machine.zxid(), zxid + 1);
-    assert_eq!(rig.multi(&[check("/", 0), check("/", -1)]).unwrap(), [MultiResult::Check, MultiResult::Check]);
+    assert_eq!(
+        rig.multi(&[check("/", 0), check("/", -1)]).unwrap(),
+        [MultiResult::Check, MultiResult::Check]
+    );
     for (path, version, code) in [("/a/", 0, -8), ("/missing", 0, -101), ("/", 1, -103)] {
         assert_eq!(codes(&rig.multi(&[check(path, version)]).unwrap()), [code], "{path}");
     }
@@ -115,8 +128,11 @@ fn the_form_of_the_answer() {
     expected.extend([0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff]);
     assert_eq!(record, expected);
     let with_stat = rig.multi(&[create_with(CreateOp::Create2, "/m2", 0, OPEN)]).unwrap();
-    assert!(matches!(&with_stat[..], [MultiResult::Create2 { path, stat }] if path == "/m2" && stat.data_length == 4));
-    let refused = rig.multi(&[create("/m3", 0), create_with(CreateOp::CreateContainer, "/c", 4, OPEN)]).unwrap();
+    assert!(
+        matches!(&with_stat[..], [MultiResult::Create2 { path, stat }] if path == "/m2" && stat.data_length == 4)
+    );
+    let refused =
+        rig.multi(&[create("/m3", 0), create_with(CreateOp::CreateContainer, "/c", 4, OPEN)]).unwrap();
     assert_eq!(codes(&refused), [0, -6]);
 }
 
@@ -136,7 +152,8 @@ fn what_may_not_stand_in_a_multi_spoils_it_wholly() {
         assert!(!rig.exists("/m"));
         assert_eq!(rig.machine.zxid(), zxid + 1);
     }
-    let cut_short = Op::Request { opcode: opcode::MULTI, body: vec![0, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0, 0] };
+    let cut_short =
+        Op::Request { opcode: opcode::MULTI, body: vec![0, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0, 0] };
     assert_eq!(rig.run(ALICE, cut_short), Outcome::Err(-5));
 }
 
@@ -145,7 +162,10 @@ fn an_ephemeral_of_another_session_comes_back_to_its_owner() {
     let mut rig = Rig::new();
     rig.open(BOB);
     assert!(matches!(rig.request(BOB, &create("/bob", 1)), Outcome::Ok(_)));
-    assert_eq!(codes(&rig.multi(&[delete("/bob"), create("/bob", 1), delete("/nope")]).unwrap()), [0, 0, -101]);
+    assert_eq!(
+        codes(&rig.multi(&[delete("/bob"), create("/bob", 1), delete("/nope")]).unwrap()),
+        [0, 0, -101]
+    );
     let owned = |rig: &Rig, session| rig.machine.sessions().get(session).unwrap().ephemerals.len();
     assert_eq!([owned(&rig, ALICE), owned(&rig, BOB)], [0, 1]);
     rig.multi(&[delete("/bob"), create("/bob", 1)]).unwrap();

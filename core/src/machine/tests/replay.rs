@@ -34,7 +34,11 @@ fn write(&(what, at, small, byte): &Draw) -> Request<'static> {
             data: [None, Some(&b""[..]), Some(b"some data")][usize::from(byte) % 3],
             version: if byte % 2 == 0 { -1 } else { small },
         },
-        _ => Request::SetAcl { path: path.into(), acl: paddock_transport::wire::List::new(acl), version: small },
+        _ => Request::SetAcl {
+            path: path.into(),
+            acl: paddock_transport::wire::List::new(acl),
+            version: small,
+        },
     }
 }
 
@@ -42,11 +46,8 @@ fn op(draws: &[Draw]) -> Op {
     match draws {
         [only] => op_of(&write(only)),
         several => {
-            let ops: Vec<_> = several
-                .iter()
-                .map(write)
-                .filter(|op| !matches!(op, Request::SetAcl { .. }))
-                .collect();
+            let ops: Vec<_> =
+                several.iter().map(write).filter(|op| !matches!(op, Request::SetAcl { .. })).collect();
             op_of(&Request::Multi(Multi::new(&ops)))
         }
     }
@@ -72,11 +73,9 @@ fn batches(rig: &mut Rig, steps: &[Step]) -> Vec<Batch> {
                 0 => Op::CloseSession,
                 1 => Op::ExpireSession,
                 2 | 3 => Op::OpenSession { timeout_ms: 1_000, password: [draws[0].3; 16] },
-                4 => Op::AttachSession {
-                    timeout_ms: 2_000,
-                    password: vec![draws[0].3; 16],
-                    last_zxid_seen: 0,
-                },
+                4 => {
+                    Op::AttachSession { timeout_ms: 2_000, password: vec![draws[0].3; 16], last_zxid_seen: 0 }
+                }
                 _ => op(draws),
             };
             let mut command = rig.command(session, op);
@@ -94,7 +93,7 @@ fn image(machine: &Machine) -> Vec<u8> {
 
 /// Every znode as text, in the order of paths.
 fn listing(tree: &mut Writer) -> Vec<String> {
-    let held = tree.hold();
+    let held = hold(tree);
     let mut lines: Vec<_> =
         held.iter().map(|z| format!("{} {:?} {:?} {:?}", z.path(), z.data(), z.stat(), z.acl())).collect();
     lines.sort();
@@ -107,7 +106,7 @@ fn restart(rig: &mut Rig) -> (Writer, Machine) {
     let read = rkyv::from_bytes::<crate::machine::MachineImage, rkyv::rancor::Error>(&bytes).unwrap();
     let mut machine = Machine::from_image(read);
     let (mut tree, _) = crate::tree::tree(0);
-    let held = rig.tree.hold();
+    let held = hold(&mut rig.tree);
     let mut nodes: Vec<_> = held.iter().collect();
     nodes.sort_by_key(|z| z.path());
     for z in nodes {
@@ -128,7 +127,7 @@ proptest! {
             rig.verify();
         }
         // Ephemerals in the table are exactly those in the tree.
-        let held = rig.tree.hold();
+        let held = hold(&mut rig.tree);
         let mut in_tree: Vec<_> = held
             .iter()
             .filter_map(|z| crate::machine::session_owner(z.stat().ephemeral_owner).map(|s| (s, z.path().to_string())))
@@ -209,11 +208,11 @@ fn a_damaged_tree_is_noticed() {
     rig.create("/a", 0).unwrap();
     let acl = rig.machine.intern_acl(crate::acl::AclList::world(1));
     rig.tree.set_acl("/a", acl).unwrap();
-    let held = rig.tree.hold();
+    let held = hold(&mut rig.tree);
     assert!(rig.machine.verify(held.iter()).is_err());
     drop(held);
     let mut rig = Rig::new();
     rig.tree.set_data("/", Some(b"flipped"), 0, 0).unwrap();
-    let held = rig.tree.hold();
+    let held = hold(&mut rig.tree);
     assert!(rig.machine.verify(held.iter()).is_err());
 }

@@ -3,7 +3,7 @@
 use crate::command::{ArchivedBatch, Batch, Command, Identity, Op, SEMANTICS};
 use crate::commit::Outcome;
 use crate::machine::{Applied, ApplyError, CommandResult, Machine};
-use crate::tree::{NodeStat, Writer};
+use crate::tree::{Held, NodeStat, Writer};
 use paddock_transport::wire::{
     Acl, Create, CreateOp, Limits, List, Multi, MultiResult, Request, Response, Stat,
 };
@@ -159,9 +159,16 @@ impl Rig {
 
     /// Digests as kept are those of the tree as it is.
     pub fn verify(&mut self) {
-        let held = self.tree.hold();
+        let held = hold(&mut self.tree);
         self.machine.verify(held.iter()).unwrap();
     }
+}
+
+/// The tree as it is now.
+pub fn hold(tree: &mut Writer) -> Held {
+    tree.publish();
+    tree.reclaim();
+    tree.hold()
 }
 
 pub fn id(scheme: &str, id: &str) -> Identity {

@@ -13,7 +13,10 @@ fn opening_takes_a_zxid_and_gives_the_first_attachment() {
     let mut rig = Rig::new();
     let zxid = rig.machine.zxid();
     let outcome = rig.run(BOB, Op::OpenSession { timeout_ms: 5_000, password: [9; 16] });
-    assert_eq!(outcome, Outcome::Attached { session: BOB, attachment: 1, timeout_ms: 5_000, password: [9; 16] });
+    assert_eq!(
+        outcome,
+        Outcome::Attached { session: BOB, attachment: 1, timeout_ms: 5_000, password: [9; 16] }
+    );
     assert_eq!(rig.machine.zxid(), zxid + 1);
     assert!(rig.applied.sessions.is_empty());
     for taken_or_no_id in [BOB, 0, i64::MIN, -1] {
@@ -35,7 +38,11 @@ fn attaching_raises_the_number_and_takes_no_zxid() {
     assert_eq!(rig.applied.results[0].zxid, zxid, "answered at the last zxid");
     assert_eq!(rig.applied.sessions, [SessionEvent::Moved { session: ALICE, attachment: 2 }]);
 
-    assert_eq!(rig.request(ALICE, &create("/old", 0)), Outcome::Drop, "the connection before it has moved away");
+    assert_eq!(
+        rig.request(ALICE, &create("/old", 0)),
+        Outcome::Drop,
+        "the connection before it has moved away"
+    );
     assert_eq!(rig.run(ALICE, Op::CloseSession), Outcome::Drop);
     assert!(!rig.exists("/old"));
     assert_eq!(rig.machine.zxid(), zxid);
@@ -48,7 +55,9 @@ fn attaching_fails_without_the_password_or_the_session() {
     let mut rig = Rig::new();
     assert_eq!(rig.run(BOB, attach(&[BOB as u8; 16], 0)), Outcome::Refused);
     assert!(rig.applied.sessions.is_empty());
-    for (number, wrong) in [vec![], vec![0; 16], vec![ALICE as u8; 15], vec![ALICE as u8; 17]].iter().enumerate() {
+    for (number, wrong) in
+        [vec![], vec![0; 16], vec![ALICE as u8; 15], vec![ALICE as u8; 17]].iter().enumerate()
+    {
         assert_eq!(rig.run(ALICE, attach(wrong, 0)), Outcome::Refused, "{wrong:?}");
         // As in ZooKeeper, the session's own connection closes too; the client comes back with the right one.
         let attachment = number as u32 + 2;

@@ -167,9 +167,8 @@ fn the_error_that_wins_a_set_acl() {
 #[test]
 fn null_strings_and_lists() {
     let mut rig = Rig::new();
-    let with_acl = |acl| {
-        Request::Create(Create { op: CreateOp::Create, path: "/x".into(), data: None, acl, flags: 0 })
-    };
+    let with_acl =
+        |acl| Request::Create(Create { op: CreateOp::Create, path: "/x".into(), data: None, acl, flags: 0 });
     assert_eq!(rig.ask(&with_acl(List::NULL)), Err(-114));
     assert_eq!(rig.ask(&with_acl(List::EMPTY)), Err(-114));
     let no_scheme = [Acl { perms: 31, id: Id { scheme: None, id: Some("anyone".into()) } }];
@@ -226,7 +225,8 @@ fn the_stat_of_a_new_node_and_what_its_parent_notes() {
     rig.time_ms = 42;
     let record = rig.ask(&create_with(CreateOp::Create2, "/p/c", 0, OPEN)).unwrap();
     let zxid = rig.machine.zxid();
-    let Response::PathStat(path, stat) = Response::decode(opcode::CREATE2, &record, Limits::NONE).unwrap() else {
+    let Response::PathStat(path, stat) = Response::decode(opcode::CREATE2, &record, Limits::NONE).unwrap()
+    else {
         panic!()
     };
     assert_eq!(path, "/p/c");
@@ -288,7 +288,9 @@ fn sequence_numbers_count_creations_whatever_their_name() {
 fn the_sequence_number_wraps_to_negative() {
     let mut rig = Rig::new();
     let acl = rig.machine.intern_acl(crate::acl::AclList::world(31));
-    for (stored, name) in [(i32::MAX, "/w/n2147483647"), (i32::MIN, "/w/n-2147483648"), (-1, "/w/n-000000001")] {
+    for (stored, name) in
+        [(i32::MAX, "/w/n2147483647"), (i32::MIN, "/w/n-2147483648"), (-1, "/w/n-000000001")]
+    {
         let stat = crate::tree::NodeStat { cversion: stored, ..Default::default() };
         rig.tree
             .restore(crate::tree::RestoredNode { path: "/w", data: None, acl: acl.clone(), stat })
