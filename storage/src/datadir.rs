@@ -1,0 +1,287 @@
+//! The data directory: who may use it, whose it is, and how often it has been opened.
+//!
+//! Owns the lock against a second process and the `meta` file (identity and incarnation). Never touches what
+//! lies in `log/` and `snapshots/` beyond asking whether anything is there. It stays correct across crashes because `meta` is replaced
+//! atomically and checksummed, and because the new incarnation is durable before [`DataDir::open`] returns: no two lives of a
+//! node number their commands with the same incarnation. A directory that holds data but no readable `meta` is refused:
+//! a new identity over old data would be a voter that forgot.
+//!
+//! ```text
+//! DIR/lock         flock'ed; holds the pid of the holder
+//! DIR/meta         0  8 magic "PADMETA\n" | 8 4 version | 12 4 crc32c of all (this field 0) | 16 16 identity | 32 8 incarnation | 40 8 zero
+//! DIR/log/         see docs/formats/log.md
+//! DIR/snapshots/   see docs/formats/snapshot.md
+//! ```
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{Disk, LockError, LockGuard, RealDisk, read_full, replace_file};
+use crate::{crc32c, field};
+
+const META_MAGIC: [u8; 8] = *b"PADMETA\n";
+/// Version of `meta` that this build reads and writes.
+const META_VERSION: u32 = 1;
+/// Magic, version, checksum, identity, incarnation, and eight bytes for later.
+const META_BYTES: usize = 48;
+const META_NAME: &str = "meta";
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataDirError {
+    /// Another process works in it.
+    #[error("the data directory {} is in use by process {pid}; stop that process or choose another directory", dir.display())]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+        /// The process that holds the lock, `unknown` if it has not written it yet.
+        pid: String,
+    },
+    /// `meta` is not what we wrote.
+    #[error("{} is damaged ({what}); restore it from a backup, or remove the whole data directory and let the node join as new", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// `meta` is gone and data is there.
+    #[error("{} is missing although {} holds files; restore it, or remove the whole data directory and let the node join as new", path.display(), data.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// Where the data is.
+        data: PathBuf,
+    },
+    /// Written by a version with another format.
+    #[error("{} has format version {found}; this build reads version {META_VERSION}", path.display())]
+    UnsupportedVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A locked data directory. Dropping it releases the lock.
+pub struct DataDir {
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    identity: [u8; 16],
+    incarnation: u64,
+    created: bool,
+    _lock: LockGuard,
+}
+
+impl std::fmt::Debug for DataDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataDir")
+            .field("dir", &self.dir)
+            .field("incarnation", &self.incarnation)
+            .field("created", &self.created)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DataDir {
+    /// Locks `dir` (created if need be) and starts its next incarnation. `new_identity` is 16 random bytes, used only if
+    /// the directory has no identity yet.
+    pub fn open(dir: &Path, new_identity: [u8; 16]) -> Result<DataDir, DataDirError> {
+        DataDir::open_on(Arc::new(RealDisk), dir, new_identity)
+    }
+
+    /// The same on any disk.
+    pub fn open_on(disk: Arc<dyn Disk>, dir: &Path, new_identity: [u8; 16]) -> Result<DataDir, DataDirError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DataDirError::Io { path, source }
+        };
+        disk.create_dir(dir).map_err(io(dir))?;
+        let lock_path = dir.join("lock");
+        let lock = disk.lock(&lock_path).map_err(|error| match error {
+            LockError::Held { pid } => DataDirError::Locked { dir: dir.to_owned(), pid },
+            LockError::Io(source) => DataDirError::Io { path: lock_path.clone(), source },
+        })?;
+        let log = dir.join("log");
+        let snapshots = dir.join("snapshots");
+        for data in [&log, &snapshots] {
+            disk.create_dir(data).map_err(io(data))?;
+        }
+
+        let path = dir.join(META_NAME);
+        let found = read_meta(&*disk, &path)?;
+        let created = found.is_none();
+        if created {
+            for data in [&log, &snapshots] {
+                if !disk.list(data).map_err(io(data))?.is_empty() {
+                    return Err(DataDirError::Missing { path, data: data.clone() });
+                }
+            }
+        }
+        let (identity, last) = found.unwrap_or((new_identity, 0));
+        let incarnation = last
+            .checked_add(1)
+            .ok_or_else(|| DataDirError::Damaged { path: path.clone(), what: "incarnation is at its end" })?;
+        replace_file(&*disk, dir, META_NAME, &encode_meta(identity, incarnation)).map_err(io(&path))?;
+        Ok(DataDir { dir: dir.to_owned(), disk, identity, incarnation, created, _lock: lock })
+    }
+
+    /// The node's durable identity.
+    pub fn identity(&self) -> [u8; 16] {
+        self.identity
+    }
+
+    /// How many times the directory has been opened, this time included. Durable.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Whether this opening gave the directory its identity.
+    pub fn created(&self) -> bool {
+        self.created
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The disk it lies on.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.disk.clone()
+    }
+
+    /// Where the log's segments are.
+    pub fn log_dir(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// Where the snapshots are.
+    pub fn snapshot_dir(&self) -> PathBuf {
+        self.dir.join("snapshots")
+    }
+}
+
+fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Option<([u8; 16], u64)>, DataDirError> {
+    let io = |source| DataDirError::Io { path: path.to_owned(), source };
+    let damaged = |what| DataDirError::Damaged { path: path.to_owned(), what };
+    let file = match disk.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    let mut bytes = [0; META_BYTES];
+    let count = read_full(&*file, &mut bytes, 0).map_err(io)?;
+    if count < 16 {
+        return Err(damaged("too short"));
+    }
+    if bytes[..8] != META_MAGIC {
+        return Err(damaged("not a Paddock meta file"));
+    }
+    // The version is looked at before the checksum: another version may have another length.
+    let version = field::u32(&bytes, 8);
+    if version != META_VERSION {
+        return Err(DataDirError::UnsupportedVersion { path: path.to_owned(), found: version });
+    }
+    if count < META_BYTES {
+        return Err(damaged("too short"));
+    }
+    if field::u32(&bytes, 12) != meta_checksum(&bytes) {
+        return Err(damaged("checksum does not match"));
+    }
+    let mut identity = [0; 16];
+    identity.copy_from_slice(&bytes[16..32]);
+    Ok(Some((identity, field::u64(&bytes, 32))))
+}
+
+fn encode_meta(identity: [u8; 16], incarnation: u64) -> [u8; META_BYTES] {
+    let mut bytes = [0; META_BYTES];
+    field::put(&mut bytes, 0, META_MAGIC);
+    field::put(&mut bytes, 8, META_VERSION.to_le_bytes());
+    field::put(&mut bytes, 16, identity);
+    field::put(&mut bytes, 32, incarnation.to_le_bytes());
+    let checksum = meta_checksum(&bytes);
+    field::put(&mut bytes, 12, checksum.to_le_bytes());
+    bytes
+}
+
+fn meta_checksum(bytes: &[u8; META_BYTES]) -> u32 {
+    let mut covered = *bytes;
+    field::put(&mut covered, 12, [0; 4]);
+    crc32c(&covered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_told_who_holds_the_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let first = DataDir::open(root.path(), [7; 16]).unwrap();
+        let error = DataDir::open(root.path(), [8; 16]).unwrap_err();
+        let DataDirError::Locked { pid, .. } = &error else { panic!("{error}") };
+        assert_eq!(*pid, std::process::id().to_string());
+        assert!(error.to_string().contains(pid));
+        drop(first);
+        DataDir::open(root.path(), [8; 16]).unwrap();
+    }
+
+    #[test]
+    fn identity_stays_and_incarnation_grows() {
+        let root = tempfile::tempdir().unwrap();
+        for expected in 1..4 {
+            let dir = DataDir::open(root.path(), [expected as u8; 16]).unwrap();
+            assert_eq!(
+                (dir.identity(), dir.incarnation(), dir.created()),
+                ([1; 16], expected, expected == 1)
+            );
+        }
+    }
+
+    #[test]
+    fn damaged_meta_is_refused_at_every_byte() {
+        let root = tempfile::tempdir().unwrap();
+        drop(DataDir::open(root.path(), [1; 16]).unwrap());
+        let path = root.path().join("meta");
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x40;
+            std::fs::write(&path, &bad).unwrap();
+            let error = DataDir::open(root.path(), [1; 16]).unwrap_err();
+            let expected = if (8..12).contains(&at) {
+                matches!(error, DataDirError::UnsupportedVersion { .. })
+            } else {
+                matches!(error, DataDirError::Damaged { .. })
+            };
+            assert!(expected, "byte {at}: {error}");
+        }
+        for length in 0..good.len() {
+            std::fs::write(&path, &good[..length]).unwrap();
+            assert!(matches!(DataDir::open(root.path(), [1; 16]).unwrap_err(), DataDirError::Damaged { .. }));
+        }
+    }
+
+    #[test]
+    fn lost_meta_over_old_data_is_not_a_new_node() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(root.path(), [1; 16]).unwrap();
+        std::fs::write(dir.log_dir().join("segment"), b"x").unwrap();
+        drop(dir);
+        std::fs::remove_file(root.path().join("meta")).unwrap();
+        assert!(matches!(DataDir::open(root.path(), [1; 16]).unwrap_err(), DataDirError::Missing { .. }));
+    }
+}

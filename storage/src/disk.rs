@@ -1,0 +1,227 @@
+//! The file operations that the log and the snapshots are made of, as a trait, and the real ones.
+//!
+//! Owns the vocabulary in which durability is argued: a write is live at once and durable after a sync of its
+//! file; a new name is live at once and durable after a sync of its directory. Never retries and never hides an error:
+//! what a failed operation means is decided by the caller. [`crate::fault::FaultDisk`] is the other implementation.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::map::{View, WriteMap};
+
+/// Bytes of zeros written at once when a file is filled: large enough to be sequential, small enough for the stack's sake.
+const ZERO_CHUNK_BYTES: usize = 1 << 20;
+
+/// A lock that ends when it is dropped.
+pub type LockGuard = Box<dyn Send + Sync>;
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Another process has it.
+    #[error("held by process {pid}")]
+    Held {
+        /// What the holder wrote into the lock file, `unknown` if it had not come to that.
+        pid: String,
+    },
+    /// The file could not be opened, locked or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A file system, or a simulation of one.
+pub trait Disk: Send + Sync {
+    /// Creates a directory and its parents; no error if it is there.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Creates a file that must not exist.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Renames, replacing the target.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Names in a directory, sorted; names that are not UTF-8 are left out (we made none of them).
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Makes creations, renames and removals in `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes the exclusive lock file `path` and writes our process id into it.
+    fn lock(&self, path: &Path) -> Result<LockGuard, LockError>;
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync {
+    /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all bytes at `offset`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes the file's bytes (and the size needed to read them) durable.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Makes bytes and metadata durable.
+    fn sync_all(&self) -> io::Result<()>;
+    /// Reserves `length` bytes and fills them with zeros, so that later writes below it touch no metadata.
+    fn allocate(&self, length: u64) -> io::Result<()>;
+    /// Bytes in the file.
+    fn size(&self) -> io::Result<u64>;
+    /// The first `length` bytes, read-only. None of them may be rewritten while the view lives.
+    fn view(&self, length: u64) -> io::Result<View>;
+    /// A writable map of the first `length` bytes, or `None` where there are no maps.
+    fn write_map(&self, length: u64) -> io::Result<Option<WriteMap>>;
+}
+
+/// Reads until `buffer` is full or the file ends; the bytes read.
+pub(crate) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes a small file so that after a crash there is the old one or the new one: temporary name, sync, rename, sync of the directory.
+pub(crate) fn replace_file(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.tmp"));
+    match disk.remove(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&temporary)?;
+    file.write_at(bytes, 0)?;
+    file.sync_all()?;
+    disk.rename(&temporary, &dir.join(name))?;
+    disk.sync_dir(dir)
+}
+
+/// The operating system's files.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        fs::create_dir_all(path)?;
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
+            _ => self.sync_dir(Path::new(".")),
+        }
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).create_new(true).open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for item in fs::read_dir(dir)? {
+            let item = item?;
+            if item.file_type()?.is_file()
+                && let Ok(name) = item.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> Result<LockGuard, LockError> {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                // A holder that has not written its id yet is still a holder.
+                let read = file.read_to_string(&mut text).is_ok();
+                let pid = text.trim();
+                let pid = if read && !pid.is_empty() { pid.to_owned() } else { "unknown".to_owned() };
+                return Err(LockError::Held { pid });
+            }
+            Err(error) => return Err(LockError::Io(error.into())),
+        }
+        file.set_len(0)?;
+        file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
+        Ok(Box::new(file))
+    }
+}
+
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, length) {
+            // A file system without fallocate reserves by the writes below.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // fallocate alone leaves unwritten extents, and the first write to each would journal metadata.
+        let zeros = vec![0; ZERO_CHUNK_BYTES];
+        let mut offset = 0;
+        while offset < length {
+            let count = (length - offset).min(ZERO_CHUNK_BYTES as u64);
+            self.0.write_all_at(&zeros[..count as usize], offset)?;
+            offset += count;
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn view(&self, length: u64) -> io::Result<View> {
+        if length > self.size()? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        View::map(&self.0, length)
+    }
+
+    fn write_map(&self, length: u64) -> io::Result<Option<WriteMap>> {
+        if length > self.size()? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        WriteMap::map(&self.0, length).map(Some)
+    }
+}

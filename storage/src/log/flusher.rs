@@ -1,0 +1,483 @@
+//! The one writer of the log: takes what waits, writes it as a group, syncs once, publishes.
+//!
+//! Owns the active segment, the spare files and the retired ones. Never retries a failed write or sync: from then on the
+//! log is failed, since pages may have been marked clean without being on the disk. It stays correct when the disk fills
+//! up because the next segment's room is reserved before it is needed: when no spare can be had, entries are refused at
+//! [`super::Log::append`] while the segment just begun still holds all that was accepted, and hard states for long after.
+//! It stays correct across a rotation because a segment is synced before the next one's header is written.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rkyv::util::AlignedVec;
+
+use super::record::{self, Place};
+use super::recovery::{Recovered, SPARES_MAX};
+use super::segment::{self, HEADER_BYTES, Header, Segment, Spare};
+use super::shared::{Batch, Shared, Slot};
+use super::writer::{SegmentWriter, writer};
+use super::{Durable, Flushing, HardState, LogOptions, ROOM_RETRY_INTERVAL, Record, State};
+
+/// Bytes written and synced as one group. A bigger group would delay its first ticket more than it saves syncs.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// The log cannot go on; the text is for the operator.
+struct Failure(String);
+
+/// Whether a record found its place.
+#[derive(PartialEq, Eq)]
+enum Room {
+    Found,
+    None,
+}
+
+/// What the index learns when the group is durable, in order.
+enum Change {
+    Entry { index: u64, slot: Slot },
+    Reset { index: u64 },
+    Segment(Arc<Segment>),
+}
+
+pub(crate) struct Flusher {
+    options: LogOptions,
+    shared: Arc<Shared>,
+    active: Arc<Segment>,
+    writer: Box<dyn SegmentWriter>,
+    /// Where `buffer` goes in the active segment.
+    offset: u64,
+    buffer: AlignedVec<16>,
+    /// Whether something was written and not synced.
+    unsynced: bool,
+    /// Log position that is synced.
+    synced: u64,
+    epoch: u32,
+    hard_state: HardState,
+    last_index: u64,
+    last_term: u64,
+    /// What the next publication reports: the last batch that is written whole.
+    done: Durable,
+    changes: Vec<Change>,
+    /// Taken from the queue and not completely written.
+    backlog: VecDeque<Batch>,
+    /// Bytes of batches that the next publication completes.
+    completed_bytes: u64,
+    spares: Vec<Spare>,
+    next_spare: u64,
+    filling: Option<JoinHandle<()>>,
+    /// Cut from the log, oldest first; reused when nobody maps them any more.
+    retired: VecDeque<Arc<Segment>>,
+    /// Entries below are not needed.
+    needed_from: u64,
+    /// Segments of older generations ended in a reset.
+    needed_generation: u64,
+    failed: bool,
+    news: bool,
+}
+
+impl Flusher {
+    pub(crate) fn new(
+        options: LogOptions,
+        shared: Arc<Shared>,
+        recovered: &mut Recovered,
+    ) -> io::Result<Flusher> {
+        let Some(active) = shared.index().segments.back().cloned() else {
+            return Err(io::Error::other("a recovered log has a segment"));
+        };
+        let writer = writer(options.method, &active.file, active.header.file_bytes)?;
+        Ok(Flusher {
+            writer,
+            offset: active.offset(recovered.end),
+            active,
+            buffer: AlignedVec::new(),
+            unsynced: false,
+            synced: recovered.end,
+            epoch: recovered.epoch + 1,
+            hard_state: recovered.hard_state,
+            last_index: shared.durable().index,
+            last_term: shared.durable().term,
+            done: shared.durable(),
+            changes: Vec::new(),
+            backlog: VecDeque::new(),
+            completed_bytes: 0,
+            spares: std::mem::take(&mut recovered.spares),
+            next_spare: recovered.next_spare,
+            filling: None,
+            retired: VecDeque::new(),
+            needed_from: 0,
+            needed_generation: 0,
+            failed: false,
+            news: false,
+            options,
+            shared,
+        })
+    }
+
+    /// Runs until the log is closed or fails.
+    pub(crate) fn run(mut self) {
+        let mut tried = Instant::now();
+        loop {
+            let closing = self.wait();
+            // Asking a full disk costs a system call or more: at the interval, not at every append.
+            let retry = tried.elapsed() >= ROOM_RETRY_INTERVAL;
+            if retry {
+                tried = Instant::now();
+            }
+            self.turn(retry);
+            if self.failed || closing {
+                self.close();
+                return;
+            }
+        }
+    }
+
+    /// Waits for work; whether the log is being closed.
+    fn wait(&self) -> bool {
+        let stopped = self.shared.state() != State::Running;
+        let mut queue = self.shared.queue();
+        while queue.batches.is_empty()
+            && queue.truncate.is_none()
+            && queue.prepared.is_none()
+            && !queue.closing
+        {
+            if stopped || !self.retired.is_empty() {
+                let (guard, timeout) = match self.shared.news.wait_timeout(queue, ROOM_RETRY_INTERVAL) {
+                    Ok(woken) => woken,
+                    Err(poisoned) => poisoned.into_inner(),
+                };
+                queue = guard;
+                if timeout.timed_out() {
+                    break;
+                }
+            } else {
+                queue = match self.shared.news.wait(queue) {
+                    Ok(guard) => guard,
+                    Err(poisoned) => poisoned.into_inner(),
+                };
+            }
+        }
+        queue.closing
+    }
+
+    /// Writes and syncs what waits. `retry`: a full disk may be asked again.
+    pub(crate) fn turn(&mut self, retry: bool) {
+        if self.failed {
+            return;
+        }
+        if let Err(Failure(reason)) = self.try_turn(retry) {
+            self.failed = true;
+            self.backlog.clear();
+            tracing::error!(%reason, "the log has failed");
+            self.news |= self.shared.set_state(State::Failed { reason: reason.into() });
+        }
+        if std::mem::take(&mut self.news) {
+            (self.options.wake)();
+        }
+    }
+
+    /// Puts a last hard state behind everything, whose `durable_to` tells the next start that all of it was durable.
+    pub(crate) fn close(&mut self) {
+        if !self.failed && self.backlog.is_empty() {
+            let room = self.active.header.file_bytes - self.offset;
+            if room >= record::HARD_STATE_BYTES {
+                let state = Record::HardState(self.hard_state);
+                self.encode(&state);
+            }
+            if let Err(Failure(reason)) = self.write_out(true) {
+                self.failed = true;
+                self.shared.set_state(State::Failed { reason: reason.into() });
+            }
+        }
+        if let Some(filling) = self.filling.take() {
+            let _ = filling.join();
+        }
+    }
+
+    fn try_turn(&mut self, mut retry: bool) -> Result<(), Failure> {
+        let prepared = {
+            let mut queue = self.shared.queue();
+            self.backlog.append(&mut queue.batches);
+            if let Some(index) = queue.truncate.take() {
+                self.needed_from = self.needed_from.max(index);
+            }
+            queue.prepared.take()
+        };
+        if let Some(prepared) = prepared {
+            self.prepared(prepared);
+        }
+        'batches: while let Some(mut batch) = self.backlog.pop_front() {
+            while let Some(record) = batch.records.get(batch.written) {
+                if self.put(record, &mut retry)? == Room::None {
+                    self.backlog.push_front(batch);
+                    break 'batches;
+                }
+                batch.written += 1;
+            }
+            self.done = Durable { ticket: batch.ticket, index: self.last_index, term: self.last_term };
+            self.completed_bytes += batch.bytes;
+            if self.buffer.len() >= GROUP_BYTES_MAX {
+                self.write_out(self.options.force_sync)?;
+                self.publish();
+            }
+        }
+        self.write_out(self.options.force_sync)?;
+        self.publish();
+        self.retire()?;
+        self.keep_spare(retry);
+        Ok(())
+    }
+
+    /// Encodes one record into the group, after a rotation if it does not fit.
+    fn put(&mut self, record: &Record, retry: &mut bool) -> Result<Room, Failure> {
+        let bytes = record::record_bytes(record);
+        let file_bytes = self.active.header.file_bytes;
+        let limit = match record {
+            Record::Entry(_) => file_bytes - segment::reserve(file_bytes),
+            Record::HardState(_) | Record::Reset { .. } => file_bytes,
+        };
+        if self.offset + self.buffer.len() as u64 + bytes > limit && self.rotate(retry)? == Room::None {
+            return Ok(Room::None);
+        }
+        let position = self.encode(record);
+        match record {
+            Record::Entry(entry) => {
+                self.last_index = entry.index;
+                self.last_term = entry.term;
+                self.active.highest_index.fetch_max(entry.index, Ordering::Relaxed);
+                let slot = Slot { position, bytes: bytes as u32 };
+                self.changes.push(Change::Entry { index: entry.index, slot });
+            }
+            Record::HardState(state) => self.hard_state = *state,
+            Record::Reset { index, term } => {
+                self.last_index = *index;
+                self.last_term = *term;
+                self.needed_generation = self.active.header.generation;
+                self.changes.push(Change::Reset { index: *index });
+            }
+        }
+        Ok(Room::Found)
+    }
+
+    /// Appends a record to the group; its log position.
+    fn encode(&mut self, record: &Record) -> u64 {
+        let header = &self.active.header;
+        let position = self.active.position(self.offset + self.buffer.len() as u64);
+        let place = Place { salt: header.salt, generation: header.generation, position };
+        record::encode(&mut self.buffer, record, place, self.epoch, self.synced);
+        position
+    }
+
+    /// Writes the group and, if asked, syncs it.
+    fn write_out(&mut self, sync: bool) -> Result<(), Failure> {
+        let failure = |what: &str, path: &Path, error: io::Error| {
+            Failure(format!(
+                "{what} {} failed: {error}; stop the process, it recovers at its next start",
+                path.display()
+            ))
+        };
+        if !self.buffer.is_empty() {
+            self.writer
+                .write(self.offset, &self.buffer)
+                .map_err(|error| failure("writing", &self.active.path, error))?;
+            self.offset += self.buffer.len() as u64;
+            self.buffer.clear();
+            self.unsynced = true;
+        }
+        if sync && self.unsynced {
+            self.writer.sync().map_err(|error| failure("syncing", &self.active.path, error))?;
+            self.unsynced = false;
+            self.synced = self.active.position(self.offset);
+        }
+        Ok(())
+    }
+
+    /// Tells everybody what is durable now.
+    fn publish(&mut self) {
+        if !self.changes.is_empty() {
+            let mut index = self.shared.index();
+            for change in self.changes.drain(..) {
+                match change {
+                    Change::Entry { index: at, slot } => {
+                        index.supersede(at);
+                        index.slots.push_back(slot);
+                    }
+                    Change::Reset { index: at } => {
+                        index.slots.clear();
+                        index.first = at + 1;
+                    }
+                    Change::Segment(segment) => index.segments.push_back(segment),
+                }
+            }
+        }
+        if self.completed_bytes > 0 {
+            self.shared.queued_bytes.fetch_sub(self.completed_bytes, Ordering::AcqRel);
+            self.completed_bytes = 0;
+        }
+        if self.shared.durable_ticket() != self.done.ticket {
+            self.shared.publish(self.done);
+            self.news = true;
+        }
+    }
+
+    /// Seals the active segment and begins the next one with the hard state at its head.
+    fn rotate(&mut self, retry: &mut bool) -> Result<Room, Failure> {
+        if self.spares.is_empty() && !self.make_room(retry) {
+            return Ok(Room::None);
+        }
+        let Some(spare) = self.spares.pop() else { return Ok(Room::None) };
+        // Even without force_sync: recovery takes a later segment's header as proof that this one was synced.
+        self.write_out(true)?;
+        let header = Header {
+            generation: self.active.header.generation + 1,
+            base: self.synced,
+            first_index: self.last_index + 1,
+            previous_term: self.last_term,
+            salt: self.active.header.salt,
+            file_bytes: spare.file_bytes,
+        };
+        let begun = segment::begin_segment(&*self.options.disk, &self.options.dir, &spare, header).and_then(
+            |segment| match writer(self.options.method, &segment.file, spare.file_bytes) {
+                Ok(writer) => Ok((segment, writer)),
+                Err(error) => Err((segment.path, error)),
+            },
+        );
+        let (segment, writer) = begun
+            .map_err(|(path, error)| Failure(format!("beginning {} failed: {error}", path.display())))?;
+        self.active = Arc::new(segment);
+        self.writer = writer;
+        self.offset = HEADER_BYTES;
+        self.changes.push(Change::Segment(self.active.clone()));
+        let state = Record::HardState(self.hard_state);
+        self.encode(&state);
+        Ok(Room::Found)
+    }
+
+    /// A rotation found no spare: waits for the one being filled, or fills one here.
+    fn make_room(&mut self, retry: &mut bool) -> bool {
+        if let Some(filling) = self.filling.take() {
+            let _ = filling.join();
+            let prepared = self.shared.queue().prepared.take();
+            if let Some(prepared) = prepared {
+                self.prepared(prepared);
+            }
+        } else if *retry || self.shared.state() == State::Running {
+            *retry = false;
+            let number = self.next_spare();
+            let made = segment::make_spare(&*self.options.disk, &self.options.dir, number, self.file_bytes());
+            self.prepared(made);
+        }
+        !self.spares.is_empty()
+    }
+
+    /// Moves segments that hold nothing needed out of the log, and reuses those that nobody maps.
+    fn retire(&mut self) -> Result<(), Failure> {
+        let mut gone = Vec::new();
+        {
+            let mut index = self.shared.index();
+            index.forget_below(self.needed_from);
+            while index.segments.len() > 1
+                && index.segments.front().is_some_and(|segment| {
+                    segment.header.generation < self.needed_generation
+                        || segment.highest_index.load(Ordering::Relaxed) < self.needed_from
+                })
+            {
+                gone.extend(index.segments.pop_front());
+            }
+        }
+        if !gone.is_empty() {
+            // The hard state at the head of the segment that is first now must not be lost with the older ones.
+            self.write_out(true)?;
+            self.retired.extend(gone);
+        }
+        // In order only: a gap in the generations would look like a lost segment after a crash.
+        while let Some(segment) = self.retired.front_mut() {
+            if !segment.unmapped() {
+                break;
+            }
+            let Some(segment) = self.retired.pop_front() else { break };
+            self.recycle(&segment)
+                .map_err(|error| Failure(format!("recycling {} failed: {error}", segment.path.display())))?;
+        }
+        Ok(())
+    }
+
+    fn recycle(&mut self, segment: &Segment) -> io::Result<()> {
+        let (disk, file_bytes) = (self.options.disk.clone(), self.file_bytes());
+        if segment.header.file_bytes == file_bytes && self.spares.len() < SPARES_MAX {
+            let name = segment::spare_name(self.next_spare());
+            let path = self.options.dir.join(name);
+            disk.rename(&segment.path, &path)?;
+            disk.sync_dir(&self.options.dir)?;
+            self.spares.push(Spare { path, file_bytes });
+        } else {
+            disk.remove(&segment.path)?;
+            disk.sync_dir(&self.options.dir)?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the next rotation finds a spare, and says when it will not.
+    fn keep_spare(&mut self, retry: bool) {
+        if !self.spares.is_empty() {
+            self.news |= self.shared.set_state(State::Running);
+            return;
+        }
+        if self.filling.is_some() || !(retry || self.shared.state() == State::Running) {
+            return;
+        }
+        let number = self.next_spare();
+        let (disk, dir, bytes) = (self.options.disk.clone(), self.options.dir.clone(), self.file_bytes());
+        if self.options.flushing == Flushing::Manual {
+            let made = segment::make_spare(&*disk, &dir, number, bytes);
+            self.prepared(made);
+            return;
+        }
+        // Filling takes as long as writing the segment itself; commits do not wait for it.
+        let shared = self.shared.clone();
+        let spawned = std::thread::Builder::new().name("paddock-spare".to_owned()).spawn(move || {
+            let made = segment::make_spare(&*disk, &dir, number, bytes);
+            shared.queue().prepared = Some(made);
+            shared.news.notify_one();
+        });
+        match spawned {
+            Ok(filling) => self.filling = Some(filling),
+            Err(error) => self.prepared(Err(error)),
+        }
+    }
+
+    fn prepared(&mut self, made: io::Result<Spare>) {
+        if let Some(filling) = self.filling.take() {
+            let _ = filling.join();
+        }
+        match made {
+            Ok(spare) => {
+                self.spares.push(spare);
+                self.news |= self.shared.set_state(State::Running);
+            }
+            Err(error) => {
+                let reason = format!(
+                    "no room for a log segment of {} bytes in {}: {error}",
+                    self.file_bytes(),
+                    self.options.dir.display()
+                );
+                tracing::warn!(%reason, "writes are stopped");
+                self.news |= self.shared.set_state(State::WritesStopped { reason: reason.into() });
+            }
+        }
+    }
+
+    fn next_spare(&mut self) -> u64 {
+        self.next_spare += 1;
+        self.next_spare - 1
+    }
+
+    fn file_bytes(&self) -> u64 {
+        segment::file_bytes(self.options.segment_bytes)
+    }
+}

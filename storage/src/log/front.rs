@@ -1,0 +1,338 @@
+//! The log as the consensus core sees it: append, look how far it is durable, read recent entries.
+//!
+//! Owns the window of recent entries and the flusher's life. Never waits for a disk after [`Log::open`]: an append is
+//! a push to a bounded queue, a read is answered from memory or refused as cold. A record that was accepted is visible
+//! to reads at once and durable when its ticket is; what must not be told before then is the caller's care.
+
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use super::flusher::Flusher;
+use super::reader::LogReader;
+use super::recovery::{self, Recovered};
+use super::segment;
+use super::shared::{Batch, Shared};
+use super::window::Window;
+use super::{
+    AppendError, Durable, Entry, Flushing, LogOptions, OpenError, ReadError, Record, Recovery, Refusal,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, State, Ticket, record,
+};
+
+/// The write-ahead log. One owner; [`Log::reader`] is for everybody else.
+pub struct Log {
+    shared: Arc<Shared>,
+    window: Window,
+    next_ticket: u64,
+    queue_bytes_max: u64,
+    entry_bytes_max: u64,
+    driver: Driver,
+}
+
+enum Driver {
+    Thread(Option<JoinHandle<()>>),
+    Manual(Box<Flusher>),
+}
+
+impl Log {
+    /// Recovers (or creates) the log. When it returns, everything that [`Recovery`] reports is durable, and a new
+    /// opening has been recorded durably.
+    pub fn open(options: LogOptions) -> Result<(Log, Recovery), OpenError> {
+        let range = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        if !range.contains(&options.segment_bytes) {
+            let what = format!(
+                "{} is not between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}",
+                options.segment_bytes
+            );
+            return Err(OpenError::Option { option: "segment_bytes", what });
+        }
+        let mut recovered = recovery::recover(&options)?;
+        let plan = Plan::new(&options.dir, options.snapshot, &mut recovered)?;
+
+        let durable = Durable { ticket: Ticket(0), index: plan.last_index, term: plan.last_term };
+        let index = std::mem::take(&mut recovered.index);
+        let report = Recovery {
+            hard_state: recovered.hard_state,
+            first_index: plan.first_index,
+            last_index: plan.last_index,
+            last_term: plan.last_term,
+            created: recovered.created,
+            reset_to_snapshot: plan.reset,
+            cut_bytes: recovered.cut_bytes,
+            segments: index.segments.len() as u64,
+        };
+        let shared = Arc::new(Shared::new(index, durable));
+        let io = |source| OpenError::Io { path: options.dir.clone(), source };
+        let mut flusher = Flusher::new(options.clone(), shared.clone(), &mut recovered).map_err(io)?;
+
+        // The first record of this opening is durable before anybody is promised anything: it uses up the epoch, so
+        // that no record which an earlier opening left beyond the cut can ever be taken for one of ours.
+        let mut records = vec![Record::HardState(recovered.hard_state)];
+        if plan.reset {
+            let (index, term) = options.snapshot;
+            records.insert(0, Record::Reset { index, term });
+        }
+        let bytes = records.iter().map(record::record_bytes).sum();
+        shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+        shared.queue().batches.push_back(Batch { ticket: Ticket(1), records, bytes, written: 0 });
+        flusher.turn(true);
+        if shared.durable_ticket() != Ticket(1) {
+            let why = match shared.state() {
+                State::WritesStopped { reason } | State::Failed { reason } => reason.to_string(),
+                State::Running => "the opening could not be recorded".to_owned(),
+            };
+            return Err(io(std::io::Error::other(why)));
+        }
+
+        let terms = if plan.reset { Default::default() } else { recovered.terms };
+        let mut window =
+            Window::new(plan.first_index, plan.last_index, plan.term_before, terms, options.window_bytes);
+        // Raft hands out what lies between commit and last from its storage: it must be in memory.
+        let reader = LogReader::new(shared.clone());
+        let warm = (recovered.hard_state.commit + 1).max(plan.first_index);
+        for entry in reader.entries(warm, plan.last_index + 1) {
+            window.warm_up(entry.map_err(|error| io(std::io::Error::other(error)))?);
+        }
+
+        let entry_bytes_max = options.entry_bytes_max();
+        let queue_bytes_max = options.queue_bytes_max;
+        let driver = match options.flushing {
+            Flushing::Manual => Driver::Manual(Box::new(flusher)),
+            Flushing::Thread => {
+                let thread = std::thread::Builder::new().name("paddock-flusher".to_owned());
+                let dir = options.dir.clone();
+                let handle = thread
+                    .spawn(move || flusher.run())
+                    .map_err(|source| OpenError::Io { path: dir, source })?;
+                Driver::Thread(Some(handle))
+            }
+        };
+        let log = Log { shared, window, next_ticket: 2, queue_bytes_max, entry_bytes_max, driver };
+        Ok((log, report))
+    }
+
+    /// Hands records to the flusher, in order. They can be read at once; the ticket tells when they are durable.
+    ///
+    /// All or none is taken. Panics if an entry does not continue the log: Raft never asks for that.
+    pub fn append(&mut self, records: Vec<Record>) -> Result<Ticket, AppendError> {
+        let bytes: u64 = records.iter().map(record::record_bytes).sum();
+        if let Some(why) = self.refusal(&records, bytes) {
+            return Err(AppendError { records, why });
+        }
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        for record in &records {
+            match record {
+                Record::Entry(entry) => self.window.push(entry.clone(), ticket),
+                Record::Reset { index, term } => self.window.reset(*index, *term),
+                Record::HardState(_) => {}
+            }
+        }
+        self.window.evict(self.shared.durable_ticket());
+        self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.shared.queue().batches.push_back(Batch { ticket, records, bytes, written: 0 });
+        self.shared.news.notify_one();
+        Ok(ticket)
+    }
+
+    /// Whether an append of entries with `bytes` of data would be taken now. Look before taking a `Ready` from Raft:
+    /// that cannot be given back.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.state() == State::Running && self.fits(bytes)
+    }
+
+    /// How far the log is durable.
+    pub fn durable(&self) -> Durable {
+        self.shared.durable()
+    }
+
+    /// Whether the log takes records.
+    pub fn state(&self) -> State {
+        self.shared.state()
+    }
+
+    /// Bytes handed over and not yet durable.
+    pub fn queued_bytes(&self) -> u64 {
+        self.shared.queued_bytes.load(Ordering::Acquire)
+    }
+
+    /// First index of the log.
+    pub fn first_index(&self) -> u64 {
+        self.window.first()
+    }
+
+    /// Last index of the log, durable or not.
+    pub fn last_index(&self) -> u64 {
+        self.window.last()
+    }
+
+    /// First index that [`Log::entries`] answers from memory.
+    pub fn first_warm_index(&self) -> u64 {
+        self.window.warm()
+    }
+
+    /// Bytes of entries in memory.
+    pub fn window_bytes(&self) -> u64 {
+        self.window.bytes()
+    }
+
+    /// Largest `data` of an entry.
+    pub fn entry_bytes_max(&self) -> u64 {
+        self.entry_bytes_max
+    }
+
+    /// Term of an index from first - 1 to last. Never touches the disk.
+    pub fn term(&self, index: u64) -> Result<u64, ReadError> {
+        self.window.term(index)
+    }
+
+    /// Entries `low..high` from memory, up to `bytes_max` of data, at least one. [`ReadError::Cold`]: they are older
+    /// than the window, ask a [`LogReader`] on another thread.
+    pub fn entries(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
+        self.window.entries(low, high, bytes_max)
+    }
+
+    /// The core has applied everything up to `index`: durable entries up to there may leave the memory.
+    pub fn release(&mut self, index: u64) {
+        self.window.release(index, self.shared.durable_ticket());
+    }
+
+    /// Entries below `index` are not needed any more (both retained snapshots contain them). Whole segments are recycled
+    /// when that is so for all their entries and nobody maps them.
+    pub fn truncate_prefix(&mut self, index: u64) {
+        self.window.truncate_prefix(index);
+        let index = index.min(self.window.last() + 1);
+        let mut queue = self.shared.queue();
+        queue.truncate = Some(queue.truncate.map_or(index, |before| before.max(index)));
+        drop(queue);
+        self.shared.news.notify_one();
+    }
+
+    /// A reader of durable entries, for other threads.
+    pub fn reader(&self) -> LogReader {
+        LogReader::new(self.shared.clone())
+    }
+
+    /// With [`Flushing::Manual`]: writes and syncs what waits, and asks a full disk again. Nothing otherwise.
+    pub fn flush_turn(&mut self) {
+        if let Driver::Manual(flusher) = &mut self.driver {
+            flusher.turn(true);
+        }
+    }
+
+    /// Writes what waits and ends; the state afterwards. Dropping a log with a flusher thread does the same, dropping
+    /// one with [`Flushing::Manual`] is like a crash of the process.
+    pub fn close(mut self) -> State {
+        if let Driver::Manual(flusher) = &mut self.driver {
+            flusher.turn(true);
+            flusher.close();
+        }
+        self.end_thread();
+        self.shared.state()
+    }
+
+    fn refusal(&self, records: &[Record], bytes: u64) -> Option<Refusal> {
+        let mut has_entries = false;
+        for record in records {
+            if let Record::Entry(entry) = record {
+                has_entries = true;
+                let bytes = entry.data.len() as u64;
+                if bytes > self.entry_bytes_max {
+                    return Some(Refusal::TooLarge { bytes, max: self.entry_bytes_max });
+                }
+            }
+        }
+        match self.shared.state() {
+            State::Failed { reason } => return Some(Refusal::Failed(reason)),
+            State::WritesStopped { reason } if has_entries => return Some(Refusal::WritesStopped(reason)),
+            State::WritesStopped { .. } | State::Running => {}
+        }
+        // Hard states and resets are a few bytes each and Raft makes few: they are never refused for want of room.
+        (has_entries && !self.fits(bytes)).then_some(Refusal::Full)
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        let queued = self.queued_bytes();
+        // Something larger than the bound goes alone.
+        queued == 0 || queued + bytes <= self.queue_bytes_max
+    }
+
+    fn end_thread(&mut self) {
+        if let Driver::Thread(handle) = &mut self.driver
+            && let Some(handle) = handle.take()
+        {
+            self.shared.queue().closing = true;
+            self.shared.news.notify_one();
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.end_thread();
+    }
+}
+
+/// What the log means beside the snapshot.
+struct Plan {
+    first_index: u64,
+    last_index: u64,
+    last_term: u64,
+    term_before: u64,
+    reset: bool,
+}
+
+impl Plan {
+    fn new(dir: &Path, snapshot: (u64, u64), recovered: &mut Recovered) -> Result<Plan, OpenError> {
+        let (snapshot_index, snapshot_term) = snapshot;
+        if recovered.first() > snapshot_index + 1 {
+            let first_index = recovered.first();
+            return Err(OpenError::DoesNotReachSnapshot { dir: dir.to_owned(), first_index, snapshot_index });
+        }
+        // An installed snapshot was renamed into place and the power went before the reset was synced. What the
+        // snapshot contains is committed, so a log that ends before it or disagrees with it is void.
+        let disagrees = recovered.last() >= snapshot_index
+            && snapshot_index > 0
+            && recovered.term(snapshot_index).is_some_and(|term| term != snapshot_term);
+        let reset = recovered.last() < snapshot_index || disagrees;
+        let last = recovered.last();
+        let state = &mut recovered.hard_state;
+        state.commit = state.commit.max(snapshot_index);
+        if state.term < snapshot_term {
+            (state.term, state.vote) = (snapshot_term, 0);
+        }
+        if reset {
+            state.commit = snapshot_index;
+            return Ok(Plan {
+                first_index: snapshot_index + 1,
+                last_index: snapshot_index,
+                last_term: snapshot_term,
+                term_before: snapshot_term,
+                reset,
+            });
+        }
+        // Without force_sync a power cut may take entries and leave the commit index that covered them.
+        state.commit = state.commit.min(last);
+        if recovered.term_before.is_none() {
+            // The entry before the first was superseded away: begin at the snapshot, whose term is known.
+            let first = snapshot_index + 1;
+            let gone = first - recovered.first();
+            recovered.index.forget_below(recovered.first() + gone);
+            recovered.term_before = Some(snapshot_term);
+        }
+        let (first_index, last_index) = (recovered.first(), recovered.last());
+        let last_term = recovered.term(last_index).unwrap_or(snapshot_term);
+        let term_before = recovered.term_before.unwrap_or(snapshot_term);
+        Ok(Plan { first_index, last_index, last_term, term_before, reset })
+    }
+}
+
+const _: () = assert!(segment_min_holds_an_entry());
+
+const fn segment_min_holds_an_entry() -> bool {
+    SEGMENT_BYTES_MIN > segment::HEADER_BYTES + 2 * record::HARD_STATE_BYTES + SEGMENT_BYTES_MIN / 16 + 4096
+}

@@ -1,0 +1,165 @@
+//! What the core, the flusher and the readers of one log share.
+//!
+//! Owns the queue to the flusher, the index of durable entries and the published progress. Never held across a
+//! disk operation: each lock is taken for a few pointer moves. It stays correct because the flusher alone changes
+//! index and progress, and publishes an entry's place only after the sync that made it durable.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::segment::{Segment, Spare};
+use super::{Durable, Record, State, Ticket};
+
+/// Records of one append on their way to the disk.
+pub(crate) struct Batch {
+    pub ticket: Ticket,
+    pub records: Vec<Record>,
+    /// Encoded size, the unit of the queue's bound.
+    pub bytes: u64,
+    /// Records already written; a batch may cross a segment's end.
+    pub written: usize,
+}
+
+/// What waits for the flusher.
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub batches: VecDeque<Batch>,
+    /// Entries below this index are no longer needed.
+    pub truncate: Option<u64>,
+    /// A spare file, or why there is none, from the thread that fills them.
+    pub prepared: Option<io::Result<Spare>>,
+    /// Finish what is queued and end.
+    pub closing: bool,
+}
+
+/// Where a durable entry lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    pub position: u64,
+    /// Bytes of its record.
+    pub bytes: u32,
+}
+
+/// The durable entries, by index.
+#[derive(Default)]
+pub(crate) struct Index {
+    /// Index of `slots[0]`.
+    pub first: u64,
+    pub slots: VecDeque<Slot>,
+    /// In order of generation; the last one is written to.
+    pub segments: VecDeque<Arc<Segment>>,
+}
+
+impl Index {
+    /// Index after the last entry.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    /// Forgets `index` and everything after it.
+    pub(crate) fn supersede(&mut self, index: u64) {
+        self.slots.truncate(index.saturating_sub(self.first) as usize);
+        if index < self.first {
+            self.first = index;
+        }
+    }
+
+    /// Forgets everything below `index`.
+    pub(crate) fn forget_below(&mut self, index: u64) {
+        let gone = index.saturating_sub(self.first).min(self.slots.len() as u64);
+        self.slots.drain(..gone as usize);
+        self.first += gone;
+    }
+
+    /// The segment in which `position` lies.
+    pub(crate) fn segment_of(&self, position: u64) -> Option<&Arc<Segment>> {
+        let after = self.segments.partition_point(|segment| segment.header.base <= position);
+        self.segments.get(after.checked_sub(1)?)
+    }
+}
+
+const RUNNING: u8 = 0;
+const STOPPED: u8 = 1;
+const FAILED: u8 = 2;
+
+/// See the module.
+pub(crate) struct Shared {
+    queue: Mutex<Queue>,
+    pub news: Condvar,
+    index: Mutex<Index>,
+    durable: Mutex<Durable>,
+    /// Copy of `durable.ticket` for the core's quick look.
+    durable_ticket: AtomicU64,
+    pub queued_bytes: AtomicU64,
+    state: AtomicU8,
+    reason: Mutex<Arc<str>>,
+}
+
+impl Shared {
+    pub(crate) fn new(index: Index, durable: Durable) -> Shared {
+        Shared {
+            queue: Mutex::default(),
+            news: Condvar::new(),
+            index: Mutex::new(index),
+            durable: Mutex::new(durable),
+            durable_ticket: AtomicU64::new(durable.ticket.0),
+            queued_bytes: AtomicU64::new(0),
+            state: AtomicU8::new(RUNNING),
+            reason: Mutex::new("".into()),
+        }
+    }
+
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn durable(&self) -> Durable {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn durable_ticket(&self) -> Ticket {
+        Ticket(self.durable_ticket.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn publish(&self, durable: Durable) {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = durable;
+        self.durable_ticket.store(durable.ticket.0, Ordering::Release);
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            RUNNING => State::Running,
+            STOPPED => State::WritesStopped { reason: self.reason() },
+            _ => State::Failed { reason: self.reason() },
+        }
+    }
+
+    /// Sets the state; failure is final. True if it changed.
+    pub(crate) fn set_state(&self, state: State) -> bool {
+        let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.state.load(Ordering::Relaxed);
+        let (after, text) = match state {
+            State::Running => (RUNNING, "".into()),
+            State::WritesStopped { reason } => (STOPPED, reason),
+            State::Failed { reason } => (FAILED, reason),
+        };
+        if before == FAILED || (before == after && *reason == text) {
+            return false;
+        }
+        *reason = text;
+        self.state.store(after, Ordering::Release);
+        true
+    }
+
+    fn reason(&self) -> Arc<str> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,133 @@
+//! Reading a snapshot through a read-only map.
+//!
+//! Owns the map. Never hands out a byte that was not verified: opening checks every checksum, because the choice
+//! between this snapshot and the one before it must fall before anything is loaded. A named snapshot is immutable, so the
+//! verified bytes stay as they are; removing the file leaves the map intact.
+
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::format::{self, Bad, Place};
+use super::{Opened, SnapshotError, SnapshotMeta, Snapshots};
+use crate::disk::Disk;
+use crate::map::View;
+
+/// A verified snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotReader {
+    path: PathBuf,
+    view: Arc<View>,
+    meta: SnapshotMeta,
+    places: Arc<[Place]>,
+}
+
+/// One block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block<'a> {
+    /// The writer's word for what it is.
+    pub kind: u16,
+    /// Its payload, 16-byte aligned.
+    pub bytes: &'a [u8],
+}
+
+impl SnapshotReader {
+    /// The newest good snapshot of a directory, see [`Snapshots::open_newest`].
+    pub fn open_newest(snapshots: &Snapshots) -> Result<Option<Opened>, SnapshotError> {
+        snapshots.open_newest()
+    }
+
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<SnapshotReader, SnapshotError> {
+        let io = |source| SnapshotError::Io { path: path.to_owned(), source };
+        let file = disk.open(path).map_err(io)?;
+        let view = file.size().and_then(|bytes| file.view(bytes)).map_err(io)?;
+        let bad = |bad| match bad {
+            Bad::Damaged(offset, what) => {
+                SnapshotError::Damaged { path: path.to_owned(), offset: offset as u64, what }
+            }
+            Bad::Version(found) => {
+                SnapshotError::UnsupportedVersion { path: path.to_owned(), found, supported: format::VERSION }
+            }
+        };
+        let (meta, start) = format::decode_header(&view).map_err(bad)?;
+        let places = format::verify(&view, start).map_err(bad)?;
+        Ok(SnapshotReader { path: path.to_owned(), view: Arc::new(view), meta, places: places.into() })
+    }
+
+    /// What it is a snapshot of.
+    pub fn header(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many blocks there are.
+    pub fn block_count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The blocks in the order in which they were written.
+    pub fn blocks(&self) -> Blocks<'_> {
+        Blocks { reader: self, at: 0 }
+    }
+
+    /// One block by its number: for loading with several threads.
+    pub fn block(&self, number: usize) -> Option<Block<'_>> {
+        let place = self.places.get(number)?;
+        Some(Block { kind: place.kind, bytes: &self.view[place.payload.clone()] })
+    }
+
+    /// Size of the file.
+    pub fn file_bytes(&self) -> u64 {
+        self.view.len() as u64
+    }
+
+    /// Bytes of the file as they are, for a peer; `None` beyond its end. Shares the map.
+    pub fn chunk(&self, offset: u64, bytes_max: usize) -> Option<Bytes> {
+        let start = usize::try_from(offset).ok().filter(|&start| start < self.view.len())?;
+        let end = start.saturating_add(bytes_max).min(self.view.len());
+        Some(Bytes::from_owner(Part { view: self.view.clone(), range: start..end }))
+    }
+}
+
+/// Iterates over blocks.
+#[derive(Clone, Debug)]
+pub struct Blocks<'a> {
+    reader: &'a SnapshotReader,
+    at: usize,
+}
+
+impl<'a> Iterator for Blocks<'a> {
+    type Item = Block<'a>;
+
+    fn next(&mut self) -> Option<Block<'a>> {
+        let block = self.reader.block(self.at)?;
+        self.at += 1;
+        Some(block)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.reader.block_count() - self.at;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Blocks<'_> {}
+
+struct Part {
+    view: Arc<View>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.view[self.range.clone()]
+    }
+}

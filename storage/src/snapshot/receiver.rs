@@ -1,0 +1,104 @@
+//! Receiving a snapshot file from a peer, chunk by chunk.
+//!
+//! Owns the temporary file. Never gives it a name before all of it was verified as a snapshot of the expected index and
+//! term: what a peer sent is not believed. Chunks come in order; the sender's flow control is the caller's.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Finished, SnapshotError, SnapshotReader, Snapshots};
+use crate::disk::DiskFile;
+
+/// A snapshot being received.
+pub struct SnapshotReceiver {
+    snapshots: Snapshots,
+    index: u64,
+    term: u64,
+    temporary: PathBuf,
+    file: Arc<dyn DiskFile>,
+    expected: u64,
+    received: u64,
+    finished: bool,
+}
+
+impl SnapshotReceiver {
+    pub(crate) fn create(
+        snapshots: Snapshots,
+        index: u64,
+        term: u64,
+        bytes: u64,
+    ) -> Result<SnapshotReceiver, SnapshotError> {
+        let (temporary, file) = snapshots.create_temporary(index, term, "receive")?;
+        Ok(SnapshotReceiver {
+            snapshots,
+            index,
+            term,
+            temporary,
+            file,
+            expected: bytes,
+            received: 0,
+            finished: false,
+        })
+    }
+
+    /// Bytes that have come.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Whether all bytes have come.
+    pub fn complete(&self) -> bool {
+        self.received == self.expected
+    }
+
+    /// Takes the next bytes of the file.
+    pub fn chunk(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SnapshotError> {
+        if offset != self.received {
+            return Err(SnapshotError::OutOfOrder { expected: self.received, found: offset });
+        }
+        let length = bytes.len() as u64;
+        if length > self.expected - self.received {
+            return Err(SnapshotError::TooLarge {
+                what: "file",
+                bytes: self.received.saturating_add(length),
+                max: self.expected,
+            });
+        }
+        self.file.write_at(bytes, offset).map_err(self.snapshots.io(&self.temporary))?;
+        self.received += length;
+        Ok(())
+    }
+
+    /// Syncs, verifies, renames: afterwards the snapshot is as good as one of our own. Append and sync the log's
+    /// [`crate::Record::Reset`] before using it.
+    pub fn finish(mut self) -> Result<(Finished, SnapshotReader), SnapshotError> {
+        if !self.complete() {
+            return Err(SnapshotError::OutOfOrder { expected: self.expected, found: self.received });
+        }
+        self.file.sync_all().map_err(self.snapshots.io(&self.temporary))?;
+        let verified = SnapshotReader::open(&*self.snapshots.disk, &self.temporary)?;
+        if (verified.header().index, verified.header().term) != (self.index, self.term) {
+            return Err(SnapshotError::Damaged {
+                path: self.temporary.clone(),
+                offset: 0,
+                what: "a snapshot of another index or term than announced",
+            });
+        }
+        drop(verified);
+        let finished = self.snapshots.give_name(&self.temporary, self.index, self.term, self.received)?;
+        self.finished = true;
+        let reader = self.snapshots.open(&finished.path)?;
+        Ok((finished, reader))
+    }
+}
+
+impl Drop for SnapshotReceiver {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Whatever stays is removed at the next start.
+            let _ = self.snapshots.disk.remove(&self.temporary);
+        }
+    }
+}
