@@ -78,6 +78,9 @@ pub enum TreeError {
     /// The znode has children.
     #[error("the znode has children")]
     NotEmpty,
+    /// Path or data of 2 GiB or more.
+    #[error("path or data too long")]
+    TooLong,
     /// Not an absolute path, or one that cannot be created or deleted (the root).
     #[error("not a path of a child")]
     BadPath,
