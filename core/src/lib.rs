@@ -2,6 +2,7 @@
 
 pub mod acl;
 pub mod admin;
+pub mod checkpoint;
 pub mod command;
 pub mod commit;
 pub mod config;

@@ -8,7 +8,6 @@
 
 pub mod datadir;
 pub mod disk;
-pub mod fault;
 pub mod log;
 mod map;
 pub mod snapshot;

@@ -41,10 +41,25 @@ pub const EXPIRIES_PER_BATCH_MAX: usize = 256;
 /// Log bytes between two checkpoints, whatever the number of commands: bounds replay to about a second.
 pub const CHECKPOINT_LOG_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Digests remembered for comparison. A proposer quotes one at most [`BATCHES_IN_FLIGHT_MAX`] batches old.
-pub const DIGESTS_KEPT: usize = 1024;
+/// How long a write that was handed to a log without room may stay undecided before its connection is closed.
+pub const UNDECIDED_NS: u64 = 10_000_000_000;
 
-const _: () = assert!(DIGESTS_KEPT > 2 * BATCHES_IN_FLIGHT_MAX);
+/// Entries applied in one turn before the loop looks at everything else again.
+pub const APPLY_PER_TURN_MAX: usize = 8;
+
+/// How long after a failed checkpoint the next one is tried.
+pub const CHECKPOINT_RETRY_NS: u64 = 60_000_000_000;
+
+/// How long a checkpoint may hold its version of the tree.
+pub const CHECKPOINT_HOLD_NS: u64 = 1_800_000_000_000;
+
+/// Bytes that a checkpoint's hold may keep from being reclaimed, whatever the size of the tree. Above it, as many as
+/// the tree is reckoned to have: each page is kept at most once.
+pub const CHECKPOINT_HOLD_BYTES_MIN: u64 = 1024 * 1024 * 1024;
+
+/// Bytes that a znode takes beside its path and data, to reckon the size of a tree.
+pub const ZNODE_BYTES: u64 = 300;
+
 const _: () = assert!(EXPIRIES_PER_BATCH_MAX < BATCH_COMMANDS_MAX);
 
 /// How to open the consensus core.
@@ -72,6 +87,8 @@ pub struct ConsensusConfig {
     pub seed: u64,
     /// Random bytes that become the directory's identity if it has none.
     pub new_identity: [u8; 16],
+    /// Secret random number that goes into the checksums of a new log, so that no client's data can look like a record.
+    pub log_salt: u64,
     /// Slots of the commit ring, a power of two.
     pub commit_ring_entries: usize,
     /// Retired bytes above which apply pauses.
@@ -95,6 +112,7 @@ impl ConsensusConfig {
             checkpoint_bytes_per_second: None,
             seed: 0,
             new_identity: [0; 16],
+            log_salt: 0,
             commit_ring_entries: crate::ring::COMMIT_RING_ENTRIES,
             retired_bytes_max: RETIRED_BYTES_MAX,
             segment_bytes: None,

@@ -15,6 +15,9 @@ use std::collections::VecDeque;
 /// Bytes that a command is reckoned to take beside its body: numbers, identities, lengths.
 const COMMAND_OVERHEAD_BYTES: usize = 128;
 
+/// Bytes that a batch of one command takes at most beside the request's body: its header, many long identities.
+const BATCH_OVERHEAD_BYTES: u64 = 64 * 1024;
+
 /// What was taken in one go.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
@@ -22,6 +25,8 @@ pub(super) struct Gathered {
     pub(super) commands: Vec<Command>,
     /// Syncs, each with the number of the last command taken before it.
     pub(super) syncs: Vec<(Ticket, u64)>,
+    /// Commands that no entry of the log can hold.
+    pub(super) oversized: Vec<Ticket>,
     /// Reports of sessions heard from: (sessions, when).
     pub(super) touched: Vec<(Vec<i64>, u64)>,
     /// Shards whose ring was full and now is not: they may be waiting for room.
@@ -51,12 +56,21 @@ pub(super) struct Intake {
     incarnation: u64,
     last_seq: u64,
     pending: VecDeque<Pending>,
+    /// Largest request that an entry of the log can hold.
+    request_bytes_max: u64,
 }
 
 impl Intake {
-    /// The stream (`node`, `incarnation`), from 1.
-    pub(super) fn new(rings: Vec<Consumer<Submit>>, node: u8, incarnation: u64) -> Self {
-        Self { rings, first: 0, node, incarnation, last_seq: 0, pending: VecDeque::new() }
+    /// The stream (`node`, `incarnation`), from 1. `entry_bytes_max` is the largest entry that the log takes.
+    pub(super) fn new(
+        rings: Vec<Consumer<Submit>>,
+        node: u8,
+        incarnation: u64,
+        entry_bytes_max: u64,
+    ) -> Self {
+        let request_bytes_max = entry_bytes_max.saturating_sub(BATCH_OVERHEAD_BYTES);
+        let pending = VecDeque::new();
+        Self { rings, first: 0, node, incarnation, last_seq: 0, pending, request_bytes_max }
     }
 
     /// Whether anything waits in a ring.
@@ -78,6 +92,11 @@ impl Intake {
             self.first = (self.first + 1) % shards;
             let mut taken = 0;
             while taken < FAIR_BURST && !into.is_full() {
+                let Ok(next) = self.rings[shard].peek() else { break };
+                if !into.commands.is_empty() && into.bytes + body_bytes(next) > BATCH_BYTES_MAX {
+                    into.bytes = BATCH_BYTES_MAX;
+                    break;
+                }
                 let Ok(submit) = self.rings[shard].pop() else { break };
                 self.take(submit, into);
                 taken += 1;
@@ -91,8 +110,8 @@ impl Intake {
         self.number(None, session, 0, Vec::new(), op)
     }
 
-    /// Takes the oldest commands out again that were numbered but never proposed, with their tickets: `commands` are
-    /// the newest of the stream, in order.
+    /// Takes commands out again that were numbered but never proposed, and gives their tickets: `commands` are the
+    /// newest of the stream.
     pub(super) fn withdraw(&mut self, commands: &[Command]) -> Vec<Ticket> {
         let keep = self.pending.len() - commands.len();
         let withdrawn = self.pending.split_off(keep);
@@ -122,6 +141,16 @@ impl Intake {
         self.pending.front().map_or(self.last_seq, |p| p.seq - 1)
     }
 
+    /// Number of the newest command.
+    pub(super) fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// Gives up waiting for the results of all that is not decided: they may still be ordered.
+    pub(super) fn abandon(&mut self) -> impl Iterator<Item = Ticket> {
+        self.pending.iter_mut().filter_map(|p| p.ticket.take())
+    }
+
     /// Commands whose result is not known.
     pub(super) fn undecided(&self) -> usize {
         self.pending.len()
@@ -130,10 +159,14 @@ impl Intake {
     fn take(&mut self, submit: Submit, into: &mut Gathered) {
         match submit {
             Submit::Command { ticket, session, attachment, identities, op } => {
-                into.bytes += COMMAND_OVERHEAD_BYTES;
                 if let Op::Request { body, .. } = &op {
+                    if body.len() as u64 > self.request_bytes_max {
+                        into.oversized.push(ticket);
+                        return;
+                    }
                     into.bytes += body.len();
                 }
+                into.bytes += COMMAND_OVERHEAD_BYTES;
                 let command = self.number(Some(ticket), session, attachment, identities.to_vec(), op);
                 into.commands.push(command);
             }
@@ -157,6 +190,13 @@ impl Intake {
     }
 }
 
+fn body_bytes(submit: &Submit) -> usize {
+    match submit {
+        Submit::Command { op: Op::Request { body, .. }, .. } => body.len(),
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +204,7 @@ mod tests {
 
     fn intake(shards: usize, entries: usize) -> (Intake, Vec<Producer<Submit>>) {
         let (producers, consumers) = (0..shards).map(|_| RingBuffer::new(entries)).unzip();
-        (Intake::new(consumers, 1, 5), producers)
+        (Intake::new(consumers, 1, 5, 64 << 20), producers)
     }
 
     fn write(shard: u16, token: u64, bytes: usize) -> Submit {

@@ -1,8 +1,47 @@
 //! The consensus core: the one place where writes get their order.
+//!
+//! Owns the group (Raft behind a narrow trait), the log's owner end, the machine, the tree's writer, the commit ring, the
+//! numbered stream of this node's commands, the read rounds of syncs, and the deadlines of sessions. Never touches a
+//! client socket and never waits for a disk or a shard: its engine moves on by turns, and everything slow is told to it by
+//! a wake-up.
+//!
+//! It stays correct because a write is told to nobody before its entry is durable on a quorum and applied here; because
+//! what is applied is published to all shards by one store, before any reply of it can leave; and because after a start
+//! everything durable is applied before anybody is served. A group of one is a group: there is no second server.
+//!
+//! | part | does |
+//! |---|---|
+//! | [`engine`] | the order of things within a turn |
+//! | [`open`] | recovery, and the ends that shards get |
+//! | [`group`], `raft_group`, `window` | ordering |
+//! | `journal` | what must be durable, on its way to the log |
+//! | `apply` | committed entry to published commit |
+//! | `intake` | shards' rings to batches, numbers, tickets |
+//! | `syncs` | read rounds |
+//! | `deadlines` | expiry of sessions |
+//! | `shards` | whom to wake, who is stuck |
+//! | `checkpoints` | when a snapshot is due, and what the log may forget |
 
+#![forbid(unsafe_code)]
+
+mod apply;
+mod checkpoints;
 pub mod config;
+mod control;
+mod deadlines;
+pub mod engine;
 pub mod group;
 mod intake;
+mod journal;
+pub mod open;
 mod raft_group;
 mod raft_log;
+mod shards;
+mod syncs;
 mod window;
+
+pub use config::ConsensusConfig;
+pub use control::{Control, StopReason};
+pub use engine::Consensus;
+pub use open::{Parts, Recovered, ShardParts, StartError};
+pub use shards::Armed;

@@ -1,7 +1,6 @@
 //! The machine against the specification, and against itself: what a client is told, what is undone, what a replay
 //! or a restart may not change.
 
-mod golden;
 mod multi;
 mod replay;
 mod rig;

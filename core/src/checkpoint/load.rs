@@ -1,0 +1,119 @@
+//! Loading a snapshot: the way back into tree and machine.
+//!
+//! Owns nothing. Never trusts what it reads: storage has compared the checksums, and every block's archive is checked
+//! before it is looked into, on a second thread, one block ahead of the one that fills the tree. It stays correct because
+//! the tree refuses a znode without a parent, and counts are compared at the end.
+
+use super::block::{ArchivedZnodeBlock, BLOCK_MACHINE, BLOCK_ZNODES, acl_list};
+use crate::acl::AclRef;
+use crate::machine::{Machine, MachineImage};
+use crate::tree::{RestoredNode, TreeError, Writer};
+use paddock_storage::SnapshotReader;
+use rkyv::rancor::Error as CheckError;
+use std::sync::mpsc::sync_channel;
+use thiserror::Error;
+
+/// Checked blocks that wait to be put into the tree: one is in work, a few even out the rest.
+const BLOCKS_AHEAD: usize = 4;
+
+/// What was loaded.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The machine beside the tree that was filled.
+    pub machine: Machine,
+    /// Znodes put into the tree.
+    pub znodes: u64,
+}
+
+/// Why a snapshot with good checksums cannot be used: it was written by something else, or by a mistake of ours.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A block is not what its type says.
+    #[error("block {block} is not valid: {what}")]
+    Block {
+        /// Its number.
+        block: usize,
+        /// What the check said.
+        what: String,
+    },
+    /// The machine's block is missing.
+    #[error("the first block is not the machine's")]
+    NoMachine,
+    /// A znode refers to an ACL that its block does not have.
+    #[error("block {block}: ACL {acl} does not exist")]
+    NoAcl {
+        /// The block's number.
+        block: usize,
+        /// The position.
+        acl: u32,
+    },
+    /// The tree refused a znode.
+    #[error("znode {path}: {error}")]
+    Tree {
+        /// The znode.
+        path: String,
+        /// Why.
+        error: TreeError,
+    },
+    /// Znodes are missing.
+    #[error("{found} znodes of {expected} are there")]
+    Incomplete {
+        /// As recorded.
+        expected: u64,
+        /// As loaded.
+        found: u64,
+    },
+}
+
+/// Fills a fresh tree from a snapshot.
+pub fn load(reader: &SnapshotReader, tree: &mut Writer) -> Result<Loaded, LoadError> {
+    let first = reader.block(0).filter(|b| b.kind == BLOCK_MACHINE).ok_or(LoadError::NoMachine)?;
+    let image = rkyv::from_bytes::<MachineImage, CheckError>(first.bytes)
+        .map_err(|e| LoadError::Block { block: 0, what: e.to_string() })?;
+    let mut machine = Machine::from_image(image);
+    let mut znodes = 0;
+    std::thread::scope(|scope| {
+        let (checked, blocks) = sync_channel(BLOCKS_AHEAD);
+        scope.spawn(move || {
+            for (number, block) in reader.blocks().enumerate().skip(1) {
+                let result = match block.kind {
+                    BLOCK_ZNODES => rkyv::access::<ArchivedZnodeBlock<'_>, CheckError>(block.bytes)
+                        .map_err(|e| LoadError::Block { block: number, what: e.to_string() }),
+                    kind => Err(LoadError::Block { block: number, what: format!("unknown type {kind}") }),
+                };
+                if checked.send((number, result)).is_err() {
+                    // The tree refused something: nobody wants more.
+                    return;
+                }
+            }
+        });
+        for (number, block) in blocks {
+            znodes += restore(number, block?, &mut machine, tree)?;
+        }
+        Ok(())
+    })?;
+    let expected = reader.header().node_count;
+    if znodes != expected {
+        return Err(LoadError::Incomplete { expected, found: znodes });
+    }
+    Ok(Loaded { machine, znodes })
+}
+
+fn restore(
+    number: usize,
+    block: &ArchivedZnodeBlock<'_>,
+    machine: &mut Machine,
+    tree: &mut Writer,
+) -> Result<u64, LoadError> {
+    let acls: Vec<AclRef> = block.acls.iter().map(|list| machine.intern_acl(acl_list(list))).collect();
+    for znode in block.znodes.iter() {
+        let acl = znode.acl.to_native();
+        let acl = acls.get(acl as usize).ok_or(LoadError::NoAcl { block: number, acl })?.clone();
+        let path = &*znode.path;
+        let data = znode.data.as_deref();
+        tree.restore(RestoredNode { path, data, acl, stat: znode.stat() })
+            .map_err(|error| LoadError::Tree { path: path.to_owned(), error })?;
+    }
+    Ok(block.znodes.len() as u64)
+}

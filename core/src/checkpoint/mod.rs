@@ -1,0 +1,17 @@
+//! Checkpoints: tree and machine into a snapshot, and back.
+//!
+//! Owns what a snapshot's blocks contain ([`block`]), the thread that writes them ([`Checkpointer`]) and the way back
+//! into memory ([`load`]). Never stops anybody: it writes from a held version, on a thread of the lowest weight. It stays
+//! correct because the hold and the machine's image are taken at the same version, between two entries of the log, and
+//! because storage gives the file its name only once it is durable.
+
+#![forbid(unsafe_code)]
+
+pub mod block;
+mod load;
+mod thread;
+mod write;
+
+pub use load::{LoadError, Loaded, load};
+pub use thread::{Checkpointer, Outcome};
+pub use write::{Job, WriteError, write};

@@ -1,0 +1,79 @@
+//! Writing a checkpoint: machine first, then every znode, parents before children.
+//!
+//! Owns nothing: it reads a held version and hands blocks to storage. Never reads a clock: a limited rate is kept by
+//! waiting as long as the bytes of each piece may take. It stays correct because a cancelled or failed write leaves no
+//! file with a snapshot's name.
+
+use super::block::{BLOCK_MACHINE, BLOCK_ZNODES, BlockBuilder};
+use crate::machine::MachineImage;
+use crate::tree::Held;
+use paddock_storage::snapshot::{Finished, Pace};
+use paddock_storage::{SnapshotError, SnapshotMeta, Snapshots};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use thiserror::Error;
+
+/// What to write.
+pub struct Job {
+    /// The version of the tree.
+    pub held: Held,
+    /// The machine at that version.
+    pub image: MachineImage,
+    /// What the snapshot is of.
+    pub meta: SnapshotMeta,
+}
+
+/// Why there is no new snapshot.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// Storage could not.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A block could not be archived.
+    #[error("a block of the snapshot could not be archived: {0}")]
+    Archive(#[from] rkyv::rancor::Error),
+    /// It was told to stop: it held its version for too long, or the node stops.
+    #[error("the checkpoint was cancelled")]
+    Cancelled,
+}
+
+/// Writes `job`; returns when the snapshot is durable. Looks at `cancel` between blocks.
+pub fn write(
+    snapshots: &Snapshots,
+    job: &Job,
+    bytes_per_second: Option<u64>,
+    cancel: &AtomicBool,
+) -> Result<Finished, WriteError> {
+    let mut writer = snapshots.create(&job.meta, pace(bytes_per_second))?;
+    writer.block(BLOCK_MACHINE, &rkyv::to_bytes::<rkyv::rancor::Error>(&job.image)?)?;
+    let mut builder = BlockBuilder::default();
+    let mut bytes = Vec::new();
+    for znode in &job.held {
+        if builder.push(znode) {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(WriteError::Cancelled);
+            }
+            bytes = builder.finish(bytes)?;
+            writer.block(BLOCK_ZNODES, &bytes)?;
+            bytes.clear();
+        }
+    }
+    if !builder.is_empty() {
+        writer.block(BLOCK_ZNODES, &builder.finish(bytes)?)?;
+    }
+    if cancel.load(Ordering::Relaxed) {
+        return Err(WriteError::Cancelled);
+    }
+    Ok(writer.finish()?)
+}
+
+fn pace(bytes_per_second: Option<u64>) -> Pace {
+    match bytes_per_second {
+        None => Box::new(|_| {}),
+        Some(limit) => Box::new(move |bytes| {
+            let ns = u128::from(bytes) * 1_000_000_000 / u128::from(limit.max(1));
+            std::thread::sleep(Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX)));
+        }),
+    }
+}

@@ -1,0 +1,128 @@
+//! When checkpoints are taken, and what follows from one.
+//!
+//! Owns the decision and the bounds of the hold. Never writes: that is [`crate::checkpoint`]'s thread. It stays correct
+//! because a hold and the machine's image are taken together, right after a publication, and because the log is let go
+//! only up to what storage says that both retained snapshots contain.
+
+use super::apply::Applier;
+use super::config::{
+    CHECKPOINT_HOLD_BYTES_MIN, CHECKPOINT_HOLD_NS, CHECKPOINT_RETRY_NS, RETIRED_BYTES_MAX, ZNODE_BYTES,
+};
+use super::journal::Journal;
+use crate::checkpoint::{Checkpointer, Job, WriteError};
+use bytes::Bytes;
+use paddock_storage::SnapshotMeta;
+
+/// See the module doc.
+pub(super) struct Checkpoints {
+    thread: Checkpointer,
+    /// Commands after which one is due.
+    commands_max: u64,
+    /// Log bytes after which one is due.
+    log_bytes_max: u64,
+    log_bytes: u64,
+    /// Index of the newest snapshot.
+    newest: u64,
+    /// Membership, as it goes into a snapshot.
+    members: Bytes,
+    /// The one under way.
+    hold: Option<Hold>,
+    retry_ns: Option<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Hold {
+    until_ns: u64,
+    bytes_max: u64,
+    cancelled: bool,
+}
+
+impl Checkpoints {
+    pub(super) fn new(
+        thread: Checkpointer,
+        commands_max: u64,
+        log_bytes_max: u64,
+        newest: u64,
+        members: Bytes,
+    ) -> Self {
+        let (log_bytes, hold, retry_ns) = (0, None, None);
+        Self { thread, commands_max, log_bytes_max, log_bytes, newest, members, hold, retry_ns }
+    }
+
+    /// Takes what has ended, gives up what holds too much, begins what is due.
+    pub(super) fn turn(&mut self, now_ns: u64, applier: &mut Applier, journal: &mut Journal) {
+        self.log_bytes += journal.take_bytes();
+        if let Some(hold) = &mut self.hold {
+            let too_much = applier.tree.retired_bytes() > hold.bytes_max + RETIRED_BYTES_MAX / 2;
+            if !hold.cancelled && (too_much || now_ns >= hold.until_ns) {
+                hold.cancelled = true;
+                tracing::warn!(
+                    "a checkpoint holds too much ({} MiB retired) or takes too long; it is given up and tried again",
+                    applier.tree.retired_bytes() >> 20
+                );
+                self.thread.cancel();
+            }
+        }
+        if let Some(outcome) = self.thread.take() {
+            self.hold = None;
+            match outcome.result {
+                Ok(finished) => {
+                    self.newest = outcome.index;
+                    tracing::info!("checkpoint at index {}: {} bytes", outcome.index, finished.bytes);
+                    if let Some(index) = finished.log_not_needed_to {
+                        journal.forget(index);
+                    }
+                }
+                Err(why) => {
+                    if !matches!(why, WriteError::Cancelled) {
+                        tracing::error!(
+                            "checkpoint failed: {why}. The log grows until one succeeds; nothing is lost"
+                        );
+                    }
+                    self.retry_ns = Some(now_ns + CHECKPOINT_RETRY_NS);
+                }
+            }
+        }
+        self.retry_ns = self.retry_ns.filter(|&at| at > now_ns);
+        let due = applier.commands >= self.commands_max || self.log_bytes >= self.log_bytes_max;
+        if due && self.hold.is_none() && self.retry_ns.is_none() && applier.index > self.newest {
+            self.begin(now_ns, applier);
+        }
+    }
+
+    /// Bytes that may be retired beyond the usual bound because of the hold.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.hold.map_or(0, |h| h.bytes_max)
+    }
+
+    /// When a turn is needed at the latest.
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        self.hold.filter(|h| !h.cancelled).map(|h| h.until_ns)
+    }
+
+    /// Whether an outcome waits.
+    pub(super) fn has_news(&self) -> bool {
+        self.thread.has_news()
+    }
+
+    fn begin(&mut self, now_ns: u64, applier: &mut Applier) {
+        let (machine, tree) = (&applier.machine, &mut applier.tree);
+        let held = tree.hold();
+        let tree_bytes = tree.approximate_data_bytes() + tree.node_count() * ZNODE_BYTES;
+        let meta = SnapshotMeta {
+            zxid: machine.zxid(),
+            index: applier.index,
+            term: applier.term,
+            digest: machine.digest(),
+            node_count: held.len(),
+            conf_state: self.members.clone(),
+        };
+        self.hold = Some(Hold {
+            until_ns: now_ns + CHECKPOINT_HOLD_NS,
+            bytes_max: tree_bytes.max(CHECKPOINT_HOLD_BYTES_MIN),
+            cancelled: false,
+        });
+        self.thread.begin(Job { held, image: machine.image(), meta });
+        (applier.commands, self.log_bytes) = (0, 0);
+    }
+}

@@ -1,0 +1,98 @@
+//! How the rest of the process asks the core to stop, and learns why it did.
+//!
+//! Owns one flag and one reason. Never stops anything itself. It stays correct because the reason is written once: the
+//! first one is what counts.
+
+use crate::machine::ApplyError;
+use paddock_transport::wake::Waker;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use thiserror::Error;
+
+/// Why the consensus core stopped.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// It was asked to.
+    #[error("asked to stop")]
+    Asked,
+    /// The log cannot be written any more. Nothing acknowledged is lost.
+    #[error(
+        "the log failed ({0}). Nothing that was acknowledged is lost. Check the disk under the data directory \
+         (kernel log, SMART), then start the node again: it recovers what is durable"
+    )]
+    LogFailed(String),
+    /// What a batch's proposer knew of the state is not what this node knows.
+    #[error(
+        "this node's state differs from the one its log was written against: at zxid 0x{zxid:x} the digest is \
+         {found:016x}, the log says {logged:016x} (entry {index}). Do not delete anything; keep a copy of the data \
+         directory and report it. A start from the snapshot and the log may tell which of the two is wrong"
+    )]
+    Diverged {
+        /// The zxid that was compared.
+        zxid: i64,
+        /// As computed here.
+        found: u64,
+        /// As written in the log.
+        logged: u64,
+        /// Entry of the log that says so.
+        index: u64,
+    },
+    /// The log holds a batch that cannot be applied.
+    #[error("entry {index} of the log cannot be applied: {error}")]
+    CannotApply {
+        /// The entry.
+        index: u64,
+        /// Why not.
+        error: ApplyError,
+    },
+    /// The log holds an entry that is no batch.
+    #[error("entry {index} of the log does not hold a batch of commands: {what}")]
+    Undecodable {
+        /// The entry.
+        index: u64,
+        /// What the check said.
+        what: String,
+    },
+}
+
+impl StopReason {
+    /// Whether the process must end with an error.
+    pub fn is_failure(&self) -> bool {
+        *self != StopReason::Asked
+    }
+}
+
+/// The flag and the reason, shared by the core and whoever started it.
+#[derive(Debug)]
+pub struct Control {
+    asked: AtomicBool,
+    reason: OnceLock<StopReason>,
+    waker: Arc<Waker>,
+}
+
+impl Control {
+    pub(super) fn new(waker: Arc<Waker>) -> Self {
+        Self { asked: AtomicBool::new(false), reason: OnceLock::new(), waker }
+    }
+
+    /// Asks the core to stop once what is proposed is decided, or a named time has passed.
+    pub fn stop(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Why the core stopped; `None` while it runs.
+    pub fn reason(&self) -> Option<&StopReason> {
+        self.reason.get()
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn stopped(&self, why: StopReason) {
+        // A second reason is a consequence of the first.
+        let _ = self.reason.set(why);
+    }
+}

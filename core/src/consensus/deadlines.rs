@@ -1,0 +1,153 @@
+//! When sessions die: the leader's deadlines, made fair against our own slowness.
+//!
+//! Owns the expiry wheel, the sessions that are due and not yet proposed, and the account of our own stalls. Never
+//! expires anything itself: it proposes commands. It stays fair by four rules:
+//!
+//! - time in which nothing could be logged does not count ([`Deadlines::pause`]);
+//! - a turn that comes late, measured against when it was due, shifts all deadlines by the delay;
+//! - after a long silence (nobody reported anything, so we may have been stopped without knowing), a deadline is looked
+//!   at twice, with time enough in between for every shard to report whom it heard from;
+//! - after a start all known sessions get their full timeout.
+
+use super::config::{EXPIRIES_PER_BATCH_MAX, STALL_NS};
+use crate::commit::{Outcome, SessionEvent};
+use crate::machine::{Applied, Machine};
+use crate::session::Expiry;
+use std::collections::VecDeque;
+
+/// What a shard's report may take beyond its beat: being scheduled, a full turn.
+const REPORT_SLACK_NS: u64 = 100_000_000;
+
+/// See the module doc.
+pub(super) struct Deadlines {
+    expiry: Expiry,
+    /// Named as expired, not proposed yet.
+    due: VecDeque<i64>,
+    /// Time within which every shard reports.
+    report_ns: u64,
+    started: bool,
+    last_turn_ns: u64,
+    /// When the next turn was to come at the latest.
+    expected_ns: Option<u64>,
+    paused_since: Option<u64>,
+    /// Until when nobody expires, because of a long silence.
+    grace_until: u64,
+}
+
+impl Deadlines {
+    /// `tick_ns` is the unit of expiry; shards report every `beat_ns`.
+    pub(super) fn new(tick_ns: u64, beat_ns: u64) -> Self {
+        Self {
+            expiry: Expiry::new(tick_ns),
+            due: VecDeque::new(),
+            report_ns: beat_ns + REPORT_SLACK_NS,
+            started: false,
+            last_turn_ns: 0,
+            expected_ns: None,
+            paused_since: None,
+            grace_until: 0,
+        }
+    }
+
+    /// A turn begins. `true`: we were stopped before it.
+    pub(super) fn turn(&mut self, now_ns: u64, machine: &Machine) -> bool {
+        let mut stalled = false;
+        if !self.started {
+            self.started = true;
+            self.expiry.restart(machine.sessions().iter().map(|(id, s)| (id, s.timeout_ms)), now_ns);
+        } else if let Some(expected) = self.expected_ns {
+            let late = now_ns.saturating_sub(expected);
+            stalled = late >= STALL_NS;
+            if stalled && self.paused_since.is_none() && !self.expiry.is_empty() {
+                tracing::warn!(
+                    "the consensus core was stopped for {} ms; sessions get that time",
+                    late / 1_000_000
+                );
+                self.expiry.shift(late);
+            }
+        }
+        if now_ns.saturating_sub(self.last_turn_ns) > 2 * self.report_ns {
+            self.grace_until = now_ns + self.report_ns;
+        }
+        self.last_turn_ns = now_ns;
+        stalled
+    }
+
+    /// A turn ends; the next one is due at `expected_ns` at the latest.
+    pub(super) fn expect(&mut self, expected_ns: Option<u64>) {
+        self.expected_ns = expected_ns;
+    }
+
+    /// Shards heard from these sessions.
+    pub(super) fn touched(&mut self, sessions: &[i64], at_ns: u64) {
+        for &session in sessions {
+            self.expiry.touch(session, at_ns);
+        }
+    }
+
+    /// A client with the right password is about to come back to a session: it must not be expired under its hands.
+    pub(super) fn returning(&mut self, session: i64, timeout_ms: i32, now_ns: u64) {
+        self.due.retain(|&s| s != session);
+        self.expiry.arm(session, timeout_ms, now_ns);
+    }
+
+    /// A batch was applied: sessions came and went.
+    pub(super) fn applied(&mut self, applied: &Applied, now_ns: u64) {
+        if !self.started {
+            return;
+        }
+        for event in &applied.sessions {
+            if let SessionEvent::Closed { session } = event {
+                self.expiry.remove(*session);
+            }
+        }
+        for result in &applied.results {
+            if let Outcome::Attached { session, timeout_ms, .. } = result.outcome {
+                self.returning(session, timeout_ms, now_ns);
+            }
+        }
+    }
+
+    /// While nothing can be logged nobody expires, and the time does not count.
+    pub(super) fn pause(&mut self, paused: bool, now_ns: u64) {
+        match (self.paused_since, paused) {
+            (None, true) => self.paused_since = Some(now_ns),
+            (Some(since), false) => {
+                self.paused_since = None;
+                let paused_ns = now_ns.saturating_sub(since);
+                // Shorter ones are part of a busy day: counting them would let sessions live for ever under load.
+                if paused_ns >= STALL_NS {
+                    self.expiry.shift(paused_ns);
+                    // Shards could not report either: their rings were not read.
+                    self.grace_until = self.grace_until.max(now_ns + self.report_ns);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Sessions to expire with the next batch.
+    pub(super) fn expired(&mut self, now_ns: u64, mut propose: impl FnMut(i64)) {
+        if self.paused_since.is_some() || now_ns < self.grace_until {
+            return;
+        }
+        self.due.extend(self.expiry.expired(now_ns));
+        for session in self.due.drain(..self.due.len().min(EXPIRIES_PER_BATCH_MAX)) {
+            propose(session);
+        }
+    }
+
+    /// The proposal failed: they get another look at the next tick.
+    pub(super) fn not_proposed(&mut self, session: i64) {
+        self.due.push_back(session);
+    }
+
+    /// When somebody may have to be expired next; `None` while paused or when there is nobody.
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        if self.paused_since.is_some() {
+            return None;
+        }
+        let due = (!self.due.is_empty()).then_some(0);
+        due.or_else(|| self.expiry.next_deadline()).map(|at| at.max(self.grace_until))
+    }
+}

@@ -1,0 +1,143 @@
+//! What Raft gives out to be made durable, on its way into the log.
+//!
+//! Owns the log and the order in which drains of the group become durable. Never waits: the log's own thread writes
+//! and syncs. It stays correct because a drain counts as persisted only when its last record and all before it are
+//! durable, and because records that the log refused (its queue or the disk is full) are handed over again, first,
+//! before any later ones: nothing Raft has seen is ever skipped.
+
+use super::group::{Effects, EntryKind, LogEntry, Vote};
+use paddock_storage::log::Refusal;
+use paddock_storage::{Entry, HardState, Log, Record, State, Ticket};
+use std::collections::VecDeque;
+
+/// [`Entry::kind`] of a batch or an empty entry.
+pub(super) const KIND_BATCH: u8 = 0;
+/// [`Entry::kind`] of a change of membership.
+pub(super) const KIND_MEMBERSHIP: u8 = 1;
+
+/// See the module doc.
+pub(super) struct Journal {
+    log: Log,
+    /// Refused, in order, with the numbers of their drains.
+    refused: VecDeque<(u64, Vec<Record>)>,
+    /// Taken and not durable yet.
+    taken: VecDeque<(u64, Ticket)>,
+    last_ticket: Ticket,
+    /// As of the last [`Journal::poll`].
+    seen: (Ticket, State),
+    /// Payload bytes handed over since the last [`Journal::take_bytes`].
+    bytes: u64,
+}
+
+impl Journal {
+    pub(super) fn new(log: Log) -> Self {
+        let last_ticket = log.durable().ticket;
+        let seen = (last_ticket, log.state());
+        Self { log, refused: VecDeque::new(), taken: VecDeque::new(), last_ticket, seen, bytes: 0 }
+    }
+
+    /// Hands over what a drain wants to be durable.
+    pub(super) fn append(&mut self, effects: &mut Effects, commit: u64) {
+        let vote = effects.vote.map(|v| hard_state(v, commit)).map(Record::HardState);
+        let entries = effects.entries.drain(..).map(|e| {
+            self.bytes += e.payload.len() as u64;
+            Record::Entry(stored(e))
+        });
+        let records: Vec<Record> = vote.into_iter().chain(entries).collect();
+        if self.refused.is_empty() {
+            self.hand_over(effects.number, records);
+        } else {
+            self.refused.push_back((effects.number, records));
+        }
+    }
+
+    /// Hands refused records over again, and tells the newest drain that is durable with all before it.
+    pub(super) fn poll(&mut self) -> Option<u64> {
+        while let Some((number, records)) = self.refused.pop_front() {
+            if !self.hand_over(number, records) {
+                break;
+            }
+        }
+        let durable = self.log.durable().ticket;
+        self.seen = (durable, self.log.state());
+        let mut newest = None;
+        while let Some((number, ticket)) = self.taken.front().copied() {
+            if ticket > durable {
+                break;
+            }
+            self.taken.pop_front();
+            newest = Some(number);
+        }
+        newest
+    }
+
+    /// Whether the log took entries at the last [`Journal::poll`], and if not, why.
+    pub(super) fn state(&self) -> &State {
+        &self.seen.1
+    }
+
+    /// Whether the log has got on since the last [`Journal::poll`].
+    pub(super) fn has_news(&self) -> bool {
+        self.log.durable().ticket != self.seen.0 || self.log.state() != self.seen.1
+    }
+
+    /// Whether something handed over is not durable yet.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.taken.is_empty() || !self.refused.is_empty()
+    }
+
+    /// Whether the log refused something that it has not taken since.
+    pub(super) fn is_refusing(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// Payload bytes handed over since the last call.
+    pub(super) fn take_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Everything up to `index` is applied: the log need not keep it in memory.
+    pub(super) fn applied(&mut self, index: u64) {
+        self.log.release(index);
+    }
+
+    /// Nobody needs entries up to `index` any more: two snapshots contain them.
+    pub(super) fn forget(&mut self, index: u64) {
+        self.log.truncate_prefix(index + 1);
+    }
+
+    /// `false`: refused, and kept at the front.
+    fn hand_over(&mut self, number: u64, records: Vec<Record>) -> bool {
+        if records.is_empty() {
+            self.taken.push_back((number, self.last_ticket));
+            return true;
+        }
+        match self.log.append(records) {
+            Ok(ticket) => {
+                self.last_ticket = ticket;
+                self.taken.push_back((number, ticket));
+                true
+            }
+            Err(refused) => {
+                if let Refusal::TooLarge { .. } = refused.why {
+                    // The intake bounds a batch by what the log takes; beyond it there is no way on.
+                    tracing::error!("{}; the node will not get past this entry", refused.why);
+                }
+                self.refused.push_front((number, refused.records));
+                false
+            }
+        }
+    }
+}
+
+fn hard_state(vote: Vote, commit: u64) -> HardState {
+    HardState { term: vote.term, vote: vote.node, commit }
+}
+
+fn stored(e: LogEntry) -> Entry {
+    let kind = match e.kind {
+        EntryKind::Batch => KIND_BATCH,
+        EntryKind::Membership => KIND_MEMBERSHIP,
+    };
+    Entry { term: e.term, index: e.index, kind, data: e.payload }
+}

@@ -1,0 +1,312 @@
+//! From a data directory to a running core.
+//!
+//! Owns the order of recovery: the directory's lock, the newest good snapshot, the log from there, replay, the group.
+//! Never serves before everything durable is applied: the parts it hands out begin at the recovered version. It stays
+//! correct because storage has made all it reports durable again, because in a group of one all that is durable is
+//! committed, and because replay takes the way that every entry takes: the same check, the same comparison of digests.
+
+use super::apply::Applier;
+use super::checkpoints::Checkpoints;
+use super::config::ConsensusConfig;
+use super::control::{Control, StopReason};
+use super::deadlines::Deadlines;
+use super::engine::{Consensus, Phase};
+use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Vote};
+use super::intake::Intake;
+use super::journal::{Journal, KIND_BATCH};
+use super::raft_group::{GroupStart, RaftGroup};
+use super::shards::{Armed, Shards};
+use super::syncs::Syncs;
+use crate::checkpoint::{Checkpointer, LoadError, load};
+use crate::machine::Machine;
+use crate::ring::{self, CommitReceiver};
+use crate::shard::ShardConfig;
+use crate::stats::Stats;
+use crate::submit::{SUBMIT_RING_ENTRIES, Submit};
+use crate::tree;
+use bytes::Bytes;
+use paddock_storage::log::OpenError;
+use paddock_storage::{
+    DataDir, DataDirError, Log, LogOptions, ReadError, Recovery, SnapshotError, Snapshots,
+};
+use paddock_transport::wake::Waker;
+use rkyv::{Archive, Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Why a node cannot start. Each says what to do.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// No snapshot can be used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A snapshot with good checksums does not hold what it should.
+    #[error("{} cannot be loaded: {error}", path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: LoadError,
+    },
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// An entry of the log cannot be read.
+    #[error("the log cannot be read: {0}")]
+    Read(#[from] ReadError),
+    /// An entry of the log cannot be applied.
+    #[error("recovery stopped: {0}")]
+    Replay(StopReason),
+    /// Consensus cannot be set up.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// A snapshot's membership is unreadable, or does not contain this node.
+    #[error("the membership in {} is not usable: {what}", path.display())]
+    Membership {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(io::Error),
+}
+
+/// What a shard needs of the core.
+pub struct ShardParts {
+    /// Its eyes on the tree. They stand on an empty version until the first commit is taken.
+    pub reader: tree::Reader,
+    /// Commits. The first one is already there: the recovered state.
+    pub commits: CommitReceiver,
+    /// The way to the core; then [`Parts::waker`].
+    pub submits: rtrb::Producer<Submit>,
+    /// To be raised while the shard must see every commit at once: it has watches armed.
+    pub armed: Armed,
+}
+
+/// What was found at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Index of the snapshot; 0 without one.
+    pub snapshot_index: u64,
+    /// Entries replayed.
+    pub entries: u64,
+    /// Last zxid.
+    pub zxid: i64,
+    /// Znodes, as ZooKeeper counts them.
+    pub znodes: u64,
+    /// Sessions that live on, each with its full timeout.
+    pub sessions: u64,
+    /// This start's number.
+    pub incarnation: u64,
+    /// The directory's identity.
+    pub identity: [u8; 16],
+    /// Bytes cut off the log's end, which had never been durable.
+    pub cut_bytes: u64,
+}
+
+/// Everything that is not the core itself.
+pub struct Parts {
+    /// One for each shard.
+    pub shards: Vec<ShardParts>,
+    /// To stop the core and to learn why it did.
+    pub control: Arc<Control>,
+    /// The waker of the core's loop: after a submission.
+    pub waker: Arc<Waker>,
+    /// What was found.
+    pub recovered: Recovered,
+}
+
+/// The group's members, as they stand in a snapshot.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+struct Members {
+    voters: Vec<u64>,
+    learners: Vec<u64>,
+}
+
+impl Consensus {
+    /// Recovers `config.data_dir` and sets up the core and the ends of its shards. `waker` is that of the loop that will
+    /// run it, `shard_wakers` those of the shards' loops, `config.shards` of them; with one loop for all they are the
+    /// same.
+    pub fn open(
+        config: ConsensusConfig,
+        waker: Arc<Waker>,
+        shard_wakers: &[Arc<Waker>],
+        stats: Arc<Stats>,
+    ) -> Result<(Consensus, Parts), StartError> {
+        assert_eq!(shard_wakers.len(), config.shards, "a waker for each shard");
+        let dir = DataDir::open(&config.data_dir, config.new_identity)?;
+        let snapshots = Snapshots::on(dir.disk(), dir.snapshot_dir());
+        let (sender, receivers) = ring::with_capacity(config.shards, config.commit_ring_entries);
+        let (mut writer, readers) = tree::tree(config.shards);
+        let from = from_snapshot(&snapshots, &mut writer, u64::from(config.node))?;
+
+        let (log, recovery) = open_log(&config, &dir, &from, waker.clone())?;
+        let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
+        (applier.index, applier.term) = (from.index, from.term);
+        let entries = replay(&log, &recovery, &mut applier)?;
+
+        let mut group = RaftGroup::new(&GroupStart {
+            node: u64::from(config.node),
+            voters: from.members.voters.clone(),
+            vote: Vote { term: recovery.hard_state.term, node: recovery.hard_state.vote },
+            applied: applier.index,
+            applied_term: applier.term,
+            seed: config.seed,
+        })?;
+        if group.alone() {
+            group.campaign()?;
+        }
+
+        let entry_bytes_max = log.entry_bytes_max();
+        let mut journal = Journal::new(log);
+        journal.applied(applier.index);
+        let (producers, consumers): (Vec<_>, Vec<_>) =
+            (0..config.shards).map(|_| rtrb::RingBuffer::new(SUBMIT_RING_ENTRIES)).unzip();
+        let mut intake = Intake::new(consumers, config.node, dir.incarnation(), entry_bytes_max);
+        let armed: Vec<Armed> = (0..config.shards).map(|_| Armed::default()).collect();
+        let mut shards = Shards::new(shard_wakers.iter().cloned().zip(armed.iter().cloned()).collect());
+        // The recovered state is the first commit of every shard.
+        applier.publish(&mut intake, &mut Vec::new(), &mut shards.marked);
+
+        let told = waker.clone();
+        let thread = Checkpointer::start(snapshots, config.checkpoint_bytes_per_second, move || told.wake())
+            .map_err(StartError::Thread)?;
+        let members = encode(&from.members)?;
+        let checkpoints =
+            Checkpoints::new(thread, config.snap_count, config.snap_log_bytes, from.index, members);
+        let tick_ns = u64::from(config.tick_time_ms) * 1_000_000;
+        let beat_ns =
+            ShardConfig { tick_time_ms: config.tick_time_ms, ..ShardConfig::default() }.touch_beat_ns();
+        let recovered = Recovered {
+            snapshot_index: from.index,
+            entries,
+            zxid: applier.machine.zxid(),
+            znodes: applier.tree.node_count(),
+            sessions: applier.machine.sessions().len() as u64,
+            incarnation: dir.incarnation(),
+            identity: dir.identity(),
+            cut_bytes: recovery.cut_bytes,
+        };
+        let control = Arc::new(Control::new(waker.clone()));
+        let consensus = Consensus {
+            policy: config.policy,
+            group,
+            effects: Effects::default(),
+            journal,
+            backlog: VecDeque::new(),
+            applier,
+            intake,
+            syncs: Syncs::default(),
+            deadlines: Deadlines::new(tick_ns, beat_ns),
+            shards,
+            checkpoints,
+            control: control.clone(),
+            stats,
+            phase: Phase::default(),
+            _dir: dir,
+        };
+        consensus.tell();
+        let shards = readers
+            .into_iter()
+            .zip(receivers)
+            .zip(producers.into_iter().zip(armed))
+            .map(|((reader, commits), (submits, armed))| ShardParts { reader, commits, submits, armed })
+            .collect();
+        Ok((consensus, Parts { shards, control, waker, recovered }))
+    }
+}
+
+/// Where replay begins.
+struct From {
+    machine: Machine,
+    index: u64,
+    term: u64,
+    members: Members,
+}
+
+fn from_snapshot(snapshots: &Snapshots, tree: &mut tree::Writer, node: u64) -> Result<From, StartError> {
+    let Some(opened) = snapshots.open_newest()? else {
+        let members = Members { voters: vec![node], learners: Vec::new() };
+        return Ok(From { machine: Machine::new(tree), index: 0, term: 0, members });
+    };
+    for skipped in &opened.skipped {
+        tracing::error!("{}; the snapshot before it is used, and the damaged one removed", skipped.error);
+    }
+    let reader = opened.reader;
+    let path = || reader.path().to_owned();
+    let loaded = load(&reader, tree).map_err(|error| StartError::Load { path: path(), error })?;
+    let header = reader.header();
+    let mut aligned = rkyv::util::AlignedVec::<16>::new();
+    aligned.extend_from_slice(&header.conf_state);
+    let members: Members = rkyv::from_bytes::<Members, rkyv::rancor::Error>(&aligned)
+        .map_err(|e| StartError::Membership { path: path(), what: e.to_string() })?;
+    if !members.voters.contains(&node) {
+        let what = format!("node {node} is not one of the voters {:?}", members.voters);
+        return Err(StartError::Membership { path: path(), what });
+    }
+    let digest = loaded.machine.digest();
+    if digest != header.digest {
+        return Err(StartError::Replay(StopReason::Diverged {
+            zxid: header.zxid,
+            found: digest,
+            logged: header.digest,
+            index: header.index,
+        }));
+    }
+    // Only now: had anything been wrong with this one, the damaged ones would still be there to look at.
+    for skipped in &opened.skipped {
+        snapshots.discard(skipped)?;
+    }
+    Ok(From { machine: loaded.machine, index: header.index, term: header.term, members })
+}
+
+fn open_log(
+    config: &ConsensusConfig,
+    dir: &DataDir,
+    from: &From,
+    waker: Arc<Waker>,
+) -> Result<(Log, Recovery), StartError> {
+    let mut options = LogOptions::new(dir.log_dir(), config.log_salt);
+    options.disk = dir.disk();
+    options.force_sync = config.force_sync;
+    options.snapshot = (from.index, from.term);
+    options.wake = Arc::new(move || waker.wake());
+    if let Some(bytes) = config.segment_bytes {
+        options.segment_bytes = bytes;
+    }
+    if from.members.voters.len() == 1 {
+        // Nobody lags behind a group of one.
+        options.window_bytes = 0;
+    }
+    Ok(Log::open(options)?)
+}
+
+/// Applies what the log holds beyond the snapshot, without publishing.
+fn replay(log: &Log, recovery: &Recovery, applier: &mut Applier) -> Result<u64, StartError> {
+    let first = applier.index + 1;
+    let mut entries = 0;
+    for entry in log.reader().entries(first, recovery.last_index + 1) {
+        let entry = entry?;
+        let kind = if entry.kind == KIND_BATCH { EntryKind::Batch } else { EntryKind::Membership };
+        let entry = LogEntry { index: entry.index, term: entry.term, kind, payload: entry.data };
+        applier.apply(&entry).map_err(StartError::Replay)?;
+        entries += 1;
+    }
+    applier.forget_applied();
+    Ok(entries)
+}
+
+fn encode(members: &Members) -> Result<Bytes, StartError> {
+    let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(members)
+        .map_err(|e| StartError::Group(GroupError(e.to_string())))?;
+    Ok(Bytes::copy_from_slice(&bytes))
+}
