@@ -8,6 +8,7 @@
 
 pub mod datadir;
 pub mod disk;
+pub mod fault;
 pub mod log;
 mod map;
 pub mod snapshot;

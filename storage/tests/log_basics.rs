@@ -40,7 +40,7 @@ fn what_was_appended_is_there_after_a_reopen_with_either_writer() {
         assert!(woken.load(Ordering::Relaxed) > 0);
         let read: Vec<_> = log.reader().entries(1, 101).collect::<Result<_, _>>().unwrap();
         assert_eq!(read, log.entries(1, 101, u64::MAX).unwrap());
-        assert!(read.iter().all(|entry| entry.data.as_ptr() as usize % 16 == 0));
+        assert!(read.iter().all(|entry| (entry.data.as_ptr() as usize).is_multiple_of(16)));
         assert_eq!(log.close(), State::Running);
 
         let (log, recovery) = Log::open(LogOptions { method: next, ..options }).unwrap();

@@ -17,6 +17,10 @@ pub const CLOSE_LINGER_NS: u64 = 5_000_000_000;
 /// thousand connections that pipeline behind one slow write stay below 1 GiB. One larger frame is still taken whole.
 pub const INPUT_HIGH_WATER_BYTES: usize = 64 * 1024;
 
+/// The same while input of one turn is still coming in, for the turn will serve most of it: what a loop delivers at most
+/// to one connection in one turn.
+pub const INPUT_IN_TURN_MAX_BYTES: usize = 4 * INPUT_HIGH_WATER_BYTES;
+
 /// An empty input buffer keeps at most this capacity, so that a connection which only pings never allocates and an
 /// idle one costs less than 4 KiB.
 pub const INPUT_KEEP_BYTES: usize = 512;
@@ -37,6 +41,10 @@ pub const REQUESTS_PER_TURN_MAX: usize = 128;
 /// Watches one connection may hold (each pair of path and mode); at the bound the connection is closed with a line in
 /// the log, for a watch that is silently not set would be a wrong answer. A million paths of 100 B are 200 MiB.
 pub const WATCHES_PER_CONNECTION_MAX: usize = 1_000_000;
+
+/// Unread output at which a connection gets no further notification but is closed with a line in the log: the watches
+/// of a peer that never reads must not fill the memory. Twice the largest reply that default clients take, plus room.
+pub const NOTIFICATIONS_UNREAD_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Authentication ids one connection may gather; a further one is refused like a wrong password.
 pub const IDENTITIES_MAX: usize = 64;

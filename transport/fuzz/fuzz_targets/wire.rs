@@ -1,0 +1,6 @@
+//! Arbitrary bytes to every decoder of the client protocol. The claim itself is `wire::fuzz_one`, which the property
+//! tests run on a stable compiler too.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| paddock_transport::wire::fuzz_one(data));
