@@ -208,15 +208,6 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// What to do about a failed accept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AfterError {
-    /// The one connection is lost; go on.
-    GoOn,
-    /// Rest until this time.
-    RestUntil(u64),
-}
-
 /// A listener and the state of accepting on it.
 #[derive(Debug)]
 pub(crate) struct Listening {
@@ -238,12 +229,13 @@ impl Listening {
         }
     }
 
-    pub(crate) fn failed(&mut self, errno: Errno, now_ns: u64) -> AfterError {
+    /// An accept failed. `true`: it would fail again, and the listener rests until `resting_until`.
+    pub(crate) fn failed(&mut self, errno: Errno, now_ns: u64) -> bool {
         if matches!(
             errno,
             Errno::CONNABORTED | Errno::INTR | Errno::AGAIN | Errno::PROTO | Errno::PERM | Errno::NETDOWN
         ) {
-            return AfterError::GoOn;
+            return false;
         }
         if !std::mem::replace(&mut self.said, true) {
             let advice = match errno {
@@ -253,9 +245,8 @@ impl Listening {
             };
             tracing::warn!(listener = %self.listener.address, "cannot accept: {errno}{advice}; trying again every {ACCEPT_PAUSE:?}");
         }
-        let until = now_ns + ACCEPT_PAUSE.as_nanos() as u64;
-        self.resting_until = Some(until);
-        AfterError::RestUntil(until)
+        self.resting_until = Some(now_ns + ACCEPT_PAUSE.as_nanos() as u64);
+        true
     }
 }
 

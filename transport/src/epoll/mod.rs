@@ -7,7 +7,7 @@
 //! until a receive came back short or empty, so that pausing costs no system call and a capped connection is
 //! taken up again in the next turn. Writability is watched only while a send has been refused.
 
-use crate::accept::{AfterError, Permit, reason};
+use crate::accept::{Permit, reason};
 use crate::engine::{Address, Closed, ConnId, Engine, Origin};
 use crate::event_loop::{Desk, LoopError, Wait};
 use crate::io::CloseWish;
@@ -197,7 +197,7 @@ impl Epoll {
                 }
                 Err(Errno::AGAIN) => return,
                 Err(errno) => {
-                    if let AfterError::RestUntil(_) = listening.failed(errno, self.desk.now.mono_ns) {
+                    if listening.failed(errno, self.desk.now.mono_ns) {
                         let _ = epoll::delete(&self.epoll, &listening.listener);
                         return;
                     }
@@ -272,6 +272,8 @@ impl Epoll {
         if let Err(errno) = outcome {
             return self.end(id, Closed::ConnectFailed(errno.raw_os_error()));
         }
+        // What was written or wished for meanwhile is still to be done.
+        self.desk.dirty.push(id);
         if !self.desk.io.is_open(id) {
             return; // Closed meanwhile; the wish is carried out at the end of this turn.
         }
