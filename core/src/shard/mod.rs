@@ -353,3 +353,6 @@ impl Engine for Shard {
         self.reader.unpark();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! Shards over the in-process loop, beside a consensus core that is a state machine and nothing else.
+
+mod hostile;
+mod order;
+mod protocol;
+mod rig;
+mod watches;
