@@ -45,6 +45,7 @@ use crate::tree::Reader;
 use crate::watch::{Hits, Watches};
 use config::{CLOSE_LINGER_NS, HANDSHAKE_TIMEOUT_NS, SUBMIT_RETRY_NS, WATCHES_PER_CONNECTION_MAX};
 use connection::{Connection, Connections, Phase};
+use crossbeam_utils::CachePadded;
 use foldhash::fast::RandomState;
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::io::Io;
@@ -72,7 +73,7 @@ pub struct Parts {
     /// The node's counters.
     pub stats: Arc<Stats>,
     /// Told whether watches are armed: a shard without any need not be woken for changes.
-    pub armed: Arc<AtomicBool>,
+    pub armed: Arc<CachePadded<AtomicBool>>,
     /// The other shards of the node.
     pub neighbours: Arc<Neighbours>,
 }
@@ -94,7 +95,7 @@ pub struct Shard {
     uplink: Uplink,
     ids: Box<dyn SessionIds + Send>,
     stats: Arc<Stats>,
-    armed: Arc<AtomicBool>,
+    armed: Arc<CachePadded<AtomicBool>>,
     neighbours: Arc<Neighbours>,
 
     connections: Connections,

@@ -369,10 +369,14 @@ fn an_idle_shard_sleeps_without_a_deadline() {
     let mut w = World::new(1);
     let mut c = w.client(0);
     w.ask(&mut c, &Request::Ping);
-    assert!(
-        matches!(w.next(0), Next::Sleep { deadline_ns: Some(_) }),
-        "the session heard from is to be reported"
+    assert_eq!(
+        w.next(0),
+        Next::Sleep { deadline_ns: None },
+        "reported at once: the last report was long ago"
     );
+    w.ask(&mut c, &Request::Ping);
+    let report = w.now.mono_ns + 1_000_000_000;
+    assert_eq!(w.next(0), Next::Sleep { deadline_ns: Some(report) }, "the next report waits for its beat");
     w.pass(10_000_000_000);
     w.run();
     assert_eq!(w.next(0), Next::Sleep { deadline_ns: None });

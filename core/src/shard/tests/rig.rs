@@ -17,7 +17,6 @@ use paddock_transport::wire::{
     Split, Text, WatcherEvent, put_frame, split, xid,
 };
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// The consensus core's part: numbers commands, applies them, publishes.
 pub struct Core {
@@ -163,7 +162,7 @@ impl World {
                         (id, [id as u8; 16])
                     }),
                     stats: stats.clone(),
-                    armed: Arc::new(AtomicBool::new(false)),
+                    armed: Arc::default(),
                     neighbours: neighbours.clone(),
                 })
             })
