@@ -1,1 +1,39 @@
-//! loadgen.
+//! Paddock's load generator: drives any ZooKeeper-protocol server with a read-mostly load and checks its answers.
+//!
+//! Owns workloads, pacing, checking, histograms and reports. Never knows the server's insides: it speaks the client
+//! protocol only, so its figures for Paddock and for any other server mean the same. It stays honest by three rules: an
+//! open loop's schedule does not wait for the server, every answer is checked, and a run says when the generator itself
+//! was the limit.
+//!
+//! | part | owns |
+//! |---|---|
+//! | [`config`], [`cli`] | settings; the command line |
+//! | [`session`] | connections, handshakes, pings, reconnection: the client engine |
+//! | [`workload`] | what sessions are used for: filling the tree, load, idling |
+//! | [`keyspace`], [`value`], [`pacing`] | which znode, which bytes, which instant |
+//! | [`check`] | whether an answer is right |
+//! | [`tally`], [`histogram`], [`machine`], [`report`] | counts, latencies, CPU time, and what is made of them |
+//! | [`target`], [`crew`], [`progress`], [`run`] | the server of a run, its threads, its display, its order |
+
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod crew;
+pub mod histogram;
+pub mod keyspace;
+pub mod machine;
+pub mod pacing;
+pub mod progress;
+pub mod report;
+pub mod run;
+pub mod session;
+pub mod tally;
+pub mod target;
+pub mod value;
+pub mod workload;
+
+pub use config::RunConfig;
+pub use report::Report;
+pub use run::{Outcome, RunError, run, run_until};

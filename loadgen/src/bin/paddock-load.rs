@@ -1,3 +1,8 @@
-//! The `paddock-load` binary.
+//! The `paddock-load` binary: parse, run, exit.
 
-fn main() {}
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+fn main() -> ExitCode {
+    paddock_loadgen::cli::main(std::env::args_os(), &AtomicBool::new(false))
+}

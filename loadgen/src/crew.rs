@@ -1,0 +1,169 @@
+//! The generator's threads: one engine on one loop each, begun together.
+//!
+//! Owns starting, waiting and joining. Never knows what the engines do. If one thread ends before all are ready, the
+//! others are told to stop and its reason is the run's.
+
+use crate::config::RunConfig;
+use crate::machine;
+use crate::session::{Client, ClientError, Workload};
+use crate::workload::Control;
+use crossbeam_channel::{Receiver, unbounded};
+use paddock_transport::event_loop::{EventLoop, LoopError, LoopKind, LoopOptions};
+use rustix::time::{ClockId, clock_gettime};
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use thiserror::Error;
+
+/// How often the leading thread looks at the others.
+pub const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Why a thread could not do its work.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CrewError {
+    /// No sessions.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// No event loop.
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+    /// No thread.
+    #[error("starting a thread: {0}")]
+    Thread(io::Error),
+    /// No such core.
+    #[error("--cores: cannot use core {core}: {source}")]
+    Core {
+        /// Which.
+        core: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A defect of this program.
+    #[error("a thread of the generator ended by a defect; please report it with the message above")]
+    Panic,
+}
+
+/// Running threads with engines of kind `W`.
+#[derive(Debug)]
+pub struct Crew<W: Workload> {
+    handles: Vec<JoinHandle<Result<Client<W>, CrewError>>>,
+    tids: Receiver<u32>,
+}
+
+impl<W> Crew<W>
+where
+    W: Workload + Send + 'static,
+    W::Request: Send,
+{
+    /// Starts a thread for each of `clients`.
+    pub fn start(config: &RunConfig, kind: LoopKind, clients: Vec<Client<W>>) -> Result<Self, CrewError> {
+        let (told, tids) = unbounded();
+        let mut handles = Vec::new();
+        for (i, mut client) in clients.into_iter().enumerate() {
+            let core = (!config.cores.is_empty()).then(|| config.cores[i % config.cores.len()]);
+            let told = told.clone();
+            let body = move || {
+                let _ = told.send(rustix::thread::gettid().as_raw_nonzero().get() as u32);
+                if let Some(core) = core {
+                    machine::pin(core).map_err(|source| CrewError::Core { core, source })?;
+                }
+                // Paced sending needs sleeps that end in time; the usual slack of a thread is 50 µs. Not vital.
+                let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+                EventLoop::new(kind, LoopOptions::default())?.run(&mut client)?;
+                match client.sessions.fatal() {
+                    Some(error) => Err(error.clone().into()),
+                    None => Ok(client),
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("load-{i}"));
+            handles.push(thread.spawn(body).map_err(CrewError::Thread)?);
+        }
+        Ok(Self { handles, tids })
+    }
+
+    /// The kernel's ids of the threads: complete once all have announced that they are ready.
+    pub fn tids(&self) -> Vec<u32> {
+        self.tids.try_iter().collect()
+    }
+
+    /// Whether a thread has ended.
+    pub fn any_finished(&self) -> bool {
+        self.handles.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Whether all threads have ended.
+    pub fn all_finished(&self) -> bool {
+        self.handles.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits until all sessions of all threads stand.
+    pub fn wait_ready(&self, control: &Control) -> bool {
+        while control.ready() < self.handles.len() {
+            if self.any_finished() {
+                control.stop();
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        true
+    }
+
+    /// Waits for the end of all threads.
+    pub fn join(self) -> Result<Vec<Client<W>>, CrewError> {
+        let ended: Vec<_> =
+            self.handles.into_iter().map(|h| h.join().unwrap_or(Err(CrewError::Panic))).collect();
+        ended.into_iter().collect()
+    }
+}
+
+/// The time on the clock that engines are given.
+pub fn mono_ns() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Sleeps until `ns` on that clock or until `stop` says so, looking every [`LOOK_EVERY`].
+pub fn sleep_until(ns: u64, mut look: impl FnMut() -> bool) {
+    loop {
+        let now = mono_ns();
+        if now >= ns || look() {
+            return;
+        }
+        std::thread::sleep(Duration::from_nanos(ns - now).min(LOOK_EVERY));
+    }
+}
+
+/// Splits `count` connections over `threads`: for each thread its first connection and how many it has.
+pub fn shares(count: usize, threads: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..threads).map(move |t| {
+        let (first, next) = (count * t / threads, count * (t + 1) / threads);
+        (first, next - first)
+    })
+}
+
+/// A control that threads and leader share.
+pub fn control() -> Arc<Control> {
+    Arc::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_has_one_thread() {
+        for (count, threads) in [(64, 1), (64, 3), (3, 3), (1000, 7)] {
+            let all: Vec<_> = shares(count, threads).collect();
+            assert_eq!(all.len(), threads);
+            let mut next = 0;
+            for (first, n) in all {
+                assert_eq!(first, next);
+                assert!(n >= count / threads);
+                next += n;
+            }
+            assert_eq!(next, count);
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! A whole run: server if none is given, tree, load, report.
+//!
+//! Owns the order of things and the instants at which CPU time is looked at. Never touches a request: that is the
+//! engines'.
+
+use crate::check::Checker;
+use crate::config::{ConfigError, RunConfig, Target};
+use crate::crew::{Crew, CrewError, LOOK_EVERY, control, mono_ns, shares, sleep_until};
+use crate::histogram::Latencies;
+use crate::keyspace::{Keyspace, Picker};
+use crate::machine::{CpuSample, CpuUsage, Machine, usable_cores};
+use crate::pacing::Pace;
+use crate::progress::{Meter, second_text};
+use crate::report::{Findings, IdleReport, Provenance, REPORT_VERSION, Report, Tool, thousands};
+use crate::session::{Client, SessionOptions, Sessions, Trouble};
+use crate::tally::{Seconds, Tally};
+use crate::target::{ServerUnderTest, StartError};
+use crate::value::Values;
+use crate::workload::idle::Idle;
+use crate::workload::load::{Load, LoadPlan};
+use crate::workload::preload::{PRELOAD_OUTSTANDING, Preload, PreloadError, Preloaded};
+use paddock_transport::event_loop::{LoopError, LoopKind, choose};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+
+/// Connections of the preload: enough to keep any server's disk busy.
+const PRELOAD_CONNECTIONS_MAX: u32 = 16;
+/// Between the decision to begin and the beginning: every thread looks once a millisecond.
+const START_LEAD_NS: u64 = 20_000_000;
+
+/// Why there is no report.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A setting that cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The transport is not to be had.
+    #[error(transparent)]
+    Transport(#[from] LoopError),
+    /// No server.
+    #[error(transparent)]
+    Server(#[from] StartError),
+    /// The tree could not be filled.
+    #[error(transparent)]
+    Preload(#[from] PreloadError),
+    /// A thread could not do its work.
+    #[error(transparent)]
+    Crew(#[from] CrewError),
+    /// It was stopped before anything was measured.
+    #[error("stopped before the load began")]
+    Stopped,
+}
+
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The report.
+    pub report: Report,
+    /// The counts and histograms behind it.
+    pub tally: Tally,
+}
+
+/// Runs `config` to its end.
+pub fn run(config: &RunConfig) -> Result<Outcome, RunError> {
+    run_until(config, &AtomicBool::new(false))
+}
+
+/// Runs `config` until its end or until `stop`: what was measured up to then is reported.
+pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunError> {
+    config.validate()?;
+    let (kind, _) = choose(config.transport)?;
+    let started_ms = wall_ms();
+    let server = ServerUnderTest::find(config)?;
+    let (nonce, mut seeds) = (nonce(config.seed), Seeds(config.seed));
+    let keyspace = Keyspace::new(&config.root, config.keys);
+    let values = Values::new(nonce, config.value_bytes);
+    let preloaded = preload(config, kind, &server, &keyspace, &values, stop)?;
+
+    let threads = config.threads(usable_cores());
+    let (control, seconds) = (control(), Arc::new(Seconds::new(threads)));
+    let options = session_options(config, &server.targets, preloaded.zxid);
+    let outstanding = config.outstanding() as usize;
+    let clients = shares(config.connections as usize, threads).enumerate().map(|(thread, (first, count))| {
+        let plan = LoadPlan {
+            keyspace: keyspace.clone(),
+            values: values.clone(),
+            picker: Picker::new(
+                seeds.next(),
+                config.keys,
+                config.connections,
+                config.reads,
+                config.distribution,
+            ),
+            checker: config.check.then(|| Checker::new(config.keys, preloaded.created_all)),
+            pace: config.rate.map(|rate| Pace {
+                rate,
+                arrivals: config.arrivals,
+                thread,
+                threads,
+                seed: seeds.next(),
+            }),
+            outstanding,
+            first_connection: first as u32,
+            connections_here: count as u32,
+            connections: config.connections,
+            warmup_ns: config.warmup.as_nanos() as u64,
+            duration_ns: config.duration.as_nanos() as u64,
+        };
+        Client {
+            sessions: Sessions::new(options.clone(), first, count, outstanding),
+            workload: Load::new(plan, Arc::clone(&control), Arc::clone(&seconds)),
+        }
+    });
+    let crew = Crew::start(config, kind, clients.collect())?;
+    if !crew.wait_ready(&control) {
+        return Err(crew.join().err().map_or(RunError::Stopped, RunError::from));
+    }
+    let tids = crew.tids();
+    let is_ours = |tid: u32| tids.contains(&tid);
+    let start_ns = mono_ns() + START_LEAD_NS;
+    control.start_at(start_ns);
+    let from_ns = start_ns + config.warmup.as_nanos() as u64;
+    let until_ns = from_ns + config.duration.as_nanos() as u64;
+    let look = || {
+        if stop.load(Ordering::Relaxed) {
+            control.stop();
+        }
+        control.stopped() || crew.any_finished()
+    };
+    let mut meter = Meter::new(config.progress, "warm-up", config.warmup.as_millis() as u64);
+    sleep_until(from_ns, || {
+        let left_ns = from_ns.saturating_sub(mono_ns());
+        let done_ms = (config.warmup.as_nanos() as u64).saturating_sub(left_ns) / 1_000_000;
+        meter.update(done_ms, || format!("{:.1} s left", left_ns as f64 / 1e9));
+        look()
+    });
+    meter.finish();
+    let before = Sampled::take(&server);
+    let mut meter = Meter::new(config.progress, "load", config.duration.as_millis() as u64);
+    let mut shown = 0;
+    let mut show = |meter: &mut Meter| {
+        for second in seconds.done(shown) {
+            shown += 1;
+            meter.line(u64::from(second.second + 1) * 1000, || second_text(&second));
+        }
+    };
+    sleep_until(until_ns, || {
+        show(&mut meter);
+        look()
+    });
+    let after = Sampled::take(&server);
+    while !crew.all_finished() {
+        show(&mut meter);
+        meter.update(config.duration.as_millis() as u64, || "waiting for the last replies".to_owned());
+        std::thread::sleep(LOOK_EVERY);
+    }
+    show(&mut meter);
+    meter.finish();
+    let mut tally = Tally::default();
+    for client in crew.join()? {
+        tally.merge(&client.workload.into_tally(&client.sessions));
+    }
+    let measured_ns = (config.duration.as_nanos() as u64).min(after.at_ns.saturating_sub(from_ns));
+    let report = Report::new(Findings {
+        config,
+        threads,
+        transport: kind.to_string(),
+        tally: &tally,
+        per_second: seconds.done(0),
+        seconds: measured_ns as f64 / 1e9,
+        started_ms,
+        generator: after.own.since(&before.own, is_ours),
+        server_cpu: server_usage(&server, &before, &after, is_ours),
+        server: server.summary(config),
+    });
+    server.stop();
+    Ok(Outcome { report, tally })
+}
+
+fn preload(
+    config: &RunConfig,
+    kind: LoopKind,
+    server: &ServerUnderTest,
+    keyspace: &Keyspace,
+    values: &Values,
+    stop: &AtomicBool,
+) -> Result<Preloaded, RunError> {
+    let done = Arc::new(AtomicU32::new(0));
+    let connections = config.connections.min(PRELOAD_CONNECTIONS_MAX) as usize;
+    let client = Client {
+        sessions: Sessions::new(
+            session_options(config, &server.targets, 0),
+            0,
+            connections,
+            PRELOAD_OUTSTANDING,
+        ),
+        workload: Preload::new(keyspace.clone(), values.clone(), Arc::clone(&done)),
+    };
+    let crew = Crew::start(config, kind, vec![client])?;
+    let mut meter = Meter::new(config.progress, "preload", u64::from(config.keys));
+    while !crew.all_finished() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(RunError::Stopped);
+        }
+        let done = done.load(Ordering::Relaxed);
+        meter.update(done.into(), || {
+            format!("{} of {} keys", thousands(done.into()), thousands(config.keys.into()))
+        });
+        std::thread::sleep(LOOK_EVERY);
+    }
+    meter.finish();
+    let outcomes = crew.join()?.into_iter().map(|client| client.workload.outcome());
+    Ok(outcomes.collect::<Result<Vec<_>, _>>()?.pop().ok_or(CrewError::Panic)?)
+}
+
+/// Holds `config.connections` idle sessions for `config.duration`.
+pub fn idle_until(config: &RunConfig, stop: &AtomicBool) -> Result<IdleReport, RunError> {
+    config.validate()?;
+    let (kind, _) = choose(config.transport)?;
+    let started_ms = wall_ms();
+    let server = ServerUnderTest::find(config)?;
+    let threads = config.threads(usable_cores());
+    let control = control();
+    let options = session_options(config, &server.targets, 0);
+    let duration_ns = config.duration.as_nanos() as u64;
+    let clients = shares(config.connections as usize, threads).map(|(first, count)| Client {
+        sessions: Sessions::new(options.clone(), first, count, 0),
+        workload: Idle::new(Arc::clone(&control), duration_ns),
+    });
+    let crew = Crew::start(config, kind, clients.collect())?;
+    if !crew.wait_ready(&control) {
+        return Err(crew.join().err().map_or(RunError::Stopped, RunError::from));
+    }
+    let tids = crew.tids();
+    let is_ours = |tid: u32| tids.contains(&tid);
+    let start_ns = mono_ns() + START_LEAD_NS;
+    control.start_at(start_ns);
+    let before = Sampled::take(&server);
+    let mut meter = Meter::new(config.progress, "idle", config.duration.as_millis() as u64);
+    sleep_until(start_ns + duration_ns, || {
+        let done_ms = mono_ns().saturating_sub(start_ns) / 1_000_000;
+        meter.update(done_ms, || format!("{} s of {} s", done_ms / 1000, config.duration.as_secs()));
+        if stop.load(Ordering::Relaxed) {
+            control.stop();
+        }
+        control.stopped() || crew.any_finished()
+    });
+    let after = Sampled::take(&server);
+    meter.finish();
+    let (mut tally, mut pings) = (Tally::default(), Latencies::default());
+    for client in crew.join()? {
+        let (one, its_pings) = client.workload.into_tally(&client.sessions);
+        tally.merge(&one);
+        pings.merge(&its_pings);
+    }
+    let troubles = Trouble::ALL.iter().map(|&t| (t.name().to_owned(), tally.troubles[t as usize]));
+    let report = IdleReport {
+        report_version: REPORT_VERSION,
+        tool: Tool::this(),
+        provenance: Provenance { command: config.command.clone(), started_ms, machine: Machine::read() },
+        sessions: config.connections,
+        timeout_ms: config.session_timeout.as_millis() as u64,
+        seconds: after.at_ns.saturating_sub(before.at_ns) as f64 / 1e9,
+        pings: pings.summary(),
+        connections: troubles.filter(|&(_, n)| n > 0).collect(),
+        wrong_answers: tally.wrong_total(),
+        generator: after.own.since(&before.own, is_ours),
+        server_cpu: server_usage(&server, &before, &after, is_ours),
+        server: server.summary(config),
+    };
+    server.stop();
+    Ok(report)
+}
+
+/// CPU times at one instant.
+struct Sampled {
+    at_ns: u64,
+    own: CpuSample,
+    server: Option<CpuSample>,
+}
+
+impl Sampled {
+    fn take(server: &ServerUnderTest) -> Self {
+        let at_ns = mono_ns();
+        let read = |pid| CpuSample::read(pid, at_ns).ok();
+        Self {
+            at_ns,
+            own: read(None).unwrap_or_default(),
+            server: server.pid.and_then(|pid| read(Some(pid))),
+        }
+    }
+}
+
+fn server_usage(
+    server: &ServerUnderTest,
+    before: &Sampled,
+    after: &Sampled,
+    is_ours: impl Fn(u32) -> bool,
+) -> Option<CpuUsage> {
+    if let Some(others) = server.other_threads() {
+        return Some(after.own.since(&before.own, |tid| !is_ours(tid) && !others.contains(&tid)));
+    }
+    Some(after.server.as_ref()?.since(before.server.as_ref()?, |_| true))
+}
+
+fn session_options(config: &RunConfig, targets: &Arc<[Target]>, first_zxid: i64) -> SessionOptions {
+    SessionOptions {
+        targets: Arc::clone(targets),
+        timeout_ms: i32::try_from(config.session_timeout.as_millis()).unwrap_or(i32::MAX),
+        auth: config.auth.clone(),
+        first_zxid,
+    }
+}
+
+/// What distinguishes this run's values from any other's, one with the same seed included.
+fn nonce(seed: u64) -> u64 {
+    seed ^ (wall_ms() as u64).rotate_left(32) ^ u64::from(std::process::id()).rotate_left(17) ^ mono_ns()
+}
+
+fn wall_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as i64
+}
+
+/// A stream of seeds from one: each source of randomness gets its own.
+struct Seeds(u64);
+
+impl Seeds {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0
+    }
+}

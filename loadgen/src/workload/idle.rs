@@ -1,0 +1,118 @@
+//! Sessions that are only there: they connect, ping when the protocol wants it, and stay.
+//!
+//! Owns nothing but the time of their stay and the latency of their pings. What it is for is measured elsewhere: how
+//! much of a core a server spends on clients that ask nothing.
+
+use super::{Control, START_POLL_NS};
+use crate::check::Accusation;
+use crate::session::{Reply, Sessions, Workload};
+use crate::tally::Tally;
+use paddock_transport::engine::{Next, Now};
+use paddock_transport::io::Io;
+use std::sync::Arc;
+
+/// How long the server may take to close the sessions.
+const CLOSE_NS: u64 = 5_000_000_000;
+/// How often an early end is looked for.
+const STOP_POLL_NS: u64 = 200_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting { announced: bool },
+    Staying { until_ns: u64 },
+    Closing { until_ns: u64 },
+}
+
+/// One thread's idle sessions.
+#[derive(Debug)]
+pub struct Idle {
+    control: Arc<Control>,
+    duration_ns: u64,
+    phase: Phase,
+    tally: Tally,
+    pings: crate::histogram::Latencies,
+}
+
+impl Idle {
+    /// Sessions that stay `duration_ns` from when `control` says so.
+    pub fn new(control: Arc<Control>, duration_ns: u64) -> Self {
+        Self {
+            control,
+            duration_ns,
+            phase: Phase::Waiting { announced: false },
+            tally: Tally::default(),
+            pings: Default::default(),
+        }
+    }
+
+    /// What was counted, and how long pings took.
+    pub fn into_tally(mut self, sessions: &Sessions<()>) -> (Tally, crate::histogram::Latencies) {
+        for (trouble, count) in sessions.troubles() {
+            self.tally.troubles[trouble as usize] = count;
+        }
+        (self.tally, self.pings)
+    }
+}
+
+impl Workload for Idle {
+    type Request = ();
+
+    fn ready(&mut self, _now: Now, _index: usize, _sessions: &mut Sessions<()>, _io: &mut Io) {}
+
+    fn replied(
+        &mut self,
+        _now: Now,
+        _index: usize,
+        _request: (),
+        _reply: Reply<'_>,
+        _sessions: &mut Sessions<()>,
+        _io: &mut Io,
+    ) -> i64 {
+        0
+    }
+
+    fn lost(&mut self, _request: ()) {}
+
+    fn wrong(&mut self, accusation: Accusation) {
+        self.tally.accuse(accusation, 1);
+    }
+
+    fn ponged(&mut self, now: Now, sent_ns: u64) {
+        if matches!(self.phase, Phase::Staying { .. }) {
+            self.pings.record(now.mono_ns.saturating_sub(sent_ns));
+        }
+    }
+
+    fn turn(&mut self, now: Now, sessions: &mut Sessions<()>, io: &mut Io) -> Next {
+        match self.phase {
+            Phase::Waiting { announced } => {
+                if !announced && sessions.ready() == sessions.len() {
+                    self.phase = Phase::Waiting { announced: true };
+                    self.control.announce_ready();
+                }
+                if self.control.stopped() {
+                    return Next::Stop;
+                }
+                match self.control.start_ns().filter(|&start_ns| start_ns <= now.mono_ns) {
+                    Some(start_ns) => {
+                        self.phase = Phase::Staying { until_ns: start_ns + self.duration_ns };
+                        Next::Again
+                    }
+                    None => Next::Sleep { deadline_ns: Some(now.mono_ns + START_POLL_NS) },
+                }
+            }
+            Phase::Staying { until_ns } if now.mono_ns < until_ns && !self.control.stopped() => {
+                Next::Sleep { deadline_ns: Some(until_ns.min(now.mono_ns + STOP_POLL_NS)) }
+            }
+            Phase::Staying { .. } => {
+                sessions.close_all(now, io);
+                self.phase = Phase::Closing { until_ns: now.mono_ns + CLOSE_NS };
+                Next::Again
+            }
+            Phase::Closing { until_ns } if !sessions.all_gone() && now.mono_ns < until_ns => {
+                Next::Sleep { deadline_ns: Some(until_ns) }
+            }
+            Phase::Closing { .. } => Next::Stop,
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The load itself: reads and writes in a closed or an open loop, with every answer timed and checked.
+//!
+//! Owns one thread's phases (waiting, running, draining, closing), its schedule and its tally. Never reads a clock: a
+//! request is timed from its intended instant (open loop) or from the turn that sent it (closed loop) to the turn
+//! that read its reply.
+//!
+//! Why no latency is omitted: an open loop's schedule does not wait; what cannot be sent because every connection is
+//! full keeps its instant and is sent late, and what was still waiting at the end is recorded with the time it had
+//! waited. Requests without a reply at the end are wrong answers, not silence.
+
+use super::{Control, START_POLL_NS};
+use crate::check::{Accusation, Checker, Facts, Wrong};
+use crate::keyspace::{Keyspace, Op, Picker};
+use crate::pacing::{Pace, Pacer};
+use crate::session::{Reply, Sessions, Workload};
+use crate::tally::{Interval, Seconds, Tally};
+use crate::value::Values;
+use paddock_transport::engine::{Next, Now};
+use paddock_transport::io::Io;
+use paddock_transport::wire::primitives::{put_boolean, put_int};
+use paddock_transport::wire::{Limits, Reader, RequestHeader, Stat, error, opcode, put_frame};
+use std::sync::Arc;
+
+/// How long replies are waited for after the end. Longer than the queue of any server that is still alive; what has
+/// not come by then is missing.
+const DRAIN_NS: u64 = 30_000_000_000;
+/// How long the server may take to close sessions before they are dropped.
+const CLOSE_NS: u64 = 2_000_000_000;
+/// How often the checker learns what all connections have seen.
+const SETTLE_NS: u64 = 100_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// A thread's part of a run.
+#[derive(Debug)]
+pub struct LoadPlan {
+    /// The tree.
+    pub keyspace: Keyspace,
+    /// Its values.
+    pub values: Values,
+    /// Operations and keys.
+    pub picker: Picker,
+    /// Checks answers, if wanted.
+    pub checker: Option<Checker>,
+    /// The thread's open loop; `None`: closed loop.
+    pub pace: Option<Pace>,
+    /// Requests in flight per connection.
+    pub outstanding: usize,
+    /// Number of the thread's first connection in the run.
+    pub first_connection: u32,
+    /// Connections of this thread.
+    pub connections_here: u32,
+    /// Connections of the whole run.
+    pub connections: u32,
+    /// Load before measuring, ns.
+    pub warmup_ns: u64,
+    /// Measured time, ns.
+    pub duration_ns: u64,
+}
+
+/// What is remembered of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlight {
+    intended_ns: u64,
+    sent_ns: u64,
+    key: u32,
+    seq: u32,
+    op: Op,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting { announced: bool },
+    Running,
+    Draining { until_ns: u64 },
+    Closing { until_ns: u64 },
+}
+
+/// One thread's load.
+#[derive(Debug)]
+pub struct Load {
+    plan: LoadPlan,
+    control: Arc<Control>,
+    seconds: Arc<Seconds>,
+    phase: Phase,
+    pacer: Option<Pacer>,
+    /// Where the search for a connection with room goes on.
+    cursor: usize,
+    /// Measured time.
+    from_ns: u64,
+    until_ns: u64,
+    settle_at_ns: u64,
+    interval: Interval,
+    second: u32,
+    tally: Tally,
+}
+
+impl Load {
+    /// A load that begins when `control` says so.
+    pub fn new(plan: LoadPlan, control: Arc<Control>, seconds: Arc<Seconds>) -> Self {
+        Self {
+            plan,
+            control,
+            seconds,
+            phase: Phase::Waiting { announced: false },
+            pacer: None,
+            cursor: 0,
+            from_ns: u64::MAX,
+            until_ns: u64::MAX,
+            settle_at_ns: 0,
+            interval: Interval::default(),
+            second: 0,
+            tally: Tally::default(),
+        }
+    }
+
+    /// What was counted. The sessions know the troubles.
+    pub fn into_tally(mut self, sessions: &Sessions<InFlight>) -> Tally {
+        for (trouble, count) in sessions.troubles() {
+            self.tally.troubles[trouble as usize] = count;
+        }
+        self.tally
+    }
+
+    fn begin(&mut self, now: Now, start_ns: u64, sessions: &mut Sessions<InFlight>, io: &mut Io) {
+        self.from_ns = start_ns + self.plan.warmup_ns;
+        self.until_ns = self.from_ns + self.plan.duration_ns;
+        self.phase = Phase::Running;
+        match self.plan.pace {
+            Some(pace) => self.pacer = Some(Pacer::new(start_ns, pace)),
+            None => (0..sessions.len()).for_each(|index| self.fill(now, index, sessions, io)),
+        }
+    }
+
+    /// Closed loop: brings session `index` to its number of requests in flight.
+    fn fill(&mut self, now: Now, index: usize, sessions: &mut Sessions<InFlight>, io: &mut Io) {
+        while sessions.in_flight(index) < self.plan.outstanding {
+            if !self.issue(now, index, now.mono_ns, sessions, io) {
+                return;
+            }
+        }
+    }
+
+    /// Open loop: sends what is due. Returns when the next is due, `None` when nothing more can be sent before a reply comes.
+    fn send_due(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Option<u64> {
+        loop {
+            let due_ns = self.pacer.as_ref()?.intended_ns();
+            if due_ns > now.mono_ns || due_ns >= self.until_ns {
+                return Some(due_ns);
+            }
+            let index = self.with_room(sessions)?;
+            if !self.issue(now, index, due_ns, sessions, io) {
+                return None;
+            }
+            if self.is_measured(due_ns) {
+                self.tally.lateness.record(now.mono_ns - due_ns);
+            }
+            if let Some(pacer) = &mut self.pacer {
+                pacer.advance();
+            }
+        }
+    }
+
+    /// The next session in turn that can take a request.
+    fn with_room(&mut self, sessions: &Sessions<InFlight>) -> Option<usize> {
+        for _ in 0..sessions.len() {
+            let index = self.cursor;
+            self.cursor = if index + 1 == sessions.len() { 0 } else { index + 1 };
+            if sessions.is_ready(index) && sessions.in_flight(index) < self.plan.outstanding {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    fn issue(
+        &mut self,
+        now: Now,
+        index: usize,
+        intended_ns: u64,
+        sessions: &mut Sessions<InFlight>,
+        io: &mut Io,
+    ) -> bool {
+        if !sessions.is_ready(index) {
+            return false;
+        }
+        let plan = &mut self.plan;
+        let (op, key) = plan.picker.next(plan.first_connection + index as u32);
+        let seq = match (op, &mut plan.checker) {
+            (Op::Set, Some(checker)) => checker.next_seq(key),
+            _ => 0,
+        };
+        let request = InFlight { intended_ns, sent_ns: now.mono_ns, key, seq, op };
+        let (keyspace, values) = (&plan.keyspace, &plan.values);
+        sessions.send(now, index, request, io, |out, xid| match op {
+            Op::Get => put_get(out, xid, keyspace, key),
+            Op::Set => put_set(out, xid, keyspace, values, key, seq),
+        })
+    }
+
+    fn is_measured(&self, at_ns: u64) -> bool {
+        (self.from_ns..self.until_ns).contains(&at_ns)
+    }
+
+    /// Hands in the seconds that are over.
+    fn tick(&mut self, now: Now) {
+        while now.mono_ns
+            >= self.from_ns.saturating_add((u64::from(self.second) + 1) * SECOND_NS).min(self.until_ns)
+            && self.from_ns.saturating_add(u64::from(self.second) * SECOND_NS) < self.until_ns
+        {
+            self.seconds.add(self.second, &self.interval);
+            self.interval.latency.reset();
+            self.interval.errors = 0;
+            self.second += 1;
+        }
+    }
+
+    /// When the next second is over.
+    fn tick_at_ns(&self) -> u64 {
+        (self.from_ns + (u64::from(self.second) + 1) * SECOND_NS).min(self.until_ns)
+    }
+
+    fn run(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Next {
+        if self.control.stopped() {
+            self.until_ns = self.until_ns.min(now.mono_ns);
+        }
+        self.tick(now);
+        if now.mono_ns >= self.settle_at_ns {
+            self.settle_at_ns = now.mono_ns + SETTLE_NS;
+            if let Some(checker) = &mut self.plan.checker {
+                checker.settle(sessions.floor());
+            }
+        }
+        let due_ns = if self.pacer.is_some() { self.send_due(now, sessions, io) } else { None };
+        if now.mono_ns >= self.until_ns {
+            self.count_unsent();
+            self.phase = Phase::Draining { until_ns: now.mono_ns + DRAIN_NS };
+            return self.drain(now, sessions, io);
+        }
+        let wake_ns = self.tick_at_ns().min(self.settle_at_ns);
+        Next::Sleep { deadline_ns: Some(due_ns.map_or(wake_ns, |due| due.min(wake_ns))) }
+    }
+
+    /// What was intended and never left is recorded with the time it had waited: a lower bound, but not nothing.
+    fn count_unsent(&mut self) {
+        let Some(mut pacer) = self.pacer.take() else { return };
+        while pacer.intended_ns() < self.until_ns {
+            let intended_ns = pacer.intended_ns();
+            pacer.advance();
+            if intended_ns >= self.from_ns {
+                self.tally.unsent += 1;
+                // Which operation it would have been was not drawn yet: the drawing goes on as if it had been sent.
+                let (op, _) = self.plan.picker.next(self.plan.first_connection);
+                self.tally.latency[op as usize].record(self.until_ns - intended_ns);
+            }
+        }
+    }
+
+    fn drain(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Next {
+        let Phase::Draining { until_ns } = self.phase else { return Next::Again };
+        let waiting = sessions.in_flight_total();
+        if waiting > 0 && now.mono_ns < until_ns {
+            return Next::Sleep { deadline_ns: Some(until_ns) };
+        }
+        if waiting > 0 {
+            let accusation =
+                Accusation { wrong: Wrong::MissingReply, key: 0, got: waiting as i64, wanted: 0 };
+            self.tally.accuse(accusation, waiting as u64);
+        }
+        sessions.close_all(now, io);
+        self.phase = Phase::Closing { until_ns: now.mono_ns + CLOSE_NS };
+        self.close(now, sessions)
+    }
+
+    fn close(&mut self, now: Now, sessions: &Sessions<InFlight>) -> Next {
+        match self.phase {
+            Phase::Closing { until_ns } if !sessions.all_gone() && now.mono_ns < until_ns => {
+                Next::Sleep { deadline_ns: Some(until_ns) }
+            }
+            _ => Next::Stop,
+        }
+    }
+
+    /// Compares an answer with what is known. Returns the highest zxid that it shows.
+    fn check(&mut self, request: InFlight, reply: Reply<'_>) -> i64 {
+        let InFlight { op, key, seq, .. } = request;
+        let mut reader = Reader::new(reply.body, Limits::NONE);
+        let data = match op {
+            Op::Get => reader.buffer().map(Option::unwrap_or_default),
+            Op::Set => Ok(&[][..]),
+        };
+        let (Ok(data), Ok(stat)) = (data, Stat::read(&mut reader)) else {
+            let (wrong, got) = (Wrong::MalformedReply, reply.body.len() as i64);
+            self.tally.accuse(Accusation { wrong, key, got, wanted: 0 }, 1);
+            return 0;
+        };
+        let plan = &mut self.plan;
+        let Some(checker) = &mut plan.checker else { return stat.mzxid };
+        if self.control.versions_doubted() {
+            checker.outcome_unknown();
+        }
+        let facts = Facts { mzxid: stat.mzxid, version: stat.version, data_length: stat.data_length };
+        let verdict = match op {
+            Op::Get => {
+                let writer = key % plan.connections;
+                let owned = writer.wrapping_sub(plan.first_connection) < plan.connections_here;
+                checker.read(&plan.values, key, owned, data, facts, reply.seen)
+            }
+            Op::Set => checker.written(key, seq, facts),
+        };
+        if let Err(accusation) = verdict {
+            self.tally.accuse(accusation, 1);
+        }
+        stat.mzxid
+    }
+}
+
+impl Workload for Load {
+    type Request = InFlight;
+
+    fn ready(&mut self, now: Now, index: usize, sessions: &mut Sessions<InFlight>, io: &mut Io) {
+        if self.phase == Phase::Running && self.pacer.is_none() {
+            self.fill(now, index, sessions, io);
+        }
+    }
+
+    fn replied(
+        &mut self,
+        now: Now,
+        index: usize,
+        request: InFlight,
+        reply: Reply<'_>,
+        sessions: &mut Sessions<InFlight>,
+        io: &mut Io,
+    ) -> i64 {
+        let at_ns = now.mono_ns;
+        let within = self.is_measured(at_ns);
+        let shown = if reply.err == 0 {
+            let op = request.op as usize;
+            let latency_ns = at_ns.saturating_sub(request.intended_ns);
+            if self.is_measured(request.intended_ns) {
+                self.tally.latency[op].record(latency_ns);
+                if self.plan.pace.is_some() {
+                    self.tally.from_send[op].record(at_ns.saturating_sub(request.sent_ns));
+                }
+            }
+            if within {
+                self.tally.completed[op] += 1;
+                self.interval.latency.record(latency_ns);
+            }
+            self.check(request, reply)
+        } else {
+            self.interval.errors += u64::from(within);
+            *self.tally.errors.entry(reply.err).or_default() += 1;
+            if request.op == Op::Set {
+                // Its sequence number is used up and the znode's version did not move.
+                self.control.doubt_versions();
+            }
+            if reply.err == error::NO_NODE && self.plan.checker.is_some() {
+                let (key, got) = (request.key, i64::from(reply.err));
+                self.tally.accuse(Accusation { wrong: Wrong::MissingZnode, key, got, wanted: 0 }, 1);
+            }
+            0
+        };
+        if self.phase == Phase::Running && self.plan.pace.is_none() && at_ns < self.until_ns {
+            self.issue(now, index, at_ns, sessions, io);
+        }
+        shown
+    }
+
+    fn lost(&mut self, request: InFlight) {
+        self.tally.outcome_unknown += 1;
+        if request.op == Op::Set {
+            self.control.doubt_versions();
+        }
+    }
+
+    fn wrong(&mut self, accusation: Accusation) {
+        self.tally.accuse(accusation, 1);
+    }
+
+    fn turn(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Next {
+        match self.phase {
+            Phase::Waiting { announced } => {
+                if !announced && sessions.ready() == sessions.len() {
+                    self.phase = Phase::Waiting { announced: true };
+                    self.control.announce_ready();
+                }
+                if self.control.stopped() {
+                    return Next::Stop;
+                }
+                match self.control.start_ns() {
+                    Some(start_ns) if start_ns <= now.mono_ns => {
+                        self.begin(now, start_ns, sessions, io);
+                        self.run(now, sessions, io)
+                    }
+                    _ => Next::Sleep { deadline_ns: Some(now.mono_ns + START_POLL_NS) },
+                }
+            }
+            Phase::Running => self.run(now, sessions, io),
+            Phase::Draining { .. } => self.drain(now, sessions, io),
+            Phase::Closing { .. } => self.close(now, sessions),
+        }
+    }
+}
+
+fn put_get(out: &mut Vec<u8>, xid: i32, keyspace: &Keyspace, key: u32) {
+    put_frame(out, |out| {
+        RequestHeader { xid, opcode: opcode::GET_DATA }.put(out);
+        put_int(out, keyspace.path_bytes() as i32);
+        keyspace.append_path(key, out);
+        put_boolean(out, false);
+    });
+}
+
+fn put_set(out: &mut Vec<u8>, xid: i32, keyspace: &Keyspace, values: &Values, key: u32, seq: u32) {
+    put_frame(out, |out| {
+        RequestHeader { xid, opcode: opcode::SET_DATA }.put(out);
+        put_int(out, keyspace.path_bytes() as i32);
+        keyspace.append_path(key, out);
+        put_int(out, values.len() as i32);
+        values.append(key, seq, out);
+        put_int(out, -1);
+    });
+}
