@@ -138,7 +138,7 @@ fn a_record_forged_inside_a_clients_data_is_no_evidence_of_corruption() {
     let path = segments(&disk)[0].clone();
     let (mut log, recovery) = Log::open(options(&disk)).unwrap();
     let next = recovery.last_index + 1;
-    // Where the torn record and the forged one behind it will lie: 80 bytes of hard state after the last entry.
+    // Where the torn record will lie, and in it the forged one: behind the opening's hard state of 80 bytes.
     let torn = find(&disk, &path, &entry(9, 1, 300)) - 48 + 352 + 80;
     let mut forged = vec![0; 64];
     forged[4..8].copy_from_slice(&16u32.to_le_bytes());
@@ -149,18 +149,13 @@ fn a_record_forged_inside_a_clients_data_is_no_evidence_of_corruption() {
     forged[40..48].copy_from_slice(&(torn as u64 - 4096 + 16).to_le_bytes());
     let checksum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &forged[4..]) as u32;
     forged[..4].copy_from_slice(&checksum.to_le_bytes());
-    let data = bytes::Bytes::from(forged);
-    log.append(vec![
-        Record::Entry(entry(next, 1, 300)),
-        Record::Entry(Entry { term: 1, index: next + 1, kind: 1, data }),
-    ])
-    .unwrap();
+    let data = bytes::Bytes::from([vec![7; 32], forged].concat());
+    log.append(vec![Record::Entry(Entry { term: 1, index: next, kind: 1, data: data.clone() })]).unwrap();
     log.flush_turn();
     drop(log);
     disk.kill();
-    let payload = find(&disk, &path, &entry(next, 1, 300));
-    assert_eq!(payload, torn + 48);
-    disk.corrupt(&path, |bytes| bytes[payload] ^= 1);
+    assert_eq!(disk.contents(&path).unwrap()[torn + 48..torn + 48 + data.len()], data);
+    disk.corrupt(&path, |bytes| bytes[torn + 48] ^= 1);
     let (_, recovery) = Log::open(options(&disk)).unwrap();
     assert_eq!(recovery.last_index, next - 1);
 }

@@ -176,3 +176,61 @@ pub(crate) fn verify(bytes: &[u8], start: usize) -> Result<Vec<Place>, Bad> {
         at = end;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn file(blocks: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = encode_header(&SnapshotMeta { index: 4, ..SnapshotMeta::default() });
+        for (number, block) in blocks.iter().enumerate() {
+            out.extend_from_slice(&block_header(number as u16, number as u64, block));
+            out.extend_from_slice(block);
+            out.resize(out.len().next_multiple_of(ALIGN), 0);
+        }
+        out.extend_from_slice(&footer(blocks.len() as u64));
+        out
+    }
+
+    #[test]
+    fn blocks_that_changed_places_are_noticed() {
+        let good = file(&[vec![1; 32], vec![2; 32]]);
+        let start = HEADER_BYTES;
+        assert_eq!(verify(&good, start).map(|places| places.len()), Ok(2));
+        let mut swapped = good.clone();
+        swapped[start..start + 64].copy_from_slice(&good[start + 64..start + 128]);
+        swapped[start + 64..start + 128].copy_from_slice(&good[start..start + 64]);
+        assert!(verify(&swapped, start).is_err());
+        let mut fewer = good.clone();
+        fewer.drain(start + 64..start + 128);
+        assert!(verify(&fewer, start).is_err(), "the footer counts");
+    }
+
+    #[test]
+    fn names_carry_index_and_term() {
+        assert_eq!(parse_name(&name(255, 3)), Some((255, 3)));
+        for foreign in ["snapshot-1-2.snap", "snapshot.100000000", "snapshot-00000000000000ff.snap"] {
+            assert_eq!(parse_name(foreign), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode_header(&bytes);
+            let _ = verify(&bytes, 0);
+        }
+
+        /// Block headers with good checksums and arbitrary lengths.
+        #[test]
+        fn arbitrary_lengths_never_panic(length in any::<u64>(), flavour in 0u16..4, rest in 0usize..100) {
+            let mut bytes = vec![0; BLOCK_HEADER_BYTES + rest];
+            field::put(&mut bytes, 4, flavour.to_le_bytes());
+            field::put(&mut bytes, 8, length.to_le_bytes());
+            let checksum = crc32c(&bytes[4..BLOCK_HEADER_BYTES]);
+            field::put(&mut bytes, 0, checksum.to_le_bytes());
+            let _ = verify(&bytes, 0);
+        }
+    }
+}
