@@ -6,7 +6,9 @@ use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use paddock_storage::{Entry, HardState, Log, LogOptions, Record, SnapshotMeta, Snapshots, Ticket, WriteMethod};
+use paddock_storage::{
+    Entry, HardState, Log, LogOptions, Record, SnapshotMeta, Snapshots, Ticket, WriteMethod,
+};
 
 /// Size of one record's payload: a batch with a small write or two.
 const RECORD_BYTES: usize = 512;
