@@ -49,6 +49,9 @@ pub const NOTIFICATIONS_UNREAD_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Authentication ids one connection may gather; a further one is refused like a wrong password.
 pub const IDENTITIES_MAX: usize = 64;
 
+/// How long a word that lists clients waits for the node's other shards.
+pub const ROLL_CALL_MAX_NS: u64 = 1_000_000_000;
+
 /// How soon a request that found the ring to the consensus core full is tried again if no commit came before.
 pub const SUBMIT_RETRY_NS: u64 = 1_000_000;
 

@@ -20,6 +20,8 @@ const PENDING_KEEP: usize = 16;
 pub(super) enum Phase {
     /// Nothing but a four-letter word or a ConnectRequest is expected.
     Fresh,
+    /// A four-letter word came and waits for what other shards say.
+    Asking,
     /// The session was asked for; what the client sent behind is kept, and no more is read.
     Opening,
     /// Bound to a session.
@@ -75,7 +77,6 @@ pub(super) struct Connection {
     pub ip: Option<IpAddr>,
     pub peer: Box<str>,
     pub established_ms: i64,
-    /// Counted against the limit for its address.
     pub received: u64,
     pub sent: u64,
     /// The beat in which its session was last noted as heard from.

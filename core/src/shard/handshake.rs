@@ -6,7 +6,6 @@
 use super::Shard;
 use super::config::CONNECT_REQUEST_MAX_BYTES;
 use super::connection::{Pending, Phase, Waiting};
-use crate::admin::text::{self, ClientLine, Facts};
 use crate::admin::words::Word;
 use crate::command::Op;
 use crate::commit::Outcome;
@@ -22,7 +21,7 @@ impl Shard {
         let Some(connection) = self.connections.slot(slot) else { return };
         let Some(first) = connection.input.first_chunk::<FOUR_LETTER_BYTES>() else { return };
         if let Some(word) = Word::recognise(*first) {
-            self.answer_word(now, slot, word, io);
+            self.take_word(now, slot, word, io);
             return;
         }
         let max = (CONNECT_REQUEST_MAX_BYTES as u32).min(self.config.jute_max_buffer_bytes);
@@ -152,39 +151,5 @@ impl Shard {
     pub(super) fn reject(&mut self, now: Now, slot: u32, io: &mut Io) {
         self.cells().frames_rejected.add(1);
         self.close(now, slot, io);
-    }
-
-    fn answer_word(&mut self, now: Now, slot: u32, word: Word, io: &mut Io) {
-        self.publish_gauges();
-        let clients: Vec<ClientLine> = match word {
-            Word::Stat | Word::Cons => self.client_lines(slot),
-            _ => Vec::new(),
-        };
-        let facts = Facts {
-            stats: &self.stats,
-            words: self.config.words,
-            conf_lines: &self.config.conf_lines,
-            clients: &clients,
-            now_ms: now.wall_ms,
-        };
-        let answer = if word == Word::TelnetClose { String::new() } else { text::answer(word, &facts) };
-        if let Some(out) = self.connections.slot(slot).and_then(|c| io.out(c.id)) {
-            out.bytes().extend_from_slice(answer.as_bytes());
-        }
-        self.cells().words_answered.add(1);
-        self.close(now, slot, io);
-    }
-
-    fn client_lines(&self, asking: u32) -> Vec<ClientLine> {
-        let line = |c: &super::Connection| ClientLine {
-            peer: c.peer.to_string(),
-            interest: if c.id.index() as u32 == asking { 0 } else { 1 | u8::from(c.stalled) << 2 },
-            queued: c.pending.len() as u64,
-            received: c.received,
-            sent: c.sent,
-            session: (c.session != 0).then_some((c.session, c.timeout_ms)),
-            established_ms: c.established_ms,
-        };
-        self.connections.iter().filter(|c| c.phase != Phase::Closing).map(line).collect()
     }
 }

@@ -26,13 +26,16 @@ mod auth;
 mod commits;
 pub mod config;
 mod connection;
+mod gather;
 mod handshake;
 pub mod ids;
+mod local;
 pub mod neighbours;
 mod reads;
 mod serve;
 mod uplink;
 mod watching;
+mod words;
 
 pub use config::ShardConfig;
 pub use ids::{CountedIds, SessionIds};
@@ -113,6 +116,8 @@ pub struct Shard {
     /// Deadlines, each list in order because each has one constant delay.
     handshakes: VecDeque<(u64, ConnId)>,
     lingering: VecDeque<(u64, ConnId)>,
+    /// Words that wait for other shards, in the order of their deadlines.
+    asking: VecDeque<words::Asking>,
     /// Submissions without a result.
     outstanding: u64,
     /// A frame being built for many connections.
@@ -145,6 +150,7 @@ impl Shard {
             standing: false,
             handshakes: VecDeque::new(),
             lingering: VecDeque::new(),
+            asking: VecDeque::new(),
             outstanding: 0,
             scratch: Vec::new(),
             benches: serve::Benches::default(),
@@ -193,8 +199,10 @@ impl Shard {
     /// Cuts off connections that asked for no session in time, or do not read the last that they were sent.
     fn expire(&mut self, now: Now, io: &mut Io) {
         while let Some((deadline, id)) = self.handshakes.front().copied() {
-            let waiting =
-                self.connections.find(id).is_some_and(|c| matches!(c.phase, Phase::Fresh | Phase::Opening));
+            let waiting = self
+                .connections
+                .find(id)
+                .is_some_and(|c| matches!(c.phase, Phase::Fresh | Phase::Asking | Phase::Opening));
             if waiting && deadline > now.mono_ns {
                 break;
             }
@@ -212,17 +220,6 @@ impl Shard {
             self.lingering.pop_front();
             if there {
                 io.abort(id);
-            }
-        }
-    }
-
-    /// Closes connections of sessions that a reattach through another shard was tried for.
-    fn take_letters(&mut self, now: Now, io: &mut Io) {
-        if self.neighbours.rung(self.config.id) {
-            for session in self.neighbours.letters(self.config.id) {
-                if let Some(slot) = self.sessions.get(&session).copied() {
-                    self.close(now, slot, io);
-                }
             }
         }
     }
@@ -262,7 +259,8 @@ impl Shard {
         let retry = self.uplink.full.then(|| now.mono_ns + SUBMIT_RETRY_NS);
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
         let linger = self.lingering.front().map(|(deadline, _)| *deadline);
-        [touched, retry, handshake, linger].into_iter().flatten().min()
+        let asking = self.asking.front().map(|a| a.until_ns);
+        [touched, retry, handshake, linger, asking].into_iter().flatten().min()
     }
 }
 
@@ -330,6 +328,7 @@ impl Engine for Shard {
         self.uplink.full = false;
         self.take_commits(now, io);
         self.take_letters(now, io);
+        self.answer_rolls(now, io);
         let more = self.serve(now, io);
         self.expire(now, io);
         self.report_touched(now);

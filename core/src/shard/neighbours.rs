@@ -1,25 +1,62 @@
-//! What the shards of one node share beside the tree: who is connected from where, and who must let a session go.
+//! What the shards of one node share beside the tree: who is connected from where, who must let a session go, and the
+//! roll of all clients when an operator asks for it.
 //!
 //! Owns the count of connections for each client address and a letterbox for each shard. Never is touched by a request:
-//! connections open, close and bind sessions here, nothing else. Locks are held for a map operation at most. It stays
-//! bounded because counts are removed at zero and a letterbox takes [`LETTERS_MAX`] sessions, beyond which the oldest
-//! letters are dropped: they ask for the courtesy of closing a connection that a reattach was tried for, and the
-//! attachment number guards what matters.
+//! connections open, close and bind sessions here, and four-letter words call the roll. Locks are held for a map
+//! operation at most. It stays bounded because counts are removed at zero and a letterbox takes [`LETTERS_MAX`] letters,
+//! beyond which the oldest are dropped: an eviction is the courtesy of closing a connection that a reattach was tried for
+//! (the attachment number guards what matters), and a roll is answered in time with what has come.
 
+use crate::admin::text::ClientLine;
 use paddock_transport::wake::Waker;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Sessions in one letterbox: more reattachments than one turn of another shard could handle.
+/// Letters in one letterbox: more than one turn of another shard could write.
 const LETTERS_MAX: usize = 4096;
+
+/// What one shard asks of another.
+pub(super) enum Letter {
+    /// Close the connection of this session, if it is yours.
+    Evict(i64),
+    /// Say who is connected to you.
+    Roll(Arc<Roll>),
+}
+
+/// The clients of all shards, gathered for one that asked.
+#[derive(Debug)]
+pub(super) struct Roll {
+    asker: u16,
+    /// Shards that have not answered.
+    missing: AtomicUsize,
+    lines: Mutex<Vec<ClientLine>>,
+}
+
+impl Roll {
+    /// Whether everyone has answered.
+    pub fn is_complete(&self) -> bool {
+        self.missing.load(Ordering::Acquire) == 0
+    }
+    /// Takes what has come.
+    pub fn lines(&self) -> Vec<ClientLine> {
+        std::mem::take(&mut *lock(&self.lines))
+    }
+}
 
 struct Door {
     /// Something is in the box; looked at in every turn, so it is no lock.
     rung: AtomicBool,
-    letters: Mutex<VecDeque<i64>>,
+    letters: Mutex<VecDeque<Letter>>,
     waker: Arc<Waker>,
+}
+
+impl Door {
+    fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
+        self.waker.wake();
+    }
 }
 
 /// Shared by the shards of one node.
@@ -75,15 +112,36 @@ impl Neighbours {
 
     /// Asks all shards but `from` to close their connection of `session`, if they have it.
     pub(super) fn evict(&self, from: u16, session: i64) {
+        self.write(from, || Letter::Evict(session));
+    }
+
+    /// Asks all shards but `from` who is connected to them.
+    pub(super) fn call_roll(&self, from: u16) -> Arc<Roll> {
+        let missing = AtomicUsize::new(self.doors.len().saturating_sub(1));
+        let roll = Arc::new(Roll { asker: from, missing, lines: Mutex::default() });
+        self.write(from, || Letter::Roll(roll.clone()));
+        roll
+    }
+
+    /// Answers a roll; the last answer rings at the asker's.
+    pub(super) fn answer_roll(&self, roll: &Roll, lines: Vec<ClientLine>) {
+        lock(&roll.lines).extend(lines);
+        if roll.missing.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(door) = self.doors.get(usize::from(roll.asker))
+        {
+            door.ring();
+        }
+    }
+
+    fn write(&self, from: u16, letter: impl Fn() -> Letter) {
         for (_, door) in self.doors.iter().enumerate().filter(|(n, _)| *n != usize::from(from)) {
             let mut letters = lock(&door.letters);
             if letters.len() >= LETTERS_MAX {
                 letters.pop_front();
             }
-            letters.push_back(session);
+            letters.push_back(letter());
             drop(letters);
-            door.rung.store(true, Ordering::Release);
-            door.waker.wake();
+            door.ring();
         }
     }
 
@@ -92,8 +150,8 @@ impl Neighbours {
         self.doors.get(usize::from(shard)).is_some_and(|d| d.rung.load(Ordering::Acquire))
     }
 
-    /// The sessions that `shard` was asked to let go of.
-    pub(super) fn letters(&self, shard: u16) -> VecDeque<i64> {
+    /// What `shard` was asked for.
+    pub(super) fn letters(&self, shard: u16) -> VecDeque<Letter> {
         let Some(door) = self.doors.get(usize::from(shard)) else { return VecDeque::new() };
         // Down before looking: a letter that comes in between rings again.
         door.rung.store(false, Ordering::Release);
@@ -128,7 +186,8 @@ mod tests {
         }
         assert!(all.rung(0) && !all.rung(1) && all.rung(2));
         let letters = all.letters(0);
-        assert_eq!((letters.len(), letters[0]), (LETTERS_MAX, 5));
+        assert!(matches!(letters[0], Letter::Evict(5)));
+        assert_eq!(letters.len(), LETTERS_MAX);
         assert!(!all.rung(0));
     }
 }

@@ -6,52 +6,47 @@
 //! reads are looked up together and answered. It ends because each round moves every connection that is still in it,
 //! and no connection moves further in a turn than [`REQUESTS_PER_TURN_MAX`] requests.
 
-use super::config::{
-    INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES, REQUESTS_PER_TURN_MAX, WRITE_BYTES_IN_FLIGHT_MAX,
-    WRITES_IN_FLIGHT_MAX,
-};
-use super::connection::{Connection, Pending, Phase, Waiting};
+use super::Shard;
+use super::config::{INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES, REQUESTS_PER_TURN_MAX};
+use super::connection::{Connection, Phase};
+use super::local::{Ended, Local};
 use super::reads::{Read, View};
-use super::{Shard, auth, watching};
-use crate::command::Op;
-use crate::submit::Submit;
-use crate::watch::{Watches, WatchesFull};
+use super::watching::refuse_watches;
 use paddock_transport::engine::Now;
 use paddock_transport::io::{Io, OUTPUT_HIGH_WATER_BYTES, OutBuf};
-use paddock_transport::wire::opcode::{self, Class};
 use paddock_transport::wire::{
-    DecodeError, Reader, ReplyHeader, Request, RequestHeader, Response, Split, Text, error, put_frame,
-    put_multi_end, reply, split,
+    DecodeError, REPLY_HEADER_BYTES, ReplyHeader, Request, Text, error, put_frame, put_multi_end, reply,
 };
 
 /// One connection that is being served in this turn.
 #[derive(Default)]
 pub(super) struct Work {
-    slot: u32,
+    pub slot: u32,
     /// Bytes of its input that are done with.
-    done_bytes: usize,
+    pub done_bytes: usize,
     /// Requests begun in this turn.
-    begun: usize,
+    pub begun: usize,
     /// Nothing more happens to it in this turn.
-    over: bool,
+    pub over: bool,
     /// It could go on at once: look again in the next turn.
-    again: bool,
+    pub again: bool,
     /// It waits for room in the ring to the consensus core.
-    retry: bool,
-    close: bool,
+    pub retry: bool,
+    pub close: bool,
 }
 
 /// A request that is answered here, in the order of the connection.
 pub(super) struct Item<'i> {
     /// Index of its connection among the works.
-    work: u32,
-    xid: i32,
+    pub work: u32,
+    pub xid: i32,
     /// Where the input goes on behind it.
-    end: usize,
-    what: What<'i>,
+    pub end: usize,
+    pub what: What<'i>,
 }
 
-enum What<'i> {
+/// What it asks for.
+pub(super) enum What<'i> {
     /// A read of one path: its znode is the next of the batch.
     Read {
         read: Read,
@@ -89,7 +84,7 @@ fn reuse<A, B>(mut from: Vec<A>) -> Vec<B> {
 
 /// Stops reading a connection that holds as much unserved input as it may, and reads it again when it holds less.
 fn pace(connection: &mut Connection, max_bytes: usize, io: &mut Io) {
-    if matches!(connection.phase, Phase::Opening | Phase::Closing) {
+    if matches!(connection.phase, Phase::Opening | Phase::Closing | Phase::Asking) {
         return;
     }
     let full = connection.input.len() >= max_bytes.max(connection.needed_bytes);
@@ -165,135 +160,8 @@ impl Shard {
     fn settle(&mut self, now: Now, slot: u32, io: &mut Io) {
         let Some(connection) = self.connections.slot(slot) else { return };
         pace(connection, INPUT_HIGH_WATER_BYTES, io);
-        if connection.eof && connection.phase != Phase::Closing {
+        if connection.eof && !matches!(connection.phase, Phase::Closing | Phase::Asking) {
             self.close(now, slot, io);
-        }
-    }
-
-    /// Parses from where the connection stands: forwards writes, gathers reads.
-    fn gather<'i>(&mut self, now: Now, n: u32, work: &mut Work, input: &'i [u8], batch: &mut Vec<Item<'i>>) {
-        let Some(connection) = self.connections.slot(work.slot) else {
-            work.over = true;
-            return;
-        };
-        let max = self.config.jute_max_buffer_bytes;
-        let mut at = work.done_bytes;
-        let mut gathered = false;
-        // Whatever ends the loop without setting `over` waits for the reads gathered before it.
-        loop {
-            if connection.stalled || connection.barrier || connection.phase != Phase::Open {
-                work.over = !gathered;
-                return;
-            }
-            let (header, body, end) = match split(&input[at..], max) {
-                Ok(Split::Incomplete { needed_bytes }) => {
-                    connection.needed_bytes = needed_bytes;
-                    work.over = !gathered;
-                    return;
-                }
-                Ok(Split::Frame { payload, rest }) => match RequestHeader::split(payload) {
-                    Ok((header, body)) => (header, body, input.len() - rest.len()),
-                    Err(_) => return gather_end(connection, n, work, What::Reject, 0, gathered, batch),
-                },
-                Err(_) => return gather_end(connection, n, work, What::Reject, 0, gathered, batch),
-            };
-            connection.needed_bytes = 0;
-            if connection.touched_beat != self.touched.beat {
-                connection.touched_beat = self.touched.beat;
-                self.touched.sessions.push(connection.session);
-            }
-            if work.begun >= REQUESTS_PER_TURN_MAX {
-                work.again = true;
-                work.over = !gathered;
-                return;
-            }
-            let RequestHeader { xid, opcode } = header;
-            let what = match classify(opcode, body, self.limits) {
-                Kind::Here(what) => what,
-                Kind::Forward(op) => {
-                    // Behind a read of this round: the next round takes it, when the read was served.
-                    if gathered {
-                        return;
-                    }
-                    let bytes = body.len();
-                    let room = connection.pending.len() < WRITES_IN_FLIGHT_MAX
-                        && (connection.pending_bytes == 0
-                            || connection.pending_bytes + bytes <= WRITE_BYTES_IN_FLIGHT_MAX);
-                    // A sync waits for the writes before it.
-                    let early = matches!(op, Forward::Sync(_)) && !connection.pending.is_empty();
-                    if !room || early {
-                        work.over = true;
-                        return;
-                    }
-                    let (session, attachment) = (connection.session, connection.attachment);
-                    let identities = &connection.identities;
-                    let command = |ticket, op| Submit::Command {
-                        ticket,
-                        session,
-                        attachment,
-                        identities: identities.clone(),
-                        op,
-                    };
-                    if !self.uplink.has_room() {
-                        work.retry = true;
-                        work.over = true;
-                        return;
-                    }
-                    let (number, waiting) = match op {
-                        Forward::Write => {
-                            let op = Op::Request { opcode, body: body.to_vec() };
-                            (self.uplink.push(work.slot, |ticket| command(ticket, op)), Waiting::Write)
-                        }
-                        Forward::Close => {
-                            (self.uplink.push(work.slot, |t| command(t, Op::CloseSession)), Waiting::Close)
-                        }
-                        Forward::Sync(path) => {
-                            let path = path.into_owned().into();
-                            (
-                                self.uplink.push(work.slot, |ticket| Submit::Sync { ticket }),
-                                Waiting::Sync { path },
-                            )
-                        }
-                    };
-                    let Some(number) = number else {
-                        work.over = true;
-                        return;
-                    };
-                    connection.barrier = !matches!(waiting, Waiting::Write);
-                    connection.pending_bytes += bytes;
-                    let (what, since_ns) = (waiting, now.mono_ns);
-                    connection.pending.push_back(Pending {
-                        number,
-                        xid,
-                        what,
-                        bytes,
-                        since_ns,
-                        result: None,
-                    });
-                    connection.received += 1;
-                    self.outstanding += 1;
-                    let cells = self.stats.shard(self.config.id);
-                    cells.packets_received.add(1);
-                    cells.writes_forwarded.add(1);
-                    work.begun += 1;
-                    work.done_bytes = end;
-                    at = end;
-                    continue;
-                }
-            };
-            // Answered here: after everything that was forwarded.
-            if !connection.pending.is_empty() {
-                work.over = true;
-                return;
-            }
-            let last = matches!(what, What::Unknown);
-            batch.push(Item { work: n, xid, end, what });
-            work.begun += 1;
-            gathered = true;
-            at = end;
-            if last {
-                return;
-            }
         }
     }
 
@@ -408,155 +276,13 @@ impl Shard {
     }
 }
 
-/// What is to be done with a request.
-enum Kind<'i> {
-    Here(What<'i>),
-    Forward(Forward<'i>),
-}
-
-enum Forward<'i> {
-    Write,
-    Close,
-    Sync(Text<'i>),
-}
-
-#[inline]
-fn classify(opcode: i32, body: &[u8], limits: paddock_transport::wire::Limits) -> Kind<'_> {
-    if let Some(read) = Read::of(opcode) {
-        let mut r = Reader::new(body, limits);
-        let record = r.text().and_then(|path| Ok((path, read.has_watch() && r.boolean()?)));
-        return Kind::Here(match record {
-            Ok((path, watch)) => What::Read { read, path, watch },
-            Err(fault) => What::Fault(fault.code()),
-        });
-    }
-    match opcode {
-        opcode::PING => Kind::Here(What::Ping),
-        opcode::CLOSE_SESSION => Kind::Forward(Forward::Close),
-        // Meant for the server's own container manager.
-        opcode::DELETE_CONTAINER => Kind::Here(What::Fault(error::UNIMPLEMENTED)),
-        // Exists for multi only.
-        opcode::CHECK => Kind::Here(What::Unknown),
-        _ => match opcode::class(opcode) {
-            None => Kind::Here(What::Unknown),
-            Some(Class::Read | Class::Local) => Kind::Here(What::Local { opcode, body }),
-            Some(Class::Write) => match Request::decode(opcode, body, limits) {
-                Ok(_) => Kind::Forward(Forward::Write),
-                Err(fault) => Kind::Here(What::Fault(fault.code())),
-            },
-            Some(Class::Sync) => match Request::decode(opcode, body, limits) {
-                Ok(Request::Sync { path }) => Kind::Forward(Forward::Sync(path)),
-                Ok(_) => Kind::Here(What::Unknown),
-                Err(fault) => Kind::Here(What::Fault(fault.code())),
-            },
-        },
-    }
-}
-
-/// A frame that ends the connection: after all before it.
-fn gather_end<'i>(
-    connection: &Connection,
-    n: u32,
-    work: &mut Work,
-    what: What<'i>,
-    xid: i32,
-    gathered: bool,
-    batch: &mut Vec<Item<'i>>,
-) {
-    if connection.pending.is_empty() {
-        batch.push(Item { work: n, xid, end: work.done_bytes, what });
-    } else {
-        work.over = !gathered;
-    }
-}
-
-/// A watch that cannot be armed must not look armed.
-fn refuse_watches(armed: Result<(), WatchesFull>, connection: &Connection) -> bool {
-    armed.is_err_and(|full| {
-        tracing::warn!(peer = %connection.peer, session = connection.session, %full, "connection closed");
-        true
-    })
-}
-
 /// ZooKeeper sends a terminator behind the refusal of a multiRead that holds writes; clients skip what follows an error.
 fn quirk_of_multi_read(out: &mut OutBuf, xid: i32, zxid: i64) {
     let bytes = out.bytes();
-    let header = 4 + paddock_transport::wire::REPLY_HEADER_BYTES;
+    let header = 4 + REPLY_HEADER_BYTES;
     bytes.truncate(bytes.len().saturating_sub(header));
     put_frame(bytes, |out| {
         ReplyHeader { xid, zxid, err: error::MARSHALLING_ERROR }.put(out);
         put_multi_end(out);
     });
-}
-
-/// How a local request leaves the connection.
-enum Ended {
-    Open { events: u64 },
-    AuthFailed,
-    Close,
-}
-
-/// Answers what neither reads one path nor is written.
-struct Local<'s, 'v> {
-    view: &'s View<'v>,
-    watches: &'s mut Watches,
-    connection: &'s mut Connection,
-    super_digest: Option<&'s str>,
-    xid: i32,
-}
-
-impl Local<'_, '_> {
-    fn answer(&mut self, opcode: i32, request: Request<'_>, out: &mut OutBuf) -> Ended {
-        let (xid, zxid) = (self.xid, self.view.zxid);
-        let slot = self.connection.id.index() as u32;
-        let bytes = out.bytes();
-        match request {
-            Request::MultiRead(ops) => self.view.multi_read(xid, ops, &self.connection.identities, bytes),
-            Request::SetWatches(lists) | Request::SetWatches2(lists) => {
-                match watching::set_watches(self.view, self.watches, slot, &lists, bytes) {
-                    Ok(events) => {
-                        reply::put_empty(bytes, xid, zxid);
-                        return Ended::Open { events };
-                    }
-                    Err(full) => {
-                        refuse_watches(Err(full), self.connection);
-                        return Ended::Close;
-                    }
-                }
-            }
-            Request::AddWatch { path, mode } => {
-                let armed = self.watches.add(slot, &path, watching::mode(mode));
-                if refuse_watches(armed, self.connection) {
-                    return Ended::Close;
-                }
-                reply::put_response(bytes, xid, zxid, &Response::WatchAdded(0));
-            }
-            Request::CheckWatches { path, kind } => {
-                let there = self.watches.has(slot, &path, watching::kind(kind));
-                reply::put_error(bytes, xid, zxid, if there { 0 } else { error::NO_WATCHER });
-            }
-            Request::RemoveWatches { path, kind } => {
-                let there = self.watches.remove(slot, &path, watching::kind(kind));
-                reply::put_error(bytes, xid, zxid, if there { 0 } else { error::NO_WATCHER });
-            }
-            Request::WhoAmI => auth::who_am_i(self.connection, |r| reply::put_response(bytes, xid, zxid, r)),
-            Request::Auth { scheme, auth, .. } => {
-                let known = auth::authenticate(self.connection, self.super_digest, scheme.as_deref(), auth);
-                reply::put_error(bytes, xid, 0, if known { 0 } else { error::AUTH_FAILED });
-                if !known {
-                    return Ended::AuthFailed;
-                }
-            }
-            // Without a SASL configuration: no token, and the connection goes on.
-            Request::Sasl { .. } => reply::put_response(bytes, xid, 0, &Response::Token(None)),
-            // The index of a session's ephemerals is the machine's.
-            Request::GetEphemerals { .. } => reply::put_error(bytes, xid, zxid, error::UNIMPLEMENTED),
-            // `classify` sends nothing else here; an opcode that it does not know has no answer.
-            _ => {
-                debug_assert!(false, "opcode {opcode} is not answered here");
-                reply::put_error(bytes, xid, zxid, error::UNIMPLEMENTED);
-            }
-        }
-        Ended::Open { events: 0 }
-    }
 }

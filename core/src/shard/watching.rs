@@ -4,6 +4,7 @@
 //! because catch-up looks at the version on which all requests of the turn are served: a later change fires the watch
 //! that was armed, an earlier one was seen.
 
+use super::connection::Connection;
 use super::reads::View;
 use crate::watch::{Kind, Mode, Watches, WatchesFull};
 use paddock_transport::wire::{SetWatches, WatchMode, WatcherKind, event, reply};
@@ -70,4 +71,12 @@ pub(super) fn set_watches(
         watches.add(slot, &path, Mode::Recursive)?;
     }
     Ok(events)
+}
+
+/// A watch that cannot be armed must not look armed.
+pub(super) fn refuse_watches(armed: Result<(), WatchesFull>, connection: &Connection) -> bool {
+    armed.is_err_and(|full| {
+        tracing::warn!(peer = %connection.peer, session = connection.session, %full, "connection closed");
+        true
+    })
 }

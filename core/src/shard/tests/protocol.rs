@@ -3,8 +3,9 @@
 use super::rig::*;
 use crate::acl::digest_id;
 use crate::shard::ShardConfig;
-use crate::shard::config::HANDSHAKE_TIMEOUT_NS;
-use paddock_transport::engine::Next;
+use crate::shard::config::{HANDSHAKE_TIMEOUT_NS, ROLL_CALL_MAX_NS};
+use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
+use paddock_transport::io::Io;
 use paddock_transport::wire::{Acl, ConnectRequest, List, Multi, Request, Response, error, opcode, perms};
 
 #[test]
@@ -380,4 +381,50 @@ fn an_idle_shard_sleeps_without_a_deadline() {
     w.pass(10_000_000_000);
     w.run();
     assert_eq!(w.next(0), Next::Sleep { deadline_ns: None });
+}
+
+#[test]
+fn stat_lists_the_clients_of_all_shards_and_does_not_wait_for_a_stuck_one() {
+    let mut w = World::new(3);
+    let clients = [w.client(0), w.client(1), w.client(2)];
+    let ask = |w: &mut World| {
+        let asking = w.dial(1);
+        w.net.send(asking.wire, b"stat");
+        w.net.finish(asking.wire);
+        asking
+    };
+    let asking = ask(&mut w);
+    w.run();
+    let text = String::from_utf8(w.net.received(asking.wire)).unwrap();
+    let lines = text.lines().filter(|l| l.starts_with(" /")).count();
+    assert_eq!(lines, clients.len() + 1, "{text}");
+    assert!(text.contains("[0](queued=0,recved=0,sent=0)"), "{text}");
+    // Nobody answers when only the asked shard runs.
+    let asking = ask(&mut w);
+    let only_the_asked = |w: &mut World| {
+        let (mut a, mut b) = (Stuck, Stuck);
+        let mut engines: [&mut dyn Engine; 3] = [&mut a, &mut w.shards[1], &mut b];
+        assert!(w.net.run_until_quiet(w.now, &mut engines, 100));
+        String::from_utf8(w.net.received(asking.wire)).unwrap()
+    };
+    assert_eq!(only_the_asked(&mut w), "");
+    w.pass(ROLL_CALL_MAX_NS);
+    let text = only_the_asked(&mut w);
+    assert_eq!(
+        text.lines().filter(|l| l.starts_with(" /")).count(),
+        2,
+        "its own client and the one asking: {text}"
+    );
+}
+
+/// A shard that does nothing any more.
+struct Stuck;
+
+impl Engine for Stuck {
+    fn opened(&mut self, _: Now, _: ConnId, _: &Origin, _: &mut Io) {}
+    fn received(&mut self, _: Now, _: ConnId, _: &[u8], _: &mut Io) {}
+    fn closed(&mut self, _: Now, _: ConnId, _: Closed, _: &mut Io) {}
+    fn turn(&mut self, _: Now, _: &mut Io) -> Next {
+        Next::Sleep { deadline_ns: None }
+    }
 }
