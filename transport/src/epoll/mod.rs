@@ -141,6 +141,7 @@ impl Epoll {
             }),
             _ => Some(zero),
         };
+        self.desk.counters.system_calls.add(1);
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(e) => Err(LoopError::failed("waiting for events")(e.into())),
@@ -226,6 +227,7 @@ impl Epoll {
         let token = EventData::new_u64(id.0);
         let watched = epoll::add(&self.epoll, &fd, token, READ);
         self.put(Conn::new(id, fd, permit, None));
+        self.desk.counters.opened.add(1);
         engine.opened(self.desk.now, id, origin, &mut self.desk.io);
         if let Err(errno) = watched {
             self.end(id, reason(errno));
@@ -277,6 +279,7 @@ impl Epoll {
         if !self.desk.io.is_open(id) {
             return; // Closed meanwhile; the wish is carried out at the end of this turn.
         }
+        self.desk.counters.opened.add(1);
         engine.opened(self.desk.now, id, &Origin { peer: *peer, listener: None }, &mut self.desk.io);
     }
 
@@ -304,6 +307,7 @@ impl Epoll {
                 self.to_read.push(id);
                 return;
             }
+            self.desk.counters.system_calls.add(1);
             match rustix::net::recv(&conn.fd, &mut self.read_buffer[..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) => {
                     conn.read_done = true;
@@ -430,6 +434,7 @@ fn send_all(desk: &mut Desk, conn: &Conn) -> Result<bool, Errno> {
     while let Some(out) = desk.io.output(conn.id).filter(|out| !out.is_empty()) {
         let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
         let filled = out.slices(&mut slices);
+        desk.counters.system_calls.add(1);
         let attempt = match &slices[..filled] {
             [one] => rustix::net::send(&conn.fd, one, flags),
             several => {

@@ -4,7 +4,7 @@
 //! Never touches a socket's bytes. It stays correct because news are told at one place, at the top of a turn: an
 //! engine is never called from inside its own call.
 
-use super::{Adoption, LoopOptions};
+use super::{Adoption, LoopCounters, LoopOptions};
 use crate::accept::Acceptor;
 use crate::engine::{Address, Closed, ConnId, Engine, Next, Now};
 use crate::io::Io;
@@ -37,6 +37,7 @@ pub(crate) struct Desk {
     pub(crate) options: LoopOptions,
     pub(crate) io: Io,
     pub(crate) waker: Arc<Waker>,
+    pub(crate) counters: Arc<LoopCounters>,
     pub(crate) acceptor: Option<Acceptor>,
     pub(crate) now: Now,
     /// Connections whose sockets are closed and of which the engine has not heard.
@@ -58,6 +59,7 @@ impl Desk {
     pub(crate) fn new(
         options: LoopOptions,
         waker: Arc<Waker>,
+        counters: Arc<LoopCounters>,
         adoptions: Receiver<Adoption>,
         acceptor: Option<Acceptor>,
     ) -> Desk {
@@ -65,6 +67,7 @@ impl Desk {
             options,
             io: Io::default(),
             waker,
+            counters,
             acceptor,
             now: read_clock(),
             ended: Vec::new(),
@@ -90,6 +93,7 @@ impl Desk {
     /// Tells the engine what happened outside its calls.
     pub(crate) fn tell(&mut self, engine: &mut impl Engine) {
         while let Some((conn, why)) = self.ended.pop() {
+            self.counters.closed.add(1);
             // Refuses output and wishes while the engine says good-bye; the slot itself is freed afterwards.
             self.io.abort(conn);
             engine.closed(self.now, conn, why, &mut self.io);
@@ -118,6 +122,7 @@ impl Desk {
         if self.stopping_until.is_some() {
             return false;
         }
+        self.counters.turns.add(1);
         self.next = engine.turn(self.now, &mut self.io);
         if self.next != Next::Stop {
             return false;
@@ -160,6 +165,7 @@ impl Desk {
     pub(crate) fn park(&mut self, engine: &mut impl Engine) -> bool {
         self.waker.raise();
         if self.adoptions.is_empty() && (self.is_stopping() || engine.park()) {
+            self.counters.sleeps.add(1);
             self.parked = !self.is_stopping();
             if !self.parked {
                 self.waker.lower();

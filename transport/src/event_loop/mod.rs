@@ -4,8 +4,10 @@
 //! ([`LoopHandle`]: wake-ups and adopted connections). Never knows a protocol. An engine sees no difference
 //! between the loops: one list of tests is run against each (`tests/loops.rs`).
 
+mod counters;
 mod desk;
 
+pub use counters::LoopCounters;
 pub(crate) use desk::{Desk, Wait};
 
 use crate::accept::{Acceptor, Permit};
@@ -184,6 +186,7 @@ pub struct AdoptError {
 #[derive(Clone, Debug)]
 pub struct LoopHandle {
     waker: Arc<Waker>,
+    counters: Arc<LoopCounters>,
     adoptions: Sender<Adoption>,
 }
 
@@ -191,6 +194,11 @@ impl LoopHandle {
     /// What wakes the loop.
     pub fn waker(&self) -> Arc<Waker> {
         Arc::clone(&self.waker)
+    }
+
+    /// What the loop has done so far.
+    pub fn counters(&self) -> &LoopCounters {
+        &self.counters
     }
 
     /// Gives the loop a connected stream socket; its engine hears of it by `opened`.
@@ -225,7 +233,7 @@ impl EventLoop {
     pub fn new(kind: LoopKind, options: LoopOptions) -> Result<EventLoop, LoopError> {
         let waker = Waker::new().map_err(LoopError::failed("making an eventfd"))?;
         let (sender, adoptions) = bounded(options.adoptions_max);
-        let handle = LoopHandle { waker, adoptions: sender };
+        let handle = LoopHandle { waker, counters: Arc::default(), adoptions: sender };
         Ok(EventLoop { kind, options, handle, adoptions, acceptor: None })
     }
 
@@ -247,7 +255,7 @@ impl EventLoop {
     /// Runs `engine` on the calling thread until it returns [`crate::engine::Next::Stop`]. All connections are closed then.
     pub fn run(self, engine: &mut impl Engine) -> Result<(), LoopError> {
         let EventLoop { kind, options, handle, adoptions, acceptor } = self;
-        let desk = Desk::new(options, handle.waker, adoptions, acceptor);
+        let desk = Desk::new(options, handle.waker, handle.counters, adoptions, acceptor);
         // The handle's sender is dropped here: a loop must not keep its own queue open.
         drop(handle.adoptions);
         match kind {

@@ -22,15 +22,16 @@ use io_uring::{cqueue, opcode, squeue, types};
 use ring::{BUFFER_GROUP, Ring};
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 /// Tries whether a ring can be set up here.
 pub(crate) fn probe(options: &LoopOptions) -> Result<(), LoopError> {
-    Ring::new(options).map(drop)
+    Ring::new(options, Arc::default()).map(drop)
 }
 
 /// Runs `engine` until it stops.
 pub(crate) fn run(desk: Desk, engine: &mut impl Engine) -> Result<(), LoopError> {
-    let ring = Ring::new(&desk.options)?;
+    let ring = Ring::new(&desk.options, Arc::clone(&desk.counters))?;
     let listeners = desk.acceptor.as_ref().map_or(0, |a| a.listeners.len());
     let accepting = vec![false; listeners];
     let mut this = Uring { conns: Vec::new(), ring, accepting, completions: Vec::new(), turn: 0, desk };
@@ -200,6 +201,7 @@ impl Uring {
         let id = self.desk.io.open();
         self.put(Conn::new(id, fd, permit, None));
         self.desk.dirty.push(id);
+        self.desk.counters.opened.add(1);
         engine.opened(self.desk.now, id, origin, &mut self.desk.io);
     }
 
@@ -247,6 +249,7 @@ impl Uring {
         self.desk.dirty.push(id);
         if self.desk.io.is_open(id) {
             let origin = Origin { peer: connecting.to, listener: None };
+            self.desk.counters.opened.add(1);
             engine.opened(self.desk.now, id, &origin, &mut self.desk.io);
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! Why the kernel never touches freed memory: the buffers are unmapped after the ring is closed and only when no
 //! operation is under way; if some are (an engine panicked), the mappings are leaked instead.
 
-use crate::event_loop::{LoopError, LoopKind, LoopOptions};
+use crate::event_loop::{LoopCounters, LoopError, LoopKind, LoopOptions};
 use io_uring::types::{BufRingEntry, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -13,6 +13,7 @@ use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The one group of provided buffers of a ring.
@@ -31,11 +32,12 @@ pub(super) struct Ring {
     pub(super) buffers: Buffers,
     /// Operations that will complete, and may touch memory until then.
     pub(super) in_kernel: usize,
+    counters: Arc<LoopCounters>,
 }
 
 impl Ring {
     /// Sets everything up on the calling thread, which must be the one that uses it.
-    pub(super) fn new(options: &LoopOptions) -> Result<Ring, LoopError> {
+    pub(super) fn new(options: &LoopOptions, counters: Arc<LoopCounters>) -> Result<Ring, LoopError> {
         let entries = options.ring_entries.max(8).next_power_of_two();
         let mut builder = IoUring::builder();
         builder
@@ -68,7 +70,7 @@ impl Ring {
             let at = buffers.entries.start.as_ptr() as u64;
             ring.submitter().register_buf_ring_with_flags(at, buffers.count, BUFFER_GROUP, 0)
         };
-        let mut ring = Ring { ring, buffers, in_kernel: 0 };
+        let mut ring = Ring { ring, buffers, in_kernel: 0, counters };
         registered.map_err(unavailable)?;
         ring.buffers.publish();
         Ok(ring)
@@ -112,6 +114,7 @@ impl Ring {
 
     /// Submits what is queued, runs deferred work, and waits for `want` completions, at most for `timeout`.
     pub(super) fn enter(&mut self, want: usize, timeout: Option<Timespec>) -> Result<(), LoopError> {
+        self.counters.system_calls.add(1);
         let submitter = self.ring.submitter();
         let done = match (want, timeout) {
             (0, _) => {
