@@ -284,4 +284,28 @@ mod tests {
         std::fs::remove_file(root.path().join("meta")).unwrap();
         assert!(matches!(DataDir::open(root.path(), [1; 16]).unwrap_err(), DataDirError::Missing { .. }));
     }
+
+    /// A repeated incarnation would let a node number two commands alike.
+    #[test]
+    fn the_power_may_go_at_any_operation_and_no_incarnation_comes_twice() {
+        for at in 0..12 {
+            for seed in 0..30 {
+                let disk = crate::fault::FaultDisk::new();
+                let dir = Path::new("/node");
+                let mut last = 0;
+                let mut identity = None;
+                for life in 0..4 {
+                    disk.break_at(disk.operations() + (at + life) % 9);
+                    if let Ok(opened) = DataDir::open_on(Arc::new(disk.clone()), dir, [life as u8; 16]) {
+                        assert!(opened.incarnation() > last, "operation {at} seed {seed}");
+                        last = opened.incarnation();
+                        assert_eq!(*identity.get_or_insert(opened.identity()), opened.identity());
+                    }
+                    disk.power_cut(seed + life);
+                }
+                let opened = DataDir::open_on(Arc::new(disk), dir, [9; 16]).unwrap();
+                assert!(opened.incarnation() > last, "operation {at} seed {seed}");
+            }
+        }
+    }
 }

@@ -4,13 +4,15 @@
 //! file; a new name is live at once and durable after a sync of its directory. Never retries and never hides an error:
 //! what a failed operation means is decided by the caller. [`crate::fault::FaultDisk`] is the other implementation.
 
+#![forbid(unsafe_code)]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::map::{View, WriteMap};
+pub use crate::map::{View, WriteMap};
 
 /// Bytes of zeros written at once when a file is filled: large enough to be sequential, small enough for the stack's sake.
 const ZERO_CHUNK_BYTES: usize = 1 << 20;
