@@ -3,6 +3,7 @@
 pub mod acl;
 pub mod admin;
 pub mod checkpoint;
+pub mod cli;
 pub mod command;
 pub mod commit;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod consensus;
 pub mod machine;
 pub mod path;
 pub mod ring;
+pub mod server;
 pub mod session;
 pub mod shard;
 pub mod stats;

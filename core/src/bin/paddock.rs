@@ -1,3 +1,8 @@
-//! The `paddock` binary.
+//! The `paddock` binary: flags in, exit code out; everything else is in the library.
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    paddock_core::cli::run(paddock_core::cli::Cli::parse())
+}

@@ -10,7 +10,6 @@ use super::keys::{self, Known};
 use super::properties::{BadEscape, Property, parse};
 use super::{
     Config, JUTE_MAX_BUFFER_BYTES, MAX_CLIENT_CNXNS_FILE, SESSION_TIMEOUT_MAX_MS, TICK_TIME_FILE_MS,
-    Whitelist,
 };
 use paddock_transport::engine::Address;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -144,7 +143,7 @@ pub fn read(text: &str) -> Result<(Config, Vec<Finding>), ConfigError> {
         .unwrap_or(JUTE_MAX_BUFFER_BYTES.into()) as u32;
     config.force_sync = file.switch("forceSync")?.unwrap_or(true);
     config.snap_count = file.number("snapCount", 2, u64::MAX)?.unwrap_or(config.snap_count);
-    config.whitelist = whitelist(file.text("4lw.commands.whitelist").unwrap_or(""));
+    config.whitelist = file.text("4lw.commands.whitelist").unwrap_or("srvr").to_owned();
     config.super_digest = file.text("DigestAuthenticationProvider.superDigest").map(str::to_owned);
     config.skip_acl = file.switch("skipACL")?.unwrap_or(false);
     config.extended_types = file.switch("extendedTypesEnabled")?.unwrap_or(false);
@@ -189,11 +188,6 @@ fn session_range(file: &Values<'_>, tick_ms: u32) -> Result<(u32, u32), ConfigEr
         return Err(ConfigError::SessionRange { min, max });
     }
     Ok((min as u32, max.min(SESSION_TIMEOUT_MAX_MS) as u32))
-}
-
-fn whitelist(text: &str) -> Whitelist {
-    let words: Vec<String> = text.split(',').map(|w| w.trim().to_owned()).filter(|w| !w.is_empty()).collect();
-    if words.iter().any(|w| w == "*") { Whitelist::All } else { Whitelist::Words(words) }
 }
 
 fn is_off(value: &str) -> bool {
@@ -257,7 +251,7 @@ mod tests {
             (2000, 4000, 40000)
         );
         assert_eq!(config.max_client_cnxns, 60);
-        assert!(!config.whitelist.allows("ruok") && config.whitelist.allows("srvr"));
+        assert_eq!(config.whitelist, "srvr");
         let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].contains("initLimit is accepted"));

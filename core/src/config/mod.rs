@@ -30,25 +30,6 @@ pub const SNAP_COUNT: u64 = 100_000;
 /// Largest session timeout accepted, ms: what the protocol's signed field can carry.
 const SESSION_TIMEOUT_MAX_MS: u64 = i32::MAX as u64;
 
-/// The four-letter words that are answered.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Whitelist {
-    /// Every word.
-    All,
-    /// These and `srvr`.
-    Words(Vec<String>),
-}
-
-impl Whitelist {
-    /// Whether `word` is answered.
-    pub fn allows(&self, word: &str) -> bool {
-        match self {
-            Whitelist::All => true,
-            Whitelist::Words(words) => word == "srvr" || words.iter().any(|w| w == word),
-        }
-    }
-}
-
 /// Every setting, settled.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -70,8 +51,8 @@ pub struct Config {
     pub force_sync: bool,
     /// Commands between two checkpoints.
     pub snap_count: u64,
-    /// Four-letter words that are answered.
-    pub whitelist: Whitelist,
+    /// Four-letter words that are answered: names and commas, or `*`; see [`crate::admin::words::Words::parse`].
+    pub whitelist: String,
     /// `super:hash` of the superuser, if there is one.
     pub super_digest: Option<String>,
     /// No ACL is checked.
@@ -95,7 +76,7 @@ impl Config {
             jute_max_buffer_bytes: JUTE_MAX_BUFFER_BYTES,
             force_sync: true,
             snap_count: SNAP_COUNT,
-            whitelist: Whitelist::All,
+            whitelist: "*".to_owned(),
             super_digest: None,
             skip_acl: false,
             extended_types: false,
@@ -105,11 +86,7 @@ impl Config {
 
     /// `name = value` of everything that is in force, one a line, for `paddock check` and the log.
     pub fn effective(&self) -> Vec<(&'static str, String)> {
-        let listen: Vec<String> = self.listen.iter().map(show_address).collect();
-        let words = match &self.whitelist {
-            Whitelist::All => "*".to_owned(),
-            Whitelist::Words(words) => words.join(","),
-        };
+        let listen: Vec<String> = self.listen.iter().map(Address::to_string).collect();
         vec![
             ("dataDir", self.data_dir.display().to_string()),
             ("listen", listen.join(",")),
@@ -120,20 +97,12 @@ impl Config {
             ("jute.maxbuffer", self.jute_max_buffer_bytes.to_string()),
             ("forceSync", if self.force_sync { "yes" } else { "no" }.to_owned()),
             ("snapCount", self.snap_count.to_string()),
-            ("4lw.commands.whitelist", words),
+            ("4lw.commands.whitelist", self.whitelist.clone()),
             ("superDigest", if self.super_digest.is_some() { "(set)" } else { "(none)" }.to_owned()),
             ("skipACL", if self.skip_acl { "yes" } else { "no" }.to_owned()),
             ("extendedTypesEnabled", self.extended_types.to_string()),
             ("reconfigEnabled", self.reconfig.to_string()),
         ]
-    }
-}
-
-/// `host:port` or `unix:path`.
-pub fn show_address(address: &Address) -> String {
-    match address {
-        Address::Tcp(a) => a.to_string(),
-        Address::Unix(p) => format!("unix:{}", p.display()),
     }
 }
 

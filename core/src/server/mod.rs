@@ -1,0 +1,402 @@
+//! The assembly: threads, cores, listeners; from a [`Config`] to a running server and back.
+//!
+//! Owns the threads and the order of start and stop. Never looks into a request. It stays correct because nothing is
+//! accepted before recovery is over, shards stop before the consensus core that they wait for, and a thread that
+//! ends by itself stops the whole server with its reason.
+
+#![forbid(unsafe_code)]
+
+pub mod cores;
+mod single;
+mod stop;
+
+pub use stop::stop_signal;
+
+use crate::admin::words::Words;
+use crate::config::Config;
+use crate::consensus::{
+    Consensus, ConsensusConfig, Control, Parts, Recovered, StartError as ConsensusStartError, StopReason,
+};
+use crate::shard::{self, CountedIds, Neighbours, Shard, ShardConfig};
+use crate::stats::Stats;
+use cores::Placement;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use paddock_transport::accept::{Acceptor, ListenError, Listener};
+use paddock_transport::engine::{Address, Engine};
+use paddock_transport::event_loop::{
+    Choice, EventLoop, LoopError, LoopHandle, LoopKind, LoopOptions, choose,
+};
+use single::Pair;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+use stop::Stoppable;
+
+/// How to start.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// The settings.
+    pub config: Config,
+    /// Which event loop.
+    pub transport: Choice,
+    /// Number of shards; `None`: one for each usable core but the first.
+    pub shards: Option<usize>,
+    /// Cores to use; `None`: the inherited affinity mask.
+    pub cores: Option<Vec<usize>>,
+}
+
+impl ServerOptions {
+    /// `config` with everything else chosen by the server.
+    pub fn new(config: Config) -> Self {
+        Self { config, transport: Choice::Auto, shards: None, cores: None }
+    }
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory holds ZooKeeper's own files and none of ours: starting empty beside them would look like
+    /// the loss of everything.
+    #[error(
+        "{} holds a ZooKeeper database (version-2) that this version does not read; choose another directory with \
+         --data-dir, or move version-2 away", dir.display()
+    )]
+    ZooKeeperData {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The consensus core did not come up: directory, log or snapshots.
+    #[error(transparent)]
+    Consensus(#[from] ConsensusStartError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The transport is not available.
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+    /// The kernel refused something that a healthy system grants.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+impl StartError {
+    fn system(doing: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
+        move |source| StartError::System { doing, source }
+    }
+}
+
+/// Why a running server stopped by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{thread} stopped: {reason}")]
+pub struct RunError {
+    /// Which thread.
+    pub thread: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The end of a thread: `Ok` when it was told to.
+type Ended = Result<(), RunError>;
+
+/// A running server. Dropping it stops it.
+pub struct Server {
+    addresses: Vec<Address>,
+    stats: Arc<Stats>,
+    kind: LoopKind,
+    recovered: Recovered,
+    ended: Receiver<Ended>,
+    /// Up: the shards' loops end.
+    stop_shards: Arc<AtomicBool>,
+    shard_loops: Vec<LoopHandle>,
+    shard_threads: Vec<JoinHandle<()>>,
+    core: Arc<Control>,
+    core_thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Recovers the data directory, binds the listeners, and serves.
+    pub fn start(options: ServerOptions) -> Result<Server, StartError> {
+        let ServerOptions { config, transport, shards, cores } = options;
+        refuse_zookeeper_data(&config)?;
+        let (kind, _) = choose(transport)?;
+        let usable = match cores {
+            Some(cores) => cores,
+            None => cores::usable().map_err(StartError::system("reading the affinity mask"))?,
+        };
+        let placement = cores::place(&usable, shards);
+        // Bound before recovery, so that an address in use is told at once; accepted from only afterwards.
+        let listeners = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let addresses: Vec<Address> = listeners.iter().map(|l| l.local_address().clone()).collect();
+        let mut loops = Loops::new(kind, &placement)?;
+        let wakers: Vec<_> = loops.shard_handles.iter().map(LoopHandle::waker).collect();
+        let started_ms = wall_ms();
+        let stats = Arc::new(Stats::new(placement.shards.len(), started_ms));
+        let settings = consensus_config(&config, placement.shards.len())?;
+        let (consensus, parts) =
+            Consensus::open(settings, loops.core.handle().waker(), &wakers, Arc::clone(&stats))?;
+        let Parts { shards, control, waker, recovered } = parts;
+        let neighbours = Neighbours::new(wakers, config.max_client_cnxns);
+        let mut engines = Vec::new();
+        for (id, ends) in (0u16..).zip(shards) {
+            engines.push(Shard::new(shard::Parts {
+                config: shard_config(&config, id),
+                reader: ends.reader,
+                commits: ends.commits,
+                submit: ends.submits,
+                consensus: Arc::clone(&waker),
+                ids: Box::new(CountedIds::new(1, id, started_ms, draw_password)),
+                stats: Arc::clone(&stats),
+                armed: ends.armed,
+                neighbours: Arc::clone(&neighbours),
+            }));
+        }
+        let acceptor = Acceptor::new(listeners, loops.shard_handles.clone());
+        match loops.shards.first_mut() {
+            Some(first) => first.accept_with(acceptor),
+            None => loops.core.accept_with(acceptor),
+        }
+        let shard_loops = loops.shard_handles.clone();
+        let (tell, ended) = unbounded();
+        let mut server = Server {
+            addresses,
+            stats,
+            kind,
+            recovered,
+            ended,
+            stop_shards: Arc::default(),
+            shard_loops,
+            shard_threads: Vec::new(),
+            core: control,
+            core_thread: None,
+        };
+        server.spawn(loops, consensus, engines, &placement, &tell)?;
+        let found = &server.recovered;
+        tracing::info!(
+            "recovered zxid 0x{:x}: {} znodes, {} sessions, {} entries replayed behind snapshot {}, {} bytes cut; start \
+             number {}",
+            found.zxid,
+            found.znodes,
+            found.sessions,
+            found.entries,
+            found.snapshot_index,
+            found.cut_bytes,
+            found.incarnation
+        );
+        for address in &server.addresses {
+            tracing::info!("listening on {address}");
+        }
+        Ok(server)
+    }
+
+    /// Where clients connect, ports filled in.
+    pub fn client_addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Which event loop was chosen.
+    pub fn transport(&self) -> LoopKind {
+        self.kind
+    }
+
+    /// What the data directory held.
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// Serves until a message comes from `stop`, or a thread ends by itself.
+    pub fn run_until(mut self, stop: &Receiver<i32>) -> Result<(), RunError> {
+        let first = crossbeam_channel::select! {
+            recv(stop) -> _ => {
+                tracing::info!("stopping");
+                Ok(())
+            }
+            recv(self.ended) -> end => end.unwrap_or_else(|_| Err(RunError {
+                thread: "a server thread".to_owned(),
+                reason: "it panicked; its message is above".to_owned(),
+            })),
+        };
+        first.and(self.stop_threads())
+    }
+
+    /// Stops cleanly: clients are closed, what was ordered is made durable.
+    pub fn stop(mut self) -> Result<(), RunError> {
+        self.stop_threads()
+    }
+
+    fn stop_threads(&mut self) -> Result<(), RunError> {
+        self.stop_shards.store(true, Ordering::Release);
+        self.shard_loops.iter().for_each(|l| l.waker().wake());
+        // A thread that panicked has said so on standard error.
+        self.shard_threads.drain(..).for_each(|thread| drop(thread.join()));
+        self.core.stop();
+        self.core_thread.take().map(JoinHandle::join);
+        self.ended.try_iter().collect()
+    }
+
+    fn spawn(
+        &mut self,
+        loops: Loops,
+        consensus: Consensus,
+        mut shards: Vec<Shard>,
+        placement: &Placement,
+        tell: &Sender<Ended>,
+    ) -> Result<(), StartError> {
+        let control = Arc::clone(&self.core);
+        let core_ended = move || match control.reason() {
+            None | Some(StopReason::Asked) => Ok(()),
+            Some(reason) => Err(reason.to_string()),
+        };
+        let flag = &self.stop_shards;
+        let Some(core) = placement.consensus else {
+            let shard = shards.remove(0);
+            // One thread for both: the flag stops it, and the core's own reason is looked at when it has ended.
+            let pair = Stoppable::new(Pair { core: consensus, shard }, Arc::clone(flag));
+            let thread = run("paddock", placement.shards[0], loops.core, pair, core_ended, tell.clone())?;
+            self.core_thread = Some(thread);
+            return Ok(());
+        };
+        self.core_thread = Some(run("paddock-core", core, loops.core, consensus, core_ended, tell.clone())?);
+        for (n, ((engine, on), core)) in
+            shards.into_iter().zip(loops.shards).zip(&placement.shards).enumerate()
+        {
+            let engine = Stoppable::new(engine, Arc::clone(flag));
+            self.shard_threads.push(run(
+                &format!("paddock-{n}"),
+                *core,
+                on,
+                engine,
+                || Ok(()),
+                tell.clone(),
+            )?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.stop_threads();
+    }
+}
+
+/// The loops that will carry core and shards. With one thread for both, the core's carries the shard's connections.
+struct Loops {
+    core: EventLoop,
+    shards: Vec<EventLoop>,
+    /// The ways to each shard, in order.
+    shard_handles: Vec<LoopHandle>,
+}
+
+impl Loops {
+    fn new(kind: LoopKind, placement: &Placement) -> Result<Self, LoopError> {
+        let core = EventLoop::new(kind, LoopOptions::default())?;
+        let own = if placement.consensus.is_some() { placement.shards.len() } else { 0 };
+        let shards: Vec<_> =
+            (0..own).map(|_| EventLoop::new(kind, LoopOptions::default())).collect::<Result<_, _>>()?;
+        let shard_handles = if shards.is_empty() {
+            vec![core.handle()]
+        } else {
+            shards.iter().map(EventLoop::handle).collect()
+        };
+        Ok(Self { core, shards, shard_handles })
+    }
+}
+
+/// Runs `engine` on a thread of its own, bound to `core`, and tells how it ended.
+fn run(
+    name: &str,
+    core: usize,
+    on: EventLoop,
+    mut engine: impl Engine + Send + 'static,
+    reason: impl FnOnce() -> Result<(), String> + Send + 'static,
+    tell: Sender<Ended>,
+) -> Result<JoinHandle<()>, StartError> {
+    let thread = name.to_owned();
+    let body = move || {
+        if let Err(error) = cores::pin(core) {
+            tracing::warn!("{thread} cannot be bound to core {core}: {error}");
+        }
+        let ended = on.run(&mut engine).map_err(|e| e.to_string()).and_then(|()| reason());
+        let _ = tell.send(ended.map_err(|reason| RunError { thread, reason }));
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(StartError::system("starting a thread"))
+}
+
+fn wall_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+fn refuse_zookeeper_data(config: &Config) -> Result<(), StartError> {
+    let dir = &config.data_dir;
+    let theirs = dir.join("version-2").is_dir();
+    let ours = dir.join("meta").exists();
+    if theirs && !ours { Err(StartError::ZooKeeperData { dir: dir.clone() }) } else { Ok(()) }
+}
+
+fn random_bytes() -> Result<[u8; 16], StartError> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| StartError::System { doing: "drawing random bytes", source: e.into() })?;
+    Ok(bytes)
+}
+
+/// A session's password. The kernel's generator was seeded when [`random_bytes`] succeeded at the start, and never fails
+/// from then on.
+fn draw_password() -> [u8; 16] {
+    random_bytes().expect("the kernel's random numbers ended while the server ran")
+}
+
+fn shard_config(config: &Config, id: u16) -> ShardConfig {
+    let (words, unknown) = Words::parse(&config.whitelist);
+    if id == 0 && !unknown.is_empty() {
+        tracing::warn!("4lw.commands.whitelist: no such word: {}", unknown.join(", "));
+    }
+    ShardConfig {
+        id,
+        jute_max_buffer_bytes: config.jute_max_buffer_bytes,
+        tick_time_ms: config.tick_time_ms,
+        session_timeout_min_ms: config.min_session_timeout_ms as i32,
+        session_timeout_max_ms: config.max_session_timeout_ms as i32,
+        policy: policy(config),
+        super_digest: config.super_digest.clone(),
+        words,
+        conf_lines: config.effective().into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+    }
+}
+
+fn policy(config: &Config) -> u32 {
+    use crate::command::policy::{EXTENDED_TYPES, RECONFIG, SKIP_ACL};
+    [(config.skip_acl, SKIP_ACL), (config.extended_types, EXTENDED_TYPES), (config.reconfig, RECONFIG)]
+        .iter()
+        .filter(|(on, _)| *on)
+        .fold(0, |bits, (_, bit)| bits | bit)
+}
+
+fn consensus_config(config: &Config, shards: usize) -> Result<ConsensusConfig, StartError> {
+    let random = random_bytes()?;
+    Ok(ConsensusConfig {
+        tick_time_ms: config.tick_time_ms,
+        policy: policy(config),
+        force_sync: config.force_sync,
+        snap_count: config.snap_count,
+        seed: u128::from_ne_bytes(random_bytes()?) as u64,
+        new_identity: random,
+        ..ConsensusConfig::standalone(config.data_dir.clone(), shards)
+    })
+}

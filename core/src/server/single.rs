@@ -1,0 +1,83 @@
+//! Consensus core and shard on one thread, when there is one usable core.
+//!
+//! Owns the order of the two within a turn. Never hands a connection to the core: all belong to the shard. It stays
+//! correct because the rings between the two are the same as between threads; only who runs when is different: the
+//! core first, so that a write that is durable is answered in this turn, and once more behind the shard, so that what
+//! it has just forwarded goes to the disk in this turn.
+
+#![forbid(unsafe_code)]
+
+use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
+use paddock_transport::io::Io;
+
+/// `core` and `shard` as one engine.
+pub(super) struct Pair<C, S> {
+    pub(super) core: C,
+    pub(super) shard: S,
+}
+
+impl<C: Engine, S: Engine> Engine for Pair<C, S> {
+    fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
+        self.shard.opened(now, conn, origin, io);
+    }
+    fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
+        self.shard.received(now, conn, bytes, io);
+    }
+    fn eof(&mut self, now: Now, conn: ConnId, io: &mut Io) {
+        self.shard.eof(now, conn, io);
+    }
+    fn drained(&mut self, now: Now, conn: ConnId, io: &mut Io) {
+        self.shard.drained(now, conn, io);
+    }
+    fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io) {
+        self.shard.closed(now, conn, why, io);
+    }
+    fn turn(&mut self, now: Now, io: &mut Io) -> Next {
+        let before = self.core.turn(now, io);
+        let shard = self.shard.turn(now, io);
+        if before == Next::Stop {
+            return Next::Stop;
+        }
+        let core = self.core.turn(now, io);
+        soonest(shard, core)
+    }
+    fn park(&mut self) -> bool {
+        if !self.core.park() {
+            return false;
+        }
+        let parked = self.shard.park();
+        if !parked {
+            self.core.unpark();
+        }
+        parked
+    }
+    fn unpark(&mut self) {
+        self.core.unpark();
+        self.shard.unpark();
+    }
+}
+
+fn soonest(a: Next, b: Next) -> Next {
+    match (a, b) {
+        (Next::Stop, _) | (_, Next::Stop) => Next::Stop,
+        (Next::Again, _) | (_, Next::Again) => Next::Again,
+        (Next::Sleep { deadline_ns: a }, Next::Sleep { deadline_ns: b }) => {
+            Next::Sleep { deadline_ns: [a, b].into_iter().flatten().min() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pair_sleeps_until_the_earlier_deadline_and_not_at_all_if_one_has_work() {
+        let sleep = |deadline_ns| Next::Sleep { deadline_ns };
+        assert_eq!(soonest(sleep(Some(5)), sleep(Some(3))), sleep(Some(3)));
+        assert_eq!(soonest(sleep(None), sleep(Some(3))), sleep(Some(3)));
+        assert_eq!(soonest(sleep(None), sleep(None)), sleep(None));
+        assert_eq!(soonest(sleep(None), Next::Again), Next::Again);
+        assert_eq!(soonest(Next::Again, Next::Stop), Next::Stop);
+    }
+}

@@ -1,0 +1,71 @@
+//! How a running server is told to stop, and who tells it.
+//!
+//! Owns the flag between the process and its loops, and the watch for SIGTERM and SIGINT. Never ends anything itself.
+//! It stays correct because the flag only goes up, and each loop is woken after it: a loop that is about to sleep
+//! looks at it once more ([`Engine::park`]).
+
+#![forbid(unsafe_code)]
+
+use crossbeam_channel::{Receiver, bounded};
+use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
+use paddock_transport::io::Io;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Gives SIGTERM and SIGINT as messages from now on. A second signal ends the process at once, as an operator who
+/// repeats it wants.
+pub fn stop_signal() -> io::Result<Receiver<i32>> {
+    let (told, tells) = bounded(1);
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    std::thread::Builder::new().name("paddock-signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if told.try_send(signal).is_err() {
+                std::process::exit(128 + signal);
+            }
+        }
+    })?;
+    Ok(tells)
+}
+
+/// An engine that stops when the flag is up.
+pub struct Stoppable<E> {
+    inner: E,
+    flag: Arc<AtomicBool>,
+}
+
+impl<E> Stoppable<E> {
+    /// `inner` until `flag` goes up.
+    pub fn new(inner: E, flag: Arc<AtomicBool>) -> Self {
+        Self { inner, flag }
+    }
+}
+
+impl<E: Engine> Engine for Stoppable<E> {
+    fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
+        self.inner.opened(now, conn, origin, io);
+    }
+    fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
+        self.inner.received(now, conn, bytes, io);
+    }
+    fn eof(&mut self, now: Now, conn: ConnId, io: &mut Io) {
+        self.inner.eof(now, conn, io);
+    }
+    fn drained(&mut self, now: Now, conn: ConnId, io: &mut Io) {
+        self.inner.drained(now, conn, io);
+    }
+    fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io) {
+        self.inner.closed(now, conn, why, io);
+    }
+    fn turn(&mut self, now: Now, io: &mut Io) -> Next {
+        let next = self.inner.turn(now, io);
+        if self.flag.load(Ordering::Acquire) { Next::Stop } else { next }
+    }
+    fn park(&mut self) -> bool {
+        !self.flag.load(Ordering::Acquire) && self.inner.park()
+    }
+    fn unpark(&mut self) {
+        self.inner.unpark();
+    }
+}
