@@ -1,0 +1,252 @@
+//! A server process and a plain blocking client for tests that use the real binary.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use paddock_transport::wire::{
+    self, ConnectRequest, ConnectResponse, Limits, ReplyHeader, Request, Response, Text, put_request,
+};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long anything may take before the test fails: far above what a loaded machine needs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One server process. Dropping it kills it.
+pub struct Process {
+    pub child: Child,
+    pub address: SocketAddr,
+}
+
+/// Flags for every loop this machine can run: the epoll loop always, the default one where it differs.
+pub fn transports() -> [&'static str; 2] {
+    ["auto", "epoll"]
+}
+
+impl Process {
+    /// Starts the binary on `dir` with `config` as further lines of its configuration file, on a free port.
+    pub fn start(dir: &Path, config: &str, flags: &[&str]) -> Process {
+        let file = dir.join("zoo.cfg");
+        let data = dir.join("data");
+        std::fs::write(
+            &file,
+            format!("dataDir={}\nclientPort=0\nclientPortAddress=127.0.0.1\n{config}", data.display()),
+        )
+        .unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_paddock"))
+            .arg("serve")
+            .arg("--config")
+            .arg(&file)
+            .args(flags)
+            .env("NO_COLOR", "1")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let (told, tells) = mpsc::channel();
+        // Reads until the process ends, so that the server never blocks on a full pipe.
+        std::thread::spawn(move || {
+            let mut log = String::new();
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Some(address) = line.split("listening on ").nth(1) {
+                    let _ = told.send(Ok(address.trim().to_owned()));
+                }
+                log.push_str(&line);
+                log.push('\n');
+            }
+            let _ = told.send(Err(log));
+        });
+        match tells.recv_timeout(PATIENCE) {
+            Ok(Ok(address)) => Process { child, address: address.parse().unwrap() },
+            Ok(Err(log)) => panic!("the server ended before it listened:\n{log}"),
+            Err(_) => panic!("the server did not say where it listens"),
+        }
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; gives the exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+
+    /// A connection without a handshake.
+    pub fn socket(&self) -> TcpStream {
+        let socket = TcpStream::connect(self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket
+    }
+
+    /// A client with a new session.
+    pub fn client(&self, timeout_ms: i32) -> Client {
+        Client::open(self.socket(), 0, [0; 16], timeout_ms).unwrap()
+    }
+
+    /// Resident memory of the process, KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A message from the server, decoded lazily.
+pub struct Message {
+    pub xid: i32,
+    pub zxid: i64,
+    pub err: i32,
+    pub body: Vec<u8>,
+}
+
+/// A blocking client.
+pub struct Client {
+    pub socket: TcpStream,
+    pub session: i64,
+    pub password: [u8; 16],
+    pub timeout_ms: i32,
+    xid: i32,
+}
+
+impl Client {
+    /// Shakes hands. A refused reattach has `session` 0.
+    pub fn open(
+        mut socket: TcpStream,
+        session: i64,
+        password: [u8; 16],
+        timeout_ms: i32,
+    ) -> io::Result<Client> {
+        let request = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen: 0,
+            timeout_ms,
+            session_id: session,
+            password: Some(&password),
+            read_only: Some(false),
+        };
+        let mut out = Vec::new();
+        wire::put_frame(&mut out, |out| request.put(out));
+        socket.write_all(&out)?;
+        let payload = read_frame(&mut socket)?;
+        let response = ConnectResponse::decode(&payload, Limits::NONE).map_err(io::Error::other)?;
+        let (session, timeout_ms) = (response.session_id, response.timeout_ms);
+        let password = response.password.and_then(|p| p.try_into().ok()).unwrap_or([0; 16]);
+        Ok(Client { socket, session, password, timeout_ms, xid: 0 })
+    }
+
+    /// Sends without waiting; gives the xid.
+    pub fn send(&mut self, request: &Request<'_>) -> io::Result<i32> {
+        self.xid += 1;
+        let mut out = Vec::new();
+        put_request(&mut out, self.xid, request);
+        self.socket.write_all(&out)?;
+        Ok(self.xid)
+    }
+
+    /// The next message, notification or reply.
+    pub fn receive(&mut self) -> io::Result<Message> {
+        let payload = read_frame(&mut self.socket)?;
+        let (header, body) = ReplyHeader::split(&payload).map_err(io::Error::other)?;
+        Ok(Message { xid: header.xid, zxid: header.zxid, err: header.err, body: body.to_vec() })
+    }
+
+    /// Sends and waits for the reply, skipping notifications.
+    pub fn call(&mut self, request: &Request<'_>) -> io::Result<Message> {
+        let xid = self.send(request)?;
+        loop {
+            let message = self.receive()?;
+            if message.xid == -1 {
+                continue;
+            }
+            assert_eq!(message.xid, xid, "replies come in the order of the requests");
+            return Ok(message);
+        }
+    }
+
+    pub fn create(&mut self, path: &str, data: &[u8], flags: i32) -> io::Result<Message> {
+        self.call(&create(path, data, flags))
+    }
+
+    pub fn set(&mut self, path: &str, data: &[u8]) -> io::Result<Message> {
+        self.call(&Request::SetData { path: path.into(), data: Some(data), version: -1 })
+    }
+
+    /// Data and version; `None` when there is no such znode.
+    pub fn get(&mut self, path: &str) -> io::Result<Option<(Vec<u8>, i32)>> {
+        let reply = self.call(&Request::GetData { path: path.into(), watch: false })?;
+        if reply.err != 0 {
+            assert_eq!(reply.err, -101, "get {path}");
+            return Ok(None);
+        }
+        match Response::decode(4, &reply.body, Limits::NONE) {
+            Ok(Response::Data(data, stat)) => Ok(Some((data.unwrap_or_default().to_vec(), stat.version))),
+            other => panic!("getData answered {other:?}"),
+        }
+    }
+
+    pub fn children(&mut self, path: &str) -> io::Result<Vec<String>> {
+        let reply = self.call(&Request::GetChildren { path: path.into(), watch: false })?;
+        assert_eq!(reply.err, 0, "getChildren {path}");
+        match Response::decode(8, &reply.body, Limits::NONE) {
+            Ok(Response::Names(names)) => Ok(names.iter().map(Text::into_owned).collect()),
+            other => panic!("getChildren answered {other:?}"),
+        }
+    }
+}
+
+/// A create request with the open ACL.
+pub fn create<'a>(path: &'a str, data: &'a [u8], flags: i32) -> Request<'a> {
+    Request::Create(wire::Create {
+        op: wire::CreateOp::Create,
+        path: path.into(),
+        data: Some(data),
+        acl: wire::List::new(OPEN),
+        flags,
+    })
+}
+
+const OPEN: &[wire::Acl<'static>] = &[wire::Acl::OPEN];
+
+/// One frame's payload.
+pub fn read_frame(socket: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    socket.read_exact(&mut length)?;
+    let mut payload = vec![0; i32::from_be_bytes(length) as usize];
+    socket.read_exact(&mut payload)?;
+    Ok(payload)
+}
+
+/// A directory of its own for one test, removed at the end.
+pub fn scratch() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_owned();
+    (dir, path)
+}
+
+/// A small seeded generator for schedules: the seed is in the test's name or printed.
+pub struct Draw(pub u64);
+
+impl Draw {
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}

@@ -1,0 +1,39 @@
+//! Two clients of one node on different shards: what one was told, the other sees at once. The writer gets its
+//! acknowledgement, and only then the reader asks; it must never be answered from before the write.
+
+mod common;
+
+use common::{Process, scratch, transports};
+
+const ROUNDS: u64 = 3000;
+
+fn told_is_visible(transport: &str) {
+    let (_guard, dir) = scratch();
+    let server = Process::start(
+        &dir,
+        "maxClientCnxns=0\nforceSync=no\n",
+        &["--transport", transport, "--shards", "2"],
+    );
+    // Connections are dealt out in turn, so two neighbours stand on different shards.
+    let mut writer = server.client(30_000);
+    let mut reader = server.client(30_000);
+    assert_eq!(writer.create("/told", &0u64.to_be_bytes(), 0).unwrap().err, 0);
+    for round in 1..=ROUNDS {
+        let acknowledged = writer.set("/told", &round.to_be_bytes()).unwrap();
+        assert_eq!(acknowledged.err, 0);
+        let (data, _) = reader.get("/told").unwrap().unwrap();
+        assert_eq!(u64::from_be_bytes(data.try_into().unwrap()), round, "the reader is behind what was told");
+        std::mem::swap(&mut writer, &mut reader);
+    }
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn what_one_shard_told_the_other_sees_at_once() {
+    told_is_visible(transports()[0]);
+}
+
+#[test]
+fn what_one_shard_told_the_other_sees_at_once_on_epoll() {
+    told_is_visible(transports()[1]);
+}
