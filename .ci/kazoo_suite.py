@@ -162,21 +162,25 @@ def words(server):
     assert "Clients:" in four_letters(server.port, "stat")
 
 
+def conversations(server):
+    zk = connect(server)
+    nodes(zk)
+    sequences_and_ephemerals(server, zk)
+    watches(zk)
+    transactions(zk)
+    access(server, zk)
+    words(server)
+    restart(server, zk)
+    zk.stop()
+    zk.close()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--transport", default="auto")
     arguments = parser.parse_args()
     with Paddock("--transport", arguments.transport) as server:
-        zk = connect(server)
-        nodes(zk)
-        sequences_and_ephemerals(server, zk)
-        watches(zk)
-        transactions(zk)
-        access(server, zk)
-        words(server)
-        restart(server, zk)
-        zk.stop()
-        zk.close()
+        conversations(server)
     print(f"kazoo suite, transport {arguments.transport}: 7 passed, 0 failed")
 
 
