@@ -1,0 +1,285 @@
+//! The engine: bytes in, matched replies out to the workload.
+//!
+//! Owns the parsing of frames and what a connection's end means. Never decides what to send besides the handshake.
+
+use super::table::{Phase, Sessions};
+use super::{ClientError, OPEN_PATIENCE_NS, Reply, Trouble, Workload};
+use crate::check::{Accusation, Wrong};
+use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
+use paddock_transport::io::Io;
+use paddock_transport::wire::{
+    ConnectRequest, ConnectResponse, Limits, PASSWORD_BYTES, ReplyHeader, Request, Split, put_frame,
+    put_request, split, xid,
+};
+use std::io::Error as IoError;
+
+/// First pause before another attempt; doubles up to [`RETRY_MAX_NS`].
+const RETRY_MIN_NS: u64 = 50_000_000;
+/// Longest pause between attempts.
+const RETRY_MAX_NS: u64 = 1_000_000_000;
+/// Attempts per target, before any session of this thread stood, after which a refusal is believed.
+const REFUSALS_MAX: usize = 3;
+/// The longest reply that is taken for one. Far above any value that is read here.
+const REPLY_MAX_BYTES: u32 = 64 * 1024 * 1024;
+/// A handshake's answer has 36 or 37 bytes; anything above this comes from something that is no ZooKeeper server.
+const CONNECT_RESPONSE_MAX_BYTES: u32 = 256;
+
+/// The engine: sessions with a workload on top.
+#[derive(Debug)]
+pub struct Client<W: Workload> {
+    /// The sessions.
+    pub sessions: Sessions<W::Request>,
+    /// What they are used for.
+    pub workload: W,
+}
+
+impl<W: Workload> Client<W> {
+    /// Handles the whole frames at the beginning of `bytes` and says how many bytes need not be kept.
+    fn frames(&mut self, now: Now, index: usize, bytes: &[u8], io: &mut Io) -> usize {
+        let mut rest = bytes;
+        loop {
+            let max = match self.sessions.all[index].phase {
+                Phase::Opening => CONNECT_RESPONSE_MAX_BYTES,
+                Phase::Ready => REPLY_MAX_BYTES,
+                _ => return bytes.len(),
+            };
+            match split(rest, max) {
+                Ok(Split::Frame { payload, rest: behind }) => {
+                    rest = behind;
+                    self.frame(now, index, payload, io);
+                }
+                Ok(Split::Incomplete { .. }) => return bytes.len() - rest.len(),
+                Err(_) => self.malformed(index, rest.len(), io),
+            }
+        }
+    }
+
+    fn frame(&mut self, now: Now, index: usize, payload: &[u8], io: &mut Io) {
+        match self.sessions.all[index].phase {
+            Phase::Opening => self.established(now, index, payload, io),
+            Phase::Ready => self.reply(now, index, payload, io),
+            _ => {}
+        }
+    }
+
+    fn established(&mut self, now: Now, index: usize, payload: &[u8], io: &mut Io) {
+        let response =
+            ConnectResponse::decode(payload, Limits::NONE).ok().filter(|r| r.protocol_version == 0);
+        let Some(response) = response else { return self.malformed(index, payload.len(), io) };
+        let session = &mut self.sessions.all[index];
+        let password = response.password.and_then(|p| <[u8; PASSWORD_BYTES]>::try_from(p).ok());
+        let (true, Some(password)) = (response.timeout_ms > 0, password) else {
+            // Refused: the session is no more. What it had seen still binds the next one.
+            session.id = 0;
+            session.password = [0; PASSWORD_BYTES];
+            self.sessions.note(Trouble::SessionExpired);
+            self.workload.trouble(Trouble::SessionExpired);
+            return self.sessions.give_up(index, io);
+        };
+        session.id = response.session_id;
+        session.password = password;
+        session.timeout_ns = response.timeout_ms as u64 * 1_000_000;
+        session.phase = Phase::Ready;
+        session.failures = 0;
+        (session.heard_ns, session.sent_ns) = (now.mono_ns, now.mono_ns);
+        self.sessions.opening -= 1;
+        self.sessions.ready += 1;
+        self.sessions.stood |= self.sessions.ready == self.sessions.all.len();
+        // Another one may be opened now.
+        self.sessions.scan_at_ns = 0;
+        self.workload.ready(now, index, &mut self.sessions, io);
+    }
+
+    fn reply(&mut self, now: Now, index: usize, payload: &[u8], io: &mut Io) {
+        let Ok((header, body)) = ReplyHeader::split(payload) else {
+            return self.malformed(index, payload.len(), io);
+        };
+        let session = &mut self.sessions.all[index];
+        match header.xid {
+            xid::NOTIFICATION => return,
+            xid::AUTH if header.err != 0 => {
+                let target = self.sessions.target(index).text.clone();
+                self.sessions.fatal.get_or_insert(ClientError::AuthFailed { target });
+                return;
+            }
+            xid::AUTH => return,
+            _ => {}
+        }
+        if header.zxid > 0 {
+            if header.zxid < session.header_zxid {
+                let (got, wanted) = (header.zxid, session.header_zxid);
+                self.workload.wrong(Accusation { wrong: Wrong::ZxidWentBack, key: 0, got, wanted });
+            } else {
+                session.header_zxid = header.zxid;
+            }
+        }
+        if header.xid == xid::PING {
+            session.seen = session.seen.max(header.zxid);
+            if let Some(sent_ns) = session.ping_sent_ns.take() {
+                self.workload.ponged(now, sent_ns);
+            }
+            return;
+        }
+        let request = match session.pending.front() {
+            Some(&(xid, request)) if xid == header.xid => request,
+            front => {
+                let (got, wanted) = (i64::from(header.xid), front.map_or(0, |&(xid, _)| i64::from(xid)));
+                self.workload.wrong(Accusation { wrong: Wrong::UnexpectedXid, key: 0, got, wanted });
+                return self.sessions.give_up(index, io);
+            }
+        };
+        session.pending.pop_front();
+        let seen = session.seen;
+        self.sessions.in_flight -= 1;
+        let reply = Reply { err: header.err, zxid: header.zxid, body, seen };
+        let shown = self.workload.replied(now, index, request, reply, &mut self.sessions, io);
+        let session = &mut self.sessions.all[index];
+        session.seen = session.seen.max(header.zxid).max(shown);
+    }
+
+    /// Bytes that are no message of the protocol.
+    fn malformed(&mut self, index: usize, bytes: usize, io: &mut Io) {
+        if self.sessions.all[index].phase == Phase::Opening {
+            let target = self.sessions.target(index).text.clone();
+            self.sessions.fatal.get_or_insert(ClientError::NotZooKeeper { target });
+        } else {
+            self.workload.wrong(Accusation {
+                wrong: Wrong::MalformedReply,
+                key: 0,
+                got: bytes as i64,
+                wanted: 0,
+            });
+        }
+        self.sessions.give_up(index, io);
+    }
+}
+
+impl<W: Workload> Engine for Client<W> {
+    fn opened(&mut self, now: Now, conn: ConnId, _origin: &Origin, io: &mut Io) {
+        let Some(index) = self.sessions.index_of(conn) else { return };
+        let sessions = &mut self.sessions;
+        let session = &mut sessions.all[index];
+        session.heard_ns = now.mono_ns;
+        let Some(out) = io.out(conn) else { return };
+        let request = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen: session.header_zxid,
+            timeout_ms: sessions.options.timeout_ms,
+            session_id: session.id,
+            password: Some(&session.password),
+            read_only: Some(false),
+        };
+        put_frame(out.bytes(), |out| request.put(out));
+        if let Some(auth) = &sessions.options.auth {
+            let packet = Request::Auth {
+                kind: 0,
+                scheme: Some(auth.scheme.as_str().into()),
+                auth: Some(auth.credentials.as_bytes()),
+            };
+            put_request(out.bytes(), xid::AUTH, &packet);
+        }
+    }
+
+    fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
+        let Some(index) = self.sessions.index_of(conn) else { return };
+        let session = &mut self.sessions.all[index];
+        session.heard_ns = now.mono_ns;
+        let mut bytes = bytes;
+        if !session.partial.is_empty() {
+            // Only the frame that was cut is put together; what follows it is read where it lies.
+            let mut held = std::mem::take(&mut session.partial);
+            while let Ok(Split::Incomplete { needed_bytes }) = split(&held, REPLY_MAX_BYTES) {
+                let wanted = needed_bytes - held.len();
+                if wanted > bytes.len() {
+                    held.extend_from_slice(bytes);
+                    self.sessions.all[index].partial = held;
+                    return;
+                }
+                let (head, rest) = bytes.split_at(wanted);
+                held.extend_from_slice(head);
+                bytes = rest;
+            }
+            self.frames(now, index, &held, io);
+            held.clear();
+            self.sessions.all[index].partial = held;
+        }
+        let used = self.frames(now, index, bytes, io);
+        self.sessions.all[index].partial.extend_from_slice(&bytes[used..]);
+    }
+
+    fn eof(&mut self, _now: Now, conn: ConnId, io: &mut Io) {
+        // A server that sends no more answers nothing that waits, and nothing may be written to it either.
+        io.abort(conn);
+    }
+
+    fn closed(&mut self, now: Now, conn: ConnId, why: Closed, _io: &mut Io) {
+        let Some(index) = self.sessions.index_of(conn) else { return };
+        let sessions = &mut self.sessions;
+        let phase = sessions.all[index].phase;
+        sessions.leave(index);
+        let targets = sessions.options.targets.len();
+        let session = &mut sessions.all[index];
+        session.conn = None;
+        session.partial = Vec::new();
+        session.ping_sent_ns = None;
+        if phase == Phase::Closing {
+            session.phase = Phase::Gone;
+            return;
+        }
+        for (_, request) in session.pending.drain(..) {
+            sessions.in_flight -= 1;
+            self.workload.lost(request);
+        }
+        session.phase = Phase::Down;
+        let tried = session.target;
+        session.target = (tried + 1) % targets;
+        // The first attempt after a loss is immediate; later ones are spread so that sessions do not come back in step.
+        let pause_ns = if phase == Phase::Ready {
+            0
+        } else {
+            (RETRY_MIN_NS << session.failures.min(8)).min(RETRY_MAX_NS)
+        };
+        session.at_ns = now.mono_ns + pause_ns - pause_ns / 16 * (index as u64 % 4);
+        session.failures += 1;
+        let failures = session.failures as usize;
+        sessions.scan_at_ns = sessions.scan_at_ns.min(session.at_ns);
+        let trouble = match (phase, why) {
+            // What made us give it up has been counted.
+            (Phase::Dropped, _) => None,
+            (Phase::Ready, _) => Some(Trouble::ConnectionLost),
+            (_, Closed::ConnectFailed(_)) => Some(Trouble::ConnectFailed),
+            _ => Some(Trouble::HandshakeClosed),
+        };
+        if let Some(trouble) = trouble {
+            sessions.note(trouble);
+            self.workload.trouble(trouble);
+        }
+        if sessions.stood || sessions.fatal.is_some() {
+            return;
+        }
+        let target = sessions.options.targets[tried].text.clone();
+        let waited_ns = now.mono_ns - sessions.began_ns.unwrap_or(now.mono_ns);
+        sessions.fatal = match (phase, why) {
+            (_, Closed::ConnectFailed(errno)) if failures >= REFUSALS_MAX * targets => {
+                Some(ClientError::Connect { target, why: IoError::from_raw_os_error(errno).to_string() })
+            }
+            (_, Closed::ConnectFailed(_)) => None,
+            (Phase::Opening, _) if waited_ns > OPEN_PATIENCE_NS => Some(ClientError::NoAnswer { target }),
+            _ => None,
+        };
+    }
+
+    fn turn(&mut self, now: Now, io: &mut Io) -> Next {
+        self.sessions.scan(now, io);
+        if self.sessions.fatal.is_some() {
+            return Next::Stop;
+        }
+        match self.workload.turn(now, &mut self.sessions, io) {
+            Next::Sleep { deadline_ns } => {
+                let scan_at_ns = self.sessions.scan_at_ns.max(now.mono_ns);
+                Next::Sleep { deadline_ns: Some(deadline_ns.map_or(scan_at_ns, |d| d.min(scan_at_ns))) }
+            }
+            next => next,
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The table of one thread's sessions: where each stands, what it waits for, and what time does to it.
+//!
+//! Owns phases, queues of unanswered requests, pings, retries and patience. Never parses a byte. It stays correct because
+//! the counts of opening and ready sessions change in one place per direction (`connect`, `leave`, and where a
+//! handshake ends).
+
+use super::{ClientError, OPEN_PATIENCE_NS, SessionOptions, Trouble};
+use crate::config::Target;
+use paddock_transport::engine::{ConnId, Now};
+use paddock_transport::io::Io;
+use paddock_transport::wire::{PASSWORD_BYTES, Request, put_request, xid};
+use std::collections::VecDeque;
+
+/// Connections of one thread that are being opened at a time: below the listen backlog of any server.
+const OPENING_MAX: usize = 64;
+/// How often sessions are looked at for pings, silence and retries. A hundredth of the shortest usual timeout.
+const SCAN_NS: u64 = 50_000_000;
+/// A ping at the latest after this time, as the Java client does.
+const PING_MAX_NS: u64 = 10_000_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Not connected; tried again at `at_ns`.
+    Down,
+    /// Connecting or in the handshake since `at_ns`.
+    Opening,
+    Ready,
+    /// Given up: waits for the loop to say that the connection is gone.
+    Dropped,
+    /// The end was asked for.
+    Closing,
+    /// The end was reached.
+    Gone,
+}
+
+#[derive(Debug)]
+pub(super) struct Session<R> {
+    pub(super) phase: Phase,
+    pub(super) conn: Option<ConnId>,
+    pub(super) target: usize,
+    pub(super) id: i64,
+    pub(super) password: [u8; PASSWORD_BYTES],
+    pub(super) timeout_ns: u64,
+    /// Highest zxid in a reply's header.
+    pub(super) header_zxid: i64,
+    /// Highest zxid known to be visible: headers and stats.
+    pub(super) seen: i64,
+    pub(super) next_xid: i32,
+    pub(super) pending: VecDeque<(i32, R)>,
+    pub(super) partial: Vec<u8>,
+    pub(super) heard_ns: u64,
+    pub(super) sent_ns: u64,
+    pub(super) ping_sent_ns: Option<u64>,
+    /// When the phase began, or (down) when to try again.
+    pub(super) at_ns: u64,
+    pub(super) failures: u32,
+}
+
+/// The sessions of one thread.
+#[derive(Debug)]
+pub struct Sessions<R> {
+    pub(super) options: SessionOptions,
+    pub(super) all: Vec<Session<R>>,
+    pub(super) by_slot: Vec<u32>,
+    pub(super) opening: usize,
+    pub(super) ready: usize,
+    /// All sessions have been ready once.
+    pub(super) stood: bool,
+    pub(super) began_ns: Option<u64>,
+    pub(super) scan_at_ns: u64,
+    pub(super) in_flight: usize,
+    pub(super) troubles: [u64; Trouble::ALL.len()],
+    pub(super) fatal: Option<ClientError>,
+}
+
+impl<R: Copy> Sessions<R> {
+    /// `count` sessions, the first of which is the `first`th of the whole run: neighbours go to different servers. Queues hold
+    /// `outstanding` requests without growing.
+    pub fn new(options: SessionOptions, first: usize, count: usize, outstanding: usize) -> Self {
+        let targets = options.targets.len().max(1);
+        let session = |i: usize| Session {
+            phase: Phase::Down,
+            conn: None,
+            target: (first + i) % targets,
+            id: 0,
+            password: [0; PASSWORD_BYTES],
+            timeout_ns: options.timeout_ms as u64 * 1_000_000,
+            header_zxid: options.first_zxid,
+            seen: options.first_zxid,
+            next_xid: 1,
+            pending: VecDeque::with_capacity(outstanding.min(4096)),
+            partial: Vec::new(),
+            heard_ns: 0,
+            sent_ns: 0,
+            ping_sent_ns: None,
+            at_ns: 0,
+            failures: 0,
+        };
+        Self {
+            all: (0..count).map(session).collect(),
+            options,
+            by_slot: Vec::new(),
+            opening: 0,
+            ready: 0,
+            stood: false,
+            began_ns: None,
+            scan_at_ns: 0,
+            in_flight: 0,
+            troubles: [0; Trouble::ALL.len()],
+            fatal: None,
+        }
+    }
+
+    /// Number of sessions.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+    /// Sessions that can be used now.
+    pub fn ready(&self) -> usize {
+        self.ready
+    }
+    /// Whether session `index` can be used now.
+    pub fn is_ready(&self, index: usize) -> bool {
+        self.all[index].phase == Phase::Ready
+    }
+    /// Unanswered requests of session `index`.
+    pub fn in_flight(&self, index: usize) -> usize {
+        self.all[index].pending.len()
+    }
+    /// Unanswered requests of all sessions.
+    pub fn in_flight_total(&self) -> usize {
+        self.in_flight
+    }
+    /// A zxid that every session has seen.
+    pub fn floor(&self) -> i64 {
+        self.all.iter().map(|s| s.seen).min().unwrap_or(0)
+    }
+    /// How often what happened.
+    pub fn troubles(&self) -> impl Iterator<Item = (Trouble, u64)> + '_ {
+        Trouble::ALL.into_iter().map(|t| (t, self.troubles[t as usize]))
+    }
+    /// Why sessions cannot be had, once that is certain.
+    pub fn fatal(&self) -> Option<&ClientError> {
+        self.fatal.as_ref()
+    }
+
+    /// Sends a request on session `index`; `fill` appends its frame for the given xid. `false`, and nothing is sent, when the session
+    /// is not ready.
+    pub fn send(
+        &mut self,
+        now: Now,
+        index: usize,
+        request: R,
+        io: &mut Io,
+        fill: impl FnOnce(&mut Vec<u8>, i32),
+    ) -> bool {
+        let session = &mut self.all[index];
+        if session.phase != Phase::Ready {
+            return false;
+        }
+        let Some(out) = session.conn.and_then(|conn| io.out(conn)) else { return false };
+        let xid = session.next_xid;
+        // Positive xids only: the others have meanings.
+        session.next_xid = if xid == i32::MAX { 1 } else { xid + 1 };
+        fill(out.bytes(), xid);
+        session.pending.push_back((xid, request));
+        session.sent_ns = now.mono_ns;
+        self.in_flight += 1;
+        true
+    }
+
+    /// Ends all sessions; [`Self::all_gone`] tells when that is done. Unanswered requests are forgotten.
+    pub fn close_all(&mut self, now: Now, io: &mut Io) {
+        for session in &mut self.all {
+            self.in_flight -= session.pending.len();
+            session.pending.clear();
+            match (session.phase, session.conn) {
+                (Phase::Ready, Some(conn)) => {
+                    if let Some(out) = io.out(conn) {
+                        put_request(out.bytes(), session.next_xid, &Request::CloseSession);
+                    }
+                    session.phase = Phase::Closing;
+                    session.at_ns = now.mono_ns;
+                }
+                (Phase::Opening | Phase::Dropped, Some(conn)) => {
+                    io.abort(conn);
+                    session.phase = Phase::Closing;
+                }
+                (Phase::Closing, _) => {}
+                _ => session.phase = Phase::Gone,
+            }
+        }
+        self.ready = 0;
+        self.opening = 0;
+    }
+
+    /// Whether every session is over.
+    pub fn all_gone(&self) -> bool {
+        self.all.iter().all(|s| s.phase == Phase::Gone)
+    }
+
+    pub(super) fn index_of(&self, conn: ConnId) -> Option<usize> {
+        let index = *self.by_slot.get(conn.index())? as usize;
+        (self.all.get(index)?.conn == Some(conn)).then_some(index)
+    }
+
+    pub(super) fn target(&self, index: usize) -> &Target {
+        &self.options.targets[self.all[index].target]
+    }
+
+    /// Session `index` can no longer be used on its connection.
+    pub(super) fn leave(&mut self, index: usize) {
+        match self.all[index].phase {
+            Phase::Opening => self.opening -= 1,
+            Phase::Ready => self.ready -= 1,
+            _ => {}
+        }
+        self.all[index].phase = Phase::Dropped;
+    }
+
+    /// Gives up the connection of session `index`.
+    pub(super) fn give_up(&mut self, index: usize, io: &mut Io) {
+        if let Some(conn) = self.all[index].conn {
+            io.abort(conn);
+        }
+        self.leave(index);
+    }
+
+    pub(super) fn note(&mut self, trouble: Trouble) {
+        self.troubles[trouble as usize] += 1;
+    }
+
+    fn connect(&mut self, now: Now, index: usize, io: &mut Io) {
+        let address = self.target(index).address.clone();
+        let conn = io.connect(address);
+        if self.by_slot.len() <= conn.index() {
+            self.by_slot.resize(conn.index() + 1, u32::MAX);
+        }
+        self.by_slot[conn.index()] = index as u32;
+        let session = &mut self.all[index];
+        session.conn = Some(conn);
+        session.phase = Phase::Opening;
+        session.at_ns = now.mono_ns;
+        session.partial.clear();
+        session.ping_sent_ns = None;
+        self.opening += 1;
+    }
+
+    /// Connects what is down, pings what is idle, gives up what is silent.
+    pub(super) fn scan(&mut self, now: Now, io: &mut Io) {
+        let at = now.mono_ns;
+        let began_ns = *self.began_ns.get_or_insert(at);
+        if at < self.scan_at_ns {
+            return;
+        }
+        self.scan_at_ns = at + SCAN_NS;
+        for index in 0..self.all.len() {
+            let session = &mut self.all[index];
+            match session.phase {
+                Phase::Down if session.at_ns <= at && self.opening < OPENING_MAX => {
+                    self.connect(now, index, io)
+                }
+                Phase::Opening if at.saturating_sub(session.at_ns) > OPEN_PATIENCE_NS => {
+                    self.give_up(index, io);
+                    if !self.stood && at - began_ns > OPEN_PATIENCE_NS {
+                        let target = self.target(index).text.clone();
+                        self.fatal.get_or_insert(ClientError::Silent { target });
+                    }
+                }
+                Phase::Ready => {
+                    let Some(conn) = session.conn else { continue };
+                    let waits = session.ping_sent_ns.is_some() || !session.pending.is_empty();
+                    let asked_ns = session.heard_ns.max(session.ping_sent_ns.unwrap_or(0));
+                    if waits && at.saturating_sub(asked_ns) > session.timeout_ns * 2 / 3 {
+                        self.give_up(index, io);
+                        self.note(Trouble::ServerSilent);
+                    } else if session.ping_sent_ns.is_none()
+                        && at.saturating_sub(session.sent_ns) > session.ping_after_ns(index)
+                        && let Some(out) = io.out(conn)
+                    {
+                        put_request(out.bytes(), xid::PING, &Request::Ping);
+                        session.ping_sent_ns = Some(at);
+                        session.sent_ns = at;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl<R> Session<R> {
+    /// Idle time before a ping: a third of the timeout, less up to a quarter of that so that sessions opened
+    /// together do not ping together for ever.
+    fn ping_after_ns(&self, index: usize) -> u64 {
+        let full = (self.timeout_ns / 3).min(PING_MAX_NS);
+        let spread = (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+        full - full / 4 * spread / 1024
+    }
+}

@@ -1,0 +1,143 @@
+//! The story: a server breaks one promise once, somewhere in a run of some thousand requests. The run must end with
+//! exactly that accusation; and a server that keeps its promises must not be accused, however its bytes are cut.
+
+mod common;
+
+use common::{Fault, Played, SECOND, Scene, run};
+use paddock_loadgen::check::Wrong;
+use paddock_loadgen::session::{ClientError, Trouble};
+use paddock_transport::wire::error;
+
+fn with(fault: Fault) -> Played {
+    run(&Scene { fault, ..Scene::default() })
+}
+
+#[track_caller]
+fn accused_of(played: &Played, wrong: Wrong) {
+    let kinds: Vec<_> = played.tally.wrong.keys().copied().collect();
+    assert_eq!(kinds, [wrong], "{:?}", played.tally.examples);
+    assert!(!played.tally.examples.is_empty());
+}
+
+#[test]
+fn a_correct_server_is_not_accused_however_its_bytes_are_cut() {
+    for fragments in [vec![], vec![1], vec![3, 1, 20, 7], vec![4], vec![200]] {
+        let played = run(&Scene { fragments, ..Scene::default() });
+        assert_eq!(played.tally.wrong_total(), 0, "{:?}", played.tally.examples);
+        assert!(played.tally.completed.iter().all(|&n| n > 100), "{:?}", played.tally.completed);
+        assert_eq!((played.tally.errors_total(), played.tally.outcome_unknown), (0, 0));
+    }
+}
+
+#[test]
+fn a_stale_value() {
+    accused_of(&with(Fault::StaleRead { nth: 300 }), Wrong::StaleValue);
+}
+
+#[test]
+fn a_value_of_another_key() {
+    accused_of(&with(Fault::WrongKey { nth: 300 }), Wrong::WrongKey);
+}
+
+#[test]
+fn a_value_that_nobody_wrote() {
+    accused_of(&with(Fault::Garbage { nth: 300 }), Wrong::CorruptValue);
+}
+
+#[test]
+fn a_znode_that_is_gone() {
+    accused_of(&with(Fault::Forgotten { nth: 300 }), Wrong::MissingZnode);
+}
+
+#[test]
+fn a_zxid_that_goes_back_within_a_session() {
+    accused_of(&with(Fault::ZxidBack { nth: 300 }), Wrong::ZxidWentBack);
+}
+
+#[test]
+fn replies_in_another_order_than_their_requests() {
+    let played = with(Fault::Swapped { nth: 300 });
+    accused_of(&played, Wrong::UnexpectedXid);
+    assert!(played.tally.outcome_unknown > 0, "what waited on that connection cannot be matched any more");
+    assert_eq!(played.server.reattached, 1);
+}
+
+#[test]
+fn replies_that_never_come() {
+    let played = with(Fault::Swallowed { nth: 300 });
+    accused_of(&played, Wrong::MissingReply);
+    assert_eq!(played.tally.wrong[&Wrong::MissingReply], 4, "all that was in flight on that connection");
+}
+
+#[test]
+fn a_write_that_was_applied_twice() {
+    accused_of(&with(Fault::AppliedTwice { nth: 100 }), Wrong::VersionDisagrees);
+}
+
+#[test]
+fn a_write_that_was_acknowledged_and_lost() {
+    let played = with(Fault::LostWrite { nth: 100 });
+    assert!(played.tally.wrong.contains_key(&Wrong::StaleValue), "{:?}", played.tally.examples);
+}
+
+#[test]
+fn lost_connections_are_taken_up_again_and_accuse_nobody() {
+    let played =
+        run(&Scene { fault: Fault::ClosedWithout { nth: 200 }, fragments: vec![50], ..Scene::default() });
+    assert_eq!(played.tally.wrong_total(), 0, "{:?}", played.tally.examples);
+    assert!(played.tally.outcome_unknown > 0);
+    assert_eq!(played.tally.troubles[Trouble::ConnectionLost as usize], 4);
+    assert_eq!(played.server.reattached, 4, "the same sessions go on");
+    assert!(played.tally.completed.iter().sum::<u64>() > 1_000, "{:?}", played.tally.completed);
+}
+
+#[test]
+fn error_replies_are_errors_and_not_wrong_answers() {
+    let played = with(Fault::Refuse { err: error::NO_AUTH });
+    assert_eq!(played.tally.wrong_total(), 0, "{:?}", played.tally.examples);
+    assert!(played.tally.errors[&error::NO_AUTH] > 100);
+    assert_eq!(played.tally.completed[1], 0);
+}
+
+#[test]
+fn a_silent_server_is_given_up_after_two_thirds_of_the_timeout() {
+    let played = run(&Scene {
+        fault: Fault::Stall { from_ns: SECOND, until_ns: 8 * SECOND },
+        duration_ns: 10 * SECOND,
+        step_ns: SECOND / 100,
+        timeout_ms: 6_000,
+        ..Scene::default()
+    });
+    assert_eq!(played.tally.troubles[Trouble::ServerSilent as usize], 4);
+    assert_eq!(played.tally.wrong_total(), 0, "{:?}", played.tally.examples);
+}
+
+#[test]
+fn nobody_there_is_an_error_that_says_what_to_do() {
+    use common::{FakeServer, play};
+    use paddock_loadgen::session::{Client, SessionOptions, Sessions};
+    use paddock_loadgen::workload::{Control, idle::Idle};
+    use std::sync::Arc;
+    let options = |target: &str| SessionOptions {
+        targets: Arc::new([target.parse().unwrap()]),
+        timeout_ms: 6_000,
+        auth: None,
+        first_zxid: 0,
+    };
+    let meet = |target: &str, greets: bool| {
+        let mut server = FakeServer::new(Fault::None);
+        server.greets = greets;
+        let mut client = Client {
+            sessions: Sessions::new(options(target), 0, 2, 0),
+            workload: Idle::new(Arc::new(Control::default()), SECOND),
+        };
+        play(&mut SECOND.clone(), SECOND / 100, &[], &mut client, &mut server);
+        client.sessions.fatal().cloned().unwrap()
+    };
+    let refused = meet("127.0.0.1:1", true);
+    assert!(matches!(refused, ClientError::Connect { .. }));
+    assert!(refused.to_string().contains("paddock serve"), "{refused}");
+    let mute = meet("127.0.0.1:2181", false);
+    assert!(matches!(mute, ClientError::NoAnswer { .. }));
+    assert!(mute.to_string().contains("maxClientCnxns"), "{mute}");
+}
