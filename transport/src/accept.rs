@@ -231,10 +231,8 @@ impl Listening {
 
     /// An accept failed. `true`: it would fail again, and the listener rests until `resting_until`.
     pub(crate) fn failed(&mut self, errno: Errno, now_ns: u64) -> bool {
-        if matches!(
-            errno,
-            Errno::CONNABORTED | Errno::INTR | Errno::AGAIN | Errno::PROTO | Errno::PERM | Errno::NETDOWN
-        ) {
+        // Errors of the one connection; all others may come back at once, so that going on would spin.
+        if matches!(errno, Errno::CONNABORTED | Errno::INTR | Errno::AGAIN | Errno::PROTO) {
             return false;
         }
         if !std::mem::replace(&mut self.said, true) {

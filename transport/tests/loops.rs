@@ -339,6 +339,18 @@ fn a_close_waits_for_its_output(kind: LoopKind, family: Family) {
     assert_eq!(server.hear(), Heard::Closed(conn, Closed::ByEngine));
 }
 
+fn a_close_does_not_wait_for_ever_for_a_peer_that_does_not_read(kind: LoopKind, family: Family) {
+    let options = LoopOptions { close_flush: std::time::Duration::from_millis(20), ..LoopOptions::default() };
+    let server = start(kind, family, options, false, |acceptor| acceptor);
+    let _client = server.dial();
+    let conn = server.hear_opened();
+    server.ask(move |_, _, io| {
+        io.out(conn).unwrap().bytes().resize(64 << 20, 1);
+        io.close(conn);
+    });
+    assert_eq!(server.hear(), Heard::Closed(conn, Closed::ByEngine));
+}
+
 fn an_abort_drops_output_the_kernel_still_reads(kind: LoopKind, family: Family) {
     let server = server(kind, family);
     let mut client = server.dial();
@@ -490,6 +502,7 @@ conversations! {
     every_order_of_other_threads_is_heard,
     a_deadline_is_kept_without_spinning,
     a_close_waits_for_its_output,
+    a_close_does_not_wait_for_ever_for_a_peer_that_does_not_read,
     an_abort_drops_output_the_kernel_still_reads,
     a_peer_that_leaves_with_output_pending_is_let_go,
     a_reused_slot_has_another_generation,

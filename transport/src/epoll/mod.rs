@@ -52,6 +52,8 @@ struct Conn {
     queued: bool,
     /// A send was refused; waiting for writability.
     blocked: bool,
+    /// The time for closing is limited already.
+    closing: bool,
 }
 
 /// Runs `engine` until it stops.
@@ -366,6 +368,12 @@ impl Epoll {
             conn.queued = true;
             self.to_read.push(id);
         }
+        if wishes.close == CloseWish::AfterOutput
+            && wishes.output
+            && !std::mem::replace(&mut conn.closing, true)
+        {
+            self.desk.limit_closing(id);
+        }
         if conn.blocked {
             return;
         }
@@ -424,6 +432,7 @@ impl Conn {
             read_done: false,
             queued: false,
             blocked: false,
+            closing: false,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::io::Io;
 use crate::wake::Waker;
 use crossbeam_channel::Receiver;
 use rustix::time::{ClockId, clock_gettime};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The time of a turn.
@@ -49,6 +50,8 @@ pub(crate) struct Desk {
     pub(crate) connects: Vec<(ConnId, Address)>,
     adoptions: Receiver<Adoption>,
     parked: bool,
+    /// Connections being closed whose output is not out, oldest first, and when they are aborted.
+    closing: VecDeque<(u64, ConnId)>,
     /// Set when the engine wants to stop: until then output may still leave.
     stopping_until: Option<u64>,
     /// The last answer of the engine.
@@ -76,6 +79,7 @@ impl Desk {
             connects: Vec::new(),
             adoptions,
             parked: false,
+            closing: VecDeque::new(),
             stopping_until: None,
             next: Next::Again,
         }
@@ -119,6 +123,7 @@ impl Desk {
     /// Lets the engine take its turn. `true` when it wants to stop, said once: the caller then wishes all its
     /// connections closed and lets its listeners go.
     pub(crate) fn turn(&mut self, engine: &mut impl Engine) -> bool {
+        self.abort_closing();
         if self.stopping_until.is_some() {
             return false;
         }
@@ -129,6 +134,24 @@ impl Desk {
         }
         self.stopping_until = Some(self.now.mono_ns + self.options.stop_flush.as_nanos() as u64);
         true
+    }
+
+    /// A connection is being closed and its output is not out yet: from now on its time is limited.
+    pub(crate) fn limit_closing(&mut self, conn: ConnId) {
+        let until = self.now.mono_ns + self.options.close_flush.as_nanos() as u64;
+        self.closing.push_back((until, conn));
+    }
+
+    fn abort_closing(&mut self) {
+        while let Some(&(until, conn)) = self.closing.front() {
+            if self.io.wishes(conn).is_some() {
+                if until > self.now.mono_ns {
+                    return;
+                }
+                self.io.abort(conn);
+            }
+            self.closing.pop_front();
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -155,7 +178,8 @@ impl Desk {
             (None, Next::Sleep { deadline_ns }) => deadline_ns,
             (None, Next::Again | Next::Stop) => return Wait::No,
         };
-        match engines.into_iter().chain(also).min() {
+        let closing = self.closing.front().map(|&(until, _)| until);
+        match engines.into_iter().chain(also).chain(closing).min() {
             Some(deadline) if deadline <= self.now.mono_ns => Wait::No,
             deadline => Wait::Until(deadline),
         }

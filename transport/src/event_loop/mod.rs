@@ -114,7 +114,10 @@ pub struct LoopOptions {
     /// Connections handed over by other threads and not yet taken; beyond, the acceptor tries the next loop. One
     /// listen backlog's worth.
     pub adoptions_max: usize,
-    /// How long [`crate::engine::Next::Stop`] waits for peers to take what was written.
+    /// How long a connection that the engine closes may wait for its peer to take what was written; then it is
+    /// aborted. A peer that lives takes it within round trips, one that does not must not hold memory for ever.
+    pub close_flush: Duration,
+    /// The same for [`crate::engine::Next::Stop`], after which somebody waits for the process to end.
     pub stop_flush: Duration,
     /// io_uring: submission entries (rounded up to a power of two); a turn with more is submitted in several parts.
     pub ring_entries: u32,
@@ -134,6 +137,7 @@ impl Default for LoopOptions {
         LoopOptions {
             input_bytes_per_turn_max: 64 * 1024,
             adoptions_max: 4096,
+            close_flush: Duration::from_secs(10),
             stop_flush: Duration::from_secs(1),
             ring_entries: 1024,
             receive_buffers: 1024,

@@ -95,6 +95,8 @@ pub(super) struct Conn {
     message: Option<Box<Message>>,
     /// Operations under way.
     pub(super) in_kernel: u8,
+    /// The time for closing is limited already.
+    pub(super) closing: bool,
     /// Decided to end; leaves when the last operation is done.
     pub(super) ended: Option<Closed>,
     /// Bytes received in turn `in_turn`.
@@ -120,6 +122,7 @@ impl Conn {
             output: OutBuf::default(),
             message: None,
             in_kernel: 0,
+            closing: false,
             ended: None,
             received: 0,
             in_turn: 0,

@@ -369,6 +369,9 @@ impl Uring {
             CloseWish::AfterOutput if !conn.sending && !wishes.output && conn.output.is_empty() => {
                 return self.end(id, Closed::ByEngine);
             }
+            CloseWish::AfterOutput if !std::mem::replace(&mut conn.closing, true) => {
+                self.desk.limit_closing(id)
+            }
             _ => {}
         }
         if conn.connecting.is_some() {

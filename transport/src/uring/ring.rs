@@ -272,3 +272,43 @@ impl Buffers {
         self.memory.leaked = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denied_ring_says_what_to_change() {
+        for (errno, words) in [
+            (libc::EPERM, ["seccomp", "kernel.io_uring_disabled=0"]),
+            (libc::ENOSYS, ["no io_uring", "6.1"]),
+            (libc::EINVAL, ["too old", "6.1"]),
+            (libc::ENOMEM, ["lockable memory", "ulimit -l"]),
+        ] {
+            let message = unavailable(io::Error::from_raw_os_error(errno)).to_string();
+            assert!(words.iter().all(|w| message.contains(w)), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_buffers_is_an_error() {
+        assert!(Buffers::new(3, 4096).is_err());
+        assert!(Buffers::new(0, 4096).is_err());
+        assert!(Buffers::new(4, 0).is_err());
+    }
+
+    #[test]
+    fn buffers_come_back_under_their_own_names() {
+        let mut buffers = Buffers::new(4, 16).unwrap();
+        assert_eq!(buffers.tail, 4);
+        buffers.give_back(2);
+        assert_eq!(buffers.tail, 5);
+        assert_eq!(buffers.filled(3, 16), [0; 16]);
+    }
+
+    #[test]
+    #[should_panic(expected = "one of our buffers")]
+    fn a_buffer_that_is_not_ours_is_not_read() {
+        Buffers::new(4, 16).unwrap().filled(4, 1);
+    }
+}
