@@ -465,6 +465,93 @@ fn a_stop_does_not_wait_for_ever_for_a_peer_that_does_not_read(kind: LoopKind, f
     assert_eq!(server.stop(), [Heard::Closed(conn, Closed::ByEngine)]);
 }
 
+/// Clients that send, stop, reset and vanish at any moment, and an engine that pauses, closes and aborts: whatever
+/// happens, each connection ends exactly once, nobody receives a stranger's bytes, and every permit comes back.
+fn a_storm_leaves_nothing_behind(kind: LoopKind, family: Family) {
+    const CLIENTS: u64 = 6;
+    const ROUNDS: u64 = 150;
+    let held = Arc::new(());
+    let given = Arc::clone(&held);
+    let options = LoopOptions {
+        receive_buffers: 16,
+        receive_buffer_bytes: 512,
+        ring_entries: 16,
+        ..LoopOptions::default()
+    };
+    let server = start(kind, family, options, true, move |acceptor| {
+        acceptor.admit_by(move |_| Some(Permit::new(Arc::clone(&given))))
+    });
+    std::thread::scope(|s| {
+        for seed in 0..CLIENTS {
+            let server = &server;
+            s.spawn(move || {
+                let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                let mut draw = move |below: u64| {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    random % below
+                };
+                for _ in 0..ROUNDS {
+                    let mut client = server.dial();
+                    let bytes = vec![seed as u8; draw(40_000) as usize];
+                    let way = draw(5);
+                    let (slot, whim) = (draw(CLIENTS) as u32, draw(40));
+                    server.order(move |_, _, io| {
+                        // Guesses some living connection.
+                        for generation in 0..(CLIENTS * ROUNDS) as u32 {
+                            let conn = ConnId::new(slot, generation);
+                            if io.is_open(conn) {
+                                match whim {
+                                    0 => io.abort(conn),
+                                    1 => io.close(conn),
+                                    2..=9 => io.pause_input(conn),
+                                    _ => io.resume_input(conn),
+                                }
+                            }
+                        }
+                    });
+                    let _ = client.write_all(&bytes[..bytes.len() / 2]);
+                    // Whoever was paused is resumed again, or the reading at the end would wait for ever.
+                    server.order(|_, _, io| {
+                        for slot in 0..CLIENTS as u32 {
+                            for generation in 0..(CLIENTS * ROUNDS) as u32 {
+                                io.resume_input(ConnId::new(slot, generation));
+                            }
+                        }
+                    });
+                    match (way, &client) {
+                        (0, _) => continue,
+                        (1, Stream::Tcp(stream)) => {
+                            let _ =
+                                socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+                            continue;
+                        }
+                        _ => {}
+                    }
+                    let mut back = vec![0; 1000];
+                    let read = client.read(&mut back).unwrap_or(0);
+                    assert!(back[..read].iter().all(|&b| b == seed as u8), "a stranger's bytes");
+                }
+            });
+        }
+    });
+    let counters = server.handle.clone();
+    let heard = server.stop();
+    let opened = heard.iter().filter(|h| matches!(h, Heard::Opened(..))).count();
+    let mut closed: Vec<ConnId> = heard
+        .iter()
+        .filter_map(|h| if let Heard::Closed(conn, _) = h { Some(*conn) } else { None })
+        .collect();
+    assert_eq!(opened, closed.len());
+    closed.sort();
+    closed.dedup();
+    assert_eq!(opened, closed.len(), "some ended twice");
+    assert_eq!(counters.counters().opened(), counters.counters().closed());
+    drop(counters);
+    assert_eq!(Arc::strong_count(&held), 1, "a permit was lost");
+}
+
 macro_rules! conversations {
     ($($case:ident,)*) => {
         mod uring {
@@ -507,6 +594,7 @@ conversations! {
     a_peer_that_leaves_with_output_pending_is_let_go,
     a_reused_slot_has_another_generation,
     a_permit_lives_as_long_as_its_connection,
+    a_storm_leaves_nothing_behind,
     a_stop_flushes_and_closes_everything,
     a_stop_does_not_wait_for_ever_for_a_peer_that_does_not_read,
 }
