@@ -6,6 +6,8 @@
 //! It stays correct when descriptors run out: accepting pauses for [`ACCEPT_PAUSE`] instead of spinning on an error
 //! that only time or closed connections can cure, and says so once.
 
+#![forbid(unsafe_code)]
+
 use crate::engine::{Address, Closed, Origin};
 use crate::event_loop::{Adoption, LoopHandle};
 use crate::socket;

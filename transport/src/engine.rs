@@ -8,6 +8,8 @@
 //! What the engine wants done (bytes to send, connections to open, close or stop reading) it leaves in
 //! [`Io`], a plain table that every loop, the in-process loop of the tests and the simulator share.
 
+#![forbid(unsafe_code)]
+
 use crate::io::Io;
 use std::fmt;
 use std::net::SocketAddr;
@@ -135,4 +137,26 @@ pub trait Engine {
     }
     /// The loop woke up (called before any input of the new turn, only after a `park` that returned `true`).
     fn unpark(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_as_they_are_written() {
+        for text in ["127.0.0.1:2181", "[::1]:0", "unix:/run/paddock.socket"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for text in ["", "localhost", "127.0.0.1", "/run/paddock.socket"] {
+            assert!(text.parse::<Address>().unwrap_err().contains("unix:PATH"), "{text}");
+        }
+    }
+
+    #[test]
+    fn slot_and_generation_do_not_mix() {
+        let conn = ConnId::new(u32::MAX, 1);
+        assert_eq!((conn.index(), conn.generation()), (u32::MAX as usize, 1));
+        assert_ne!(ConnId::new(0, 1), ConnId::new(1, 0));
+    }
 }

@@ -7,6 +7,8 @@
 //! The engines stay with the test, which hands them to each [`InProc::step`] and looks at them in between. An end of
 //! a pipe may also be held by the test itself ([`InProc::dial`]): a client made of bytes.
 
+#![forbid(unsafe_code)]
+
 use crate::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
 use crate::io::{CloseWish, Io};
 use std::collections::VecDeque;

@@ -3,6 +3,8 @@
 //! Owns each connection's unsent output and the engine's wishes. Never does I/O. It stays correct because a slot's
 //! generation changes with each use: a wish for a connection that is gone is dropped.
 
+#![forbid(unsafe_code)]
+
 use crate::engine::{Address, ConnId};
 use bytes::Bytes;
 use std::collections::VecDeque;

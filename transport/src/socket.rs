@@ -2,6 +2,8 @@
 //!
 //! Owns nothing. Never waits: what would take time is started here and finished by a loop.
 
+#![forbid(unsafe_code)]
+
 use crate::engine::Address;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};

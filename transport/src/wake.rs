@@ -8,6 +8,8 @@
 //! producers the one that takes the flag down writes the eventfd; a write that arrives after the sleeper has
 //! woken for another reason costs one turn with nothing in it, and nothing else.
 
+#![forbid(unsafe_code)]
+
 use crossbeam_utils::CachePadded;
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;

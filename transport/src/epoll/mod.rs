@@ -7,6 +7,8 @@
 //! until a receive came back short or empty, so that pausing costs no system call and a capped connection is
 //! taken up again in the next turn. Writability is watched only while a send has been refused.
 
+#![forbid(unsafe_code)]
+
 use crate::accept::{Permit, reason};
 use crate::engine::{Address, Closed, ConnId, Engine, Origin};
 use crate::event_loop::{Desk, LoopError, Wait};

@@ -2,6 +2,8 @@
 //!
 //! Owned and written by the loop's thread alone, with plain stores; read by anyone, a little late. Never shared on write.
 
+#![forbid(unsafe_code)]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts since the loop began to run.

@@ -4,6 +4,8 @@
 //! Never touches a socket's bytes. It stays correct because news are told at one place, at the top of a turn: an
 //! engine is never called from inside its own call.
 
+#![forbid(unsafe_code)]
+
 use super::{Adoption, LoopCounters, LoopOptions};
 use crate::accept::Acceptor;
 use crate::engine::{Address, Closed, ConnId, Engine, Next, Now};

@@ -4,6 +4,8 @@
 //! ([`LoopHandle`]: wake-ups and adopted connections). Never knows a protocol. An engine sees no difference
 //! between the loops: one list of tests is run against each (`tests/loops.rs`).
 
+#![forbid(unsafe_code)]
+
 mod counters;
 mod desk;
 
