@@ -18,6 +18,10 @@ use paddock_transport::wire::{
     DecodeError, REPLY_HEADER_BYTES, ReplyHeader, Request, Text, error, put_frame, put_multi_end, reply,
 };
 
+/// Reads looked up and answered at a time: enough to hide the memory's latency, few enough that what was fetched is still
+/// in the first cache when it is answered.
+const LOOKUPS_TOGETHER: usize = 32;
+
 /// One connection that is being served in this turn.
 #[derive(Default)]
 pub(super) struct Work {
@@ -133,7 +137,9 @@ impl Shard {
                     self.gather(now, n as u32, &mut works[n], input, &mut batch);
                 }
             }
-            paths = self.answer(&batch, &mut works, paths, io);
+            for together in batch.chunks(LOOKUPS_TOGETHER) {
+                paths = self.answer(together, &mut works, paths, io);
+            }
             items = reuse(batch);
         }
         debug_assert!(rounds <= 2 * REQUESTS_PER_TURN_MAX + 2, "each round begins at least one request");
@@ -173,9 +179,6 @@ impl Shard {
         paths: Vec<&'static str>,
         io: &mut Io,
     ) -> Vec<&'static str> {
-        if batch.is_empty() {
-            return paths;
-        }
         let mut paths: Vec<&str> = reuse(paths);
         paths.extend(batch.iter().filter_map(|item| match &item.what {
             What::Read { path, .. } => Some(&**path),

@@ -2,6 +2,7 @@
 
 use super::rig::*;
 use paddock_transport::wire::{Request, Response, error, event, opcode};
+use proptest::prelude::*;
 
 /// The data of a getData answer.
 fn data(message: &Message) -> Vec<u8> {
@@ -175,4 +176,92 @@ fn a_slept_shard_serves_the_newest_state_with_or_without_news() {
     // Both are parked now; nothing new came for `b`.
     assert_eq!(data(&w.ask(&mut b, &get("/a", false))), b"1");
     assert_eq!(data(&w.ask(&mut b, &get("/a", false))), b"1");
+}
+
+/// Steps of one client and of the core between them.
+#[derive(Clone, Debug)]
+enum Step {
+    Set(u8),
+    Get,
+    Watch,
+    Sync,
+    Ping,
+    Malformed,
+    Shards,
+    Core(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => any::<u8>().prop_map(Step::Set),
+        4 => Just(Step::Get),
+        2 => Just(Step::Watch),
+        1 => Just(Step::Sync),
+        1 => Just(Step::Ping),
+        1 => Just(Step::Malformed),
+        2 => Just(Step::Shards),
+        2 => (1usize..5).prop_map(Step::Core),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    /// Whatever is pipelined, however it is cut and committed: answers come in order, each read sees exactly the writes
+    /// before it, each armed watch gives one event, after the read that armed it and before the write's own reply.
+    #[test]
+    fn any_pipeline_is_answered_as_if_one_request_were_sent_after_the_other(
+        steps in proptest::collection::vec(step(), 1..60),
+        fragment in 1usize..64,
+    ) {
+        let mut w = World::new(1);
+        let mut c = w.client(0);
+        w.ask(&mut c, &make("/a", &[0]));
+        w.net.set_fragments(&[fragment]);
+        let (mut value, mut watched) = (0, false);
+        // (xid, data of a get); a notification is -1.
+        let mut expected: Vec<(i32, Option<u8>)> = Vec::new();
+        for step in &steps {
+            match step {
+                Step::Set(v) => {
+                    value = *v;
+                    if std::mem::take(&mut watched) {
+                        expected.push((-1, None));
+                    }
+                    expected.push((w.send(&mut c, &set("/a", &[*v])), None));
+                }
+                Step::Get => expected.push((w.send(&mut c, &get("/a", false)), Some(value))),
+                Step::Watch => {
+                    watched = true;
+                    expected.push((w.send(&mut c, &get("/a", true)), Some(value)));
+                }
+                Step::Sync => expected.push((w.send(&mut c, &Request::Sync { path: "/a".into() }), None)),
+                Step::Ping => {
+                    w.send(&mut c, &Request::Ping);
+                    expected.push((-2, None));
+                }
+                Step::Malformed => {
+                    w.send_raw(&mut c, -77, opcode::SET_DATA, &[1]);
+                    expected.push((-77, None));
+                }
+                Step::Shards => w.run_shards(),
+                Step::Core(batch) => {
+                    w.core.batch_max = *batch;
+                    w.core.step();
+                }
+            }
+        }
+        w.run();
+        let mut zxid = 0;
+        let answered: Vec<(i32, Option<u8>)> = w
+            .messages(&mut c)
+            .iter()
+            .map(|m| {
+                prop_assert!(m.zxid >= zxid, "a client's zxid never goes back");
+                zxid = m.zxid;
+                let is_get = m.err == 0 && m.body.len() == 4 + 1 + 68;
+                Ok((m.xid, is_get.then(|| m.body[4])))
+            })
+            .collect::<Result<_, _>>()?;
+        prop_assert_eq!(answered, expected);
+    }
 }

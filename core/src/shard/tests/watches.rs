@@ -171,3 +171,34 @@ fn a_closed_connection_leaves_no_watch_behind_and_the_next_in_its_slot_gets_none
     w.ask(&mut other, &make("/a", b""));
     assert_eq!(events(&mut w, &mut next), []);
 }
+
+#[test]
+fn a_connection_at_its_bound_of_watches_is_closed_rather_than_told_that_one_more_is_armed() {
+    let mut w = World::new(1);
+    w.shards[0].watches = crate::watch::Watches::new(2);
+    let (mut c, mut other) = (w.client(0), w.client(0));
+    for path in ["/1", "/2", "/2"] {
+        w.ask(&mut c, &exists(path, true));
+    }
+    assert!(!w.is_closed(&c));
+    w.send(&mut c, &exists("/3", true));
+    w.send(&mut c, &exists("/4", false));
+    w.run();
+    assert!(w.is_closed(&c));
+    assert!(w.messages(&mut c).len() <= 1, "nothing is served behind it");
+    assert_eq!(w.stats.shard(0).watches.get(), 0);
+    assert_eq!(w.ask(&mut other, &exists("/1", true)).err, error::NO_NODE);
+}
+
+#[test]
+fn a_shard_asks_to_be_woken_exactly_while_watches_are_armed() {
+    let mut w = World::new(1);
+    let mut c = w.client(0);
+    let armed = |w: &World| w.shards[0].armed.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(!armed(&w));
+    w.ask(&mut c, &exists("/a", true));
+    assert!(armed(&w));
+    w.send(&mut c, &make("/a", b""));
+    w.run();
+    assert!(!armed(&w), "the one-shot watch is gone");
+}
