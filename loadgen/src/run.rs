@@ -73,13 +73,13 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
     config.validate()?;
     let (kind, _) = choose(config.transport)?;
     let started_ms = wall_ms();
-    let server = ServerUnderTest::find(config)?;
+    let threads = config.threads(usable_cores());
+    let server = ServerUnderTest::find(config, threads)?;
     let (nonce, mut seeds) = (nonce(config.seed), Seeds(config.seed));
     let keyspace = Keyspace::new(&config.root, config.keys);
     let values = Values::new(nonce, config.value_bytes);
     let preloaded = preload(config, kind, &server, &keyspace, &values, stop)?;
 
-    let threads = config.threads(usable_cores());
     let (control, seconds) = (control(), Arc::new(Seconds::new(threads)));
     let options = session_options(config, &server.targets, preloaded.zxid);
     let outstanding = config.outstanding() as usize;
@@ -134,7 +134,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
     sleep_until(from_ns, || {
         let left_ns = from_ns.saturating_sub(mono_ns());
         let done_ms = (config.warmup.as_nanos() as u64).saturating_sub(left_ns) / 1_000_000;
-        meter.update(done_ms, || format!("{:.1} s left", left_ns as f64 / 1e9));
+        meter.update(done_ms, || format!("{:.1} s to go", left_ns as f64 / 1e9));
         look()
     });
     meter.finish();
@@ -174,7 +174,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
         started_ms,
         generator: after.own.since(&before.own, is_ours),
         server_cpu: server_usage(&server, &before, &after, is_ours),
-        server: server.summary(config),
+        server: server.summary(),
     });
     server.stop();
     Ok(Outcome { report, tally })
@@ -221,8 +221,8 @@ pub fn idle_until(config: &RunConfig, stop: &AtomicBool) -> Result<IdleReport, R
     config.validate()?;
     let (kind, _) = choose(config.transport)?;
     let started_ms = wall_ms();
-    let server = ServerUnderTest::find(config)?;
     let threads = config.threads(usable_cores());
+    let server = ServerUnderTest::find(config, threads)?;
     let control = control();
     let options = session_options(config, &server.targets, 0);
     let duration_ns = config.duration.as_nanos() as u64;
@@ -269,7 +269,7 @@ pub fn idle_until(config: &RunConfig, stop: &AtomicBool) -> Result<IdleReport, R
         wrong_answers: tally.wrong_total(),
         generator: after.own.since(&before.own, is_ours),
         server_cpu: server_usage(&server, &before, &after, is_ours),
-        server: server.summary(config),
+        server: server.summary(),
     };
     server.stop();
     Ok(report)
