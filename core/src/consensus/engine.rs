@@ -319,6 +319,8 @@ impl Consensus {
     }
 
     fn next(&self, now_ns: u64, more: bool) -> Next {
+        // A fast disk makes a batch durable within the turn that proposed it: then it stands in the backlog already.
+        let more = more || (!self.backlog.is_empty() && !self.phase.blocked);
         if more || (self.phase.admitting && self.has_room() && self.intake.has_more()) {
             return Next::Again;
         }

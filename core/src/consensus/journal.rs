@@ -76,9 +76,13 @@ impl Journal {
         &self.seen.1
     }
 
-    /// Whether the log has got on since the last [`Journal::poll`].
+    /// Whether [`Journal::poll`] would tell something: the log has got on since, or a drain with nothing to write stands
+    /// behind records that were durable before it came.
     pub(super) fn has_news(&self) -> bool {
-        self.log.durable().ticket != self.seen.0 || self.log.state() != self.seen.1
+        let durable = self.log.durable().ticket;
+        durable != self.seen.0
+            || self.log.state() != self.seen.1
+            || self.taken.front().is_some_and(|(_, ticket)| *ticket <= durable)
     }
 
     /// Whether something handed over is not durable yet.
