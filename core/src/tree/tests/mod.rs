@@ -2,6 +2,7 @@
 
 mod children;
 mod model;
+mod oracle;
 mod rules;
 
 use crate::acl::{Acl, AclList, AclRef};
