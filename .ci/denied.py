@@ -11,9 +11,9 @@ WRAPPER = [sys.executable, str(ROOT / ".ci/deny_uring.py")]
 
 def main():
     with Paddock("--transport", "auto", wrapper=WRAPPER) as server:
-        kazoo_suite.conversations(server)
         log = server.log.read_text()
         assert log.count("io_uring is not available, using epoll") == 1, log
+        kazoo_suite.conversations(server)
     refused = subprocess.run(
         [*WRAPPER, str(BINARY), "serve", "--transport", "uring", "--listen", "127.0.0.1:0", "--data-dir", str(server.dir)],
         capture_output=True,

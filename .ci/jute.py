@@ -5,6 +5,7 @@ import struct
 
 OPEN = [(31, "world", "anyone")]
 ANSWER_SECONDS_MAX = 8
+HIDDEN = -1
 
 
 def i32(v):
@@ -70,7 +71,7 @@ class Cursor:
 
 
 class Connection:
-    """One TCP connection. `base` makes zxids relative, `names` makes session ids symbolic."""
+    """One TCP connection. `base` makes zxids relative (HIDDEN: shows none), `names` makes session ids symbolic."""
 
     def __init__(self, port, base=None, names=None):
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS_MAX)
@@ -129,6 +130,8 @@ class Connection:
     def relative(self, zxid):
         if zxid <= 0 or self.base is None:
             return zxid
+        if self.base == HIDDEN:
+            return "z"
         return f"z+{zxid - self.base}"
 
     def stat(self, c):
@@ -138,7 +141,7 @@ class Connection:
         return {
             "czxid": self.relative(czxid),
             "mzxid": self.relative(mzxid),
-            "times": "equal" if ctime == mtime else "differ",
+            "times": "in order" if ctime <= mtime else "reversed",
             "versions": (version, cversion, aversion),
             "owner": self.names.get(owner, owner),
             "length": length,
