@@ -31,7 +31,7 @@ pub struct StoredAcl {
 }
 
 /// Znodes and the ACLs that they refer to.
-#[derive(Archive, Serialize, Debug)]
+#[derive(Archive, Serialize, Debug, Default)]
 pub struct ZnodeBlock<'a> {
     /// Each different list once.
     pub acls: Vec<Vec<StoredAcl>>,
@@ -77,12 +77,6 @@ pub struct BlockBuilder<'a> {
     /// ACL lists of the block by address: the tree shares equal ones.
     acls: HashMap<*const AclList, u32>,
     bytes: usize,
-}
-
-impl Default for ZnodeBlock<'_> {
-    fn default() -> Self {
-        Self { acls: Vec::new(), znodes: Vec::new() }
-    }
 }
 
 impl<'a> BlockBuilder<'a> {

@@ -10,7 +10,7 @@ use paddock_storage::snapshot::Finished;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 /// Niceness of the thread: it takes what nobody else wants.
@@ -82,10 +82,7 @@ impl Checkpointer {
     /// How the last job ended, once.
     pub fn take(&mut self) -> Option<Outcome> {
         self.news.store(false, Ordering::Relaxed);
-        match self.outcomes.try_recv() {
-            Ok(outcome) => Some(outcome),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.outcomes.try_recv().ok()
     }
 
     /// Whether an outcome waits.

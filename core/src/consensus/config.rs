@@ -1,6 +1,8 @@
 //! What the consensus core is told, and its bounds.
 
+use paddock_storage::{Disk, RealDisk};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Batches that may be proposed and not yet applied. Two: one is being synced and the next stands ready for the disk,
 /// while a third gathers; more would only make batches smaller.
@@ -63,10 +65,12 @@ pub const ZNODE_BYTES: u64 = 300;
 const _: () = assert!(EXPIRIES_PER_BATCH_MAX < BATCH_COMMANDS_MAX);
 
 /// How to open the consensus core.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConsensusConfig {
     /// The data directory.
     pub data_dir: PathBuf,
+    /// The disk on which it lies.
+    pub disk: Arc<dyn Disk>,
     /// This node's number, 1–254. A standalone node is 1.
     pub node: u8,
     /// How many shards there will be.
@@ -102,6 +106,7 @@ impl ConsensusConfig {
     pub fn standalone(data_dir: PathBuf, shards: usize) -> Self {
         Self {
             data_dir,
+            disk: Arc::new(RealDisk),
             node: 1,
             shards,
             tick_time_ms: crate::config::TICK_TIME_MS,

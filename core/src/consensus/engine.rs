@@ -36,6 +36,7 @@ const SYSTEM_ERROR: i32 = -1;
 /// See the module doc.
 pub struct Consensus {
     pub(super) policy: u32,
+    pub(super) entry_bytes_max: u64,
     pub(super) group: RaftGroup,
     pub(super) effects: Effects,
     pub(super) journal: Journal,
@@ -81,7 +82,7 @@ impl Consensus {
         self.tick(now_ns);
         self.look_at_log(now_ns)?;
         self.drain();
-        let more = self.apply(now_ns)?;
+        self.apply(now_ns)?;
         self.admit(now);
         if let Some(round) = self.syncs.begin(now_ns) {
             self.group.read_index(round);
@@ -107,7 +108,7 @@ impl Consensus {
         if self.may_stop(now_ns) {
             return Err(StopReason::Asked);
         }
-        let next = self.next(now_ns, more);
+        let next = self.next(now_ns);
         self.deadlines.expect(match next {
             Next::Again => Some(now_ns),
             Next::Sleep { deadline_ns } => deadline_ns,
@@ -128,7 +129,7 @@ impl Consensus {
         if let Some(number) = self.journal.poll() {
             self.group.persisted(number);
         }
-        match self.journal.state() {
+        match self.journal.look() {
             State::Running => {
                 if self.phase.full_since.take().is_some() {
                     tracing::info!("the log has room again: writes go on");
@@ -163,14 +164,14 @@ impl Consensus {
         }
     }
 
-    /// Applies what is committed, as far as readers follow. `true`: there is more to apply at once.
-    fn apply(&mut self, now_ns: u64) -> Result<bool, StopReason> {
+    /// Applies what is committed, as far as readers follow.
+    fn apply(&mut self, now_ns: u64) -> Result<(), StopReason> {
         for _ in 0..APPLY_PER_TURN_MAX {
             self.phase.blocked = self.applier.is_blocked(self.checkpoints.held_bytes());
             if self.phase.blocked {
-                return Ok(false);
+                return Ok(());
             }
-            let Some(entry) = self.backlog.pop_front() else { return Ok(false) };
+            let Some(entry) = self.backlog.pop_front() else { return Ok(()) };
             let applied = self.applier.apply(&entry)?;
             self.deadlines.applied(applied, now_ns);
             if entry.kind == EntryKind::Batch && !entry.payload.is_empty() {
@@ -180,7 +181,7 @@ impl Consensus {
             self.group.applied(entry.index);
             self.journal.applied(entry.index);
         }
-        Ok(!self.backlog.is_empty())
+        Ok(())
     }
 
     /// Takes what waits, orders it, or refuses it.
@@ -241,6 +242,13 @@ impl Consensus {
         };
         let done = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&batch, Vec::new())
             .map_err(|e| e.to_string())
+            .and_then(|payload| match payload.len() as u64 {
+                // Identities beyond all reason: the intake bounds everything else.
+                bytes if bytes > self.entry_bytes_max => {
+                    Err(format!("{bytes} bytes fit no entry of the log"))
+                }
+                _ => Ok(payload),
+            })
             .and_then(|payload| self.group.propose(payload).map_err(|e| e.to_string()));
         match done {
             Ok(()) => self.phase.in_flight += 1,
@@ -318,9 +326,9 @@ impl Consensus {
         settled || now_ns.saturating_sub(since) >= STOP_PATIENCE_NS
     }
 
-    fn next(&self, now_ns: u64, more: bool) -> Next {
-        // A fast disk makes a batch durable within the turn that proposed it: then it stands in the backlog already.
-        let more = more || (!self.backlog.is_empty() && !self.phase.blocked);
+    fn next(&self, now_ns: u64) -> Next {
+        // What became durable late in this turn stands in the backlog already.
+        let more = !self.backlog.is_empty() && !self.phase.blocked;
         if more || (self.phase.admitting && self.has_room() && self.intake.has_more()) {
             return Next::Again;
         }
@@ -336,6 +344,16 @@ impl Consensus {
             (!self.group.alone()).then_some(self.phase.next_tick_ns),
         ];
         Next::Sleep { deadline_ns: deadlines.into_iter().flatten().min() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn phase_is_full(&self) -> bool {
+        self.phase.full_since.is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_blocked(&self) -> bool {
+        self.phase.blocked
     }
 
     fn has_room(&self) -> bool {

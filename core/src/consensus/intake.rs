@@ -15,8 +15,8 @@ use std::collections::VecDeque;
 /// Bytes that a command is reckoned to take beside its body: numbers, identities, lengths.
 const COMMAND_OVERHEAD_BYTES: usize = 128;
 
-/// Bytes that a batch of one command takes at most beside the request's body: its header, many long identities.
-const BATCH_OVERHEAD_BYTES: u64 = 64 * 1024;
+/// Bytes left free in an entry beside a request's body, for identities and lengths; at most a quarter of the entry.
+const ENTRY_SPARE_BYTES: usize = 64 * 1024;
 
 /// What was taken in one go.
 #[derive(Debug, Default)]
@@ -32,12 +32,7 @@ pub(super) struct Gathered {
     /// Shards whose ring was full and now is not: they may be waiting for room.
     pub(super) relieved: Vec<usize>,
     bytes: usize,
-}
-
-impl Gathered {
-    fn is_full(&self) -> bool {
-        self.commands.len() >= BATCH_COMMANDS_MAX || self.bytes >= BATCH_BYTES_MAX
-    }
+    full: bool,
 }
 
 /// A command of this node's stream whose result is not known.
@@ -57,7 +52,9 @@ pub(super) struct Intake {
     last_seq: u64,
     pending: VecDeque<Pending>,
     /// Largest request that an entry of the log can hold.
-    request_bytes_max: u64,
+    request_bytes_max: usize,
+    /// Bytes of requests in one batch: [`BATCH_BYTES_MAX`], less where entries must be small.
+    batch_bytes_max: usize,
 }
 
 impl Intake {
@@ -68,9 +65,17 @@ impl Intake {
         incarnation: u64,
         entry_bytes_max: u64,
     ) -> Self {
-        let request_bytes_max = entry_bytes_max.saturating_sub(BATCH_OVERHEAD_BYTES);
-        let pending = VecDeque::new();
-        Self { rings, first: 0, node, incarnation, last_seq: 0, pending, request_bytes_max }
+        let entry_bytes_max = usize::try_from(entry_bytes_max).unwrap_or(usize::MAX);
+        Self {
+            rings,
+            first: 0,
+            node,
+            incarnation,
+            last_seq: 0,
+            pending: VecDeque::new(),
+            request_bytes_max: entry_bytes_max - ENTRY_SPARE_BYTES.min(entry_bytes_max / 4),
+            batch_bytes_max: BATCH_BYTES_MAX.min(entry_bytes_max / 2),
+        }
     }
 
     /// Whether anything waits in a ring.
@@ -87,14 +92,15 @@ impl Intake {
             }
         }
         let mut idle = 0;
-        while idle < shards && !into.is_full() {
+        while idle < shards && !into.full {
             let shard = self.first;
             self.first = (self.first + 1) % shards;
             let mut taken = 0;
-            while taken < FAIR_BURST && !into.is_full() {
+            while taken < FAIR_BURST && !into.full {
                 let Ok(next) = self.rings[shard].peek() else { break };
-                if !into.commands.is_empty() && into.bytes + body_bytes(next) > BATCH_BYTES_MAX {
-                    into.bytes = BATCH_BYTES_MAX;
+                into.full = into.commands.len() >= BATCH_COMMANDS_MAX
+                    || (!into.commands.is_empty() && into.bytes + body_bytes(next) > self.batch_bytes_max);
+                if into.full {
                     break;
                 }
                 let Ok(submit) = self.rings[shard].pop() else { break };
@@ -160,7 +166,7 @@ impl Intake {
         match submit {
             Submit::Command { ticket, session, attachment, identities, op } => {
                 if let Op::Request { body, .. } = &op {
-                    if body.len() as u64 > self.request_bytes_max {
+                    if body.len() > self.request_bytes_max {
                         into.oversized.push(ticket);
                         return;
                     }

@@ -23,7 +23,7 @@ pub(super) struct Journal {
     /// Taken and not durable yet.
     taken: VecDeque<(u64, Ticket)>,
     last_ticket: Ticket,
-    /// As of the last [`Journal::poll`].
+    /// As of the last [`Journal::poll`] and the last [`Journal::look`].
     seen: (Ticket, State),
     /// Payload bytes handed over since the last [`Journal::take_bytes`].
     bytes: u64,
@@ -59,7 +59,7 @@ impl Journal {
             }
         }
         let durable = self.log.durable().ticket;
-        self.seen = (durable, self.log.state());
+        self.seen.0 = durable;
         let mut newest = None;
         while let Some((number, ticket)) = self.taken.front().copied() {
             if ticket > durable {
@@ -71,12 +71,13 @@ impl Journal {
         newest
     }
 
-    /// Whether the log took entries at the last [`Journal::poll`], and if not, why.
-    pub(super) fn state(&self) -> &State {
+    /// Whether the log takes entries, and if not, why.
+    pub(super) fn look(&mut self) -> &State {
+        self.seen.1 = self.log.state();
         &self.seen.1
     }
 
-    /// Whether [`Journal::poll`] would tell something: the log has got on since, or a drain with nothing to write stands
+    /// Whether [`Journal::poll`] or [`Journal::look`] would tell something: the log has got on since, or a drain with nothing to write stands
     /// behind records that were durable before it came.
     pub(super) fn has_news(&self) -> bool {
         let durable = self.log.durable().ticket;

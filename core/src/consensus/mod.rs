@@ -38,6 +38,8 @@ mod raft_group;
 mod raft_log;
 mod shards;
 mod syncs;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use config::ConsensusConfig;

@@ -143,7 +143,7 @@ impl Consensus {
         stats: Arc<Stats>,
     ) -> Result<(Consensus, Parts), StartError> {
         assert_eq!(shard_wakers.len(), config.shards, "a waker for each shard");
-        let dir = DataDir::open(&config.data_dir, config.new_identity)?;
+        let dir = DataDir::open_on(config.disk.clone(), &config.data_dir, config.new_identity)?;
         let snapshots = Snapshots::on(dir.disk(), dir.snapshot_dir());
         let (sender, receivers) = ring::with_capacity(config.shards, config.commit_ring_entries);
         let (mut writer, readers) = tree::tree(config.shards);
@@ -199,6 +199,7 @@ impl Consensus {
         let control = Arc::new(Control::new(waker.clone()));
         let consensus = Consensus {
             policy: config.policy,
+            entry_bytes_max,
             group,
             effects: Effects::default(),
             journal,

@@ -1,0 +1,124 @@
+//! Checkpoints: consistent under writes, the log let go only behind two of them, and a way back when one is damaged.
+
+use super::rig::*;
+use crate::consensus::StartError;
+use paddock_storage::fault::FaultDisk;
+use paddock_storage::{OpenError, Snapshots};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn often(snap_count: u64) -> crate::consensus::ConsensusConfig {
+    let mut config = config(1);
+    config.snap_count = snap_count;
+    config.segment_bytes = Some(16 << 10);
+    config
+}
+
+fn snapshots(disk: &Arc<FaultDisk>) -> Vec<(u64, PathBuf)> {
+    let on: Arc<FaultDisk> = disk.clone();
+    let listed = Snapshots::on(on, "/data/snapshots").list().unwrap();
+    listed.into_iter().map(|l| (l.index, l.path)).collect()
+}
+
+/// Writes until there are `count` snapshots or more.
+fn write_until(node: &mut Node, disk: &Arc<FaultDisk>, from: &mut u32, newest_above: u64) {
+    while snapshots(disk).last().is_none_or(|(index, _)| *index <= newest_above) {
+        for _ in 0..20 {
+            node.create(&format!("/n{from}"), PERSISTENT);
+            *from += 1;
+        }
+        node.settle();
+    }
+}
+
+#[test]
+fn a_restart_from_a_snapshot_is_the_same_as_from_the_log() {
+    let disk = disk();
+    let mut node = Node::start_with(&disk, often(50)).unwrap();
+    node.open_session(ALICE);
+    node.create("/e", EPHEMERAL);
+    let mut written = 0;
+    write_until(&mut node, &disk, &mut written, 0);
+    let (zxid, digest) = (node.core.applier.machine.zxid(), node.core.applier.machine.digest());
+    node.stop();
+    let node = Node::start_with(&disk, often(50)).unwrap();
+    assert!(node.parts.recovered.snapshot_index > 0);
+    assert_eq!((node.parts.recovered.zxid, node.core.applier.machine.digest()), (zxid, digest));
+    assert_eq!(node.parts.recovered.sessions, 1);
+    assert!(node.exists("/e") && (0..written).all(|n| node.exists(&format!("/n{n}"))));
+    // What the digests say is what is in the tree.
+    let mut node = node;
+    let held = node.core.applier.tree.hold();
+    node.core.applier.machine.verify(&held).unwrap();
+}
+
+#[test]
+fn the_log_is_let_go_behind_two_checkpoints_and_the_older_one_still_works() {
+    let disk = disk();
+    let mut node = Node::start_with(&disk, often(200)).unwrap();
+    node.open_session(ALICE);
+    let mut written = 0;
+    let mut newest = 0;
+    for _ in 0..3 {
+        write_until(&mut node, &disk, &mut written, newest);
+        newest = snapshots(&disk).last().unwrap().0;
+    }
+    node.settle();
+    let digest = node.core.applier.machine.digest();
+    node.stop();
+    let listed = snapshots(&disk);
+    assert_eq!(listed.len(), 2);
+    let segments = disk.paths().iter().filter(|p| p.starts_with("/data/log")).count();
+    assert!(segments < 12, "{segments} segments: the log was not let go");
+
+    // The newest is damaged: the one before it and a longer replay give the same.
+    disk.corrupt(&listed[1].1, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+    let node = Node::start_with(&disk, often(100_000)).unwrap();
+    assert_eq!(node.parts.recovered.snapshot_index, listed[0].0);
+    assert_eq!(node.core.applier.machine.digest(), digest);
+    assert!((0..written).all(|n| node.exists(&format!("/n{n}"))));
+    node.stop();
+    assert_eq!(snapshots(&disk).len(), 1, "the damaged one does not count as retained");
+}
+
+#[test]
+fn a_fallback_that_the_log_does_not_reach_is_a_refusal_to_start() {
+    let disk = disk();
+    let mut node = Node::start_with(&disk, often(200)).unwrap();
+    node.open_session(ALICE);
+    let (mut written, mut newest) = (0, 0);
+    for _ in 0..3 {
+        write_until(&mut node, &disk, &mut written, newest);
+        newest = snapshots(&disk).last().unwrap().0;
+    }
+    node.stop();
+    // Both are gone, as after a careless clean-up: what is left of the log does not begin at the beginning.
+    for (_, path) in snapshots(&disk) {
+        disk.lose(&path);
+    }
+    let error = Node::start_with(&disk, often(200)).err().unwrap();
+    assert!(matches!(error, StartError::Log(OpenError::DoesNotReachSnapshot { .. })), "{error}");
+}
+
+#[test]
+fn a_power_cut_at_any_time_around_checkpoints_loses_nothing() {
+    for seed in 0..10 {
+        let disk = disk();
+        let mut node = Node::start_with(&disk, often(30)).unwrap();
+        node.open_session(ALICE);
+        let mut written = 0;
+        for round in 0..3 {
+            for _ in 0..30 + 7 * seed {
+                node.create(&format!("/n{written}"), PERSISTENT);
+                written += 1;
+            }
+            disk.power_cut(seed * 10 + round);
+            drop(node);
+            node = Node::start_with(&disk, often(30)).unwrap();
+            assert!((0..written).all(|n| node.exists(&format!("/n{n}"))), "seed {seed}, round {round}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The core as a whole, on a disk that fails, fills up and loses power. Each file is a hazard.
+
+mod backpressure;
+mod checkpoints;
+mod disks;
+mod restarts;
+mod rig;
+mod sessions;
+mod turns;
