@@ -19,9 +19,10 @@
 //!   loom's model checker;
 //! - `cargo +nightly miri test -p paddock-core --lib tree::` where the component is installed
 //!   (`MIRIFLAGS=-Zmiri-permissive-provenance` is not needed: pointers keep their provenance);
-//! - `RUSTFLAGS=-Zsanitizer=address cargo +nightly test -p paddock-core --lib tree:: --target x86_64-unknown-linux-gnu`;
+//! - `RUSTFLAGS="-Zsanitizer=address --cfg paddock_asan" cargo +nightly test -p paddock-core --lib tree:: --target x86_64-unknown-linux-gnu`;
 //! - `cargo bench -p paddock-bench --bench tree` — lookups, updates, bytes per znode.
 
+mod arena;
 mod children;
 mod hash;
 mod node;

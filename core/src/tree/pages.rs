@@ -29,7 +29,7 @@ const PAGE_SLOTS: u32 = 61;
 /// Two neighbours that together hold at most this many are merged: well below half of what splits a page, so that
 /// a page at the border does not split and merge in turn.
 const MERGE_SLOTS_MAX: u32 = 20;
-/// Lines of the processor's cache, bytes. Pages begin on one.
+/// Lines of the processor's cache, bytes. Ordinary pages begin on one.
 const LINE_BYTES: usize = 64;
 
 const TABLE_HEADER: usize = size_of::<Table>();
@@ -70,7 +70,7 @@ unsafe impl Stamped for Table {
     }
 }
 
-// SAFETY: repr(C), `born` first, aligned to 64; `new_page` allocates with this layout.
+// SAFETY: repr(C), `born` first, aligned to 8 at least; `new_page` allocates with this layout.
 unsafe impl Stamped for Page {
     const KIND: usize = 2;
     unsafe fn layout(this: *const Page) -> Layout {
@@ -84,7 +84,8 @@ fn table_layout(bits: u32) -> Layout {
 }
 fn page_layout(capacity: u32) -> Layout {
     let size = PAGE_HEADER + size_of::<Slot>() * capacity as usize;
-    Layout::from_size_align(size, LINE_BYTES).expect("a page is no larger than memory")
+    let align = if capacity == PAGE_SLOTS { LINE_BYTES } else { 8 };
+    Layout::from_size_align(size, align).expect("a page is no larger than memory")
 }
 
 /// Where a table leads: its low bits tell a table, an ordinary page, or a page of another capacity.

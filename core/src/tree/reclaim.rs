@@ -12,11 +12,12 @@
 //! - A savepoint raises the number of the version being built, so everything older is copied before it changes:
 //!   rolling back is dropping what was born since and taking the old root again.
 
+use super::arena::Arena;
 #[cfg(debug_assertions)]
 use super::object::POISON;
 use super::object::{Object, Stamped};
 use super::standing::Release;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::Layout;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -47,6 +48,7 @@ struct Savepoint {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Heap {
+    arena: Arena,
     building: u64,
     published: u64,
     retired: VecDeque<Retired>,
@@ -85,11 +87,7 @@ impl Heap {
     /// Allocates an object; only its birth stamp is written.
     pub(super) fn allocate<T: Stamped>(&mut self, layout: Layout) -> *mut T {
         assert!(layout.size() >= size_of::<u64>());
-        // SAFETY: the size is not zero.
-        let memory = unsafe { alloc(layout) };
-        if memory.is_null() {
-            handle_alloc_error(layout);
-        }
+        let memory = self.arena.allocate(layout);
         // SAFETY: the memory is ours, at least 8 bytes, and `Stamped` types are aligned to 8 and begin with the stamp.
         unsafe { memory.cast::<u64>().write(self.building) };
         if self.savepoint.is_some() {
@@ -237,7 +235,7 @@ impl Heap {
         #[cfg(not(debug_assertions))]
         // SAFETY: allocated with this layout (kept by `Stamped::layout`).
         unsafe {
-            dealloc(memory, layout)
+            self.arena.free(memory, layout)
         };
     }
 
@@ -246,7 +244,7 @@ impl Heap {
         while self.quarantine.len() > length {
             let (memory, layout) = self.quarantine.pop_front().expect("it is longer than that");
             // SAFETY: freed by `free`, whose layout was put beside it, and in the quarantine once.
-            unsafe { dealloc(memory, layout) };
+            unsafe { self.arena.free(memory, layout) };
         }
     }
 
