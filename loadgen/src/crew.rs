@@ -1,17 +1,19 @@
 //! The generator's threads: one engine on one loop each, begun together.
 //!
 //! Owns starting, waiting and joining. Never knows what the engines do. If one thread ends before all are ready, the
-//! others are told to stop and its reason is the run's.
+//! others are told to stop and its reason is the run's. A thread that is done stays until it is joined, so that its CPU
+//! time can still be read.
 
 use crate::config::RunConfig;
 use crate::machine;
 use crate::session::{Client, ClientError, Workload};
 use crate::workload::Control;
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use paddock_transport::event_loop::{EventLoop, LoopError, LoopKind, LoopOptions};
 use rustix::time::{ClockId, clock_gettime};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
@@ -50,6 +52,9 @@ pub enum CrewError {
 pub struct Crew<W: Workload> {
     handles: Vec<JoinHandle<Result<Client<W>, CrewError>>>,
     tids: Receiver<u32>,
+    done: Arc<AtomicUsize>,
+    /// Dropped to let threads that are done go.
+    release: Sender<()>,
 }
 
 impl<W> Crew<W>
@@ -60,27 +65,26 @@ where
     /// Starts a thread for each of `clients`.
     pub fn start(config: &RunConfig, kind: LoopKind, clients: Vec<Client<W>>) -> Result<Self, CrewError> {
         let (told, tids) = unbounded();
+        let (release, released) = bounded::<()>(0);
+        let done = Arc::new(AtomicUsize::new(0));
         let mut handles = Vec::new();
         for (i, mut client) in clients.into_iter().enumerate() {
             let core = (!config.cores.is_empty()).then(|| config.cores[i % config.cores.len()]);
-            let told = told.clone();
+            let (told, released, done) = (told.clone(), released.clone(), Arc::clone(&done));
             let body = move || {
                 let _ = told.send(rustix::thread::gettid().as_raw_nonzero().get() as u32);
-                if let Some(core) = core {
-                    machine::pin(core).map_err(|source| CrewError::Core { core, source })?;
-                }
-                // Paced sending needs sleeps that end in time; the usual slack of a thread is 50 µs. Not vital.
-                let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
-                EventLoop::new(kind, LoopOptions::default())?.run(&mut client)?;
-                match client.sessions.fatal() {
-                    Some(error) => Err(error.clone().into()),
-                    None => Ok(client),
-                }
+                let ended = {
+                    let _done = CountOnDrop(done);
+                    drive(kind, core, &mut client)
+                };
+                // Nothing is ever sent: this waits until the other end is dropped.
+                let _ = released.recv();
+                ended.map(|()| client)
             };
             let thread = std::thread::Builder::new().name(format!("load-{i}"));
             handles.push(thread.spawn(body).map_err(CrewError::Thread)?);
         }
-        Ok(Self { handles, tids })
+        Ok(Self { handles, tids, done, release })
     }
 
     /// The kernel's ids of the threads: complete once all have announced that they are ready.
@@ -88,14 +92,14 @@ where
         self.tids.try_iter().collect()
     }
 
-    /// Whether a thread has ended.
+    /// Whether a thread is done.
     pub fn any_finished(&self) -> bool {
-        self.handles.iter().any(JoinHandle::is_finished)
+        self.done.load(Ordering::Acquire) > 0
     }
 
-    /// Whether all threads have ended.
+    /// Whether all threads are done.
     pub fn all_finished(&self) -> bool {
-        self.handles.iter().all(JoinHandle::is_finished)
+        self.done.load(Ordering::Acquire) == self.handles.len()
     }
 
     /// Waits until all sessions of all threads stand.
@@ -112,9 +116,33 @@ where
 
     /// Waits for the end of all threads.
     pub fn join(self) -> Result<Vec<Client<W>>, CrewError> {
+        drop(self.release);
         let ended: Vec<_> =
             self.handles.into_iter().map(|h| h.join().unwrap_or(Err(CrewError::Panic))).collect();
         ended.into_iter().collect()
+    }
+}
+
+/// Counts a thread as done however it ends.
+struct CountOnDrop(Arc<AtomicUsize>);
+
+impl Drop for CountOnDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// One thread's work.
+fn drive<W: Workload>(kind: LoopKind, core: Option<u32>, client: &mut Client<W>) -> Result<(), CrewError> {
+    if let Some(core) = core {
+        machine::pin(core).map_err(|source| CrewError::Core { core, source })?;
+    }
+    // Paced sending needs sleeps that end in time; the usual slack of a thread is 50 µs. Not vital.
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+    EventLoop::new(kind, LoopOptions::default())?.run(client)?;
+    match client.sessions.fatal() {
+        Some(error) => Err(error.clone().into()),
+        None => Ok(()),
     }
 }
 

@@ -104,7 +104,11 @@ fn without_a_target_a_server_is_embedded_and_every_answer_is_right() {
         assert_eq!(tally.outcome_unknown, 0);
         let server = report.cpu.server.as_ref().expect("the embedded server's CPU time");
         assert!(!server.threads.is_empty() && server.threads.iter().all(|t| !t.name.starts_with("load-")));
-        assert!(report.cpu.generator.threads.iter().all(|t| t.name.starts_with("load-")));
+        let generator = &report.cpu.generator.threads;
+        assert!(
+            !generator.is_empty() && generator.iter().all(|t| t.name.starts_with("load-")),
+            "{generator:?}"
+        );
     }
 }
 
