@@ -79,6 +79,9 @@ impl Meter {
 /// A second in words.
 pub fn second_text(second: &Second) -> String {
     let errors = if second.errors > 0 { format!("   {} errors", second.errors) } else { String::new() };
+    if second.operations == 0 {
+        return format!("{:>3} s   nothing was answered{errors}", second.second + 1);
+    }
     format!(
         "{:>3} s   {:>11} operations   p50 {}   p99 {}   max {}{errors}",
         second.second + 1,
