@@ -9,6 +9,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use paddock_core::acl::{Acl, AclList, AclRef};
 use paddock_core::command::Identity;
 use paddock_core::tree::{NewNode, NodeStat, Reader, RestoredNode, Writer, tree};
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +104,7 @@ fn load(znodes: usize) -> Loaded {
         bytes - DATA_BYTES as f64
     );
     let started = cpu_time();
-    let walked = writer.hold().iter().map(|znode| u64::from(black_box(znode.checksum()) & 1) | 1).count();
+    let walked = writer.hold().iter().inspect(|znode| _ = black_box(znode.checksum())).count();
     let each = (cpu_time() - started).as_nanos() as f64 / walked as f64;
     println!("checkpoint walk: {each:.0} ns each of {walked}");
     Loaded { writer, readers, znodes, acl }
@@ -167,6 +168,27 @@ fn lookups(c: &mut Criterion<CpuTime>, loaded: &Loaded, paths: usize) {
                 sum + u32::from(znode.expect("it is there").data().expect("it has data")[DATA_BYTES / 2])
             };
             black_box(found.iter().fold(0, sum))
+        })
+    });
+    group.finish();
+}
+
+/// What a map that is neither shared nor versioned takes for the same lookup in the same run: the floor.
+fn floor(c: &mut Criterion<CpuTime>, znodes: usize, paths: usize) {
+    type Node = Box<[u8; 112 + DATA_BYTES]>;
+    let state = foldhash::quality::RandomState::default();
+    let mut map: HashMap<Box<str>, Node, _> = HashMap::with_capacity_and_hasher(znodes, state);
+    for index in 0..znodes {
+        map.insert(path(index).into(), Box::new([1; 112 + DATA_BYTES]));
+    }
+    let mut paths = Paths::new(znodes, paths);
+    let mut group = c.benchmark_group("tree/lookup");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("alone, in the standard library's map", |b| {
+        b.iter(|| {
+            let (from, to) = paths.next();
+            let node = map.get(&paths.text[from..to]).expect("it is there");
+            paths.next += usize::from(node[112 + DATA_BYTES / 2] == 0);
         })
     });
     group.finish();
@@ -266,5 +288,7 @@ fn main() {
     let mut c = Criterion::default().with_measurement(CpuTime).configure_from_args();
     lookups(&mut c, &loaded, paths);
     updates(&mut c, &mut loaded, paths);
+    drop(loaded);
+    floor(&mut c, znodes, paths);
     c.final_summary();
 }

@@ -23,9 +23,9 @@ const BLOCK_BYTES: usize = 2 * 1024 * 1024;
 /// At least seven of the largest pieces, and small enough that a class with few objects wastes little.
 const SPAN_BYTES: usize = 64 * 1024;
 const SPANS: usize = BLOCK_BYTES / SPAN_BYTES;
-/// Up to here sizes are told apart by 16 bytes: znodes with small data.
+/// Up to here sizes are told apart by 8 bytes, the alignment of objects: znodes with small data.
 const FINE_BYTES_MAX: usize = 1024;
-const FINE_STEP: usize = 16;
+const FINE_STEP: usize = 8;
 /// Up to here by 256 bytes: chunks of names, znodes with larger data.
 const PIECE_BYTES_MAX: usize = 8 * 1024;
 const COARSE_STEP: usize = 256;
@@ -132,7 +132,7 @@ impl Arena {
     /// Memory of this layout, not written. Alignments are at most 64, and 64 only with sizes that are multiples of it.
     #[inline]
     pub(super) fn allocate(&mut self, layout: Layout) -> *mut u8 {
-        debug_assert!(layout.align() <= 16 || (layout.align() == 64 && layout.size().is_multiple_of(64)));
+        debug_assert!(layout.align() <= 8 || (layout.align() == 64 && layout.size().is_multiple_of(64)));
         let Some(class) = class_of(layout.size()) else { return system(layout) };
         let mut span = self.with_room[class];
         if span.is_null() {
@@ -169,8 +169,8 @@ impl Arena {
             return;
         };
         let (span, piece) = (span_of(memory), memory.cast::<Piece>());
-        // SAFETY: the piece is ours again, its span alive as long as a piece of it is in use; pieces are at least 16 bytes
-        // and aligned to 16.
+        // SAFETY: the piece is ours again, its span alive as long as a piece of it is in use; pieces are at least 8 bytes
+        // and aligned to 8.
         unsafe {
             piece.write(Piece { next: (*span).free });
             (*span).free = piece;

@@ -25,6 +25,7 @@
 mod arena;
 mod children;
 mod hash;
+mod held;
 mod node;
 mod object;
 mod pages;
@@ -36,8 +37,9 @@ mod writer;
 mod znode;
 
 pub use children::Children;
+pub use held::{Held, HeldIter};
 pub use node::{NewNode, NodeStat, RestoredNode, TreeError};
-pub use reader::{Held, HeldIter, Published, Reader};
+pub use reader::{Published, Reader};
 pub use writer::Writer;
 pub use znode::Znode;
 

@@ -1,22 +1,19 @@
-//! Reading a version: one core's reader, and holds.
+//! Reading a version: one core's reader.
 //!
 //! Owns a standing in the tree's [`Standings`]. Never writes, and never follows a pointer without standing on the
 //! version it leads into. A reader moves by `&mut self`, views borrow `&self`: no view outlives the version it shows.
 
-use super::children::Children;
 use super::hash::PathHasher;
-use super::object::prefetch;
 use super::pages::{self, Descent, Table};
-use super::standing::{Release, Standings};
-use super::writer::{Counts, Estate};
+use super::standing::Standings;
+use super::writer::Estate;
 use super::znode::{Znode, view};
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Lookups that wait for memory at the same time: more than the processor's outstanding misses, few enough
 /// for their state to stay in the first cache level.
-const BATCH_LOOKUPS: usize = 32;
+pub(super) const BATCH_LOOKUPS: usize = 32;
 
 /// What writer, readers and holds of one tree have in common. The last of them frees what is left.
 pub(super) struct Shared {
@@ -91,6 +88,7 @@ impl Reader {
     pub fn move_to(&mut self, published: &Published) {
         assert_eq!(published.tree, self.shared.tree, "a version of another tree");
         let (number, bound) = (published.number, self.bound);
+        assert!(bound != PARKED_BOUND, "a parked reader wakes before it moves");
         assert!(number >= bound, "a reader never goes back: from {bound} to {number}");
         self.shared.standings.stand(self.index, number);
         self.root = Some(published.root);
@@ -178,7 +176,7 @@ pub(super) fn named(path: &str) -> &str {
 ///
 /// # Safety
 /// As for [`get`].
-unsafe fn get_batch<'t>(
+pub(super) unsafe fn get_batch<'t>(
     root: *mut Table,
     hasher: &PathHasher,
     paths: &[&str],
@@ -219,118 +217,5 @@ unsafe fn get_batch<'t>(
                 found.push(znode.map(|znode| view(znode)));
             }
         }
-    }
-}
-
-/// One version, held for as long as this value lives. For checkpoints: it may go to another thread, and readers and
-/// the writer go on meanwhile.
-pub struct Held {
-    pub(super) shared: Arc<Shared>,
-    pub(super) release: Arc<Release>,
-    pub(super) root: *mut Table,
-    pub(super) version: u64,
-    pub(super) counts: Counts,
-}
-
-// SAFETY: the version is kept alive by the hold and is not changed by anybody.
-unsafe impl Send for Held {}
-// SAFETY: all access through it is reading.
-unsafe impl Sync for Held {}
-
-impl Held {
-    /// The version's number.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-    /// Znodes that [`Held::iter`] gives.
-    pub fn len(&self) -> u64 {
-        self.counts.znodes
-    }
-    /// Never: there is a root.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Looks up in the held version.
-    pub fn get(&self, path: &str) -> Option<Znode<'_>> {
-        // SAFETY: the hold keeps its version alive (see `reclaim`), and published versions do not change.
-        unsafe { get(self.root, &self.shared.hasher, path, self.version) }
-    }
-    /// Every znode, parents before children, in an order that depends on names only.
-    pub fn iter(&self) -> HeldIter<'_> {
-        let root = self.get("/");
-        HeldIter { held: self, ready: root.into_iter().collect(), open: Vec::new(), paths: String::new() }
-    }
-}
-
-impl<'h> IntoIterator for &'h Held {
-    type Item = Znode<'h>;
-    type IntoIter = HeldIter<'h>;
-    fn into_iter(self) -> HeldIter<'h> {
-        self.iter()
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.release.give_up();
-    }
-}
-
-/// See [`Held::iter`].
-pub struct HeldIter<'h> {
-    held: &'h Held,
-    /// Found, not given yet.
-    ready: VecDeque<Znode<'h>>,
-    /// Znodes whose children are not all found yet.
-    open: Vec<(Znode<'h>, Children<'h>)>,
-    /// Paths of the next group, one behind the other.
-    paths: String,
-}
-
-impl<'h> HeldIter<'h> {
-    /// Finds the next group of siblings.
-    fn find_more(&mut self) {
-        let Some((parent, children)) = self.open.last_mut() else { return };
-        let prefix = if parent.path() == "/" { "" } else { parent.path() };
-        self.paths.clear();
-        let mut ends = [0; BATCH_LOOKUPS];
-        let mut group = 0;
-        for (end, name) in ends.iter_mut().zip(children.by_ref()) {
-            self.paths.push_str(prefix);
-            self.paths.push('/');
-            self.paths.push_str(name);
-            *end = self.paths.len();
-            group += 1;
-        }
-        if group < BATCH_LOOKUPS {
-            self.open.pop();
-        }
-        let mut paths = [""; BATCH_LOOKUPS];
-        let mut start = 0;
-        for (path, &end) in paths.iter_mut().zip(&ends[..group]) {
-            *path = &self.paths[start..end];
-            start = end;
-        }
-        let (mut found, held) = (Vec::with_capacity(group), self.held);
-        // SAFETY: the hold keeps its version alive and unchanged (see `Held::get`).
-        unsafe { get_batch(held.root, &held.shared.hasher, &paths[..group], held.version, &mut found) };
-        self.ready.extend(found.into_iter().map(|znode| znode.expect("each child has a znode")));
-    }
-}
-
-impl<'h> Iterator for HeldIter<'h> {
-    type Item = Znode<'h>;
-
-    fn next(&mut self) -> Option<Znode<'h>> {
-        while self.ready.is_empty() && !self.open.is_empty() {
-            self.find_more();
-        }
-        let znode = self.ready.pop_front()?;
-        let children = znode.children();
-        if children.len() > 0 {
-            prefetch(znode.address());
-            self.open.push((znode, children));
-        }
-        Some(znode)
     }
 }

@@ -6,12 +6,13 @@
 
 use super::children;
 use super::hash::PathHasher;
+use super::held::Held;
 use super::node::{
     NewNode, NodeStat, RestoredNode, TreeError, approximate_bytes, is_session, next_version, split,
 };
 use super::object::Object;
 use super::pages::{self, Part, Table};
-use super::reader::{Held, Published, Reader, Shared, get};
+use super::reader::{Published, Reader, Shared, get};
 use super::reclaim::Heap;
 use super::standing::Release;
 use super::znode::{self, Header, Raw, Znode, check_lengths};
