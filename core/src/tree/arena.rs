@@ -293,7 +293,7 @@ impl Arena {
     }
 
     /// Bytes of all blocks.
-    #[cfg(test)]
+    #[cfg(all(test, not(paddock_loom), not(miri)))]
     fn bytes(&self) -> usize {
         (self.blocks.len() - self.vacant.len()) * BLOCK_BYTES
     }
