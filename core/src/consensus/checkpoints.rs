@@ -65,6 +65,8 @@ impl Checkpoints {
         }
         if let Some(outcome) = self.thread.take() {
             self.hold = None;
+            // What only the hold kept is freed now, not with the next write.
+            applier.tree.reclaim();
             match outcome.result {
                 Ok(finished) => {
                     self.newest = outcome.index;

@@ -26,6 +26,7 @@ use crate::submit::{SUBMIT_RING_ENTRIES, Submit};
 use crate::tree;
 use bytes::Bytes;
 use paddock_storage::log::OpenError;
+use paddock_storage::snapshot::Skipped;
 use paddock_storage::{
     DataDir, DataDirError, Log, LogOptions, ReadError, Recovery, SnapshotError, Snapshots,
 };
@@ -153,6 +154,10 @@ impl Consensus {
         let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
         (applier.index, applier.term) = (from.index, from.term);
         let entries = replay(&log, &recovery, &mut applier)?;
+        // Only now: had anything been wrong with the way back, the damaged ones would still be there to look at.
+        for skipped in &from.skipped {
+            snapshots.discard(skipped)?;
+        }
 
         let mut group = RaftGroup::new(&GroupStart {
             node: u64::from(config.node),
@@ -232,15 +237,20 @@ struct From {
     index: u64,
     term: u64,
     members: Members,
+    /// Damaged snapshots that were passed over.
+    skipped: Vec<Skipped>,
 }
 
 fn from_snapshot(snapshots: &Snapshots, tree: &mut tree::Writer, node: u64) -> Result<From, StartError> {
     let Some(opened) = snapshots.open_newest()? else {
         let members = Members { voters: vec![node], learners: Vec::new() };
-        return Ok(From { machine: Machine::new(tree), index: 0, term: 0, members });
+        return Ok(From { machine: Machine::new(tree), index: 0, term: 0, members, skipped: Vec::new() });
     };
     for skipped in &opened.skipped {
-        tracing::error!("{}; the snapshot before it is used, and the damaged one removed", skipped.error);
+        tracing::error!(
+            "{}; the snapshot before it is used, and the damaged one removed once the log has been replayed behind it",
+            skipped.error
+        );
     }
     let reader = opened.reader;
     let path = || reader.path().to_owned();
@@ -263,11 +273,8 @@ fn from_snapshot(snapshots: &Snapshots, tree: &mut tree::Writer, node: u64) -> R
             index: header.index,
         }));
     }
-    // Only now: had anything been wrong with this one, the damaged ones would still be there to look at.
-    for skipped in &opened.skipped {
-        snapshots.discard(skipped)?;
-    }
-    Ok(From { machine: loaded.machine, index: header.index, term: header.term, members })
+    let (index, term, skipped) = (header.index, header.term, opened.skipped);
+    Ok(From { machine: loaded.machine, index, term, members, skipped })
 }
 
 fn open_log(

@@ -397,6 +397,7 @@ fn consensus_config(config: &Config, shards: usize) -> Result<ConsensusConfig, S
         snap_count: config.snap_count,
         seed: u128::from_ne_bytes(random_bytes()?) as u64,
         new_identity: random,
+        log_salt: u128::from_ne_bytes(random_bytes()?) as u64,
         ..ConsensusConfig::standalone(config.data_dir.clone(), shards)
     })
 }

@@ -104,6 +104,28 @@ fn a_fallback_that_the_log_does_not_reach_is_a_refusal_to_start() {
 }
 
 #[test]
+fn a_damaged_snapshot_stays_where_it_is_while_the_fallback_fails() {
+    let disk = disk();
+    let mut node = Node::start_with(&disk, often(200)).unwrap();
+    node.open_session(ALICE);
+    let (mut written, mut newest) = (0, 0);
+    for _ in 0..3 {
+        write_until(&mut node, &disk, &mut written, newest);
+        newest = snapshots(&disk).last().unwrap().0;
+    }
+    node.stop();
+    let listed = snapshots(&disk);
+    disk.corrupt(&listed[1].1, |bytes| bytes[200] ^= 1);
+    for path in disk.paths() {
+        if path.starts_with("/data/log") {
+            disk.lose(&path);
+        }
+    }
+    assert!(matches!(Node::start_with(&disk, often(200)).err(), Some(StartError::Log(_))));
+    assert_eq!(snapshots(&disk), listed);
+}
+
+#[test]
 fn a_power_cut_at_any_time_around_checkpoints_loses_nothing() {
     for seed in 0..10 {
         let disk = disk();
