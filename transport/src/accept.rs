@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections that the kernel may hold before we accept them: a burst of reconnecting clients after a failover.
 /// The kernel lowers it to `net.core.somaxconn`.
@@ -24,6 +24,13 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long accepting rests after an error such as EMFILE: long enough to cost nothing, short enough that
 /// clients, which retry for seconds, do not notice.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long an address in use is tried again. The listener of a killed process outlives it by the time that the kernel
+/// needs to take down its io_uring (some 15 ms on an idle machine), so a supervisor's restart would find it taken.
+pub const BIND_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Pause between two tries within [`BIND_PATIENCE`].
+const BIND_RETRY: Duration = Duration::from_millis(10);
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -55,12 +62,23 @@ pub struct Listener {
 
 impl Listener {
     /// Listens on `address`. TCP port 0 takes any free one, see [`Listener::local_address`]. A unix socket's path
-    /// that nobody answers on any more (left by a killed process) is taken over.
+    /// that nobody answers on any more (left by a killed process) is taken over. An address in use is waited for, up to
+    /// [`BIND_PATIENCE`].
     pub fn bind(address: &Address) -> Result<Listener, ListenError> {
-        Self::try_bind(address).map_err(|source| match Errno::from_io_error(&source) {
-            Some(Errno::ADDRINUSE) => ListenError::InUse { address: address.clone() },
-            _ => ListenError::Failed { address: address.clone(), source },
-        })
+        let begun = Instant::now();
+        loop {
+            let source = match Self::try_bind(address) {
+                Ok(listener) => return Ok(listener),
+                Err(source) => source,
+            };
+            if Errno::from_io_error(&source) != Some(Errno::ADDRINUSE) {
+                return Err(ListenError::Failed { address: address.clone(), source });
+            }
+            if begun.elapsed() >= BIND_PATIENCE {
+                return Err(ListenError::InUse { address: address.clone() });
+            }
+            std::thread::sleep(BIND_RETRY);
+        }
     }
 
     /// The address with its port filled in.
@@ -255,5 +273,35 @@ pub(crate) fn reason(errno: Errno) -> Closed {
     match socket::is_peers_doing(errno) {
         true => Closed::ByPeer,
         false => Closed::Failed(errno.raw_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_a_killed_process_still_holds_for_a_moment_is_waited_for() {
+        let any = Address::Tcp("127.0.0.1:0".parse().expect("an address"));
+        let dying = Listener::bind(&any).expect("a free port");
+        let address = dying.local_address().clone();
+        let (tell, about_to_bind) = std::sync::mpsc::channel();
+        let kernel = std::thread::spawn(move || {
+            about_to_bind.recv().expect("the other side binds");
+            drop(dying);
+        });
+        tell.send(()).expect("the thread waits");
+        let next = Listener::bind(&address);
+        kernel.join().expect("no panic");
+        assert_eq!(next.expect("it was waited for").local_address(), &address);
+    }
+
+    #[test]
+    fn an_address_that_stays_in_use_is_told_after_the_named_patience() {
+        let any = Address::Tcp("127.0.0.1:0".parse().expect("an address"));
+        let other = Listener::bind(&any).expect("a free port");
+        let begun = Instant::now();
+        assert!(matches!(Listener::bind(other.local_address()), Err(ListenError::InUse { .. })));
+        assert!(begun.elapsed() >= BIND_PATIENCE);
     }
 }
