@@ -466,8 +466,12 @@ impl Flusher {
                     self.file_bytes(),
                     self.options.dir.display()
                 );
-                tracing::warn!(%reason, "writes are stopped");
-                self.news |= self.shared.set_state(State::WritesStopped { reason: reason.into() });
+                let news = self.shared.set_state(State::WritesStopped { reason: reason.as_str().into() });
+                if news {
+                    // Once for each reason, not for each retry: the server's own log may lie on the full disk.
+                    tracing::warn!(%reason, "writes are stopped");
+                }
+                self.news |= news;
             }
         }
     }
