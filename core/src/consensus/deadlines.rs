@@ -73,9 +73,10 @@ impl Deadlines {
         stalled
     }
 
-    /// A turn ends; the next one is due at `expected_ns` at the latest.
+    /// A turn ends; the next one is due at `expected_ns` at the latest. Work that is overdue already (more sessions are due
+    /// than one batch takes) is due now: its age is no stall of ours.
     pub(super) fn expect(&mut self, expected_ns: Option<u64>) {
-        self.expected_ns = expected_ns;
+        self.expected_ns = expected_ns.map(|at| at.max(self.last_turn_ns));
     }
 
     /// Shards heard from these sessions.
@@ -149,5 +150,38 @@ impl Deadlines {
         }
         let due = (!self.due.is_empty()).then_some(0);
         due.or_else(|| self.expiry.next_deadline()).map(|at| at.max(self.grace_until))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn a_mass_expiry_is_no_stall_and_gives_nobody_more_time() {
+        // Long after the boot of the machine, where a deadline of 0 is days ago.
+        let begin = 90_000_000 * MS;
+        let (tree, _) = crate::tree::tree(1);
+        let machine = Machine::new(&tree);
+        let mut deadlines = Deadlines::new(2000 * MS, 1000 * MS);
+        deadlines.turn(begin, &machine);
+        let many = 3 * EXPIRIES_PER_BATCH_MAX as i64;
+        for session in 0..many {
+            deadlines.expiry.arm(session, 4000, begin);
+        }
+        deadlines.expiry.arm(many, 10_000, begin);
+        let mut died = Vec::new();
+        for ms in (0..13_000).step_by(200) {
+            let now_ns = begin + ms * MS;
+            assert!(!deadlines.turn(now_ns, &machine), "no turn came late");
+            deadlines.expired(now_ns, |session| died.push((session, ms)));
+            deadlines.expect(deadlines.next_ns());
+        }
+        assert_eq!(died.len() as i64, many + 1);
+        let (last, at_ms) = *died.last().expect("some died");
+        assert_eq!(last, many);
+        assert!((10_000..=12_000).contains(&at_ms), "died after {at_ms} ms");
     }
 }
