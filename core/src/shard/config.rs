@@ -38,6 +38,16 @@ pub const WRITE_BYTES_IN_FLIGHT_MAX: usize = 4 * 1024 * 1024;
 /// Requests served to one connection in one turn before the others have their turn again.
 pub const REQUESTS_PER_TURN_MAX: usize = 128;
 
+/// Bytes that the reply to one multiRead may grow to; beyond it the request fails as a whole. A request of 1 MiB can name
+/// a value of 1 MiB forty thousand times. Four times what default clients take; more with a larger `jute.maxbuffer`, see
+/// [`ShardConfig::multi_read_reply_max_bytes`].
+pub const MULTI_READ_REPLY_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Znodes that requests which look at many of them (lists of children, getAllChildrenNumber, multiRead, setWatches) may look
+/// at in one turn before all others have their turn; one request may exceed it. Some 60 ms when each is a cache miss,
+/// far below the time after which a shard counts as stuck.
+pub const VISITS_PER_TURN_MAX: u64 = 200_000;
+
 /// Watches one connection may hold (each pair of path and mode); at the bound the connection is closed with a line in
 /// the log, for a watch that is silently not set would be a wrong answer. A million paths of 100 B are 200 MiB.
 pub const WATCHES_PER_CONNECTION_MAX: usize = 1_000_000;
@@ -102,6 +112,11 @@ impl ShardConfig {
     pub fn negotiate(&self, wanted_ms: i32) -> i32 {
         wanted_ms.min(self.session_timeout_max_ms).max(self.session_timeout_min_ms)
     }
+    /// What the reply to one multiRead may grow to, bytes.
+    pub fn multi_read_reply_max_bytes(&self) -> usize {
+        MULTI_READ_REPLY_MAX_BYTES.max((self.jute_max_buffer_bytes as usize).saturating_mul(4))
+    }
+
     /// Time between two reports of the sessions heard from.
     pub fn touch_beat_ns(&self) -> u64 {
         (u64::from(self.tick_time_ms) * 500_000).clamp(1, TOUCH_BEAT_MAX_NS)

@@ -120,6 +120,8 @@ pub struct Shard {
     asking: VecDeque<words::Asking>,
     /// Submissions without a result.
     outstanding: u64,
+    /// Znodes looked at in this turn by requests that look at many.
+    visited: u64,
     /// A frame being built for many connections.
     scratch: Vec<u8>,
     benches: serve::Benches,
@@ -152,6 +154,7 @@ impl Shard {
             lingering: VecDeque::new(),
             asking: VecDeque::new(),
             outstanding: 0,
+            visited: 0,
             scratch: Vec::new(),
             benches: serve::Benches::default(),
         }
@@ -326,6 +329,7 @@ impl Engine for Shard {
 
     fn turn(&mut self, now: Now, io: &mut Io) -> Next {
         self.uplink.full = false;
+        self.visited = 0;
         self.take_commits(now, io);
         self.take_letters(now, io);
         self.answer_rolls(now, io);

@@ -16,6 +16,7 @@ use paddock_transport::wire::{
     put_multi_end, reply,
 };
 use std::borrow::Cow;
+use std::cell::Cell;
 
 /// The reads that concern one path and are looked up together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +61,10 @@ pub(super) struct View<'s> {
     pub reader: &'s Reader,
     pub zxid: i64,
     pub policy: u32,
+    /// Znodes looked at in this turn by requests that look at many.
+    pub visited: Cell<u64>,
+    /// What the reply to one multiRead may grow to.
+    pub multi_read_bytes_max: usize,
 }
 
 impl View<'_> {
@@ -80,6 +85,9 @@ impl View<'_> {
         };
         let stat = wire_stat(&znode.stat());
         let zxid = self.zxid;
+        if matches!(read, Read::GetChildren | Read::GetChildren2) {
+            self.visit(stat.num_children as usize);
+        }
         match read {
             Read::Exists => reply::put_stat(out.bytes(), xid, zxid, &stat),
             Read::GetData => match znode.shared_data() {
@@ -115,6 +123,11 @@ impl View<'_> {
         if acl::allowed(znode.acl(), needed, ids, self.policy) { 0 } else { error::NO_AUTH }
     }
 
+    /// Notes that a request looked at `znodes` of them.
+    pub fn visit(&self, znodes: usize) {
+        self.visited.set(self.visited.get() + znodes as u64);
+    }
+
     /// All znodes below, by walking down.
     fn descendants(&self, top: Znode<'_>) -> i32 {
         let mut count: usize = 0;
@@ -134,14 +147,22 @@ impl View<'_> {
                 }
             }
         }
+        self.visit(count);
         count.try_into().unwrap_or(i32::MAX)
     }
 
-    /// Answers multiRead: each op for itself, all at one version.
+    /// Answers multiRead: each op for itself, all at one version; or not at all when the reply grows beyond all reason.
     pub fn multi_read(&self, xid: i32, ops: Multi<'_, Request<'_>>, ids: &[Identity], out: &mut Vec<u8>) {
+        let begin = out.len();
+        let mut fits = true;
         put_frame(out, |out| {
             ReplyHeader { xid, zxid: self.zxid, err: 0 }.put(out);
             for op in ops.iter() {
+                fits = out.len() - begin <= self.multi_read_bytes_max;
+                if !fits {
+                    return;
+                }
+                self.visit(1);
                 let (read, path) = match &op {
                     Request::GetData { path, .. } => (Read::GetData, path),
                     Request::GetChildren { path, .. } => (Read::GetChildren, path),
@@ -156,6 +177,7 @@ impl View<'_> {
                         MultiResult::GetData { data: znode.data(), stat }.put(out);
                     }
                     Some(znode) if code == 0 => {
+                        self.visit(znode.stat().num_children as usize);
                         let names: Vec<Text<'_>> = znode.children().map(Cow::Borrowed).collect();
                         MultiResult::GetChildren { children: List::new(&names) }.put(out);
                     }
@@ -164,5 +186,11 @@ impl View<'_> {
             }
             put_multi_end(out);
         });
+        if !fits {
+            out.truncate(begin);
+            // A peer that never reads must not keep the room of what it was not sent.
+            out.shrink_to(begin);
+            reply::put_error(out, xid, self.zxid, error::MARSHALLING_ERROR);
+        }
     }
 }

@@ -7,7 +7,9 @@
 //! and no connection moves further in a turn than [`REQUESTS_PER_TURN_MAX`] requests.
 
 use super::Shard;
-use super::config::{INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES, REQUESTS_PER_TURN_MAX};
+use super::config::{
+    INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES, REQUESTS_PER_TURN_MAX, VISITS_PER_TURN_MAX,
+};
 use super::connection::{Connection, Phase};
 use super::local::{Ended, Local};
 use super::reads::{Read, View};
@@ -17,6 +19,7 @@ use paddock_transport::io::{Io, OUTPUT_HIGH_WATER_BYTES, OutBuf};
 use paddock_transport::wire::{
     DecodeError, REPLY_HEADER_BYTES, ReplyHeader, Request, Text, error, put_frame, put_multi_end, reply,
 };
+use std::cell::Cell;
 
 /// Reads looked up and answered at a time: enough to hide the memory's latency, few enough that what was fetched is still
 /// in the first cache when it is answered.
@@ -37,6 +40,8 @@ pub(super) struct Work {
     /// It waits for room in the ring to the consensus core.
     pub retry: bool,
     pub close: bool,
+    /// The turn's visits were spent by others: it comes first in the next turn.
+    pub first: bool,
 }
 
 /// A request that is answered here, in the order of the connection.
@@ -145,6 +150,12 @@ impl Shard {
         debug_assert!(rounds <= 2 * REQUESTS_PER_TURN_MAX + 2, "each round begins at least one request");
 
         let mut more = false;
+        // Whoever had to wait for the expensive requests of others comes before them next time.
+        for work in works.iter().filter(|w| w.first && !w.close) {
+            if let Some(connection) = self.connections.slot(work.slot) {
+                Self::mark_ready(&mut self.ready, connection);
+            }
+        }
         for (work, input) in works.drain(..).zip(inputs.drain(..)) {
             let Some(connection) = self.connections.slot(work.slot) else { continue };
             connection.put_back(input, work.done_bytes);
@@ -187,7 +198,13 @@ impl Shard {
         let mut found = Vec::with_capacity(paths.len());
         self.reader.get_batch(&paths, &mut found);
         let mut found = found.into_iter();
-        let view = View { reader: &self.reader, zxid: self.zxid, policy: self.config.policy };
+        let view = View {
+            reader: &self.reader,
+            zxid: self.zxid,
+            policy: self.config.policy,
+            visited: Cell::new(self.visited),
+            multi_read_bytes_max: self.config.multi_read_reply_max_bytes(),
+        };
         let cells = self.stats.shard(self.config.id);
         let (mut served, mut sent, mut reads) = (0, 0, 0);
         for item in batch {
@@ -203,6 +220,12 @@ impl Shard {
                 work.over = true;
                 work.again = false;
                 cells.output_stalls.add(1);
+                continue;
+            }
+            if view.visited.get() >= VISITS_PER_TURN_MAX {
+                work.over = true;
+                work.again = true;
+                work.first = work.done_bytes == 0;
                 continue;
             }
             let Some(out) = io.out(connection.id) else {
@@ -271,6 +294,7 @@ impl Shard {
             sent += 1;
             work.over |= work.close;
         }
+        self.visited = view.visited.get();
         cells.packets_received.add(served);
         cells.reads_served.add(reads);
         cells.latency_count.add(served);

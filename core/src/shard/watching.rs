@@ -39,6 +39,7 @@ pub(super) fn set_watches(
     out: &mut Vec<u8>,
 ) -> Result<u64, WatchesFull> {
     let since = request.relative_zxid;
+    view.visit(request.data.len() + request.exist.len() + request.child.len());
     let mut events = 0;
     let mut tell = |kind: i32, path: &str| {
         reply::put_notification(out, CATCH_UP_ZXID, kind, path);

@@ -3,7 +3,7 @@
 use super::rig::*;
 use crate::shard::config::{
     CLOSE_LINGER_NS, INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES, INPUT_KEEP_BYTES,
-    NOTIFICATIONS_UNREAD_MAX_BYTES,
+    MULTI_READ_REPLY_MAX_BYTES, NOTIFICATIONS_UNREAD_MAX_BYTES, REQUESTS_PER_TURN_MAX, VISITS_PER_TURN_MAX,
 };
 use paddock_transport::io::OUTPUT_HIGH_WATER_BYTES;
 use paddock_transport::wire::request::put_request;
@@ -87,6 +87,62 @@ fn a_client_that_never_reads_is_served_up_to_the_high_water_and_then_not_read() 
     assert_eq!(all.len(), sent);
     assert!(all.windows(2).all(|m| m[0].xid < m[1].xid));
     assert!(held(&mut w, &c) <= 4096);
+}
+
+/// A multiRead of `path`, `times` over.
+fn read_again_and_again(path: &str, times: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    for _ in 0..times {
+        body.extend_from_slice(&opcode::GET_DATA.to_be_bytes());
+        body.push(0);
+        body.extend_from_slice(&(-1i32).to_be_bytes());
+        body.extend_from_slice(&(path.len() as i32).to_be_bytes());
+        body.extend_from_slice(path.as_bytes());
+        body.push(0);
+    }
+    body.extend_from_slice(&(-1i32).to_be_bytes());
+    body.push(1);
+    body.extend_from_slice(&(-1i32).to_be_bytes());
+    body
+}
+
+#[test]
+fn a_multi_read_that_names_one_large_value_ten_thousand_times_fails_as_a_whole() {
+    let mut w = World::new(1);
+    let (mut c, mut other) = (w.client(0), w.client(0));
+    let value = vec![7; 500_000];
+    w.ask(&mut c, &make("/a", &value));
+    w.send_raw(&mut c, 70, opcode::MULTI_READ, &read_again_and_again("/a", 6));
+    w.run();
+    assert_eq!(w.messages(&mut c)[0].err, 0, "below the bound it is answered");
+    w.send_raw(&mut c, 71, opcode::MULTI_READ, &read_again_and_again("/a", 10_000));
+    w.run();
+    let answer = w.messages(&mut c);
+    assert_eq!((answer[0].xid, answer[0].err, answer[0].body.len()), (71, -5, 0));
+    const { assert!(MULTI_READ_REPLY_MAX_BYTES < 10_000 * 500_000) };
+    assert_eq!(w.ask(&mut c, &get("/a", false)).err, 0, "the connection lives on");
+    assert_eq!(w.ask(&mut other, &get("/a", false)).err, 0);
+}
+
+#[test]
+fn requests_that_look_at_many_znodes_leave_room_for_others_in_each_turn() {
+    let mut w = World::new(1);
+    let (mut heavy, mut other) = (w.client(0), w.client(0));
+    w.ask(&mut heavy, &make("/a", b"1"));
+    // Each looks at some ten thousand, all together at more than one turn may.
+    let body = read_again_and_again("/a", 10_000);
+    const { assert!(30 * 10_000 > VISITS_PER_TURN_MAX && 30 < REQUESTS_PER_TURN_MAX) };
+    let expensive = 30;
+    for xid in 0..expensive {
+        w.send_raw(&mut heavy, 1000 + xid, opcode::MULTI_READ, &body);
+    }
+    w.send(&mut other, &get("/a", false));
+    w.run();
+    assert_eq!(w.messages(&mut other).len(), 1);
+    let answers = w.messages(&mut heavy);
+    assert_eq!(answers.len(), expensive as usize, "nothing is lost and all is in order");
+    assert!(answers.windows(2).all(|m| m[0].xid < m[1].xid));
+    assert!(w.shards[0].visited < VISITS_PER_TURN_MAX + 10_001);
 }
 
 #[test]
