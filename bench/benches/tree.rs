@@ -81,18 +81,26 @@ fn load(znodes: usize) -> Loaded {
     let (mut writer, mut readers) = tree(1);
     let data = [b'x'; DATA_BYTES];
     let started = cpu_time();
-    let mut restore = |path: &str| {
-        let stat = NodeStat::default();
-        let node = RestoredNode { path, data: Some(&data), acl: acl.clone(), stat };
-        writer.restore(node).expect("parents come first");
+    let mut restore = |paths: &[String]| {
+        writer.prefetch(&paths.iter().map(String::as_str).collect::<Vec<_>>());
+        for path in paths {
+            let stat = NodeStat::default();
+            let node = RestoredNode { path, data: Some(&data), acl: acl.clone(), stat };
+            writer.restore(node).expect("parents come first");
+        }
     };
-    restore("/bench");
+    restore(&["/bench".into()]);
+    let mut group = Vec::with_capacity(BATCH + 1);
     for index in 0..znodes {
         let path = path(index);
         if index % FAMILY == 0 {
-            restore(path.rsplit_once('/').expect("it has a parent").0);
+            group.push(path.rsplit_once('/').expect("it has a parent").0.into());
         }
-        restore(&path);
+        group.push(path);
+        if group.len() >= BATCH || index + 1 == znodes {
+            restore(&group);
+            group.clear();
+        }
     }
     let took = cpu_time() - started;
     readers[0].move_to(&writer.publish());

@@ -187,35 +187,54 @@ pub(super) unsafe fn get_batch<'t>(
     for group in paths.chunks(BATCH_LOOKUPS) {
         // SAFETY: alive and unchanged by the caller's word.
         unsafe {
-            let mut descents = [Descent::begin(root, 0, at); BATCH_LOOKUPS];
-            let descents = &mut descents[..group.len()];
-            for (descent, path) in descents.iter_mut().zip(group) {
-                *descent = Descent::begin(root, hasher.hash(named(path)), at);
-                descent.prefetch_down();
-            }
-            loop {
-                let mut deeper = false;
-                for descent in descents.iter_mut() {
-                    if descent.down(at) {
-                        deeper = true;
-                        descent.prefetch_down();
-                    }
-                }
-                if !deeper {
-                    break;
-                }
-            }
-            for descent in descents.iter() {
-                descent.prefetch_slots();
-            }
-            for descent in descents.iter_mut() {
-                descent.arrive(at);
-                descent.prefetch_candidate();
-            }
+            let mut descents = descend(root, hasher, group, at);
             for (descent, path) in descents.iter_mut().zip(group) {
                 let znode = descent.finish(named(path).as_bytes(), at);
                 found.push(znode.map(|znode| view(znode)));
             }
         }
+    }
+}
+
+/// Takes the lookups of a group, at most [`BATCH_LOOKUPS`], down to their pages, step by step together, and asks for the
+/// memory of what they will compare.
+///
+/// # Safety
+/// As for [`get`], as long as the descents are used.
+#[inline(always)]
+pub(super) unsafe fn descend(
+    root: *mut Table,
+    hasher: &PathHasher,
+    group: &[&str],
+    at: u64,
+) -> [Descent; BATCH_LOOKUPS] {
+    // SAFETY: alive and unchanged by the caller's word.
+    unsafe {
+        let mut all = [Descent::begin(root, 0, at); BATCH_LOOKUPS];
+        let descents = &mut all[..group.len()];
+        for (descent, path) in descents.iter_mut().zip(group) {
+            *descent = Descent::begin(root, hasher.hash(named(path)), at);
+            descent.prefetch_down();
+        }
+        loop {
+            let mut deeper = false;
+            for descent in descents.iter_mut() {
+                if descent.down(at) {
+                    deeper = true;
+                    descent.prefetch_down();
+                }
+            }
+            if !deeper {
+                break;
+            }
+        }
+        for descent in descents.iter() {
+            descent.prefetch_slots();
+        }
+        for descent in descents.iter_mut() {
+            descent.arrive(at);
+            descent.prefetch_candidate();
+        }
+        all
     }
 }

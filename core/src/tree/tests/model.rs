@@ -223,8 +223,10 @@ impl World {
             Op::Create { path, data, owner } => self.create(&path, data, owner),
             Op::CreateMany { parent, from, count } => {
                 let prefix = if parent == "/" { "" } else { &parent };
-                for n in from..from + count {
-                    self.create(&format!("{prefix}/n{n:04}"), Some(n.to_be_bytes().to_vec()), 0);
+                let paths: Vec<_> = (from..from + count).map(|n| format!("{prefix}/n{n:04}")).collect();
+                self.writer.prefetch(&paths.iter().map(String::as_str).collect::<Vec<_>>());
+                for (n, path) in (from..).zip(&paths) {
+                    self.create(path, Some(u32::to_be_bytes(n).to_vec()), 0);
                 }
             }
             Op::Delete { path } => self.delete(&path),
@@ -361,7 +363,7 @@ fn check_all<'t>(model: &Model, get: impl Fn(&str) -> Option<Znode<'t>>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
     /// Masks: a good hash; one whose upper bits, which the tables use, are all equal; one with a handful of values, so
     /// that pages outgrow their size; one where all paths collide.
