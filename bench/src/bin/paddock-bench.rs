@@ -1,7 +1,7 @@
 //! The `paddock-bench` binary: one subcommand per question.
 
 use clap::{Args, Parser, Subcommand};
-use paddock_bench::echo;
+use paddock_bench::{echo, idle, peers, znodes};
 use paddock_transport::engine::Address;
 use paddock_transport::event_loop::{Choice, LoopKind, choose};
 use std::process::ExitCode;
@@ -18,6 +18,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum What {
     Echo(Echo),
+    Peers(peers::PeersArgs),
+    Memory(znodes::MemoryArgs),
+    Restart(znodes::RestartArgs),
+    Idle(idle::IdleArgs),
 }
 
 /// The floor: a server that answers from a template, on each transport.
@@ -45,8 +49,8 @@ struct Echo {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
     depth: Vec<usize>,
     /// Seconds per measurement.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
+    #[arg(long, alias = "seconds", default_value_t = 2.0, value_name = "SECONDS")]
+    duration: f64,
     /// How often to measure everything, in turns.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
@@ -59,6 +63,10 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
     let outcome = match Cli::parse().what {
         What::Echo(echo) => run_echo(&echo),
+        What::Peers(args) => peers::run(&args),
+        What::Memory(args) => znodes::memory(&args),
+        What::Restart(args) => znodes::restart(&args),
+        What::Idle(args) => idle::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,7 +100,7 @@ fn run_echo(args: &Echo) -> anyhow::Result<()> {
                     listen: listen.clone(),
                     connections: args.connections,
                     depth,
-                    time: Duration::from_secs_f64(args.seconds),
+                    time: Duration::from_secs_f64(args.duration),
                 };
                 report(&run, echo::measure(&run)?, args.json);
             }

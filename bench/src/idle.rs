@@ -1,0 +1,74 @@
+//! `paddock-bench idle`: what sessions cost that only ping.
+
+use crate::load;
+use crate::provenance::{self, Provenance};
+use crate::znodes::Common;
+use anyhow::Context;
+use clap::Args;
+use paddock_loadgen::report::{IdleReport, duration, thousands};
+use serde::Serialize;
+use std::time::Duration;
+
+/// The share of a core that pinging sessions take.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  paddock-bench idle
+  paddock-bench idle --connections 10000 --timeout-ms 6000 --duration 30 --json idle.json")]
+pub struct IdleArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Sessions
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    connections: u32,
+    /// Their timeout: clients ping every third of it
+    #[arg(long, default_value_t = 30_000, value_name = "MS")]
+    timeout_ms: u64,
+    /// Seconds
+    #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    duration: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    document_version: u32,
+    bench: &'static str,
+    provenance: Provenance,
+    /// CPU time of all the server's threads, as a share of one core.
+    server_share: f64,
+    pings_per_second: f64,
+    report: IdleReport,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &IdleArgs) -> anyhow::Result<()> {
+    let common = &args.common;
+    let (installation, cores) = common.install()?;
+    let server = installation.start("/")?;
+    common.say(&format!("idle: {} sessions for {} s", thousands(args.connections.into()), args.duration));
+    let (timeout, time) = (Duration::from_millis(args.timeout_ms), Duration::from_secs(args.duration));
+    let report = load::idle(&server, &cores, args.connections, timeout, time)?;
+    server.stop()?;
+    let used = report.server_cpu.as_ref().context("the server's CPU time could not be read")?;
+    let document = Document {
+        document_version: 1,
+        bench: "idle",
+        provenance: Provenance::here(),
+        server_share: used.cpu_seconds / used.seconds,
+        pings_per_second: report.pings.count as f64 / report.seconds,
+        report,
+    };
+    let d = &document;
+    let text = format!(
+        "{}\n\n  {} sessions, timeout {} ms, {:.0} s: {:.1} pings/s, p99 {}; server CPU {:.2} % of a core",
+        d.provenance,
+        thousands(args.connections.into()),
+        args.timeout_ms,
+        d.report.seconds,
+        d.pings_per_second,
+        duration(d.report.pings.p99_us),
+        d.server_share * 100.0,
+    );
+    provenance::print(common.json.as_deref(), text);
+    common.json.as_deref().map_or(Ok(()), |path| provenance::write_json(path, &document))
+}

@@ -1,0 +1,101 @@
+//! The load: `paddock-load` as a child process on its own cores, its report read back.
+
+use crate::server::{Cores, Running, sibling, spawn_on};
+use anyhow::{Context, bail};
+use paddock_loadgen::report::{IdleReport, Report};
+use serde::de::DeserializeOwned;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// How a server is driven.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Load {
+    /// Share of reads.
+    pub reads: f64,
+    /// Sessions.
+    pub connections: u32,
+    /// Requests in flight on each; `None`: the generator's default.
+    pub outstanding: Option<u32>,
+    /// Open loop at this many requests per second.
+    pub rate: Option<f64>,
+    /// Znodes.
+    pub keys: u32,
+    /// Bytes of each value.
+    pub value_bytes: u32,
+    /// How long to measure.
+    pub duration: Duration,
+    /// How long to drive before that.
+    pub warmup: Duration,
+    /// Whether answers are checked. An echo's are made up.
+    pub check: bool,
+}
+
+impl Load {
+    /// Drives `server`.
+    pub fn run(&self, server: &Running, cores: &Cores) -> anyhow::Result<Report> {
+        let mut args = vec![
+            "run".to_owned(),
+            format!("--reads={}", self.reads),
+            format!("--connections={}", self.connections),
+            format!("--keys={}", self.keys),
+            format!("--value-size={}", self.value_bytes),
+            format!("--duration={}ms", self.duration.as_millis()),
+            format!("--warmup={}ms", self.warmup.as_millis()),
+        ];
+        args.extend(self.outstanding.map(|n| format!("--outstanding={n}")));
+        args.extend(self.rate.map(|rate| format!("--rate={rate:.0}")));
+        args.extend((!self.check).then(|| "--no-check".to_owned()));
+        let report: Report = generate(args, server, cores)?;
+        if !report.verdict.correct {
+            bail!("wrong answers: {}", report.result.wrong_examples.join("; "));
+        }
+        Ok(report)
+    }
+}
+
+/// Holds `connections` sessions that only ping on `server`.
+pub fn idle(
+    server: &Running,
+    cores: &Cores,
+    connections: u32,
+    timeout: Duration,
+    duration: Duration,
+) -> anyhow::Result<IdleReport> {
+    let args = vec![
+        "idle".to_owned(),
+        format!("--connections={connections}"),
+        format!("--timeout-ms={}", timeout.as_millis()),
+        format!("--duration={}ms", duration.as_millis()),
+    ];
+    let report: IdleReport = generate(args, server, cores)?;
+    if report.wrong_answers > 0 {
+        bail!("{} wrong answers", report.wrong_answers);
+    }
+    Ok(report)
+}
+
+fn generate<T: DeserializeOwned>(args: Vec<String>, server: &Running, cores: &Cores) -> anyhow::Result<T> {
+    let list: Vec<String> = cores.generator.iter().map(u32::to_string).collect();
+    let mut command = Command::new(sibling("paddock-load")?);
+    command
+        .args(&args)
+        .arg(format!("--target={}", server.address))
+        .arg(format!("--server-pid={}", server.pid()))
+        .arg(format!("--cores={}", list.join(",")))
+        .arg(format!("--threads={}", list.len()))
+        .args(["--json=-", "--quiet"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let said = || format!("paddock-load {}", args.join(" "));
+    // The thread that looks at the clock is bound as well, or it would be in the server's way.
+    let mut child = spawn_on(cores.generator.first().copied(), &mut command).with_context(said)?;
+    let mut document = String::new();
+    if let Some(mut out) = child.stdout.take() {
+        out.read_to_string(&mut document)?;
+    }
+    let status = child.wait()?;
+    serde_json::from_str(&document).with_context(|| {
+        format!("{} ended with {status} and without a report (its message is above)", said())
+    })
+}

@@ -1,0 +1,455 @@
+//! `paddock-bench peers`: the echo floor, Paddock and a real ZooKeeper side by side, on the same core, in the same run.
+//!
+//! Owns the order of the measurements. It stays honest by alternating: each row is measured on every server before the
+//! next round begins, so that whatever else the machine does falls on all of them; a figure is the median of the
+//! rounds. Every server has the same core to itself, the generator another one.
+
+mod table;
+
+use crate::load::Load;
+use crate::provenance::{self, Provenance};
+use crate::server::{Cores, Installation, Program, Running};
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use paddock_loadgen::config::Progress;
+use paddock_loadgen::histogram::LatencySummary;
+use paddock_loadgen::progress::Meter;
+use paddock_loadgen::report::Report;
+use paddock_transport::event_loop::{Choice, LoopKind, choose};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Version of the JSON document.
+const DOCUMENT_VERSION: u32 = 1;
+
+/// The echo floor, Paddock and ZooKeeper side by side: throughput, latency, server CPU per operation.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  paddock-bench peers
+  paddock-bench peers --zookeeper ~/.cache/paddock-peers/lib --transport both --json peers.json
+  paddock-bench peers --rows reads-1,mixed-16 --rounds 1 --duration 2
+
+Each server is bound to one core, the load generator to the others. Figures are medians of the rounds.")]
+pub struct PeersArgs {
+    /// Directory with ZooKeeper's jars [default: ~/.cache/paddock-peers/lib if it is there; java must be in PATH]
+    #[arg(long, value_name = "DIR")]
+    zookeeper: Option<PathBuf>,
+    /// Leave ZooKeeper out
+    #[arg(long, conflicts_with = "zookeeper")]
+    no_zookeeper: bool,
+    /// Event loop of the echo server and of Paddock: the default one, a named one, or both
+    #[arg(long, value_enum, default_value_t = Transports::Auto)]
+    transport: Transports,
+    /// Rows to measure [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
+    rows: Vec<Row>,
+    /// How often to measure everything, in turns
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = seconds)]
+    duration: f64,
+    /// Seconds of the same load before each measurement
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds)]
+    warmup: f64,
+    /// Sessions
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    connections: u32,
+    /// Znodes
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    keys: u32,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 100, value_name = "BYTES")]
+    value_size: u32,
+    /// The servers' core [default: the last usable one]
+    #[arg(long, value_name = "CORE")]
+    core: Option<u32>,
+    /// Where the servers' data directories are made: chooses the disk [default: the directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Write everything as JSON (- for standard output, which then carries nothing else)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Say nothing while measuring
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// Which loops the echo server and Paddock are measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Transports {
+    /// io_uring where the kernel allows it, epoll elsewhere
+    Auto,
+    /// io_uring
+    Uring,
+    /// epoll
+    Epoll,
+    /// One after the other
+    Both,
+}
+
+impl Transports {
+    fn choices(self) -> anyhow::Result<Vec<Choice>> {
+        Ok(match self {
+            Transports::Auto => match choose(Choice::Auto)?.0 {
+                LoopKind::Uring => vec![Choice::Uring],
+                LoopKind::Epoll => vec![Choice::Epoll],
+            },
+            Transports::Uring => vec![Choice::Uring],
+            Transports::Epoll => vec![Choice::Epoll],
+            Transports::Both => vec![Choice::Uring, Choice::Epoll],
+        })
+    }
+}
+
+/// One kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Row {
+    /// Reads alone, one in flight per connection
+    #[value(name = "reads-1")]
+    #[serde(rename = "reads-1")]
+    Reads1,
+    /// Reads alone, 16 in flight
+    #[value(name = "reads-16")]
+    #[serde(rename = "reads-16")]
+    Reads16,
+    /// 95 % reads, 16 in flight
+    #[value(name = "mixed-16")]
+    #[serde(rename = "mixed-16")]
+    Mixed16,
+    /// Writes alone, 16 in flight
+    #[value(name = "writes-16")]
+    #[serde(rename = "writes-16")]
+    Writes16,
+    /// 95 % reads at half of the rate that mixed-16 reached: an open loop, latency from the intended instant
+    #[value(name = "half-rate")]
+    HalfRate,
+}
+
+impl Row {
+    fn reads(self) -> f64 {
+        match self {
+            Row::Reads1 | Row::Reads16 => 1.0,
+            Row::Mixed16 | Row::HalfRate => 0.95,
+            Row::Writes16 => 0.0,
+        }
+    }
+
+    fn outstanding(self) -> Option<u32> {
+        match self {
+            Row::Reads1 => Some(1),
+            Row::Reads16 | Row::Mixed16 | Row::Writes16 => Some(16),
+            Row::HalfRate => None,
+        }
+    }
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+struct Figures {
+    /// Operations per second.
+    throughput: f64,
+    /// Latency of reads.
+    reads: Option<Quantiles>,
+    /// Latency of writes.
+    writes: Option<Quantiles>,
+    /// CPU time of all the server's threads per operation.
+    server_ns_per_operation: f64,
+    /// Share of the time that the server's busiest thread was on its core.
+    server_busiest: f64,
+    /// The same for the generator.
+    generator_busiest: f64,
+    /// Error replies, and requests that could not be sent in time.
+    errors: u64,
+    unsent: u64,
+}
+
+/// Latency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Quantiles {
+    p50_us: f64,
+    p99_us: f64,
+    p999_us: f64,
+}
+
+impl Quantiles {
+    fn of(summary: &LatencySummary) -> Option<Self> {
+        let of = || Self { p50_us: summary.p50_us, p99_us: summary.p99_us, p999_us: summary.p999_us };
+        (summary.count > 0).then(of)
+    }
+}
+
+impl Figures {
+    fn of(report: &Report) -> Self {
+        let latency = |op: &str| report.result.by_operation.get(op).and_then(|r| Quantiles::of(&r.latency));
+        Self {
+            throughput: report.result.throughput,
+            reads: latency("get"),
+            writes: latency("set"),
+            server_ns_per_operation: report.cpu.server_ns_per_operation.unwrap_or_default(),
+            server_busiest: report.cpu.server.as_ref().map_or(0.0, |s| s.busiest),
+            generator_busiest: report.cpu.generator.busiest,
+            errors: report.result.errors.total,
+            unsent: report.result.unsent,
+        }
+    }
+
+    /// The median of each figure.
+    fn median(all: &[Figures]) -> Figures {
+        let of = |pick: &dyn Fn(&Figures) -> f64| median(all.iter().map(pick).collect());
+        let latency = |pick: &dyn Fn(&Figures) -> Option<Quantiles>| {
+            let found: Vec<Quantiles> = all.iter().filter_map(pick).collect();
+            let of = |pick: &dyn Fn(&Quantiles) -> f64| median(found.iter().map(pick).collect());
+            (!found.is_empty()).then(|| Quantiles {
+                p50_us: of(&|q| q.p50_us),
+                p99_us: of(&|q| q.p99_us),
+                p999_us: of(&|q| q.p999_us),
+            })
+        };
+        Figures {
+            throughput: of(&|f| f.throughput),
+            reads: latency(&|f| f.reads),
+            writes: latency(&|f| f.writes),
+            server_ns_per_operation: of(&|f| f.server_ns_per_operation),
+            server_busiest: of(&|f| f.server_busiest),
+            generator_busiest: of(&|f| f.generator_busiest),
+            errors: all.iter().map(|f| f.errors).sum(),
+            unsent: all.iter().map(|f| f.unsent).sum(),
+        }
+    }
+}
+
+/// The middle one; of two, the mean.
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    match all.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => all[n / 2],
+        n => (all[n / 2 - 1] + all[n / 2]) / 2.0,
+    }
+}
+
+/// All rounds of one row on one server.
+#[derive(Clone, Debug, Serialize)]
+struct Cell {
+    row: Row,
+    server: String,
+    /// Medians of the rounds.
+    figures: Figures,
+    /// Server CPU per operation as a multiple of the echo's on the same loop.
+    cpu_to_echo: Option<f64>,
+    /// Throughput as a multiple of ZooKeeper's.
+    throughput_to_zookeeper: Option<f64>,
+    rounds: Vec<Figures>,
+}
+
+/// The JSON document.
+#[derive(Debug, Serialize)]
+struct Document {
+    document_version: u32,
+    bench: &'static str,
+    provenance: Provenance,
+    cores: Cores,
+    connections: u32,
+    keys: u32,
+    value_bytes: u32,
+    seconds: f64,
+    warmup_seconds: f64,
+    cells: Vec<Cell>,
+    notes: Vec<String>,
+}
+
+struct Contestant {
+    program: Program,
+    running: Running,
+    // Holds the data directory; goes after the process.
+    _installation: Installation,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
+    let cores = Cores::divide(args.core)?;
+    let mut contestants = start(args, &cores)?;
+    let rows = if args.rows.is_empty() { Row::value_variants().to_vec() } else { args.rows.clone() };
+    let steps = u64::from(args.rounds + 1) * (rows.len() * contestants.len()) as u64;
+    let progress = if args.quiet { Progress::Quiet } else { Progress::Live };
+    let mut meter = Meter::new(progress, "peers", steps);
+    let mut measured: Vec<Vec<Vec<Figures>>> = vec![vec![Vec::new(); contestants.len()]; rows.len()];
+    let mut saturation: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
+    let mut step = 0;
+    // A lap that does not count: the tree is filled, a JVM has compiled what is hot, and each server's rate is known.
+    for (at, contestant) in contestants.iter_mut().enumerate() {
+        step += rows.len() as u64;
+        meter.line(step, || format!("lap 0: {}", contestant.program.name()));
+        let report = load(args, contestant, Row::Mixed16, None).run(&contestant.running, &cores)?;
+        saturation[at].push(report.result.throughput);
+    }
+    for round in 1..=args.rounds {
+        for (r, &row) in rows.iter().enumerate() {
+            for (at, contestant) in contestants.iter().enumerate() {
+                let rate = (row == Row::HalfRate).then(|| saturated(&saturation[at]) / 2.0);
+                let report =
+                    load(args, contestant, row, rate).run(&contestant.running, &cores).with_context(
+                        || format!("{} on {}", row.title(args.connections), contestant.program.name()),
+                    )?;
+                if row == Row::Mixed16 {
+                    saturation[at].push(report.result.throughput);
+                }
+                step += 1;
+                meter.line(step, || {
+                    let name = contestant.program.name();
+                    format!(
+                        "round {round}: {}, {name}: {:.0}/s",
+                        row.title(args.connections),
+                        report.result.throughput
+                    )
+                });
+                measured[r][at].push(Figures::of(&report));
+            }
+        }
+    }
+    meter.finish();
+    let programs: Vec<Program> = contestants.iter().map(|c| c.program.clone()).collect();
+    let cells = rows.iter().zip(measured).flat_map(|(&row, all)| cells(row, &programs, all)).collect();
+    let mut notes = vec![format!("servers on core {}, generator on {:?}", cores.server, cores.generator)];
+    if cores.shared() {
+        notes.push("server and generator share a core: throughput and latency mean little".to_owned());
+    }
+    let document = Document {
+        document_version: DOCUMENT_VERSION,
+        bench: "peers",
+        provenance: Provenance::here(),
+        cores,
+        connections: args.connections,
+        keys: args.keys,
+        value_bytes: args.value_size,
+        seconds: args.duration,
+        warmup_seconds: args.warmup,
+        cells,
+        notes,
+    };
+    provenance::print(args.json.as_deref(), table::text(&document));
+    args.json.as_deref().map_or(Ok(()), |path| provenance::write_json(path, &document))
+}
+
+/// The rate at which a server was saturated: without the lap that warmed it up, once there is a better one.
+fn saturated(seen: &[f64]) -> f64 {
+    median(seen.get(1..).filter(|rest| !rest.is_empty()).unwrap_or(seen).to_vec())
+}
+
+fn start(args: &PeersArgs, cores: &Cores) -> anyhow::Result<Vec<Contestant>> {
+    let mut programs = Vec::new();
+    for choice in args.transport.choices()? {
+        programs.extend([Program::Echo(choice), Program::Paddock(choice)]);
+    }
+    let default_jars = || {
+        let jars = PathBuf::from(std::env::var_os("HOME")?).join(".cache/paddock-peers/lib");
+        jars.is_dir().then_some(jars)
+    };
+    let jars = args.zookeeper.clone().or_else(|| default_jars().filter(|_| !args.no_zookeeper));
+    match jars {
+        Some(jars) => programs.push(Program::ZooKeeper(jars)),
+        None if args.no_zookeeper => {}
+        None => eprintln!("peers: no ZooKeeper (--zookeeper DIR names a directory with its jars)"),
+    }
+    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let contestants = programs.into_iter().map(|program| {
+        let installation = Installation::new(program.clone(), Some(cores.server), &parent)?;
+        let running = installation.start("/")?;
+        Ok(Contestant { program, running, _installation: installation })
+    });
+    contestants.collect()
+}
+
+fn load(args: &PeersArgs, contestant: &Contestant, row: Row, rate: Option<f64>) -> Load {
+    Load {
+        reads: row.reads(),
+        connections: args.connections,
+        outstanding: row.outstanding(),
+        rate,
+        keys: args.keys,
+        value_bytes: args.value_size,
+        duration: Duration::from_secs_f64(args.duration),
+        warmup: Duration::from_secs_f64(args.warmup),
+        check: !matches!(contestant.program, Program::Echo(_)),
+    }
+}
+
+fn cells(row: Row, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<Cell> {
+    let medians: Vec<Figures> = measured.iter().map(|rounds| Figures::median(rounds)).collect();
+    let of = |wanted: &dyn Fn(&Program) -> bool| programs.iter().position(wanted).map(|at| &medians[at]);
+    let zookeeper = of(&|p| matches!(p, Program::ZooKeeper(_)));
+    let ratio = |a: f64, b: f64| (b > 0.0).then(|| a / b);
+    let cells = programs.iter().zip(measured).zip(&medians).map(|((program, rounds), figures)| {
+        let echo = match program {
+            Program::Paddock(choice) | Program::Echo(choice) => of(&|p| *p == Program::Echo(*choice)),
+            Program::ZooKeeper(_) => None,
+        };
+        Cell {
+            row,
+            server: program.name(),
+            figures: figures.clone(),
+            cpu_to_echo: echo.and_then(|e| ratio(figures.server_ns_per_operation, e.server_ns_per_operation)),
+            throughput_to_zookeeper: zookeeper.and_then(|z| ratio(figures.throughput, z.throughput)),
+            rounds,
+        }
+    });
+    cells.collect()
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("write seconds between 0.01 and 3600, for example 5".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_the_median_and_errors_add_up() {
+        let figures = |throughput, errors| Figures {
+            throughput,
+            errors,
+            reads: Some(Quantiles { p50_us: throughput, ..Quantiles::default() }),
+            ..Figures::default()
+        };
+        let all = [figures(3.0, 1), figures(100.0, 0), figures(1.0, 2)];
+        let median = Figures::median(&all);
+        assert_eq!((median.throughput, median.errors), (3.0, 3));
+        assert_eq!(median.reads.unwrap().p50_us, 3.0);
+        assert_eq!(median.writes, None);
+        assert_eq!(saturated(&[7.0]), 7.0);
+        assert_eq!(saturated(&[7.0, 20.0, 10.0]), 15.0);
+    }
+
+    #[test]
+    fn paddock_is_held_against_the_echo_on_its_own_loop() {
+        let programs = [
+            Program::Echo(Choice::Uring),
+            Program::Paddock(Choice::Uring),
+            Program::Echo(Choice::Epoll),
+            Program::Paddock(Choice::Epoll),
+            Program::ZooKeeper(PathBuf::new()),
+        ];
+        let one = |throughput, server_ns_per_operation| {
+            vec![Figures { throughput, server_ns_per_operation, ..Figures::default() }]
+        };
+        let measured = vec![one(9.0, 10.0), one(8.0, 12.0), one(7.0, 20.0), one(6.0, 30.0), one(2.0, 0.0)];
+        let cells = cells(Row::Reads1, &programs, measured);
+        let ratios: Vec<_> = cells.iter().map(|c| (c.cpu_to_echo, c.throughput_to_zookeeper)).collect();
+        let expected = [
+            (Some(1.0), Some(4.5)),
+            (Some(1.2), Some(4.0)),
+            (Some(1.0), Some(3.5)),
+            (Some(1.5), Some(3.0)),
+            (None, Some(1.0)),
+        ];
+        assert_eq!(ratios, expected);
+    }
+}

@@ -1,0 +1,93 @@
+//! The printed form of the comparison.
+
+use super::{Cell, Document, Row};
+use paddock_loadgen::report::{duration, thousands};
+use std::fmt::Write;
+
+/// A thread that is on its core for less than this was not the limit.
+const BUSY: f64 = 0.95;
+
+impl Row {
+    /// The row in words.
+    pub(super) fn title(self, connections: u32) -> String {
+        match self {
+            Row::Reads1 => format!("{connections} connections x 1 in flight, reads alone"),
+            Row::Reads16 => format!("{connections} connections x 16 in flight, reads alone"),
+            Row::Mixed16 => format!("{connections} connections x 16 in flight, 95 % reads"),
+            Row::Writes16 => format!("{connections} connections x 16 in flight, writes alone"),
+            Row::HalfRate => {
+                format!("{connections} connections, 95 % reads at half of each server's saturation")
+            }
+        }
+    }
+}
+
+/// The whole table.
+pub(super) fn text(document: &Document) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(&mut out, document);
+    out
+}
+
+fn write(out: &mut String, document: &Document) -> std::fmt::Result {
+    writeln!(out, "{}", document.provenance)?;
+    for note in &document.notes {
+        writeln!(out, "note     {note}")?;
+    }
+    writeln!(
+        out,
+        "note     {} znodes of {} bytes; medians of {} rounds of {} s; latencies of reads (of writes, where there are no reads)",
+        thousands(document.keys.into()),
+        document.value_bytes,
+        document.cells.first().map_or(0, |c| c.rounds.len()),
+        document.seconds,
+    )?;
+    let mut row = None;
+    for cell in &document.cells {
+        if row.replace(cell.row) != Some(cell.row) {
+            writeln!(out, "\n{}", cell.row.title(document.connections))?;
+            writeln!(
+                out,
+                "  {:<14} {:>10} {:>7} {:>10} {:>10} {:>10} {:>12} {:>7}  limit",
+                "server", "ops/s", "x ZK", "p50", "p99", "p99.9", "CPU ns/op", "x echo"
+            )?;
+        }
+        write_cell(out, cell)?;
+    }
+    Ok(())
+}
+
+fn write_cell(out: &mut String, cell: &Cell) -> std::fmt::Result {
+    let f = &cell.figures;
+    let latency = f.reads.or(f.writes).unwrap_or_default();
+    let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
+    let limit = match (cell.row, f.server_busiest >= BUSY, f.generator_busiest >= BUSY) {
+        (Row::HalfRate, ..) => "rate",
+        (_, true, _) => "server",
+        (_, false, true) => "generator",
+        (_, false, false) => "neither",
+    };
+    write!(
+        out,
+        "  {:<14} {:>10} {:>7} {:>10} {:>10} {:>10} {:>12.0} {:>7}  {limit}",
+        cell.server,
+        thousands(f.throughput),
+        ratio(cell.throughput_to_zookeeper),
+        duration(latency.p50_us),
+        duration(latency.p99_us),
+        duration(latency.p999_us),
+        f.server_ns_per_operation,
+        ratio(cell.cpu_to_echo),
+    )?;
+    if let (Some(_), Some(writes)) = (f.reads, f.writes) {
+        write!(out, "; writes p50 {} p99 {}", duration(writes.p50_us), duration(writes.p99_us))?;
+    }
+    if f.errors > 0 {
+        write!(out, "; {} errors", thousands(f.errors as f64))?;
+    }
+    if f.unsent > 0 {
+        write!(out, "; {} not sent in time", thousands(f.unsent as f64))?;
+    }
+    writeln!(out)
+}

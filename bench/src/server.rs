@@ -1,0 +1,310 @@
+//! The servers that are measured: child processes, each bound to one core, on a data directory of its own.
+//!
+//! Owns their start and end. Never measures anything. It stays honest because all of them start the same way, on the same
+//! core and the same disk, with their own defaults, and are ready when they answer a read.
+
+use crate::client::Client;
+use anyhow::{Context, bail, ensure};
+use paddock_transport::event_loop::Choice;
+use std::ffi::OsString;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a server may take to start: a JVM on a busy machine, or a recovery of millions of znodes.
+const START_PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take to stop when asked to.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a starting or stopping server is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// The heap that ZooKeeper's own start script gives it.
+const ZOOKEEPER_HEAP: &str = "-Xmx1000m";
+/// What is shown of a server's output when it fails.
+const LOG_TAIL_BYTES: usize = 4000;
+
+/// Which server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The echo floor: `paddock-bench echo`, on this transport.
+    Echo(Choice),
+    /// `paddock serve`, on this transport.
+    Paddock(Choice),
+    /// ZooKeeper, from the jars in this directory.
+    ZooKeeper(PathBuf),
+}
+
+impl Program {
+    /// Its name in tables.
+    pub fn name(&self) -> String {
+        match self {
+            Program::Echo(transport) => format!("echo {transport}"),
+            Program::Paddock(transport) => format!("paddock {transport}"),
+            Program::ZooKeeper(_) => "zookeeper".to_owned(),
+        }
+    }
+}
+
+/// A server that can be started, stopped, and started again on the same data.
+#[derive(Debug)]
+pub struct Installation {
+    program: Program,
+    /// The core that all its threads are bound to; `None`: whatever this process may use.
+    core: Option<u32>,
+    address: SocketAddr,
+    directory: TempDir,
+}
+
+/// A server that runs. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// From its start until it had answered its first read.
+    pub started_in: Duration,
+}
+
+impl Installation {
+    /// `program` with a new data directory below `parent`.
+    pub fn new(program: Program, core: Option<u32>, parent: &Path) -> anyhow::Result<Self> {
+        if let Program::ZooKeeper(jars) = &program {
+            ensure!(jars.is_dir(), "--zookeeper {}: no such directory of jars", jars.display());
+        }
+        let directory = tempfile::Builder::new()
+            .prefix("paddock-bench-")
+            .tempdir_in(parent)
+            .with_context(|| format!("making a directory in {} (see --dir)", parent.display()))?;
+        // Free at this moment; nothing else on this machine's loopback takes ports at random meanwhile, or the server's
+        // own message says so.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        Ok(Self { program, core, address, directory })
+    }
+
+    /// Its name in tables.
+    pub fn name(&self) -> String {
+        self.program.name()
+    }
+
+    /// Starts it; returns when it has answered a read of `path`.
+    pub fn start(&self, path: &str) -> anyhow::Result<Running> {
+        let name = self.name();
+        let mut command = self.command()?;
+        let log = self.directory.path().join("server.log");
+        let out = File::options().create(true).append(true).open(&log)?;
+        command.current_dir(self.directory.path()).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let began = Instant::now();
+        let child = spawn_on(self.core, &mut command).with_context(|| format!("starting {name}"))?;
+        let mut running = Running { child, address: self.address, started_in: Duration::ZERO };
+        let failed = |why: String| {
+            let text = std::fs::read(&log).unwrap_or_default();
+            let tail =
+                String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned();
+            anyhow::anyhow!("{name} {why}:\n{tail}")
+        };
+        loop {
+            if let Ok(mut client) = Client::connect(self.address, START_PATIENCE)
+                && let Ok(found) = client.get(path)
+            {
+                running.started_in = began.elapsed();
+                if found.is_none() {
+                    return Err(failed(format!("has no znode {path}")));
+                }
+                let _ = client.close();
+                return Ok(running);
+            }
+            if let Some(status) = running.child.try_wait()? {
+                return Err(failed(format!("ended while it started ({status})")));
+            }
+            if began.elapsed() > START_PATIENCE {
+                return Err(failed(format!("did not answer within {} s", START_PATIENCE.as_secs())));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn command(&self) -> anyhow::Result<Command> {
+        let data = self.directory.path().join("data");
+        let listen = self.address.to_string();
+        Ok(match &self.program {
+            Program::Echo(transport) => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(["echo", "--transport", &transport.to_string(), "--listen", &listen]);
+                command
+            }
+            Program::Paddock(transport) => {
+                let mut command = Command::new(sibling("paddock")?);
+                command.args(["serve", "--transport", &transport.to_string(), "--listen", &listen]);
+                command.arg("--data-dir").arg(data);
+                command
+            }
+            Program::ZooKeeper(jars) => {
+                let file = self.directory.path().join("zoo.cfg");
+                let port = self.address.port();
+                let settings = format!(
+                    "tickTime=2000\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n\
+                     admin.enableServer=false\nmaxClientCnxns=0\n",
+                    data.display()
+                );
+                std::fs::write(&file, settings)?;
+                let mut classes: OsString = jars.clone().into_os_string();
+                classes.push("/*");
+                let mut command = Command::new("java");
+                command.args([ZOOKEEPER_HEAP, "-cp"]).arg(classes);
+                command.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(file);
+                command
+            }
+        })
+    }
+}
+
+impl Running {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its resident memory.
+    pub fn memory(&self) -> anyhow::Result<Memory> {
+        Memory::of(self.pid())
+    }
+
+    /// Asks it to stop and waits until it has; returns how long that took.
+    pub fn stop(mut self) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > STOP_PATIENCE {
+                bail!("a server did not stop within {} s of SIGTERM", STOP_PATIENCE.as_secs());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(began.elapsed())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended already, or nothing that can be done about it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Resident memory of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Memory {
+    /// What the process allocated.
+    pub anonymous_bytes: u64,
+    /// Mapped files: code, and a log that is read through a map. The kernel drops them at will.
+    pub file_bytes: u64,
+}
+
+impl Memory {
+    /// Of the process `pid`.
+    pub fn of(pid: u32) -> anyhow::Result<Self> {
+        let path = format!("/proc/{pid}/status");
+        let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let bytes =
+            |field: &str| memory_field(&status, field).with_context(|| format!("{path} has no {field}"));
+        Ok(Self { anonymous_bytes: bytes("RssAnon")?, file_bytes: bytes("RssFile")? })
+    }
+}
+
+fn memory_field(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Starts `command` with all its threads bound to `core`. A child inherits the mask of the thread that starts it, so a
+/// thread of its own is bound and then starts it.
+pub fn spawn_on(core: Option<u32>, command: &mut Command) -> std::io::Result<Child> {
+    let Some(core) = core else { return command.spawn() };
+    std::thread::scope(|scope| {
+        let starter = scope.spawn(|| {
+            paddock_loadgen::machine::pin(core)?;
+            command.spawn()
+        });
+        starter.join().unwrap_or_else(|_| Err(std::io::Error::other("the starting thread panicked")))
+    })
+}
+
+/// The binary `name` beside this one.
+pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    ensure!(
+        path.is_file(),
+        "{} is not there: build all programs with `cargo build --release --bins`",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Which core is the server's, and which are the generator's.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Cores {
+    /// The server's.
+    pub server: u32,
+    /// The generator's.
+    pub generator: Vec<u32>,
+}
+
+impl Cores {
+    /// The last usable core (the first often takes the interrupts), or `server`; the rest is the generator's.
+    pub fn divide(server: Option<u32>) -> anyhow::Result<Self> {
+        let usable: Vec<u32> = paddock_core::server::cores::usable()?.into_iter().map(|c| c as u32).collect();
+        Self::of(&usable, server)
+    }
+
+    fn of(usable: &[u32], server: Option<u32>) -> anyhow::Result<Self> {
+        let server = server.or(usable.last().copied()).context("no usable core")?;
+        ensure!(usable.contains(&server), "core {server} is not usable here: choose one of {usable:?}");
+        let rest: Vec<u32> = usable.iter().copied().filter(|&core| core != server).collect();
+        // On one core they share it, and the table says so.
+        Ok(Self { server, generator: if rest.is_empty() { vec![server] } else { rest } })
+    }
+
+    /// Whether server and generator are in each other's way.
+    pub fn shared(&self) -> bool {
+        self.generator.contains(&self.server)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_the_kernels_text() {
+        let status = "Name:\tx\nVmRSS:\t    1200 kB\nRssAnon:\t    1000 kB\nRssFile:\t     200 kB\n";
+        assert_eq!(memory_field(status, "RssAnon"), Some(1_024_000));
+        assert_eq!(memory_field(status, "RssShmem"), None);
+        assert!(Memory::of(std::process::id()).unwrap().anonymous_bytes > 0);
+    }
+
+    #[test]
+    fn the_server_has_its_core_to_itself_if_there_are_two() {
+        assert_eq!(Cores::of(&[0, 1, 2], None).unwrap(), Cores { server: 2, generator: vec![0, 1] });
+        assert_eq!(Cores::of(&[0, 1, 2], Some(0)).unwrap(), Cores { server: 0, generator: vec![1, 2] });
+        let alone = Cores::of(&[3], None).unwrap();
+        assert!(alone.shared() && alone.server == 3);
+        assert!(Cores::of(&[0, 1], Some(7)).is_err());
+    }
+
+    #[test]
+    fn a_child_is_bound_and_its_parent_is_not() {
+        let core = paddock_core::server::cores::usable().unwrap()[0] as u32;
+        let before = paddock_core::server::cores::usable().unwrap();
+        let mut command = Command::new("cat");
+        let mut child =
+            spawn_on(Some(core), command.arg("/proc/self/status").stdout(Stdio::piped())).unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut text).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert!(text.contains(&format!("Cpus_allowed_list:\t{core}\n")), "{text}");
+        assert_eq!(paddock_core::server::cores::usable().unwrap(), before);
+    }
+}

@@ -1,0 +1,314 @@
+//! `paddock-bench memory` and `paddock-bench restart`: what a million znodes and a thousand clients cost a real server.
+//!
+//! Owns the two measurements. Memory is the difference in anonymous resident memory of the server's process: what was
+//! allocated, without mapped files, which the kernel drops when it needs the room.
+
+use crate::client::Client;
+use crate::load::Load;
+use crate::provenance::{self, Provenance};
+use crate::server::{Cores, Installation, Memory, Program, Running};
+use clap::Args;
+use paddock_loadgen::keyspace::Keyspace;
+use paddock_loadgen::report::thousands;
+use paddock_transport::event_loop::Choice;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where `paddock-load` puts its tree.
+const ROOT: &str = "/paddock-load";
+/// How long a session may take to come about while many do.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Connections that are dialled before their answers are read: less than a listener's backlog.
+const DIAL_BATCH: usize = 100;
+/// A server's memory is read when it has not changed for this long: commits are reclaimed, checkpoints are over.
+const SETTLE: Duration = Duration::from_secs(2);
+/// It is not waited for longer than this.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// What counts as no change.
+const SETTLED_BYTES: u64 = 256 << 10;
+
+/// What all measurements of one Paddock process have in common.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Event loop of the server: auto, uring or epoll
+    #[arg(long, default_value_t, value_name = "NAME")]
+    pub transport: Choice,
+    /// The server's core [default: the last usable one]
+    #[arg(long, value_name = "CORE")]
+    pub core: Option<u32>,
+    /// Where the server's data directory is made: chooses the disk [default: the directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Write the figures as JSON (- for standard output, which then carries nothing else)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Say nothing while measuring
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl Common {
+    /// A new, empty Paddock, and which core is whose.
+    pub fn install(&self) -> anyhow::Result<(Installation, Cores)> {
+        let cores = Cores::divide(self.core)?;
+        let parent = self.dir.clone().unwrap_or_else(std::env::temp_dir);
+        Ok((Installation::new(Program::Paddock(self.transport), Some(cores.server), &parent)?, cores))
+    }
+
+    /// Says what is being done.
+    pub fn say(&self, what: &str) {
+        if !self.quiet {
+            eprintln!("{what}");
+        }
+    }
+}
+
+/// Bytes per znode and per idle connection, in a real server.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  paddock-bench memory
+  paddock-bench memory --keys 100000 --connections 5000 --json memory.json")]
+pub struct MemoryArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Znodes
+    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keys: u32,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 100, value_name = "BYTES")]
+    value_size: u32,
+    /// Idle connections
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct MemoryDocument {
+    document_version: u32,
+    bench: &'static str,
+    provenance: Provenance,
+    keys: u32,
+    value_bytes: u32,
+    connections: u32,
+    /// An empty server.
+    empty: Memory,
+    /// The same with the idle connections.
+    with_connections: Memory,
+    /// Without them, with the znodes, as created one by one.
+    with_znodes: Memory,
+    /// With the znodes, as loaded by a restart.
+    after_restart: Memory,
+    bytes_per_connection: f64,
+    /// Beside the data.
+    bytes_per_znode: f64,
+    bytes_per_znode_after_restart: f64,
+}
+
+/// Runs `paddock-bench memory`.
+pub fn memory(args: &MemoryArgs) -> anyhow::Result<()> {
+    let common = &args.common;
+    let (installation, cores) = common.install()?;
+    let server = installation.start("/")?;
+    // Buffers and tables that are there once, whoever comes, belong to the empty server.
+    drop(sessions(&server, 1)?);
+    let empty = settled(&server)?;
+    common.say(&format!("memory: {} idle connections", args.connections));
+    let held = sessions(&server, args.connections as usize)?;
+    let with_connections = settled(&server)?;
+    for client in held {
+        client.close()?;
+    }
+    let without = settled(&server)?;
+    common.say(&format!("memory: creating {} znodes", thousands(args.keys.into())));
+    fill(&server, &cores, args.keys, args.value_size)?;
+    let with_znodes = settled(&server)?;
+    common.say("memory: restart");
+    server.stop()?;
+    let server = installation.start("/")?;
+    let after_restart = settled(&server)?;
+    server.stop()?;
+
+    let znodes = f64::from(args.keys + Keyspace::new(ROOT, args.keys).directories());
+    let per_znode = |with: Memory, without: Memory| {
+        let bytes = with.anonymous_bytes as f64 - without.anonymous_bytes as f64;
+        (bytes - f64::from(args.keys) * f64::from(args.value_size)) / znodes
+    };
+    let document = MemoryDocument {
+        document_version: 1,
+        bench: "memory",
+        provenance: Provenance::here(),
+        keys: args.keys,
+        value_bytes: args.value_size,
+        connections: args.connections,
+        bytes_per_connection: (with_connections.anonymous_bytes as f64 - empty.anonymous_bytes as f64)
+            / f64::from(args.connections),
+        bytes_per_znode: per_znode(with_znodes, without),
+        bytes_per_znode_after_restart: per_znode(after_restart, empty),
+        empty,
+        with_connections,
+        with_znodes,
+        after_restart,
+    };
+    provenance::print(common.json.as_deref(), memory_text(&document));
+    write(common.json.as_deref(), &document)
+}
+
+fn memory_text(d: &MemoryDocument) -> String {
+    let mib = |memory: Memory| format!("{:.1} MiB", memory.anonymous_bytes as f64 / f64::from(1 << 20));
+    format!(
+        "{}\n\n  empty server                     {}\n  {} idle connections            {}   {:.0} bytes per connection\n  \
+         {} znodes of {} bytes      {}   {:.0} bytes per znode beside its data\n  \
+         the same after a restart         {}   {:.0} bytes per znode beside its data",
+        d.provenance,
+        mib(d.empty),
+        thousands(d.connections.into()),
+        mib(d.with_connections),
+        d.bytes_per_connection,
+        thousands(d.keys.into()),
+        d.value_bytes,
+        mib(d.with_znodes),
+        d.bytes_per_znode,
+        mib(d.after_restart),
+        d.bytes_per_znode_after_restart,
+    )
+}
+
+/// Stop, start, time to the first read, with many znodes.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  paddock-bench restart
+  paddock-bench restart --keys 100000 --rounds 5 --json restart.json")]
+pub struct RestartArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Znodes
+    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keys: u32,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 100, value_name = "BYTES")]
+    value_size: u32,
+    /// How often to stop and start
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct RestartDocument {
+    document_version: u32,
+    bench: &'static str,
+    provenance: Provenance,
+    keys: u32,
+    value_bytes: u32,
+    rounds: Vec<Restart>,
+    /// The median of the rounds.
+    start_seconds: f64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Restart {
+    /// From SIGTERM to the end of the process.
+    stop_seconds: f64,
+    /// From the start of the process to the answer to its first read.
+    start_seconds: f64,
+}
+
+/// Runs `paddock-bench restart`.
+pub fn restart(args: &RestartArgs) -> anyhow::Result<()> {
+    let common = &args.common;
+    let (installation, cores) = common.install()?;
+    let mut server = installation.start("/")?;
+    common.say(&format!("restart: creating {} znodes", thousands(args.keys.into())));
+    fill(&server, &cores, args.keys, args.value_size)?;
+    let mut path = Vec::new();
+    Keyspace::new(ROOT, args.keys).append_path(args.keys / 2, &mut path);
+    let path = String::from_utf8(path)?;
+    let mut rounds = Vec::new();
+    for round in 1..=args.rounds {
+        let stopped = server.stop()?;
+        server = installation.start(&path)?;
+        let one =
+            Restart { stop_seconds: stopped.as_secs_f64(), start_seconds: server.started_in.as_secs_f64() };
+        common.say(&format!("restart: round {round}: {:.2} s to the first read", one.start_seconds));
+        rounds.push(one);
+    }
+    server.stop()?;
+    let mut sorted: Vec<f64> = rounds.iter().map(|r| r.start_seconds).collect();
+    sorted.sort_by(f64::total_cmp);
+    let document = RestartDocument {
+        document_version: 1,
+        bench: "restart",
+        provenance: Provenance::here(),
+        keys: args.keys,
+        value_bytes: args.value_size,
+        start_seconds: sorted[sorted.len() / 2],
+        rounds,
+    };
+    provenance::print(common.json.as_deref(), restart_text(&document));
+    write(common.json.as_deref(), &document)
+}
+
+fn restart_text(d: &RestartDocument) -> String {
+    let mut text =
+        format!("{}\n\n  {} znodes of {} bytes", d.provenance, thousands(d.keys.into()), d.value_bytes);
+    for (n, round) in d.rounds.iter().enumerate() {
+        text += &format!(
+            "\n  round {:<3} stop {:>7.3} s   start to first read {:>7.3} s",
+            n + 1,
+            round.stop_seconds,
+            round.start_seconds
+        );
+    }
+    text + &format!("\n  median                    start to first read {:>7.3} s", d.start_seconds)
+}
+
+/// Fills the tree through the load generator's preload, which is what takes the time; the load behind it is a formality.
+fn fill(server: &Running, cores: &Cores, keys: u32, value_bytes: u32) -> anyhow::Result<()> {
+    let load = Load {
+        reads: 1.0,
+        connections: 16.min(keys),
+        outstanding: Some(1),
+        rate: None,
+        keys,
+        value_bytes,
+        duration: Duration::from_millis(100),
+        warmup: Duration::ZERO,
+        check: true,
+    };
+    load.run(server, cores).map(|_| ())
+}
+
+/// `count` sessions that do nothing.
+fn sessions(server: &Running, count: usize) -> anyhow::Result<Vec<Client>> {
+    let mut all = Vec::with_capacity(count);
+    while all.len() < count {
+        let dialled = (all.len()..count).take(DIAL_BATCH).map(|_| Client::dial(server.address, PATIENCE));
+        for client in dialled.collect::<Vec<_>>() {
+            let mut client = client?;
+            client.established()?;
+            all.push(client);
+        }
+    }
+    Ok(all)
+}
+
+/// The server's memory when it has come to rest.
+fn settled(server: &Running) -> anyhow::Result<Memory> {
+    let mut last = server.memory()?;
+    let began = std::time::Instant::now();
+    loop {
+        std::thread::sleep(SETTLE);
+        let now = server.memory()?;
+        if now.anonymous_bytes.abs_diff(last.anonymous_bytes) < SETTLED_BYTES || began.elapsed() > SETTLE_MAX
+        {
+            return Ok(now);
+        }
+        last = now;
+    }
+}
+
+fn write(path: Option<&Path>, document: &impl Serialize) -> anyhow::Result<()> {
+    path.map_or(Ok(()), |path| provenance::write_json(path, document))
+}
