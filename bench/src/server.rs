@@ -18,6 +18,8 @@ use tempfile::TempDir;
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// How long it may take to stop when asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one try may take: ZooKeeper leaves what arrives while it starts without an answer.
+const TRY_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a starting or stopping server is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// The heap that ZooKeeper's own start script gives it.
@@ -105,7 +107,7 @@ impl Installation {
             anyhow::anyhow!("{name} {why}:\n{tail}")
         };
         loop {
-            if let Ok(mut client) = Client::connect(self.address, START_PATIENCE)
+            if let Ok(mut client) = Client::connect(self.address, TRY_PATIENCE)
                 && let Ok(found) = client.get(path)
             {
                 running.started_in = began.elapsed();
