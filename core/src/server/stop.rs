@@ -1,6 +1,7 @@
 //! How a running server is told to stop, and who tells it.
 //!
-//! Owns the flag between the process and its loops, and the watch for SIGTERM and SIGINT. Never ends anything itself.
+//! Owns the flag between the process and its loops, the watch for SIGTERM and SIGINT, and that a limit on the size of files
+//! is an error of the disk and no signal. Never ends anything itself.
 //! It stays correct because the flag only goes up, and each loop is woken after it: a loop that is about to sleep
 //! looks at it once more ([`Engine::park`]).
 
@@ -9,7 +10,7 @@
 use crossbeam_channel::{Receiver, bounded};
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::io::Io;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// repeats it wants.
 pub fn stop_signal() -> io::Result<Receiver<i32>> {
     let (told, tells) = bounded(1);
+    outlive_file_size_limit()?;
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new().name("paddock-signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
@@ -27,6 +29,12 @@ pub fn stop_signal() -> io::Result<Receiver<i32>> {
         }
     })?;
     Ok(tells)
+}
+
+/// A file beyond the process's limit (`ulimit -f`) would end it without a word. Handled, the write fails with EFBIG, and
+/// whoever wrote says what that means.
+fn outlive_file_size_limit() -> io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// An engine that stops when the flag is up.
@@ -67,5 +75,17 @@ impl<E: Engine> Engine for Stoppable<E> {
     }
     fn unpark(&mut self) {
         self.inner.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_on_the_size_of_files_does_not_end_the_process_without_a_word() {
+        outlive_file_size_limit().expect("a handler");
+        // Unhandled it ends this process, and the test with it.
+        signal_hook::low_level::raise(SIGXFSZ).expect("a signal");
     }
 }
