@@ -76,6 +76,19 @@ pub(super) enum What<'i> {
     Reject,
 }
 
+impl What<'_> {
+    /// Whether it may cost more than a lookup: such requests share a budget in each turn, all others pass them by.
+    fn looks_at_many(&self) -> bool {
+        match self {
+            What::Read { read, .. } => {
+                matches!(read, Read::GetChildren | Read::GetChildren2 | Read::GetAllChildrenNumber)
+            }
+            What::Local { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// Vectors that are filled and emptied in every turn and keep their memory.
 #[derive(Default)]
 pub(super) struct Benches {
@@ -222,7 +235,7 @@ impl Shard {
                 cells.output_stalls.add(1);
                 continue;
             }
-            if view.visited.get() >= VISITS_PER_TURN_MAX {
+            if view.visited.get() >= VISITS_PER_TURN_MAX && item.what.looks_at_many() {
                 work.over = true;
                 work.again = true;
                 work.first = work.done_bytes == 0;
