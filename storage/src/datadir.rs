@@ -66,7 +66,7 @@ pub enum DataDirError {
         found: u32,
     },
     /// The operating system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("data directory: {}: {source}{}", path.display(), advice(source))]
     Io {
         /// File or directory.
         path: PathBuf,
@@ -221,6 +221,23 @@ fn meta_checksum(bytes: &[u8; META_BYTES]) -> u32 {
     let mut covered = *bytes;
     field::put(&mut covered, 12, [0; 4]);
     crc32c(&covered)
+}
+
+/// What an operator can do about an error of the file system; empty where the error says it.
+pub(crate) fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; a start needs room for two log segments (64 MiB each): free some, or choose another directory"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; make it writable for this user, or choose another directory"
+        }
+        io::ErrorKind::NotFound => "; the folder above cannot be made: make it, or choose another directory",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "; a file stands where a folder should be: choose another directory"
+        }
+        _ => "",
+    }
 }
 
 #[cfg(test)]

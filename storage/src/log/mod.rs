@@ -273,7 +273,7 @@ pub enum OpenError {
         what: String,
     },
     /// The operating system refused, or there is no room for the first segment.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), crate::datadir::advice(source))]
     Io {
         /// File or directory.
         path: PathBuf,
