@@ -1,6 +1,6 @@
 //! The load: `paddock-load` as a child process on its own cores, its report read back.
 
-use crate::server::{Cores, Running, sibling, spawn_on};
+use crate::server::{Cores, Running, forget_process, sibling, spawn_on};
 use anyhow::{Context, bail};
 use paddock_loadgen::report::{IdleReport, Report};
 use serde::de::DeserializeOwned;
@@ -95,6 +95,7 @@ fn generate<T: DeserializeOwned>(args: Vec<String>, server: &Running, cores: &Co
         out.read_to_string(&mut document)?;
     }
     let status = child.wait()?;
+    forget_process(child.id());
     serde_json::from_str(&document).with_context(|| {
         format!("{} ended with {status} and without a report (its message is above)", said())
     })

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -26,6 +27,41 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const ZOOKEEPER_HEAP: &str = "-Xmx1000m";
 /// What is shown of a server's output when it fails.
 const LOG_TAIL_BYTES: usize = 4000;
+
+/// Processes that must not outlive this one, and directories that must not either. A signal ends this process without
+/// unwinding, so it is not enough that [`Running`] and [`Installation`] clean up when they are dropped.
+static LEFT_BEHIND: Mutex<Remains> = Mutex::new(Remains { processes: Vec::new(), directories: Vec::new() });
+
+#[derive(Debug)]
+struct Remains {
+    processes: Vec<u32>,
+    directories: Vec<PathBuf>,
+}
+
+fn left_behind() -> MutexGuard<'static, Remains> {
+    LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on SIGINT and SIGTERM end this process together with its servers.
+pub fn clean_up_on_signal() -> std::io::Result<()> {
+    let signals = paddock_core::server::stop_signal()?;
+    std::thread::Builder::new().name("bench-signals".to_owned()).spawn(move || {
+        let Ok(signal) = signals.recv() else { return };
+        let remains = left_behind();
+        for &pid in &remains.processes {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+                // Gone already is as good.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        for directory in &remains.directories {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+        // With the lock held: nothing is started any more.
+        std::process::exit(128 + signal);
+    })?;
+    Ok(())
+}
 
 /// Which server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +115,7 @@ impl Installation {
             .prefix("paddock-bench-")
             .tempdir_in(parent)
             .with_context(|| format!("making a directory in {} (see --dir)", parent.display()))?;
+        left_behind().directories.push(directory.path().to_owned());
         // Free at this moment; nothing else on this machine's loopback takes ports at random meanwhile, or the server's
         // own message says so.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
@@ -193,7 +230,19 @@ impl Drop for Running {
         // Ended already, or nothing that can be done about it.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        forget_process(self.child.id());
     }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        left_behind().directories.retain(|directory| directory != self.directory.path());
+    }
+}
+
+/// A child that was waited for: its number may become a stranger's.
+pub fn forget_process(pid: u32) {
+    left_behind().processes.retain(|&known| known != pid);
 }
 
 /// Resident memory of a process.
@@ -223,15 +272,22 @@ fn memory_field(status: &str, field: &str) -> Option<u64> {
 
 /// Starts `command` with all its threads bound to `core`. A child inherits the mask of the thread that starts it, so a
 /// thread of its own is bound and then starts it.
+///
+/// Who waits for the child says so with [`forget_process`].
 pub fn spawn_on(core: Option<u32>, command: &mut Command) -> std::io::Result<Child> {
-    let Some(core) = core else { return command.spawn() };
-    std::thread::scope(|scope| {
-        let starter = scope.spawn(|| {
-            paddock_loadgen::machine::pin(core)?;
-            command.spawn()
-        });
-        starter.join().unwrap_or_else(|_| Err(std::io::Error::other("the starting thread panicked")))
-    })
+    let mut remains = left_behind();
+    let child = match core {
+        None => command.spawn(),
+        Some(core) => std::thread::scope(|scope| {
+            let starter = scope.spawn(|| {
+                paddock_loadgen::machine::pin(core)?;
+                command.spawn()
+            });
+            starter.join().unwrap_or_else(|_| Err(std::io::Error::other("the starting thread panicked")))
+        }),
+    }?;
+    remains.processes.push(child.id());
+    Ok(child)
 }
 
 /// The binary `name` beside this one.
@@ -306,6 +362,7 @@ mod tests {
         let mut text = String::new();
         std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut text).unwrap();
         assert!(child.wait().unwrap().success());
+        forget_process(child.id());
         assert!(text.contains(&format!("Cpus_allowed_list:\t{core}\n")), "{text}");
         assert_eq!(paddock_core::server::cores::usable().unwrap(), before);
     }

@@ -1,7 +1,7 @@
 //! The `paddock-bench` binary: one subcommand per question.
 
 use clap::{Args, Parser, Subcommand};
-use paddock_bench::{echo, idle, peers, znodes};
+use paddock_bench::{echo, idle, peers, server, znodes};
 use paddock_transport::engine::Address;
 use paddock_transport::event_loop::{Choice, LoopKind, choose};
 use std::process::ExitCode;
@@ -63,10 +63,10 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
     let outcome = match Cli::parse().what {
         What::Echo(echo) => run_echo(&echo),
-        What::Peers(args) => peers::run(&args),
-        What::Memory(args) => znodes::memory(&args),
-        What::Restart(args) => znodes::restart(&args),
-        What::Idle(args) => idle::run(&args),
+        What::Peers(args) => with_servers(|| peers::run(&args)),
+        What::Memory(args) => with_servers(|| znodes::memory(&args)),
+        What::Restart(args) => with_servers(|| znodes::restart(&args)),
+        What::Idle(args) => with_servers(|| idle::run(&args)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,6 +75,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A question that starts servers: they end with this process, whatever ends it.
+fn with_servers(ask: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    server::clean_up_on_signal()?;
+    ask()
 }
 
 fn run_echo(args: &Echo) -> anyhow::Result<()> {

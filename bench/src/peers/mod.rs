@@ -243,6 +243,9 @@ struct Cell {
     cpu_to_echo: Option<f64>,
     /// Throughput as a multiple of ZooKeeper's.
     throughput_to_zookeeper: Option<f64>,
+    /// ZooKeeper's CPU per operation as a multiple of this server's: the ratio of throughputs if each had its core to itself.
+    /// It stands when other processes disturb the machine; throughput does not.
+    work_to_zookeeper: Option<f64>,
     rounds: Vec<Figures>,
 }
 
@@ -394,6 +397,8 @@ fn cells(row: Row, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<Cel
             figures: figures.clone(),
             cpu_to_echo: echo.and_then(|e| ratio(figures.server_ns_per_operation, e.server_ns_per_operation)),
             throughput_to_zookeeper: zookeeper.and_then(|z| ratio(figures.throughput, z.throughput)),
+            work_to_zookeeper: zookeeper
+                .and_then(|z| ratio(z.server_ns_per_operation, figures.server_ns_per_operation)),
             rounds,
         }
     });

@@ -49,8 +49,8 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
             writeln!(out, "\n{}", cell.row.title(document.connections))?;
             writeln!(
                 out,
-                "  {:<14} {:>10} {:>7} {:>10} {:>10} {:>10} {:>12} {:>7}  limit",
-                "server", "ops/s", "x ZK", "p50", "p99", "p99.9", "CPU ns/op", "x echo"
+                "  {:<14} {:>10} {:>7} {:>10} {:>10} {:>10} {:>12} {:>7} {:>8}  limit",
+                "server", "ops/s", "x ZK", "p50", "p99", "p99.9", "CPU ns/op", "x echo", "ZK CPU x"
             )?;
         }
         write_cell(out, cell)?;
@@ -70,7 +70,7 @@ fn write_cell(out: &mut String, cell: &Cell) -> std::fmt::Result {
     };
     write!(
         out,
-        "  {:<14} {:>10} {:>7} {:>10} {:>10} {:>10} {:>12.0} {:>7}  {limit}",
+        "  {:<14} {:>10} {:>7} {:>10} {:>10} {:>10} {:>12.0} {:>7} {:>8}  {limit}",
         cell.server,
         thousands(f.throughput),
         ratio(cell.throughput_to_zookeeper),
@@ -79,6 +79,7 @@ fn write_cell(out: &mut String, cell: &Cell) -> std::fmt::Result {
         duration(latency.p999_us),
         f.server_ns_per_operation,
         ratio(cell.cpu_to_echo),
+        ratio(cell.work_to_zookeeper),
     )?;
     if let (Some(_), Some(writes)) = (f.reads, f.writes) {
         write!(out, "; writes p50 {} p99 {}", duration(writes.p50_us), duration(writes.p99_us))?;
