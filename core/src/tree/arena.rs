@@ -293,7 +293,7 @@ impl Arena {
     }
 
     /// Bytes of all blocks.
-    #[cfg(all(test, not(paddock_loom), not(miri)))]
+    #[cfg(all(test, not(any(paddock_loom, paddock_asan, miri))))]
     fn bytes(&self) -> usize {
         (self.blocks.len() - self.vacant.len()) * BLOCK_BYTES
     }
@@ -311,7 +311,7 @@ impl Drop for Arena {
     }
 }
 
-#[cfg(all(test, not(paddock_loom), not(miri)))]
+#[cfg(all(test, not(any(paddock_loom, paddock_asan, miri))))]
 mod tests {
     use super::*;
 

@@ -17,9 +17,10 @@
 //!   `crossbeam-epoch`, with real threads, with a reader that breaks the rule;
 //! - `RUSTFLAGS="--cfg paddock_loom" cargo test -p paddock-core --lib tree::standing --release` — the protocol under
 //!   loom's model checker;
-//! - `cargo +nightly miri test -p paddock-core --lib tree::` where the component is installed
-//!   (`MIRIFLAGS=-Zmiri-permissive-provenance` is not needed: pointers keep their provenance);
-//! - `RUSTFLAGS="-Zsanitizer=address --cfg paddock_asan" cargo +nightly test -p paddock-core --lib tree:: --target x86_64-unknown-linux-gnu`;
+//! - `cargo +nightly miri test -p paddock-core --lib tree::tests::rules` where the component is installed;
+//! - `CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=false RUSTFLAGS="-Zsanitizer=address --cfg paddock_asan" cargo +nightly test
+//!   -p paddock-core --lib tree:: --target x86_64-unknown-linux-gnu` — every object from the system's allocator, freed
+//!   at once (debug assertions would keep freed ones, poisoned), leaks included;
 //! - `cargo bench -p paddock-bench --bench tree` — lookups, updates, bytes per znode.
 
 mod arena;
