@@ -36,6 +36,7 @@ const SYSTEM_ERROR: i32 = -1;
 /// See the module doc.
 pub struct Consensus {
     pub(super) policy: u32,
+    pub(super) batches_in_flight: usize,
     pub(super) entry_bytes_max: u64,
     pub(super) group: RaftGroup,
     pub(super) effects: Effects,
@@ -196,7 +197,7 @@ impl Consensus {
             let dropped = self.intake.abandon().map(|ticket| Reply { ticket, zxid, outcome: Outcome::Drop });
             self.phase.extra.extend(dropped);
         }
-        let room = self.phase.in_flight < BATCHES_IN_FLIGHT_MAX && writable;
+        let room = self.phase.in_flight < self.batches_in_flight && writable;
         self.phase.admitting = !stopping && !self.phase.blocked && (room || full);
         if !self.phase.admitting {
             return;
@@ -357,7 +358,7 @@ impl Consensus {
     }
 
     fn has_room(&self) -> bool {
-        self.phase.in_flight < BATCHES_IN_FLIGHT_MAX || self.phase.full_since.is_some()
+        self.phase.in_flight < self.batches_in_flight || self.phase.full_since.is_some()
     }
 }
 

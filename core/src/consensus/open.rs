@@ -204,6 +204,7 @@ impl Consensus {
         let control = Arc::new(Control::new(waker.clone()));
         let consensus = Consensus {
             policy: config.policy,
+            batches_in_flight: config.batches_in_flight,
             entry_bytes_max,
             group,
             effects: Effects::default(),

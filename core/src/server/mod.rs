@@ -14,6 +14,7 @@ pub use stop::stop_signal;
 
 use crate::admin::words::Words;
 use crate::config::Config;
+use crate::consensus::config::{BATCHES_IN_FLIGHT_MAX, BATCHES_IN_FLIGHT_SHARED_MAX};
 use crate::consensus::{
     Consensus, ConsensusConfig, Control, Parts, Recovered, StartError as ConsensusStartError, StopReason,
 };
@@ -139,7 +140,7 @@ impl Server {
         let wakers: Vec<_> = loops.shard_handles.iter().map(LoopHandle::waker).collect();
         let started_ms = wall_ms();
         let stats = Arc::new(Stats::new(placement.shards.len(), started_ms));
-        let settings = consensus_config(&config, placement.shards.len())?;
+        let settings = consensus_config(&config, &placement)?;
         let (consensus, parts) =
             Consensus::open(settings, loops.core.handle().waker(), &wakers, Arc::clone(&stats))?;
         let Parts { shards, control, waker, recovered } = parts;
@@ -388,9 +389,13 @@ fn policy(config: &Config) -> u32 {
         .fold(0, |bits, (_, bit)| bits | bit)
 }
 
-fn consensus_config(config: &Config, shards: usize) -> Result<ConsensusConfig, StartError> {
+fn consensus_config(config: &Config, placement: &Placement) -> Result<ConsensusConfig, StartError> {
     let random = random_bytes()?;
     Ok(ConsensusConfig {
+        batches_in_flight: match placement.consensus {
+            Some(_) => BATCHES_IN_FLIGHT_MAX,
+            None => BATCHES_IN_FLIGHT_SHARED_MAX,
+        },
         tick_time_ms: config.tick_time_ms,
         policy: policy(config),
         force_sync: config.force_sync,
@@ -398,6 +403,6 @@ fn consensus_config(config: &Config, shards: usize) -> Result<ConsensusConfig, S
         seed: u128::from_ne_bytes(random_bytes()?) as u64,
         new_identity: random,
         log_salt: u128::from_ne_bytes(random_bytes()?) as u64,
-        ..ConsensusConfig::standalone(config.data_dir.clone(), shards)
+        ..ConsensusConfig::standalone(config.data_dir.clone(), placement.shards.len())
     })
 }
