@@ -100,6 +100,9 @@ pub fn load(reader: &SnapshotReader, tree: &mut Writer) -> Result<Loaded, LoadEr
     Ok(Loaded { machine, znodes })
 }
 
+/// Znodes whose places in the tree are brought near together, so that building does not wait for memory one at a time.
+const RESTORE_TOGETHER: usize = 32;
+
 fn restore(
     number: usize,
     block: &ArchivedZnodeBlock<'_>,
@@ -107,7 +110,13 @@ fn restore(
     tree: &mut Writer,
 ) -> Result<u64, LoadError> {
     let acls: Vec<AclRef> = block.acls.iter().map(|list| machine.intern_acl(acl_list(list))).collect();
-    for znode in block.znodes.iter() {
+    let mut paths: Vec<&str> = Vec::with_capacity(RESTORE_TOGETHER);
+    for (n, znode) in block.znodes.iter().enumerate() {
+        if n % RESTORE_TOGETHER == 0 {
+            paths.clear();
+            paths.extend(block.znodes.iter().skip(n).take(RESTORE_TOGETHER).map(|z| &*z.path));
+            tree.prefetch(&paths);
+        }
         let acl = znode.acl.to_native();
         let acl = acls.get(acl as usize).ok_or(LoadError::NoAcl { block: number, acl })?.clone();
         let path = &*znode.path;
