@@ -49,9 +49,6 @@ fn a_full_disk_stops_writes_with_an_error_and_heals_by_itself() {
     };
     assert_eq!(refused, -1);
     assert!(node.exists("/a"));
-    let sync = node.sync();
-    node.turn();
-    assert_eq!(node.reply(sync).unwrap().outcome, Outcome::Synced);
     // What was handed over and cannot be told is not answered with an error: its connection is closed.
     for ticket in undecided {
         node.until(|n| {
@@ -61,6 +58,10 @@ fn a_full_disk_stops_writes_with_an_error_and_heals_by_itself() {
         let outcome = &node.reply(ticket).unwrap().outcome;
         assert!(matches!(outcome, Outcome::Drop | Outcome::Ok(_)), "{outcome:?}");
     }
+    // A sync waits for the writes before it, and for nothing else.
+    let sync = node.sync();
+    node.until(|n| n.reply(sync).is_some());
+    assert_eq!(node.reply(sync).unwrap().outcome, Outcome::Synced);
     // Nobody expires meanwhile.
     node.pass(20 * SECOND_NS);
     assert!(!node.closed(ALICE));
