@@ -68,8 +68,9 @@ fn the_log_is_let_go_behind_two_checkpoints_and_the_older_one_still_works() {
     node.stop();
     let listed = snapshots(&disk);
     assert_eq!(listed.len(), 2);
-    let segments = disk.paths().iter().filter(|p| p.starts_with("/data/log")).count();
-    assert!(segments < 12, "{segments} segments: the log was not let go");
+    // How many segments stand between two checkpoints is a matter of how fast the checkpoint thread is.
+    let first = |p: &PathBuf| p.ends_with("segment-0000000000000001.log");
+    assert!(!disk.paths().iter().any(first), "the log was not let go: {:?}", disk.paths());
 
     // The newest is damaged: the one before it and a longer replay give the same.
     disk.corrupt(&listed[1].1, |bytes| {
