@@ -70,13 +70,3 @@ fn no_file_grows_a_second_concept() {
         assert!(text.lines().count() <= LINES_MAX, "{name} has {} lines", text.lines().count());
     }
 }
-
-#[test]
-fn no_metric_is_declared_twice() {
-    use paddock_core::stats::{NodeCells, ShardCells};
-    let mut names: Vec<_> = ShardCells::METRICS.iter().chain(NodeCells::METRICS).map(|m| m.name).collect();
-    let all = names.len();
-    names.sort_unstable();
-    names.dedup();
-    assert_eq!(names.len(), all);
-}

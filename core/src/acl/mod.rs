@@ -12,27 +12,12 @@ mod scheme;
 
 pub use fixup::{FixupError, Requested, fixup};
 pub use intern::Interner;
+pub use paddock_transport::wire::perms;
 pub use scheme::digest_id;
 
 use crate::command::{ArchivedIdentity, Identity, policy};
 use std::borrow::Cow;
 use std::sync::Arc;
-
-/// Permission bits.
-pub mod perms {
-    /// Data, children, stat.
-    pub const READ: i32 = 1;
-    /// Set data.
-    pub const WRITE: i32 = 2;
-    /// Create a child.
-    pub const CREATE: i32 = 4;
-    /// Delete a child.
-    pub const DELETE: i32 = 8;
-    /// Set the ACL.
-    pub const ADMIN: i32 = 16;
-    /// All of them.
-    pub const ALL: i32 = 31;
-}
 
 /// One entry.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
