@@ -1,0 +1,161 @@
+//! What nodes tell each other.
+//!
+//! Owns the shapes of messages between the consensus cores. Never trusts one: each is checked by `rkyv` when it arrives, and
+//! whoever takes it compares node, term and numbers with what he knows. Nothing of it is ever given to protobuf.
+
+use crate::command::Command;
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// One message of a link. A link keeps their order; a new link begins anew.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub enum Message {
+    /// Raft's own.
+    Raft(RaftMessage),
+    /// To the leader: commands of the sender's stream, consecutive.
+    Forward {
+        /// The leader's term as the sender knows it: another leader takes nothing of it.
+        term: u64,
+        /// The commands.
+        commands: Vec<Command>,
+    },
+    /// From the leader: the next number of the receiver's stream that it takes. Sent when it begins to lead, on each new
+    /// link, and whenever another number came.
+    Expect {
+        /// Its term.
+        term: u64,
+        /// Incarnation of the receiver's stream.
+        incarnation: u64,
+        /// The number.
+        seq: u64,
+    },
+    /// To the leader: a read round of the sender, with the sessions it heard from since its last confirmed round.
+    Round {
+        /// The leader's term as the sender knows it.
+        term: u64,
+        /// The sender's own number.
+        number: u64,
+        /// Sessions heard from.
+        touched: Vec<i64>,
+        /// Last entry that the sender has applied.
+        applied: u64,
+        /// Zxid of the last command of its last batch, for comparison.
+        zxid: i64,
+        /// Digest just after it.
+        digest: u64,
+    },
+    /// From the leader: the round is confirmed by a quorum, and so is everything up to `index`.
+    RoundConfirmed {
+        /// Number of the round.
+        number: u64,
+        /// To be applied before the round counts.
+        index: u64,
+    },
+    /// To the leader: what the entry's proposer knew of the state is not what the sender knows. The sender applies nothing
+    /// more until it has a verdict.
+    Diverged {
+        /// The entry.
+        index: u64,
+        /// The zxid that was compared.
+        zxid: i64,
+        /// The sender's digest.
+        digest: u64,
+    },
+    /// From the leader: who differs from the majority at `zxid`.
+    Verdict {
+        /// The entry.
+        index: u64,
+        /// The zxid that was compared.
+        zxid: i64,
+        /// Whether the receiver is the one that is wrong; otherwise the leader was, and stops.
+        yours: bool,
+    },
+    /// A snapshot is offered, asked for, sent, or refused.
+    Snapshot(SnapshotMessage),
+}
+
+/// Raft's message, field by field.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+pub struct RaftMessage {
+    /// Number of its kind in `eraftpb::MessageType`.
+    pub kind: u8,
+    /// Receiver.
+    pub to: u64,
+    /// Sender.
+    pub from: u64,
+    /// Sender's term.
+    pub term: u64,
+    /// See `eraftpb`.
+    pub log_term: u64,
+    /// See `eraftpb`.
+    pub index: u64,
+    /// Entries of the log.
+    pub entries: Vec<RaftEntry>,
+    /// See `eraftpb`.
+    pub commit: u64,
+    /// See `eraftpb`.
+    pub commit_term: u64,
+    /// Index and term of a snapshot, for the messages that carry one.
+    pub snapshot: Option<(u64, u64)>,
+    /// See `eraftpb`.
+    pub request_snapshot: u64,
+    /// See `eraftpb`.
+    pub reject: bool,
+    /// See `eraftpb`.
+    pub reject_hint: u64,
+    /// See `eraftpb`.
+    pub context: Vec<u8>,
+    /// See `eraftpb`.
+    pub priority: i64,
+}
+
+/// One entry of the log on its way to a peer.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct RaftEntry {
+    /// Position.
+    pub index: u64,
+    /// Term.
+    pub term: u64,
+    /// Whether it changes the membership.
+    pub membership: bool,
+    /// The payload, as in [`crate::consensus::group::LogEntry`].
+    pub payload: Vec<u8>,
+}
+
+/// The transfer of a snapshot. The sender sends a chunk only when the one before was taken.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub enum SnapshotMessage {
+    /// Sender: there is one, take it.
+    Offer {
+        /// Sender's term.
+        term: u64,
+        /// Index of the snapshot.
+        index: u64,
+        /// Term of the entry at `index`.
+        index_term: u64,
+        /// Size of the file.
+        bytes: u64,
+    },
+    /// Receiver: go on from `offset`; an offset at the end says that it is whole and durable.
+    Want {
+        /// Index of the snapshot.
+        index: u64,
+        /// From where.
+        offset: u64,
+    },
+    /// Sender: bytes of the file.
+    Chunk {
+        /// Index of the snapshot.
+        index: u64,
+        /// Where they stand.
+        offset: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Either: this transfer is over.
+    Stop {
+        /// Index of the snapshot.
+        index: u64,
+        /// Why, for the log.
+        why: String,
+    },
+}
