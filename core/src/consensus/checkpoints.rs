@@ -49,6 +49,13 @@ impl Checkpoints {
         Self { thread, commands_max, log_bytes_max, log_bytes, newest, members, hold, retry_ns }
     }
 
+    /// So many bytes of log behind the newest snapshot were replayed at the start: without them a node that is restarted
+    /// often enough would never find a checkpoint due, and its replay would grow with each start.
+    pub(super) fn behind(mut self, log_bytes: u64) -> Self {
+        self.log_bytes = log_bytes;
+        self
+    }
+
     /// Takes what has ended, gives up what holds too much, begins what is due.
     pub(super) fn turn(&mut self, now_ns: u64, applier: &mut Applier, journal: &mut Journal) {
         self.log_bytes += journal.take_bytes();

@@ -16,6 +16,12 @@ pub enum StopReason {
     /// It was asked to.
     #[error("asked to stop")]
     Asked,
+    /// A snapshot from another node is in place: the data directory is to be opened again, in this process.
+    #[error("the data directory is opened again, with the snapshot at index {index}")]
+    Reopen {
+        /// Index of the snapshot.
+        index: u64,
+    },
     /// The log cannot be written any more. Nothing acknowledged is lost.
     #[error(
         "the log failed ({0}). Nothing that was acknowledged is lost. Check the disk under the data directory \
@@ -59,7 +65,7 @@ pub enum StopReason {
 impl StopReason {
     /// Whether the process must end with an error.
     pub fn is_failure(&self) -> bool {
-        *self != StopReason::Asked
+        !matches!(self, StopReason::Asked | StopReason::Reopen { .. })
     }
 }
 
@@ -79,6 +85,13 @@ impl Control {
     /// Asks the core to stop once what is proposed is decided, or a named time has passed.
     pub fn stop(&self) {
         self.asked.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Lets the core stop at once so that its data directory is opened again, as after an installed snapshot. What is
+    /// durable stays; who waits for an answer loses its connection.
+    pub fn reopen(&self, index: u64) {
+        self.stopped(StopReason::Reopen { index });
         self.waker.wake();
     }
 

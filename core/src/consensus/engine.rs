@@ -390,7 +390,8 @@ impl Engine for Consensus {
 
     fn park(&mut self) -> bool {
         let submitted = self.phase.admitting && self.has_room() && self.intake.has_more();
-        let asked = self.control.is_asked() && self.phase.stopping_since.is_none();
+        let stopped = self.control.reason().is_some();
+        let asked = stopped || (self.control.is_asked() && self.phase.stopping_since.is_none());
         !submitted && !asked && !self.journal.has_news() && !self.checkpoints.has_news()
     }
 }

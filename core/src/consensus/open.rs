@@ -147,13 +147,12 @@ impl Consensus {
         let dir = DataDir::open_on(config.disk.clone(), &config.data_dir, config.new_identity)?;
         let snapshots = Snapshots::on(dir.disk(), dir.snapshot_dir());
         let (sender, receivers) = ring::with_capacity(config.shards, config.commit_ring_entries);
-        let (mut writer, readers) = tree::tree(config.shards);
-        let from = from_snapshot(&snapshots, &mut writer, u64::from(config.node))?;
+        let (from, (writer, readers)) = from_snapshot(&snapshots, config.shards, u64::from(config.node))?;
 
         let (log, recovery) = open_log(&config, &dir, &from, waker.clone())?;
         let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
         (applier.index, applier.term) = (from.index, from.term);
-        let entries = replay(&log, &recovery, &mut applier)?;
+        let replayed = replay(&log, &recovery, &mut applier)?;
         // Only now: had anything been wrong with the way back, the damaged ones would still be there to look at.
         for skipped in &from.skipped {
             snapshots.discard(skipped)?;
@@ -187,13 +186,14 @@ impl Consensus {
             .map_err(StartError::Thread)?;
         let members = encode(&from.members)?;
         let checkpoints =
-            Checkpoints::new(thread, config.snap_count, config.snap_log_bytes, from.index, members);
+            Checkpoints::new(thread, config.snap_count, config.snap_log_bytes, from.index, members)
+                .behind(replayed.bytes);
         let tick_ns = u64::from(config.tick_time_ms) * 1_000_000;
         let beat_ns =
             ShardConfig { tick_time_ms: config.tick_time_ms, ..ShardConfig::default() }.touch_beat_ns();
         let recovered = Recovered {
             snapshot_index: from.index,
-            entries,
+            entries: replayed.entries,
             zxid: applier.machine.zxid(),
             znodes: applier.tree.node_count(),
             sessions: applier.machine.sessions().len() as u64,
@@ -242,20 +242,50 @@ struct From {
     skipped: Vec<Skipped>,
 }
 
-fn from_snapshot(snapshots: &Snapshots, tree: &mut tree::Writer, node: u64) -> Result<From, StartError> {
+/// A tree that is being filled, and its readers.
+type Tree = (tree::Writer, Vec<tree::Reader>);
+
+/// The newest snapshot that can be loaded. One whose checksums are good and whose contents are not is passed over like a
+/// damaged one: whether the log reaches back to the one before it is found out when it is opened.
+fn from_snapshot(snapshots: &Snapshots, shards: usize, node: u64) -> Result<(From, Tree), StartError> {
     let Some(opened) = snapshots.open_newest()? else {
+        let mut tree = tree::tree(shards);
         let members = Members { voters: vec![node], learners: Vec::new() };
-        return Ok(From { machine: Machine::new(tree), index: 0, term: 0, members, skipped: Vec::new() });
+        let machine = Machine::new(&mut tree.0);
+        return Ok((From { machine, index: 0, term: 0, members, skipped: Vec::new() }, tree));
     };
-    for skipped in &opened.skipped {
+    let mut skipped = opened.skipped;
+    let mut reader = opened.reader;
+    // What is wrong with the newest one is what the operator must know if none can be used.
+    let mut newest_error = None;
+    let (loaded, tree) = loop {
+        // A tree that was half filled is of no use to the next attempt.
+        let mut tree = tree::tree(shards);
+        match load(&reader, &mut tree.0) {
+            Ok(loaded) => break (loaded, tree),
+            Err(error) => {
+                let path = reader.path().to_owned();
+                let what = "its blocks are whole and cannot be loaded";
+                let damage = SnapshotError::Damaged { path: path.clone(), offset: 0, what };
+                tracing::error!("{}: {error}", path.display());
+                skipped.push(Skipped { path: path.clone(), error: damage });
+                let newest = newest_error.take().unwrap_or(StartError::Load { path, error });
+                let at = (reader.header().index, reader.header().term);
+                reader = match snapshots.open_before(at, &mut skipped)? {
+                    Some(older) => older,
+                    None => return Err(newest),
+                };
+                newest_error = Some(newest);
+            }
+        }
+    };
+    for skipped in &skipped {
         tracing::error!(
             "{}; the snapshot before it is used, and the damaged one removed once the log has been replayed behind it",
             skipped.error
         );
     }
-    let reader = opened.reader;
     let path = || reader.path().to_owned();
-    let loaded = load(&reader, tree).map_err(|error| StartError::Load { path: path(), error })?;
     let header = reader.header();
     let mut aligned = rkyv::util::AlignedVec::<16>::new();
     aligned.extend_from_slice(&header.conf_state);
@@ -274,8 +304,8 @@ fn from_snapshot(snapshots: &Snapshots, tree: &mut tree::Writer, node: u64) -> R
             index: header.index,
         }));
     }
-    let (index, term, skipped) = (header.index, header.term, opened.skipped);
-    Ok(From { machine: loaded.machine, index, term, members, skipped })
+    let (index, term) = (header.index, header.term);
+    Ok((From { machine: loaded.machine, index, term, members, skipped }, tree))
 }
 
 fn open_log(
@@ -299,19 +329,28 @@ fn open_log(
     Ok(Log::open(options)?)
 }
 
+/// What lay in the log behind the snapshot.
+#[derive(Default)]
+struct Replayed {
+    entries: u64,
+    /// Bytes of their payloads.
+    bytes: u64,
+}
+
 /// Applies what the log holds beyond the snapshot, without publishing.
-fn replay(log: &Log, recovery: &Recovery, applier: &mut Applier) -> Result<u64, StartError> {
+fn replay(log: &Log, recovery: &Recovery, applier: &mut Applier) -> Result<Replayed, StartError> {
     let first = applier.index + 1;
-    let mut entries = 0;
+    let mut replayed = Replayed::default();
     for entry in log.reader().entries(first, recovery.last_index + 1) {
         let entry = entry?;
         let kind = if entry.kind == KIND_BATCH { EntryKind::Batch } else { EntryKind::Membership };
         let entry = LogEntry { index: entry.index, term: entry.term, kind, payload: entry.data };
         applier.apply(&entry).map_err(StartError::Replay)?;
-        entries += 1;
+        replayed.entries += 1;
+        replayed.bytes += entry.payload.len() as u64;
     }
     applier.forget_applied();
-    Ok(entries)
+    Ok(replayed)
 }
 
 fn encode(members: &Members) -> Result<Bytes, StartError> {

@@ -193,6 +193,26 @@ impl Snapshots {
         Err(SnapshotError::NoneGood { dir: self.dir.clone(), count: listed.len(), newest })
     }
 
+    /// The newest good snapshot before (index, term): for a caller that cannot use what [`Snapshots::open_newest`] gave
+    /// it. Damaged ones are added to `skipped`.
+    pub fn open_before(
+        &self,
+        before: (u64, u64),
+        skipped: &mut Vec<Skipped>,
+    ) -> Result<Option<SnapshotReader>, SnapshotError> {
+        for found in self.list()?.iter().rev().filter(|found| (found.index, found.term) < before) {
+            match SnapshotReader::open(&*self.disk, &found.path) {
+                Ok(reader) => return Ok(Some(reader)),
+                Err(error @ SnapshotError::Damaged { .. }) => {
+                    skipped.push(Skipped { path: found.path.clone(), error });
+                }
+                Err(SnapshotError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     /// All snapshots by name, oldest first.
     pub fn list(&self) -> Result<Vec<Listed>, SnapshotError> {
         let names = self.disk.list(&self.dir).map_err(self.io(&self.dir))?;
@@ -233,7 +253,11 @@ impl Snapshots {
         let mut listed = self.list()?;
         let surplus = listed.len().saturating_sub(RETAINED);
         for old in listed.drain(..surplus) {
-            self.disk.remove(&old.path).map_err(self.io(&old.path))?;
+            match self.disk.remove(&old.path) {
+                // A checkpoint and a snapshot that was received may come to their ends at the same time.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(self.io(&old.path))?,
+            }
         }
         if surplus > 0 {
             self.disk.sync_dir(&self.dir).map_err(self.io(&self.dir))?;
