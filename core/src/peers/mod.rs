@@ -7,9 +7,24 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config;
+mod dial;
+mod frame;
+mod greeting;
+mod handshake;
+mod links;
 pub mod message;
+mod peer;
+pub mod resolver;
+pub mod resolver_thread;
 
+pub use config::{PeerAddress, PeersConfig};
+pub use greeting::{PROTOCOL_VERSION, Refusal};
+pub use links::Peers;
 pub use message::Message;
+pub use peer::{Counters, PeerStatus};
+pub use resolver::{InlineResolver, Resolver};
+pub use resolver_thread::ThreadResolver;
 
 /// What the links tell the consensus core, in order for each node.
 #[derive(Debug)]

@@ -1,0 +1,126 @@
+//! What time brings: dials, signs of life, and the end of what takes too long.
+//!
+//! Owns the look through the tables when something is due. Never waits. It stays correct because each look plans the next
+//! one: whatever has a time of its own calls [`Peers::wake_at`] with it.
+
+#![forbid(unsafe_code)]
+
+use super::config::{HANDSHAKE_NS, IDLE_NS, RESOLVE_NS, SILENCE_NS};
+use super::frame::Kind;
+use super::greeting::Refusal;
+use super::links::Peers;
+use super::peer::{Dial, Link, LinkError, Side, State};
+use paddock_transport::engine::{Address, ConnId};
+use paddock_transport::io::Io;
+
+/// What is due on a connection.
+enum Due {
+    /// Nothing before.
+    At(u64),
+    /// The end.
+    End(LinkError),
+    /// The end, since the node was removed.
+    Removed,
+    /// A sign of life.
+    Here,
+}
+
+impl Peers {
+    /// Looks through all connections.
+    pub(super) fn check_links(&mut self, io: &mut Io) {
+        let conns: Vec<ConnId> = self.links.keys().copied().collect();
+        for conn in conns {
+            let Some(link) = self.links.get(&conn) else { continue };
+            match self.due(link) {
+                Due::At(at_ns) => self.wake_at(at_ns),
+                Due::End(why) => {
+                    self.abort(conn, why, io);
+                }
+                Due::Removed => {
+                    if let State::Up(node) = link.state {
+                        self.refuse(node, Refusal::Removed, io);
+                    }
+                }
+                Due::Here => {
+                    self.put(conn, Kind::Here, &[], io);
+                    self.wake_at(self.now_ns.saturating_add(IDLE_NS));
+                }
+            }
+        }
+    }
+
+    fn due(&self, link: &Link) -> Due {
+        let State::Up(node) = link.state else {
+            let end = link.since_ns.saturating_add(HANDSHAKE_NS);
+            return if self.now_ns >= end { Due::End(LinkError::HandshakeTime) } else { Due::At(end) };
+        };
+        let leaving = self.peers.get(&node).and_then(|p| p.leaving_ns).unwrap_or(u64::MAX);
+        if self.now_ns >= leaving {
+            return Due::Removed;
+        }
+        // Whom we do not read is not heard.
+        let silence = if link.paused { u64::MAX } else { link.heard_ns.saturating_add(SILENCE_NS) };
+        let end = silence.min(link.probe_ns.unwrap_or(u64::MAX));
+        if self.now_ns >= end {
+            return Due::End(LinkError::Silent(self.now_ns.saturating_sub(link.heard_ns)));
+        }
+        let idle = link.sent_ns.saturating_add(IDLE_NS);
+        if self.now_ns >= idle {
+            return Due::Here;
+        }
+        Due::At(end.min(idle).min(leaving))
+    }
+
+    /// Looks through all nodes without a link.
+    pub(super) fn check_dials(&mut self) {
+        let nodes: Vec<u8> =
+            self.peers.iter().filter(|(_, p)| p.link.is_none()).map(|(node, _)| *node).collect();
+        for node in nodes {
+            if self
+                .peers
+                .get(&node)
+                .is_some_and(|p| p.member && matches!(p.dial, Dial::New | Dial::At(u64::MAX)))
+            {
+                self.plan_dial(node, true);
+            }
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let Some(address) = peer.address.as_ref().filter(|_| peer.member) else { continue };
+            match peer.dial {
+                Dial::At(at_ns) if self.now_ns < at_ns => self.wake_at(at_ns),
+                Dial::At(_) => {
+                    let until = self.now_ns.saturating_add(RESOLVE_NS);
+                    peer.dial = Dial::Resolving(until);
+                    peer.counters.dials += 1;
+                    self.resolver.request(node, &address.host, address.port);
+                    self.wake_at(until);
+                }
+                Dial::Resolving(until) if self.now_ns < until => self.wake_at(until),
+                Dial::Resolving(_) => self.dial_failed(node, LinkError::ResolveTime),
+                // Its connection has a time of its own.
+                Dial::Connecting(_) | Dial::New => {}
+            }
+        }
+    }
+
+    /// Takes the resolver's answers and connects.
+    pub(super) fn take_addresses(&mut self, io: &mut Io) {
+        while let Some((node, answer)) = self.resolver.poll() {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            // The answer to a question that is not of interest any more.
+            if !matches!(peer.dial, Dial::Resolving(_)) || peer.link.is_some() {
+                continue;
+            }
+            match answer {
+                Ok(at) => {
+                    let remote = Address::Tcp(at);
+                    let conn = io.connect(remote.clone());
+                    peer.dial = Dial::Connecting(conn);
+                    self.links
+                        .insert(conn, Link::new(Side::Dialled(node), State::Connecting, remote, self.now_ns));
+                    self.wake_at(self.now_ns.saturating_add(HANDSHAKE_NS));
+                }
+                Err(why) => self.dial_failed(node, LinkError::Resolve(why)),
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The handshake's record: who talks, to whom, and whether he is welcome.
+//!
+//! Owns the 80 bytes that each end sends first (`docs/formats/peers.md`), and the reasons for which one is refused. Never decides:
+//! that is `handshake`'s. It stays correct across versions because this record keeps its shape in all of them: a
+//! newer node can tell an older one that it is too old.
+
+#![forbid(unsafe_code)]
+
+use super::frame::crc32c;
+use std::fmt;
+use thiserror::Error;
+
+/// Version of everything that follows the greeting.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Size of a greeting.
+pub(super) const GREETING_BYTES: usize = 80;
+
+/// How a greeting begins.
+const MAGIC: [u8; 4] = *b"PDKP";
+
+/// Set: by the membership that the sender knows, it is a member.
+const FLAG_MEMBER: u8 = 1;
+
+/// Where the checksum stands; for the checksum it counts as zero.
+const CHECKSUM_AT: usize = 12;
+
+/// First bytes of a stranger that are shown in the log.
+const SHOWN_BYTES: usize = 16;
+
+/// Why a link is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Another version of the protocol.
+    WrongVersion,
+    /// Another ensemble.
+    WrongCluster,
+    /// Not a member.
+    UnknownNode,
+    /// The dialler wanted to reach another node.
+    NotForMe,
+    /// No member any more.
+    Removed,
+    /// There is a link with this node already.
+    Duplicate,
+    /// The node's data directory is not the one that the ensemble knows.
+    WrongIdentity,
+    /// A reason of a later version.
+    Other(u8),
+}
+
+impl Refusal {
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Refusal::WrongVersion => 1,
+            Refusal::WrongCluster => 2,
+            Refusal::UnknownNode => 3,
+            Refusal::NotForMe => 4,
+            Refusal::Removed => 5,
+            Refusal::Duplicate => 6,
+            Refusal::WrongIdentity => 7,
+            Refusal::Other(code) => code,
+        }
+    }
+
+    pub(super) fn from_code(code: u8) -> Self {
+        use Refusal::*;
+        let named = [WrongVersion, WrongCluster, UnknownNode, NotForMe, Removed, Duplicate, WrongIdentity];
+        named.into_iter().find(|r| r.code() == code).unwrap_or(Other(code))
+    }
+}
+
+/// Why a connection is not a peer's.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub(super) enum GreetingError {
+    #[error("{}", stranger(.0))]
+    Stranger(Vec<u8>),
+    #[error("the checksum of its greeting is wrong")]
+    Checksum,
+}
+
+/// What each end says first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Greeting {
+    /// Its version of the protocol.
+    pub version: u16,
+    /// Its number.
+    pub node: u8,
+    /// The node that it wants to talk to.
+    pub wanted: u8,
+    /// `None`: welcome. In the dialler's first greeting always `None`.
+    pub refusal: Option<Refusal>,
+    /// By the membership that it knows, it is a member.
+    pub member: bool,
+    /// Number of its ensemble; all zero: not known.
+    pub cluster: [u8; 16],
+    /// Identity of its data directory.
+    pub identity: [u8; 16],
+    /// Number of its start.
+    pub incarnation: u64,
+    /// The dialler's count of its dials since its start; the answer repeats it.
+    pub attempt: u64,
+    /// Version of the membership that it knows; 0: none.
+    pub members_version: i64,
+}
+
+impl Greeting {
+    pub(super) fn encode(&self) -> [u8; GREETING_BYTES] {
+        let mut bytes = [0; GREETING_BYTES];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&self.version.to_le_bytes());
+        bytes[6] = self.node;
+        bytes[7] = self.wanted;
+        bytes[8] = self.refusal.map_or(0, Refusal::code);
+        bytes[9] = if self.member { FLAG_MEMBER } else { 0 };
+        bytes[16..32].copy_from_slice(&self.cluster);
+        bytes[32..48].copy_from_slice(&self.identity);
+        bytes[48..56].copy_from_slice(&self.incarnation.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.attempt.to_le_bytes());
+        bytes[64..72].copy_from_slice(&self.members_version.to_le_bytes());
+        let checksum = crc32c(&bytes);
+        bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// The greeting at the beginning of `bytes`; `None`: it is not whole.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Option<Self>, GreetingError> {
+        let known = bytes.len().min(MAGIC.len());
+        if bytes[..known] != MAGIC[..known] {
+            return Err(GreetingError::Stranger(bytes[..bytes.len().min(SHOWN_BYTES)].to_vec()));
+        }
+        let Some(bytes) = bytes.first_chunk::<GREETING_BYTES>() else { return Ok(None) };
+        let mut unsigned = *bytes;
+        unsigned[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
+        if crc32c(&unsigned).to_le_bytes() != field::<4>(bytes, CHECKSUM_AT) {
+            return Err(GreetingError::Checksum);
+        }
+        Ok(Some(Self {
+            version: u16::from_le_bytes(field(bytes, 4)),
+            node: bytes[6],
+            wanted: bytes[7],
+            refusal: (bytes[8] != 0).then(|| Refusal::from_code(bytes[8])),
+            member: bytes[9] & FLAG_MEMBER != 0,
+            cluster: field(bytes, 16),
+            identity: field(bytes, 32),
+            incarnation: u64::from_le_bytes(field(bytes, 48)),
+            attempt: u64::from_le_bytes(field(bytes, 56)),
+            members_version: i64::from_le_bytes(field(bytes, 64)),
+        }))
+    }
+}
+
+/// A number of 16 bytes as the log shows it.
+pub(super) struct Hex<'a>(pub &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+fn field<const N: usize>(bytes: &[u8; GREETING_BYTES], at: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&bytes[at..at + N]);
+    field
+}
+
+/// What a stranger seems to be, so that the log says what to change.
+fn stranger(first: &[u8]) -> String {
+    let known = if [&b"GET "[..], b"POST", b"HEAD", b"PUT "].iter().any(|word| first.starts_with(word)) {
+        "it speaks HTTP; this is the port for the ensemble's other nodes"
+    } else if first.starts_with(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) {
+        "it speaks ZooKeeper's election protocol; a Paddock ensemble takes no ZooKeeper servers"
+    } else if first.starts_with(&[0x16, 0x03]) {
+        "it speaks TLS; the links between nodes do not"
+    } else if first.starts_with(&[0, 0, 0]) {
+        "it speaks ZooKeeper's protocol; this is the port for the ensemble's other nodes, clients have their own"
+    } else {
+        "it does not speak Paddock's peer protocol"
+    };
+    format!("{known} (first bytes: {})", Hex(first))
+}

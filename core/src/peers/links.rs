@@ -1,0 +1,418 @@
+//! The component: what the consensus core calls.
+//!
+//! Owns the tables of nodes and connections and the queue of events. Never blocks, reads a clock or draws randomness that was not
+//! given to it. It stays correct because a connection is in the table exactly as long as something of it counts:
+//! whatever arrives for one that is not is dropped, and a node's link is the one whose number stands in its entry.
+
+#![forbid(unsafe_code)]
+
+use super::PeerEvent;
+use super::config::*;
+use super::frame::{self, Frame, Kind};
+use super::greeting::Refusal;
+use super::message::Message;
+use super::peer::{Complaints, Dial, Link, LinkError, Peer, PeerStatus, Side, State, backoff};
+use super::resolver::Resolver;
+use crate::members::Members;
+use paddock_transport::engine::{Address, Closed, ConnId, Now, Origin};
+use paddock_transport::io::Io;
+use std::collections::{BTreeMap, VecDeque};
+use tracing::{info, warn};
+
+/// The links of one node.
+pub struct Peers {
+    pub(super) node: u8,
+    pub(super) identity: [u8; 16],
+    pub(super) incarnation: u64,
+    /// Number of the ensemble; all zero: not known.
+    pub(super) cluster: [u8; 16],
+    /// Version of the membership in force; 0: the configured one.
+    pub(super) version: i64,
+    /// Whether the replicated membership has this node.
+    pub(super) member: bool,
+    pub(super) peers: BTreeMap<u8, Peer>,
+    pub(super) links: BTreeMap<ConnId, Link>,
+    /// What the core has not taken, and the payload that it holds.
+    events: VecDeque<(usize, PeerEvent)>,
+    untaken_bytes: usize,
+    /// Whether a link may be left unread since too much was not taken.
+    pausing: bool,
+    pub(super) resolver: Box<dyn Resolver + Send>,
+    pub(super) random: u64,
+    /// Dials since the start.
+    pub(super) attempts: u64,
+    /// The time of the latest call.
+    pub(super) now_ns: u64,
+    /// When something is to be looked at.
+    pub(super) due_ns: u64,
+    strangers: Complaints,
+}
+
+impl Peers {
+    /// Links to the configured members; they are dialled at the first turn.
+    pub fn new(config: PeersConfig, resolver: Box<dyn Resolver + Send>) -> Self {
+        let mut peers: BTreeMap<u8, Peer> = BTreeMap::new();
+        for address in config.members.into_iter().filter(|a| a.node != config.node) {
+            let peer = peers.entry(address.node).or_insert_with(Peer::new);
+            (peer.member, peer.address) = (true, Some(address));
+        }
+        Self {
+            node: config.node,
+            identity: config.identity,
+            incarnation: config.incarnation,
+            cluster: config.cluster,
+            version: 0,
+            member: false,
+            peers,
+            links: BTreeMap::new(),
+            events: VecDeque::new(),
+            untaken_bytes: 0,
+            pausing: false,
+            resolver,
+            random: config.seed,
+            attempts: 0,
+            now_ns: 0,
+            due_ns: 0,
+            strangers: Complaints::default(),
+        }
+    }
+
+    /// The replicated membership, at the start and after each change. A node that it removed keeps its link for
+    /// [`REMOVED_GRACE_NS`], so that it learns of it by the log.
+    pub fn update(&mut self, members: &Members) {
+        if members.cluster != [0; 16] {
+            self.cluster = members.cluster;
+        }
+        if members.members.is_empty() {
+            return;
+        }
+        self.version = members.version;
+        self.member = members.get(self.node).is_some();
+        for (&node, member) in members.members.iter().filter(|(node, _)| **node != self.node) {
+            let peer = self.peers.entry(node).or_insert_with(Peer::new);
+            let address = PeerAddress { node, host: member.host.clone(), port: member.peer_port };
+            peer.address = Some(address);
+            (peer.member, peer.recorded, peer.leaving_ns) = (true, member.identity, None);
+        }
+        // A node that is not in it itself may be older or newer than it: it drops nobody.
+        for (_, peer) in
+            self.peers.iter_mut().filter(|(node, _)| self.member && members.get(**node).is_none())
+        {
+            let newer = peer.known.is_some_and(|k| k.members_version > members.version);
+            peer.member = false;
+            if peer.link.is_some() && !newer && peer.leaving_ns.is_none() {
+                peer.leaving_ns = Some(self.now_ns.saturating_add(REMOVED_GRACE_NS));
+            }
+        }
+        self.due_ns = 0;
+    }
+
+    /// A connection is established.
+    pub fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
+        self.now_ns = now.mono_ns;
+        if origin.listener.is_some() {
+            return self.accepted(conn, origin.peer.clone(), io);
+        }
+        match self.links.get_mut(&conn) {
+            Some(link) => {
+                link.state = State::Greeting;
+                self.greet(conn, io);
+            }
+            None => io.abort(conn),
+        }
+    }
+
+    /// Bytes arrived.
+    pub fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
+        self.now_ns = now.mono_ns;
+        let Some(link) = self.links.get_mut(&conn) else { return };
+        (link.heard_ns, link.probe_ns) = (self.now_ns, None);
+        link.inbox.push(bytes);
+        if let State::Up(node) = link.state
+            && let Some(peer) = self.peers.get_mut(&node)
+        {
+            peer.counters.bytes_in += bytes.len() as u64;
+        }
+        while self.take_one(conn, io) {}
+        self.pause_when_full(conn, io);
+    }
+
+    /// The other end sends no more: a link has two directions or none.
+    pub fn eof(&mut self, now: Now, conn: ConnId, io: &mut Io) {
+        self.now_ns = now.mono_ns;
+        self.drop_link(conn, LinkError::ByPeer, io);
+        io.close(conn);
+    }
+
+    /// A connection is gone.
+    pub fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io) {
+        self.now_ns = now.mono_ns;
+        let why = match why {
+            Closed::ConnectFailed(errno) => LinkError::Connect(errno),
+            Closed::Failed(errno) => LinkError::Failed(errno),
+            Closed::ByPeer | Closed::ByEngine => LinkError::ByPeer,
+        };
+        self.drop_link(conn, why, io);
+    }
+
+    /// Dials, signs of life, and what has taken too long. Returns when to come back at the latest.
+    pub fn turn(&mut self, now: Now, io: &mut Io) -> Option<u64> {
+        self.now_ns = now.mono_ns;
+        self.take_addresses(io);
+        if self.now_ns >= self.due_ns {
+            self.due_ns = u64::MAX;
+            self.check_links(io);
+            self.check_dials();
+            // A resolver without a thread has answered by now.
+            self.take_addresses(io);
+        }
+        self.resume_when_taken(io);
+        (self.due_ns != u64::MAX).then_some(self.due_ns)
+    }
+
+    /// Whether [`Peers::turn`] has something to do at once: asked before the loop goes to sleep.
+    pub fn is_ready(&self) -> bool {
+        self.resolver.is_ready()
+    }
+
+    /// The next thing that happened.
+    pub fn next_event(&mut self) -> Option<PeerEvent> {
+        let (bytes, event) = self.events.pop_front()?;
+        self.untaken_bytes -= bytes;
+        Some(event)
+    }
+
+    /// Sends, after all that was sent before. `false`: it was not taken, since there is no link, since more than
+    /// [`UNSENT_BYTES_MAX`] wait for it, or since the message is larger than a frame may be.
+    pub fn send(&mut self, to: u8, message: &Message, io: &mut Io) -> bool {
+        let Some((conn, peer)) = self.peers.get_mut(&to).and_then(|p| Some((p.link?, p))) else {
+            return false;
+        };
+        if io.unsent(conn) > UNSENT_BYTES_MAX {
+            peer.counters.messages_refused += 1;
+            return false;
+        }
+        let Some(out) = io.out(conn) else { return false };
+        let Some(bytes) = frame::put_message(message, out.bytes()) else {
+            if let Some(more) = peer.complaints.admit(self.now_ns, "too large") {
+                warn!(
+                    node = to,
+                    more, "a message is larger than a frame between nodes may be and was not sent"
+                );
+            }
+            return false;
+        };
+        peer.counters.messages_out += 1;
+        peer.counters.bytes_out += (frame::HEADER_BYTES + bytes.next_multiple_of(frame::ALIGN)) as u64;
+        if let Some(link) = self.links.get_mut(&conn) {
+            link.sent_ns = self.now_ns;
+        }
+        true
+    }
+
+    /// Whether a link to the node stands.
+    pub fn is_up(&self, node: u8) -> bool {
+        self.peers.get(&node).is_some_and(|p| p.link.is_some())
+    }
+
+    /// Bytes that wait to be sent to the node.
+    pub fn unsent(&self, node: u8, io: &Io) -> usize {
+        self.peers.get(&node).and_then(|p| p.link).map_or(0, |conn| io.unsent(conn))
+    }
+
+    /// Ends the link with a node and tells it why; for what only the core can judge.
+    pub fn refuse(&mut self, node: u8, why: Refusal, io: &mut Io) {
+        let Some(conn) = self.peers.get(&node).and_then(|p| p.link) else { return };
+        self.put(conn, Kind::Goodbye, &[why.code()], io);
+        self.drop_link(conn, LinkError::WeRefused(why, None), io);
+        io.close(conn);
+    }
+
+    /// All other nodes that belong to the ensemble or have a link, for the admin words and the metrics.
+    pub fn status(&self, io: &Io) -> Vec<PeerStatus> {
+        let shown = self.peers.iter().filter(|(_, p)| p.member || p.link.is_some());
+        let status = shown.map(|(&node, peer)| {
+            let link = peer.link.and_then(|conn| self.links.get(&conn));
+            PeerStatus {
+                node,
+                address: peer.place(),
+                up: link.is_some(),
+                since_ns: link.map_or(0, |l| l.since_ns),
+                dialled: link.is_some_and(|l| matches!(l.side, Side::Dialled(_))),
+                member: peer.member,
+                incarnation: peer.known.map(|k| k.incarnation),
+                identity_differs: matches!((peer.recorded, peer.known), (Some(r), Some(k)) if r != k.identity),
+                unsent_bytes: self.unsent(node, io),
+                counters: peer.counters,
+                last_error: peer.last_error.clone(),
+            }
+        });
+        status.collect()
+    }
+
+    /// Takes one thing from a connection's bytes. `false`: there is none.
+    fn take_one(&mut self, conn: ConnId, io: &mut Io) -> bool {
+        let Some(link) = self.links.get_mut(&conn) else { return false };
+        let State::Up(node) = link.state else {
+            return match link.inbox.greeting() {
+                Ok(Some(greeting)) => {
+                    self.greeted(conn, greeting, io);
+                    true
+                }
+                Ok(None) => false,
+                Err(why) => self.abort(conn, why.into(), io),
+            };
+        };
+        match link.inbox.frame() {
+            Ok(Some(Frame::Message(message, bytes))) => {
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.counters.messages_in += 1;
+                }
+                self.tell(bytes, PeerEvent::Message { node, message });
+                true
+            }
+            Ok(Some(Frame::Here)) => true,
+            Ok(Some(Frame::Probe)) => {
+                self.put(conn, Kind::Here, &[], io);
+                true
+            }
+            Ok(Some(Frame::Goodbye(code))) => {
+                let why = Refusal::from_code(code);
+                self.abort(conn, LinkError::RefusedBy(why, None), io);
+                if why == Refusal::Removed {
+                    self.tell(0, PeerEvent::Removed { by: node });
+                }
+                false
+            }
+            Ok(None) => false,
+            Err(why) => self.abort(conn, why.into(), io),
+        }
+    }
+
+    /// Ends a connection at once. `false`, for the convenience of the callers.
+    pub(super) fn abort(&mut self, conn: ConnId, why: LinkError, io: &mut Io) -> bool {
+        self.drop_link(conn, why, io);
+        io.abort(conn);
+        false
+    }
+
+    pub(super) fn tell(&mut self, bytes: usize, event: PeerEvent) {
+        self.untaken_bytes += bytes;
+        self.events.push_back((bytes, event));
+    }
+
+    /// Something is to be looked at then.
+    pub(super) fn wake_at(&mut self, at_ns: u64) {
+        self.due_ns = self.due_ns.min(at_ns);
+    }
+
+    /// Appends a frame without a message.
+    pub(super) fn put(&mut self, conn: ConnId, kind: Kind, payload: &[u8], io: &mut Io) {
+        if let (Some(out), Some(link)) = (io.out(conn), self.links.get_mut(&conn)) {
+            frame::put(kind, payload, out.bytes());
+            link.sent_ns = self.now_ns;
+        }
+    }
+
+    /// Forgets a connection, tells the core if it was a link, and plans the next dial. The caller ends it.
+    pub(super) fn drop_link(&mut self, conn: ConnId, why: LinkError, io: &mut Io) {
+        let Some(link) = self.links.remove(&conn) else { return };
+        match (link.state, link.side) {
+            (State::Up(node), _) => {
+                let steady = self.now_ns.saturating_sub(link.since_ns) >= STEADY_NS;
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    (peer.link, peer.leaving_ns) = (None, None);
+                    peer.failures = if steady { 0 } else { peer.failures.saturating_add(1) };
+                }
+                self.tell(0, PeerEvent::Down { node });
+                self.plan_dial(node, true);
+                self.complain(node, "the link is down", why);
+            }
+            (_, Side::Dialled(node)) => self.dial_failed(node, why),
+            (_, Side::Accepted) => {
+                let text = why.to_string();
+                if let Some(more) = self.strangers.admit(self.now_ns, &text) {
+                    warn!(from = %link.remote, more, "a connection to the peer port was closed: {text}");
+                }
+            }
+        }
+        if link.paused {
+            io.resume_input(conn);
+        }
+    }
+
+    /// The next dial is to come later.
+    pub(super) fn dial_failed(&mut self, node: u8, why: LinkError) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        // Who refuses will most likely refuse again.
+        let refused = matches!(
+            why,
+            LinkError::RefusedBy(r, _) | LinkError::WeRefused(r, _) if r != Refusal::Duplicate
+        );
+        peer.failures = if refused { u32::MAX } else { peer.failures.saturating_add(1) };
+        self.plan_dial(node, false);
+        self.complain(node, "no link", why);
+    }
+
+    /// Sets the time of the next dial. `patient`: the node with the smaller number waits for the other one's.
+    pub(super) fn plan_dial(&mut self, node: u8, patient: bool) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let pause = match peer.dial {
+            Dial::New => 0,
+            _ => backoff(peer.failures, &mut self.random),
+        };
+        let patience = if patient && self.node < node { PATIENCE_NS } else { 0 };
+        let at_ns = self.now_ns.saturating_add(pause + patience);
+        peer.dial = Dial::At(at_ns);
+        self.wake_at(at_ns);
+    }
+
+    /// Says in the log what became of a node's link, unless it was just said.
+    pub(super) fn complain(&mut self, node: u8, what: &str, why: LinkError) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let text = why.to_string();
+        if let Some(more) = peer.complaints.admit(self.now_ns, &text) {
+            let place = peer.place();
+            match why {
+                LinkError::Replaced => info!(more, "node {node} at {place}: {text}"),
+                _ => warn!(more, "node {node} at {place}: {what}: {text}"),
+            }
+        }
+        peer.last_error = Some(text);
+    }
+
+    fn pause_when_full(&mut self, conn: ConnId, io: &mut Io) {
+        if self.untaken_bytes > UNTAKEN_BYTES_MAX
+            && let Some(link) = self.links.get_mut(&conn)
+        {
+            link.paused = true;
+            self.pausing = true;
+            io.pause_input(conn);
+        }
+    }
+
+    fn resume_when_taken(&mut self, io: &mut Io) {
+        if !self.pausing || self.untaken_bytes > UNTAKEN_BYTES_MAX / 2 {
+            return;
+        }
+        self.pausing = false;
+        for (conn, link) in self.links.iter_mut().filter(|(_, l)| l.paused) {
+            link.paused = false;
+            link.heard_ns = self.now_ns;
+            io.resume_input(*conn);
+        }
+    }
+
+    fn accepted(&mut self, conn: ConnId, remote: Address, io: &mut Io) {
+        let strangers = |l: &&Link| l.side == Side::Accepted && l.state == State::Greeting;
+        if self.links.values().filter(strangers).count() >= STRANGERS_MAX {
+            let oldest =
+                self.links.iter().filter(|(_, l)| strangers(l)).min_by_key(|(conn, l)| (l.since_ns, **conn));
+            if let Some(oldest) = oldest.map(|(conn, _)| *conn) {
+                self.abort(oldest, LinkError::Crowded, io);
+            }
+        }
+        self.links.insert(conn, Link::new(Side::Accepted, State::Greeting, remote, self.now_ns));
+        self.wake_at(self.now_ns.saturating_add(HANDSHAKE_NS));
+    }
+}

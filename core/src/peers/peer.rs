@@ -1,0 +1,305 @@
+//! What is known of one other node, and of one connection.
+//!
+//! Owns addresses, the state of dialling, counters, and what was last said about a node in the log. Never sends anything.
+
+#![forbid(unsafe_code)]
+
+use super::config::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, COMPLAINT_NS, PeerAddress, SAME_COMPLAINT_NS};
+use super::frame::{FrameError, Inbox};
+use super::greeting::{Greeting, GreetingError, Hex, Refusal};
+use paddock_transport::engine::{Address, ConnId};
+use thiserror::Error;
+
+/// Why a connection ended, or a dial did not succeed.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub(super) enum LinkError {
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Greeting(#[from] GreetingError),
+    #[error("no handshake within the time for it")]
+    HandshakeTime,
+    #[error("nothing was heard for {} ms", .0 / 1_000_000)]
+    Silent(u64),
+    #[error("cannot be reached: {}", std::io::Error::from_raw_os_error(*.0))]
+    Connect(i32),
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Failed(i32),
+    #[error("it closed the connection")]
+    ByPeer,
+    #[error("{0}")]
+    Resolve(String),
+    #[error("its name was not resolved in time; check the name service")]
+    ResolveTime,
+    #[error("a newer link to it took the place")]
+    Replaced,
+    #[error("it refused us: {}", refused_by(.0, .1))]
+    RefusedBy(Refusal, Option<Box<Greeting>>),
+    #[error("we refused it: {}", we_refused(.0, .1))]
+    WeRefused(Refusal, Option<Box<Greeting>>),
+    #[error("too many connections that do not say who they are")]
+    Crowded,
+}
+
+/// The same for both ends, as far as both know the same.
+fn common(why: &Refusal, said: &Option<Box<Greeting>>) -> Option<String> {
+    Some(match (why, said) {
+        (Refusal::WrongVersion, Some(it)) => {
+            format!(
+                "it speaks version {} of the peer protocol; run the same release on all nodes",
+                it.version
+            )
+        }
+        (Refusal::WrongVersion, None) => {
+            "it speaks another version of the peer protocol; run the same release on all nodes".to_owned()
+        }
+        (Refusal::WrongCluster, Some(it)) => {
+            format!("another ensemble (cluster {}); check its configuration", Hex(&it.cluster))
+        }
+        (Refusal::WrongCluster, None) => "another ensemble; check its configuration".to_owned(),
+        (Refusal::Other(code), _) => format!("reason {code}, which this version does not know"),
+        _ => return None,
+    })
+}
+
+fn refused_by(why: &Refusal, said: &Option<Box<Greeting>>) -> String {
+    let text = match (why, said) {
+        (Refusal::NotForMe, Some(it)) => {
+            return format!("it is node {}; check the server lines and its myid", it.node);
+        }
+        (Refusal::UnknownNode, _) => "this node is not a member of its ensemble; add it with reconfig",
+        (Refusal::NotForMe, None) => "it is another node; check the server lines and its myid",
+        (Refusal::Removed, _) => "this node was removed from the ensemble",
+        (Refusal::Duplicate, _) => {
+            "it has a link with this node's number already; if this stays, two nodes run with the same myid"
+        }
+        (Refusal::WrongIdentity, _) => "this node's data directory is not the one that the ensemble knows",
+        _ => return common(why, said).unwrap_or_default(),
+    };
+    text.to_owned()
+}
+
+fn we_refused(why: &Refusal, said: &Option<Box<Greeting>>) -> String {
+    let text = match (why, said) {
+        (Refusal::NotForMe, Some(it)) => {
+            return format!(
+                "node {} looked for node {} here; check its server lines and our myid",
+                it.node, it.wanted
+            );
+        }
+        (Refusal::UnknownNode, Some(it)) => {
+            return format!("node {} is not a member of this ensemble; add it with reconfig", it.node);
+        }
+        (Refusal::UnknownNode, None) => "it is not a member of this ensemble; add it with reconfig",
+        (Refusal::NotForMe, None) => "it looked for another node here",
+        (Refusal::Removed, _) => "it was removed from this ensemble",
+        (Refusal::Duplicate, _) => "there is a link with a node of this number already",
+        (Refusal::WrongIdentity, _) => "its data directory is not the one that the ensemble knows",
+        _ => return common(why, said).unwrap_or_default(),
+    };
+    text.to_owned()
+}
+
+/// Which end a connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    /// We dialled this node.
+    Dialled(u8),
+    /// Somebody dialled us.
+    Accepted,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// Not established.
+    Connecting,
+    /// The other end's greeting is to come.
+    Greeting,
+    /// A link with this node.
+    Up(u8),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub side: Side,
+    pub state: State,
+    pub remote: Address,
+    pub inbox: Inbox,
+    /// Since when it is in this state.
+    pub since_ns: u64,
+    pub heard_ns: u64,
+    pub sent_ns: u64,
+    /// It is in doubt and must be heard from before.
+    pub probe_ns: Option<u64>,
+    /// Input is left in the kernel.
+    pub paused: bool,
+}
+
+impl Link {
+    pub(super) fn new(side: Side, state: State, remote: Address, now_ns: u64) -> Self {
+        Self {
+            side,
+            state,
+            remote,
+            inbox: Inbox::default(),
+            since_ns: now_ns,
+            heard_ns: now_ns,
+            sent_ns: now_ns,
+            probe_ns: None,
+            paused: false,
+        }
+    }
+}
+
+/// How far dialling a node is, while there is no link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Dial {
+    /// Nothing was tried yet.
+    New,
+    /// The next time.
+    At(u64),
+    /// Its address is asked for, until then.
+    Resolving(u64),
+    /// On its way.
+    Connecting(ConnId),
+}
+
+/// Who stood at the other end of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Known {
+    pub identity: [u8; 16],
+    pub incarnation: u64,
+    /// Its latest dial that was a link; 0: we dialled.
+    pub attempt: u64,
+    /// The version of the membership that it knew.
+    pub members_version: i64,
+}
+
+/// Counts of one node, since this node's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent or waiting to be.
+    pub bytes_out: u64,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Messages sent or waiting to be.
+    pub messages_out: u64,
+    /// Messages not taken since too much was unsent.
+    pub messages_refused: u64,
+    /// Dials begun.
+    pub dials: u64,
+    /// Links that stood; one less is the number of reconnects.
+    pub links: u64,
+}
+
+/// One other node.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub address: Option<PeerAddress>,
+    /// It belongs to the membership in force.
+    pub member: bool,
+    /// Identity that the membership records.
+    pub recorded: Option<[u8; 16]>,
+    pub link: Option<ConnId>,
+    pub dial: Dial,
+    /// Dials in a row without a steady link.
+    pub failures: u32,
+    pub known: Option<Known>,
+    /// It was removed and its link ends at this time.
+    pub leaving_ns: Option<u64>,
+    pub counters: Counters,
+    pub complaints: Complaints,
+    pub last_error: Option<String>,
+}
+
+impl Peer {
+    pub(super) fn new() -> Self {
+        Self {
+            address: None,
+            member: false,
+            recorded: None,
+            link: None,
+            dial: Dial::New,
+            failures: 0,
+            known: None,
+            leaving_ns: None,
+            counters: Counters::default(),
+            complaints: Complaints::default(),
+            last_error: None,
+        }
+    }
+
+    pub(super) fn place(&self) -> String {
+        self.address
+            .as_ref()
+            .map_or_else(|| "an unknown address".to_owned(), |a| format!("{}:{}", a.host, a.port))
+    }
+}
+
+/// A node's links as an operator sees them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerStatus {
+    /// Its number.
+    pub node: u8,
+    /// `host:port` of its peer link, as known.
+    pub address: String,
+    /// Whether a link stands.
+    pub up: bool,
+    /// Since when, on `Now::mono_ns`'s clock; 0: no link.
+    pub since_ns: u64,
+    /// Whether this node dialled it.
+    pub dialled: bool,
+    /// Whether it belongs to the membership in force.
+    pub member: bool,
+    /// Number of its start, when it was last heard of.
+    pub incarnation: Option<u64>,
+    /// Whether its data directory is not the one that the membership records.
+    pub identity_differs: bool,
+    /// Bytes on their way to it.
+    pub unsent_bytes: usize,
+    /// Counts.
+    pub counters: Counters,
+    /// Why its last link ended or its last dial did not succeed.
+    pub last_error: Option<String>,
+}
+
+/// What was last said in the log, so that it is not said in a loop.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    text: String,
+    at_ns: Option<u64>,
+    suppressed: u64,
+}
+
+impl Complaints {
+    /// Whether the log shall have it; the count of lines that it did not get.
+    pub(super) fn admit(&mut self, now_ns: u64, text: &str) -> Option<u64> {
+        let pause = if self.text == text { SAME_COMPLAINT_NS } else { COMPLAINT_NS };
+        if self.at_ns.is_some_and(|at| now_ns < at.saturating_add(pause)) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.at_ns = Some(now_ns);
+        self.text.clear();
+        self.text.push_str(text);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+/// The pause before the next dial: doubled with each failure, and somewhere in its upper half.
+pub(super) fn backoff(failures: u32, random: &mut u64) -> u64 {
+    let full = (BACKOFF_MIN_NS << failures.min(16)).min(BACKOFF_MAX_NS);
+    full / 2 + splitmix(random) % (full / 2 + 1)
+}
+
+/// SplitMix64: a whole stream from any seed.
+fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
