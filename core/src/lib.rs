@@ -17,6 +17,7 @@ pub mod ring;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod sim;
 pub mod stats;
 pub mod submit;
 pub mod tree;

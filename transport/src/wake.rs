@@ -46,6 +46,11 @@ impl Waker {
         fence(Ordering::SeqCst);
     }
 
+    /// Whether the owner sleeps or is about to: what a simulator looks at in place of the eventfd.
+    pub fn is_raised(&self) -> bool {
+        self.sleeping.load(Ordering::Acquire)
+    }
+
     /// Owner: it is awake again, or did not go to sleep after all. From here on nobody writes the eventfd.
     pub fn lower(&self) {
         self.sleeping.store(false, Ordering::Relaxed);

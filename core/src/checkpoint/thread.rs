@@ -2,7 +2,7 @@
 //!
 //! Owns one thread of the lowest weight, which writes one checkpoint at a time. Never holds a version longer than it
 //! writes: the hold is dropped before the result is told. It stays correct across a stop because a cancelled write
-//! leaves no snapshot.
+//! leaves no snapshot. Without a thread ([`Checkpointer::inline`]) the job waits until somebody calls [`Checkpointer::run`].
 
 use super::write::{Job, WriteError, write};
 use paddock_storage::Snapshots;
@@ -25,9 +25,39 @@ pub struct Outcome {
     pub result: Result<Finished, WriteError>,
 }
 
+/// What is called when a checkpoint has ended.
+pub type Wake = Box<dyn Fn() + Send>;
+
+/// Writes jobs and tells how they ended.
+struct Writer {
+    snapshots: Snapshots,
+    bytes_per_second: Option<u64>,
+    cancelled: Arc<AtomicBool>,
+    told: Arc<AtomicBool>,
+    ended: Sender<Outcome>,
+    wake: Wake,
+}
+
+impl Writer {
+    /// `false`: nobody listens any more.
+    fn run(&self, job: Job) -> bool {
+        let index = job.meta.index;
+        let result = write(&self.snapshots, &job, self.bytes_per_second, &self.cancelled);
+        drop(job);
+        if self.ended.send(Outcome { index, result }).is_err() {
+            return false;
+        }
+        self.told.store(true, Ordering::Release);
+        (self.wake)();
+        true
+    }
+}
+
 /// See the module doc.
 pub struct Checkpointer {
     jobs: Option<Sender<Job>>,
+    /// Without a thread: who writes, and what waits.
+    inline: Option<(Writer, Receiver<Job>)>,
     outcomes: Receiver<Outcome>,
     cancel: Arc<AtomicBool>,
     /// Set before the news is told, taken down by [`Checkpointer::take`].
@@ -37,32 +67,41 @@ pub struct Checkpointer {
 
 impl Checkpointer {
     /// Starts the thread. `wake` is called when a checkpoint has ended.
-    pub fn start(
-        snapshots: Snapshots,
-        bytes_per_second: Option<u64>,
-        wake: impl Fn() + Send + 'static,
-    ) -> io::Result<Self> {
-        let (jobs, waiting) = channel::<Job>();
-        let (ended, outcomes) = channel();
-        let (cancel, news) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (cancelled, told) = (cancel.clone(), news.clone());
+    pub fn start(snapshots: Snapshots, bytes_per_second: Option<u64>, wake: Wake) -> io::Result<Self> {
+        let mut this = Self::inline(snapshots, bytes_per_second, wake)?;
+        let Some((writer, waiting)) = this.inline.take() else { return Ok(this) };
         let thread = std::thread::Builder::new().name("paddock-checkpoint".to_owned()).spawn(move || {
             // On Linux this is the weight of the calling thread alone. Without it checkpoints are only less polite.
             if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
                 tracing::debug!("the checkpoint thread keeps its weight: {error}");
             }
             for job in waiting {
-                let index = job.meta.index;
-                let result = write(&snapshots, &job, bytes_per_second, &cancelled);
-                drop(job);
-                if ended.send(Outcome { index, result }).is_err() {
+                if !writer.run(job) {
                     return;
                 }
-                told.store(true, Ordering::Release);
-                wake();
             }
         })?;
-        Ok(Self { jobs: Some(jobs), outcomes, cancel, news, thread: Some(thread) })
+        this.thread = Some(thread);
+        Ok(this)
+    }
+
+    /// Without a thread. Never fails; it has the form of [`Checkpointer::start`].
+    pub fn inline(snapshots: Snapshots, bytes_per_second: Option<u64>, wake: Wake) -> io::Result<Self> {
+        let (jobs, waiting) = channel::<Job>();
+        let (ended, outcomes) = channel();
+        let (cancel, news) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (cancelled, told) = (cancel.clone(), news.clone());
+        let writer = Writer { snapshots, bytes_per_second, cancelled, told, ended, wake };
+        Ok(Self { jobs: Some(jobs), inline: Some((writer, waiting)), outcomes, cancel, news, thread: None })
+    }
+
+    /// Without a thread: writes what waits.
+    pub fn run(&mut self) {
+        if let Some((writer, waiting)) = &self.inline {
+            while let Ok(job) = waiting.try_recv() {
+                writer.run(job);
+            }
+        }
     }
 
     /// Hands over a job. One at a time: the caller waits for the outcome of the last one.

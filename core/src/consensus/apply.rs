@@ -88,6 +88,7 @@ impl Applier {
             self.commands += batch.commands.len() as u64;
         }
         (self.index, self.term) = (entry.index, entry.term);
+        crate::sim::applied(entry, &self.machine);
         Ok(&self.applied)
     }
 

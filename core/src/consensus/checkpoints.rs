@@ -109,6 +109,16 @@ impl Checkpoints {
         self.hold.filter(|h| !h.cancelled).map(|h| h.until_ns)
     }
 
+    /// Where there is no thread for it: writes the checkpoint that was begun.
+    pub(super) fn write(&mut self) {
+        self.thread.run();
+    }
+
+    /// Whether a checkpoint is under way.
+    pub(super) fn is_writing(&self) -> bool {
+        self.hold.is_some()
+    }
+
     /// Whether an outcome waits.
     pub(super) fn has_news(&self) -> bool {
         self.thread.has_news()

@@ -105,6 +105,8 @@ pub struct ConsensusConfig {
     pub retired_bytes_max: u64,
     /// Size of a log segment, bytes; `None`: storage's own default.
     pub segment_bytes: Option<u64>,
+    /// No threads: log and checkpoints are written when [`super::Consensus::disk_turn`] is called. For the simulation.
+    pub inline: bool,
 }
 
 impl ConsensusConfig {
@@ -128,6 +130,7 @@ impl ConsensusConfig {
             commit_ring_entries: crate::ring::COMMIT_RING_ENTRIES,
             retired_bytes_max: RETIRED_BYTES_MAX,
             segment_bytes: None,
+            inline: false,
         }
     }
 }

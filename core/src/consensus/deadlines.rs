@@ -13,6 +13,7 @@ use super::config::{EXPIRIES_PER_BATCH_MAX, STALL_NS};
 use crate::commit::{Outcome, SessionEvent};
 use crate::machine::{Applied, Machine};
 use crate::session::Expiry;
+use crate::sim::{Mutation, mutated};
 use std::collections::VecDeque;
 
 /// What a shard's report may take beyond its beat: being scheduled, a full turn.
@@ -54,7 +55,9 @@ impl Deadlines {
         let mut stalled = false;
         if !self.started {
             self.started = true;
-            self.expiry.restart(machine.sessions().iter().map(|(id, s)| (id, s.timeout_ms)), now_ns);
+            // By id: the order in which sessions that are due together expire is seen in the log.
+            let sessions = machine.sessions().sorted();
+            self.expiry.restart(sessions.into_iter().map(|(id, s)| (id, s.timeout_ms)), now_ns);
         } else if let Some(expected) = self.expected_ns {
             let late = now_ns.saturating_sub(expected);
             stalled = late >= STALL_NS;
@@ -81,6 +84,9 @@ impl Deadlines {
 
     /// Shards heard from these sessions.
     pub(super) fn touched(&mut self, sessions: &[i64], at_ns: u64) {
+        if mutated(Mutation::ExpireEarly) {
+            return;
+        }
         for &session in sessions {
             self.expiry.touch(session, at_ns);
         }
@@ -129,7 +135,7 @@ impl Deadlines {
 
     /// Sessions to expire with the next batch.
     pub(super) fn expired(&mut self, now_ns: u64, mut propose: impl FnMut(i64)) {
-        if self.paused_since.is_some() || now_ns < self.grace_until {
+        if self.paused_since.is_some() || now_ns < self.grace_until || mutated(Mutation::NeverExpire) {
             return;
         }
         self.due.extend(self.expiry.expired(now_ns));

@@ -362,6 +362,20 @@ impl Consensus {
     }
 }
 
+/// What threads do elsewhere, for a node without any ([`super::ConsensusConfig::inline`]).
+impl Consensus {
+    /// Whether [`Consensus::disk_turn`] has something to write.
+    pub fn has_disk_work(&self) -> bool {
+        self.journal.is_behind() || self.checkpoints.is_writing()
+    }
+
+    /// Writes and syncs what waits for the disk.
+    pub fn disk_turn(&mut self) {
+        self.journal.flush();
+        self.checkpoints.write();
+    }
+}
+
 impl Engine for Consensus {
     fn opened(&mut self, _now: Now, conn: ConnId, _origin: &Origin, io: &mut Io) {
         // Nobody talks to a standalone core.

@@ -6,6 +6,7 @@
 //! before any later ones: nothing Raft has seen is ever skipped.
 
 use super::group::{Effects, EntryKind, LogEntry, Vote};
+use crate::sim::{Mutation, mutated};
 use paddock_storage::log::Refusal;
 use paddock_storage::{Entry, HardState, Log, Record, State, Ticket};
 use std::collections::VecDeque;
@@ -58,8 +59,11 @@ impl Journal {
                 break;
             }
         }
-        let durable = self.log.durable().ticket;
+        let mut durable = self.log.durable().ticket;
         self.seen.0 = durable;
+        if mutated(Mutation::AcknowledgeUnsynced) {
+            durable = self.last_ticket;
+        }
         let mut newest = None;
         while let Some((number, ticket)) = self.taken.front().copied() {
             if ticket > durable {
@@ -84,6 +88,11 @@ impl Journal {
         durable != self.seen.0
             || self.log.state() != self.seen.1
             || self.taken.front().is_some_and(|(_, ticket)| *ticket <= durable)
+    }
+
+    /// Where nobody else does it: writes and syncs what waits.
+    pub(super) fn flush(&mut self) {
+        self.log.flush_turn();
     }
 
     /// Whether something handed over is not durable yet.

@@ -25,7 +25,7 @@ use crate::stats::Stats;
 use crate::submit::{SUBMIT_RING_ENTRIES, Submit};
 use crate::tree;
 use bytes::Bytes;
-use paddock_storage::log::OpenError;
+use paddock_storage::log::{Flushing, OpenError};
 use paddock_storage::snapshot::Skipped;
 use paddock_storage::{
     DataDir, DataDirError, Log, LogOptions, ReadError, Recovery, SnapshotError, Snapshots,
@@ -182,7 +182,8 @@ impl Consensus {
         applier.publish(&mut intake, &mut Vec::new(), &mut shards.marked);
 
         let told = waker.clone();
-        let thread = Checkpointer::start(snapshots, config.checkpoint_bytes_per_second, move || told.wake())
+        let start = if config.inline { Checkpointer::inline } else { Checkpointer::start };
+        let thread = start(snapshots, config.checkpoint_bytes_per_second, Box::new(move || told.wake()))
             .map_err(StartError::Thread)?;
         let members = encode(&from.members)?;
         let checkpoints =
@@ -321,6 +322,9 @@ fn open_log(
     options.wake = Arc::new(move || waker.wake());
     if let Some(bytes) = config.segment_bytes {
         options.segment_bytes = bytes;
+    }
+    if config.inline {
+        options.flushing = Flushing::Manual;
     }
     if from.members.voters.len() == 1 {
         // Nobody lags behind a group of one.

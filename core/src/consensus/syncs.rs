@@ -7,6 +7,7 @@
 
 use super::config::READ_ROUND_RETRY_NS;
 use crate::commit::Ticket;
+use crate::sim::{Mutation, mutated};
 
 /// Who waits, and for which number of the node's stream.
 type Waiting = (Ticket, u64);
@@ -62,7 +63,9 @@ impl Syncs {
     /// its result in this commit or an earlier one.
     pub(super) fn ready(&mut self, applied: u64, resolved: u64) -> impl Iterator<Item = Ticket> {
         self.confirmed
-            .extract_if(.., move |((_, behind), index)| *index <= applied && *behind <= resolved)
+            .extract_if(.., move |((_, behind), index)| {
+                (*index <= applied || mutated(Mutation::StaleSync)) && *behind <= resolved
+            })
             .map(|((ticket, _), _)| ticket)
     }
 

@@ -9,6 +9,7 @@ use super::write::{Code, Context, Transaction};
 use super::{Applied, Machine, multi};
 use crate::command::{ArchivedBatch, ArchivedCommand, policy};
 use crate::commit::Outcome;
+use crate::sim::{Mutation, mutated};
 use crate::tree::Writer;
 use paddock_transport::wire::primitives::put_text;
 use paddock_transport::wire::{Create, CreateOp, Limits, Request, error};
@@ -58,7 +59,9 @@ fn answer(transaction: &mut Transaction<'_>, request: &Request<'_>, policy: u32)
         Request::Delete { path, version } => transaction.delete(path, *version)?,
         Request::SetData { path, data, version } => {
             transaction.set_data(path, *data, *version)?;
-            transaction.stat(path).put(&mut record);
+            let mut stat = transaction.stat(path);
+            stat.version += i32::from(mutated(Mutation::WrongVersion));
+            stat.put(&mut record);
         }
         Request::SetAcl { path, acl, version } => {
             transaction.set_acl(path, *acl, *version)?;

@@ -10,6 +10,7 @@ use super::{Applied, Machine};
 use crate::command::{ArchivedBatch, ArchivedCommand};
 use crate::commit::{Outcome, SessionEvent};
 use crate::session::{PASSWORD_BYTES, Session, password_matches};
+use crate::sim::{Mutation, mutated};
 use crate::tree::Writer;
 use std::collections::BTreeSet;
 
@@ -103,7 +104,8 @@ impl Machine {
         self.sums.remove_session(id, &session);
         let context = Context::of(batch, command, zxid);
         let mut transaction = Transaction::new(tree, self, context, &mut out.changes);
-        for path in session.ephemerals {
+        let left = usize::from(mutated(Mutation::LeaveEphemeral));
+        for path in session.ephemerals.into_iter().skip(left) {
             transaction.remove(path);
         }
         out.sessions.push(SessionEvent::Closed { session: id });

@@ -8,6 +8,7 @@
 
 use super::{ApplyError, Sums};
 use crate::command::ArchivedCommand;
+use crate::sim::{Mutation, mutated};
 use std::collections::BTreeMap;
 
 /// The last command taken of a stream.
@@ -44,6 +45,9 @@ impl Streams {
         let expected = match last {
             Some(last) if came.incarnation < last.incarnation => return Ok(Turn::Skip),
             Some(last) if came.incarnation == last.incarnation => {
+                if mutated(Mutation::ApplyTwice) && came.seq <= last.seq {
+                    return Ok(Turn::Apply);
+                }
                 if came.seq <= last.seq {
                     return Ok(Turn::Skip);
                 }

@@ -12,6 +12,7 @@ use crate::acl::{self, AclList, Requested, allowed, perms};
 use crate::command::{ArchivedBatch, ArchivedCommand, ArchivedIdentity, policy};
 use crate::commit::{Change, ChangeKind};
 use crate::path;
+use crate::sim::{Mutation, apply_time_ms, mutated};
 use crate::tree::{NewNode, Writer, Znode};
 use paddock_transport::wire::{self, Create, CreateOp, List, create_flags, error};
 use std::borrow::Cow;
@@ -34,7 +35,7 @@ impl<'a> Context<'a> {
     pub(super) fn of(batch: &ArchivedBatch, command: &'a ArchivedCommand, zxid: i64) -> Context<'a> {
         Context {
             zxid,
-            time_ms: batch.time_ms.to_native(),
+            time_ms: apply_time_ms(batch.time_ms.to_native()),
             policy: batch.policy.to_native(),
             session: command.session.to_native(),
             identities: &command.identities,
@@ -110,6 +111,9 @@ impl<'a> Transaction<'a> {
         self.authorize(parent.acl(), perms::CREATE)?;
         let parent_stat = parent.stat();
         let full = match sequential {
+            true if mutated(Mutation::ReuseSequence) => {
+                Cow::Owned(format!("{}{}", create.path, path::sequence_suffix(parent_stat.num_children)))
+            }
             true => Cow::Owned(format!("{}{}", create.path, path::sequence_suffix(parent_stat.cversion))),
             false => Cow::Borrowed(&*create.path),
         };

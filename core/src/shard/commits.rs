@@ -8,6 +8,7 @@ use super::{Shard, uplink};
 use crate::acl::{self, AclList, perms};
 use crate::commit::{Change, ChangeKind, Outcome, Reply, SessionEvent};
 use crate::ring::Published;
+use crate::sim::{Mutation, mutated};
 use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
 use paddock_transport::wire::{Response, event, reply};
@@ -141,6 +142,9 @@ impl Shard {
 /// Whether the connection lives on.
 fn answer_write(connection: &Connection, xid: i32, zxid: i64, outcome: Outcome, io: &mut Io) -> bool {
     let Some(out) = io.out(connection.id) else { return false };
+    if mutated(Mutation::LoseReply) && zxid % 32 == 0 {
+        return true;
+    }
     match outcome {
         Outcome::Ok(record) => reply::put_record(out.bytes(), xid, zxid, &record),
         Outcome::Err(code) | Outcome::NotOrdered(code) => reply::put_error(out.bytes(), xid, zxid, code),
@@ -212,8 +216,14 @@ impl Notify<'_> {
                 self.cut_off.push(*slot);
                 continue;
             }
+            if mutated(Mutation::DropNotification) && zxid % 4 == 0 {
+                continue;
+            }
             let Some(out) = self.io.out(connection.id) else { continue };
             out.bytes().extend_from_slice(self.scratch);
+            if mutated(Mutation::DoubleNotification) && zxid % 4 == 0 {
+                out.bytes().extend_from_slice(self.scratch);
+            }
             connection.sent += 1;
             self.cells.watch_events.add(1);
             self.cells.packets_sent.add(1);

@@ -10,6 +10,7 @@ use super::connection::{Connection, Pending, Phase, Waiting};
 use super::reads::Read;
 use super::serve::{Item, What, Work};
 use crate::command::Op;
+use crate::sim::{Mutation, mutated};
 use crate::submit::Submit;
 use paddock_transport::engine::Now;
 use paddock_transport::wire::opcode::{self, Class};
@@ -135,7 +136,7 @@ impl Shard {
                 }
             };
             // Answered here: after everything that was forwarded.
-            if !connection.pending.is_empty() {
+            if !connection.pending.is_empty() && !mutated(Mutation::OvertakeWrites) {
                 work.over = true;
                 return;
             }

@@ -42,6 +42,7 @@ pub use ids::{CountedIds, SessionIds};
 pub use neighbours::Neighbours;
 
 use crate::ring::CommitReceiver;
+use crate::sim::{Mutation, mutated};
 use crate::stats::{ShardCells, Stats};
 use crate::submit::Submit;
 use crate::tree::Reader;
@@ -330,10 +331,15 @@ impl Engine for Shard {
     fn turn(&mut self, now: Now, io: &mut Io) -> Next {
         self.uplink.full = false;
         self.visited = 0;
-        self.take_commits(now, io);
+        if !mutated(Mutation::ServeBeforeCommits) || !self.standing {
+            self.take_commits(now, io);
+        }
         self.take_letters(now, io);
         self.answer_rolls(now, io);
         let more = self.serve(now, io);
+        if mutated(Mutation::ServeBeforeCommits) {
+            self.take_commits(now, io);
+        }
         self.expire(now, io);
         self.report_touched(now);
         self.uplink.wake();
