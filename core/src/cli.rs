@@ -106,7 +106,7 @@ fn serve(flags: Serve) -> u8 {
 }
 
 fn check(path: &Path) -> u8 {
-    let (config, findings) = match read_file(path) {
+    let (config, findings) = match config::load(path, None) {
         Ok(read) => read,
         Err(message) => return fail(EXIT_USAGE, &message),
     };
@@ -127,7 +127,7 @@ fn check(path: &Path) -> u8 {
 
 fn settle(flags: &Serve) -> Result<(Config, Vec<Finding>), String> {
     let (mut config, findings) = match &flags.config {
-        Some(path) => read_file(path)?,
+        Some(path) => config::load(path, flags.data_dir.as_deref())?,
         None => (Config::standalone(PathBuf::from("paddock-data")), Vec::new()),
     };
     if let Some(dir) = &flags.data_dir {
@@ -135,16 +135,12 @@ fn settle(flags: &Serve) -> Result<(Config, Vec<Finding>), String> {
     }
     if !flags.listen.is_empty() {
         config.listen.clear();
+        config.listen_linearizable.clear();
         for text in &flags.listen {
             config.listen.extend(config::parse_listen(text).map_err(|e| format!("--listen: {e}"))?);
         }
     }
     Ok((config, findings))
-}
-
-fn read_file(path: &Path) -> Result<(Config, Vec<Finding>), String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    config::read(&text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn fail(code: u8, message: &str) -> u8 {

@@ -6,6 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+mod text;
+
+pub use text::{MembersError, bracketed, is_wildcard, parse_assignment, parse_node};
+
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -32,7 +36,8 @@ pub struct Member {
     pub election_port: u16,
     /// What it does.
     pub role: MemberRole,
-    /// `[host:]port` where clients connect, as written behind the semicolon; `None`: not told.
+    /// `host:port` where clients connect, from behind the semicolon (host `0.0.0.0` if only a port stood there); `None`: not
+    /// told.
     pub client: Option<String>,
     /// Identity of its data directory, once the ensemble knows it.
     pub identity: Option<[u8; 16]>,

@@ -6,14 +6,18 @@
 
 #![forbid(unsafe_code)]
 
+use super::ensemble::{self, Servers};
 use super::keys::{self, Known};
 use super::properties::{BadEscape, Property, parse};
 use super::{
-    Config, JUTE_MAX_BUFFER_BYTES, MAX_CLIENT_CNXNS_FILE, SESSION_TIMEOUT_MAX_MS, TICK_TIME_FILE_MS,
+    Config, INIT_LIMIT_TICKS, JUTE_MAX_BUFFER_BYTES, MAX_CLIENT_CNXNS_FILE, MAX_STALENESS_MIN_MS, RaftClock,
+    SESSION_TIMEOUT_MAX_MS, SYNC_LIMIT_TICKS, TICK_TIME_FILE_MS,
 };
+use crate::members::{MemberRole, MembersError, NODE_MAX, is_wildcard};
 use paddock_transport::engine::Address;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Something an operator should know about a file that is valid all the same.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +38,32 @@ pub enum Finding {
         /// The known key that was perhaps meant.
         nearest: Option<&'static str>,
     },
+    /// An ensemble that stands still when one voter is lost.
+    NoLossTolerated {
+        /// How many voters.
+        voters: usize,
+    },
+    /// One voter more than needed.
+    EvenVoters {
+        /// How many voters.
+        voters: usize,
+    },
+    /// A single server line: the server runs standalone.
+    OneServer {
+        /// Its number.
+        node: u8,
+    },
+    /// `peerType` and the server's own line contradict each other.
+    PeerType {
+        /// Line of `peerType`.
+        line: u32,
+        /// This server.
+        node: u8,
+        /// What `peerType` says.
+        told: MemberRole,
+        /// What the server's line says; it counts.
+        role: MemberRole,
+    },
 }
 
 impl std::fmt::Display for Finding {
@@ -48,6 +78,25 @@ impl std::fmt::Display for Finding {
             Finding::Unknown { line, key, nearest: None } => {
                 write!(f, "line {line}: {key} is not a known key")
             }
+            Finding::NoLossTolerated { voters } => {
+                write!(
+                    f,
+                    "{voters} participant(s): no loss of a server is tolerated; at least 3 are needed for that"
+                )
+            }
+            Finding::EvenVoters { voters } => write!(
+                f,
+                "{voters} participants tolerate no more losses than {}: consider an odd number",
+                voters - 1
+            ),
+            Finding::OneServer { node } => write!(
+                f,
+                "server.{node} is the only server: it runs standalone (standaloneEnabled=false makes it an ensemble of one)"
+            ),
+            Finding::PeerType { line, node, told, role } => write!(
+                f,
+                "line {line}: peerType={told} contradicts server.{node}, which says {role}; the server line counts"
+            ),
         }
     }
 }
@@ -87,11 +136,129 @@ pub enum ConfigError {
         /// Maximum, ms.
         max: u64,
     },
-    /// Several `server.N` lines.
-    #[error("{servers} server.N lines: this version runs standalone; keep one of them or none")]
-    Ensemble {
-        /// How many.
-        servers: usize,
+    /// A server line that cannot be used.
+    #[error("line {line}: {key}: {error}")]
+    Server {
+        /// Line.
+        line: u32,
+        /// Key.
+        key: String,
+        /// What is wrong with it.
+        error: MembersError,
+    },
+    /// Server lines beside a dynamic file.
+    #[error(
+        "line {line}: {key} must stand in the file that dynamicConfigFile names, or dynamicConfigFile must go"
+    )]
+    ServerBesideDynamic {
+        /// Line.
+        line: u32,
+        /// Key.
+        key: String,
+    },
+    /// The dynamic file cannot be used.
+    #[error("dynamicConfigFile={}: {reason}", path.display())]
+    Dynamic {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody votes.
+    #[error("standaloneEnabled=false needs at least one server.N line of a participant")]
+    NoParticipants,
+    /// Observers with nobody to follow.
+    #[error(
+        "observers need an ensemble to follow: add server.N lines of participants (one participant with observers needs \
+         standaloneEnabled=false)"
+    )]
+    ObserversAlone,
+    /// A key without which an ensemble cannot run.
+    #[error("{key} is missing: with several server.N lines add a line such as {key}={example} (in ticks)")]
+    LimitMissing {
+        /// Key.
+        key: &'static str,
+        /// A usual value.
+        example: u32,
+    },
+    /// Address for clients told twice.
+    #[error(
+        "clientPort/clientPortAddress say {file}, but the line of this server (server.{node}) says {line}: remove one of them"
+    )]
+    ClientAddress {
+        /// This server.
+        node: u8,
+        /// By the keys.
+        file: String,
+        /// By the server's line.
+        line: String,
+    },
+    /// The client address of the server's own line.
+    #[error(
+        "the line of this server names '{host}' as its address for clients, which is no address of this machine"
+    )]
+    ClientHost {
+        /// The host.
+        host: String,
+    },
+    /// No number.
+    #[error(
+        "{} is missing: with several server.N lines each server needs its own number there, such as: echo 1 > {}",
+        path.display(), path.display()
+    )]
+    MyIdMissing {
+        /// Where it is looked for.
+        path: PathBuf,
+    },
+    /// The number cannot be read.
+    #[error("cannot read this server's number from {}: {reason}", path.display())]
+    MyIdUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Something else than a number.
+    #[error("{} holds '{text}', which is not a number; write the N of this server's server.N line", path.display())]
+    MyIdNoNumber {
+        /// The file.
+        path: PathBuf,
+        /// Its beginning.
+        text: String,
+    },
+    /// A number that no server can have.
+    #[error("{} holds {number}; server numbers are 1 to {NODE_MAX}", path.display())]
+    MyIdRange {
+        /// The file.
+        path: PathBuf,
+        /// Its number.
+        number: i64,
+    },
+    /// A number without a server line.
+    #[error(
+        "{} says that this is server {node}, but there is no server.{node} line (there are: {known}); correct the one or the \
+         other", path.display()
+    )]
+    MyIdStranger {
+        /// The file.
+        path: PathBuf,
+        /// Its number.
+        node: u8,
+        /// The numbers of the server lines.
+        known: String,
+    },
+    /// Raft's clock contradicts itself.
+    #[error(
+        "paddock.raft.tick={tick_ms}, paddock.raft.heartbeat={heartbeat_ms}, paddock.raft.election={election_ms}: a heartbeat \
+         must be a multiple of the tick, and an election timeout a multiple of the tick of at least three heartbeats"
+    )]
+    RaftClock {
+        /// Tick.
+        tick_ms: u64,
+        /// Heartbeat.
+        heartbeat_ms: u64,
+        /// Election timeout.
+        election_ms: u64,
     },
     /// A protection that this version cannot give is asked for.
     #[error(
@@ -108,8 +275,19 @@ pub enum ConfigError {
     },
 }
 
-/// Reads the text of a configuration file.
-pub fn read(text: &str) -> Result<(Config, Vec<Finding>), ConfigError> {
+/// Reads a configuration file and what it refers to. `data_dir` replaces the file's own.
+pub fn load(path: &Path, data_dir: Option<&Path>) -> Result<(Config, Vec<Finding>), String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    read(&text, data_dir, &|path| std::fs::read_to_string(path))
+        .map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Reads the text of a configuration file; `other` gives the files it refers to (`myid`, the dynamic file).
+pub fn read(
+    text: &str,
+    data_dir: Option<&Path>,
+    other: &dyn Fn(&Path) -> io::Result<String>,
+) -> Result<(Config, Vec<Finding>), ConfigError> {
     let properties = parse(text)?;
     let mut findings = Vec::new();
     for p in &properties {
@@ -118,6 +296,10 @@ pub fn read(text: &str) -> Result<(Config, Vec<Finding>), ConfigError> {
             Known::Effective => {}
             Known::Guard if is_off(&p.value) => {}
             Known::Guard => return Err(ConfigError::Unprotected { line, key, value: p.value.clone() }),
+            Known::Hierarchy => {
+                let error = MembersError::Hierarchy { key: p.key.clone() };
+                return Err(ConfigError::Server { line, key, error });
+            }
             Known::NoEffect => findings.push(Finding::NoEffect { line, key }),
             Known::Unknown => {
                 let nearest = keys::nearest(&p.key);
@@ -125,13 +307,14 @@ pub fn read(text: &str) -> Result<(Config, Vec<Finding>), ConfigError> {
             }
         }
     }
-    let servers = properties.iter().filter(|p| keys::plain(&p.key).starts_with("server.")).count();
-    if servers > 1 {
-        return Err(ConfigError::Ensemble { servers });
-    }
     let file = Values(&properties);
-    let mut config = Config::standalone(PathBuf::from(file.text("dataDir").ok_or(ConfigError::NoDataDir)?));
-    config.listen = listeners(&file)?;
+    let data_dir = match (data_dir, file.text("dataDir")) {
+        (Some(dir), _) => dir.to_owned(),
+        (None, Some(dir)) => PathBuf::from(dir),
+        (None, None) => return Err(ConfigError::NoDataDir),
+    };
+    let mut config = Config::standalone(data_dir);
+    let servers = ensemble::settle(&file, &config.data_dir, other, &mut findings)?;
     config.tick_time_ms =
         file.number("tickTime", 1, u64::from(u32::MAX / 20))?.unwrap_or(TICK_TIME_FILE_MS.into()) as u32;
     let (min, max) = session_range(&file, config.tick_time_ms)?;
@@ -148,7 +331,48 @@ pub fn read(text: &str) -> Result<(Config, Vec<Finding>), ConfigError> {
     config.skip_acl = file.switch("skipACL")?.unwrap_or(false);
     config.extended_types = file.switch("extendedTypesEnabled")?.unwrap_or(false);
     config.reconfig = file.switch("reconfigEnabled")?.unwrap_or(false);
+    listeners(&mut config, &file, &servers)?;
+    quorum(&mut config, &file, servers)?;
     Ok((config, findings))
+}
+
+/// What matters between servers.
+fn quorum(config: &mut Config, file: &Values<'_>, servers: Servers) -> Result<(), ConfigError> {
+    let tick_ms = u64::from(config.tick_time_ms);
+    // What a sum in ms may be at most: the protocol's and the metrics' signed 32 bits.
+    let ticks_max = (i32::MAX as u64 / tick_ms).max(1);
+    let limit = |key: &'static str, default: u32| -> Result<u32, ConfigError> {
+        match file.number(key, 1, ticks_max)? {
+            Some(ticks) => Ok((ticks * tick_ms) as u32),
+            None if servers.ensemble.is_some() => Err(ConfigError::LimitMissing { key, example: default }),
+            None => Ok((u64::from(default).min(ticks_max) * tick_ms) as u32),
+        }
+    };
+    config.init_limit_ms = limit("initLimit", INIT_LIMIT_TICKS)?;
+    config.sync_limit_ms = limit("syncLimit", SYNC_LIMIT_TICKS)?;
+    config.max_staleness_ms = file
+        .number("paddock.maxStaleness", MAX_STALENESS_MIN_MS.into(), i32::MAX as u64)?
+        .map_or(config.sync_limit_ms, |ms| ms as u32);
+    config.read_only_mode = file.switch("readonlymode.enabled")?.unwrap_or(false);
+    config.raft = raft_clock(file)?;
+    config.node = servers.node;
+    config.dynamic_file = servers.dynamic;
+    config.ensemble = servers.ensemble;
+    Ok(())
+}
+
+fn raft_clock(file: &Values<'_>) -> Result<RaftClock, ConfigError> {
+    let clock = RaftClock::default();
+    let get = |key, default: u32| file.number(key, 1, 60_000).map(|ms| ms.unwrap_or(default.into()));
+    let tick_ms = get("paddock.raft.tick", clock.tick_ms)?;
+    let heartbeat_ms = get("paddock.raft.heartbeat", clock.heartbeat_ms)?;
+    let election_ms = get("paddock.raft.election", clock.election_ms)?;
+    let whole = heartbeat_ms.is_multiple_of(tick_ms) && election_ms.is_multiple_of(tick_ms);
+    if !whole || election_ms < 3 * heartbeat_ms {
+        return Err(ConfigError::RaftClock { tick_ms, heartbeat_ms, election_ms });
+    }
+    let (tick_ms, heartbeat_ms, election_ms) = (tick_ms as u32, heartbeat_ms as u32, election_ms as u32);
+    Ok(RaftClock { tick_ms, heartbeat_ms, election_ms })
 }
 
 /// Every interface, both families where the kernel has IPv6, as Java binds.
@@ -161,17 +385,65 @@ pub(super) fn any_address(port: u16) -> Address {
     })
 }
 
-fn listeners(file: &Values<'_>) -> Result<Vec<Address>, ConfigError> {
-    let Some(port) = file.number("clientPort", 0, u16::MAX.into())? else {
-        return Err(ConfigError::NoListener);
+/// Settles where clients connect. The port may stand in the server's own line instead of `clientPort`; when both are told
+/// they must agree, as in ZooKeeper.
+fn listeners(config: &mut Config, file: &Values<'_>, servers: &Servers) -> Result<(), ConfigError> {
+    let port = file.number("clientPort", 0, u16::MAX.into())?.map(|p| p as u16);
+    let host = file.last("clientPortAddress");
+    let plain = match (port, &servers.client) {
+        (None, None) => None,
+        (Some(port), None) => Some(at(host, port)?),
+        (None, Some((line_host, port))) => {
+            Some(resolve(line_host, *port).map_err(|()| no_address(line_host))?)
+        }
+        (Some(port), Some((line_host, line_port))) => {
+            let named = host.map(|p| p.value.as_str()).filter(|h| !is_wildcard(h));
+            if port != *line_port || named.is_some_and(|h| !is_wildcard(line_host) && h != line_host) {
+                return Err(ConfigError::ClientAddress {
+                    node: servers.node,
+                    file: format!("{}:{port}", named.unwrap_or("0.0.0.0")),
+                    line: format!("{line_host}:{line_port}"),
+                });
+            }
+            Some(if named.is_some() {
+                at(host, port)?
+            } else {
+                resolve(line_host, port).map_err(|()| no_address(line_host))?
+            })
+        }
     };
-    let port = port as u16;
-    let Some(p) = file.last("clientPortAddress") else { return Ok(vec![any_address(port)]) };
-    let host = p.value.trim_start_matches('[').trim_end_matches(']');
-    match (host, port).to_socket_addrs().ok().and_then(|mut all| all.next()) {
-        Some(address) => Ok(vec![Address::Tcp(address)]),
-        None => Err(bad(p, "a host name or an address of this machine".to_owned())),
+    config.linearizable = match file.last("paddock.readConsistency") {
+        None => false,
+        Some(p) if p.value.eq_ignore_ascii_case("local") => false,
+        Some(p) if p.value.eq_ignore_ascii_case("linearizable") => true,
+        Some(p) => return Err(bad(p, "local or linearizable".to_owned())),
+    };
+    let linearizable = file.number("paddock.linearizableClientPort", 0, u16::MAX.into())?;
+    config.listen = plain.into_iter().collect();
+    config.listen_linearizable = linearizable.map(|p| at(host, p as u16)).transpose()?.into_iter().collect();
+    if config.listen.is_empty() && config.listen_linearizable.is_empty() {
+        return Err(ConfigError::NoListener);
     }
+    Ok(())
+}
+
+/// `port` on the interface that `clientPortAddress` names, on all without it.
+fn at(host: Option<&Property>, port: u16) -> Result<Address, ConfigError> {
+    let Some(p) = host else { return Ok(any_address(port)) };
+    resolve(&p.value, port).map_err(|()| bad(p, "a host name or an address of this machine".to_owned()))
+}
+
+fn resolve(host: &str, port: u16) -> Result<Address, ()> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host == "0.0.0.0" {
+        return Ok(any_address(port));
+    }
+    let found = (host, port).to_socket_addrs().ok().and_then(|mut all| all.next());
+    found.map(Address::Tcp).ok_or(())
+}
+
+fn no_address(host: &str) -> ConfigError {
+    ConfigError::ClientHost { host: host.to_owned() }
 }
 
 fn session_range(file: &Values<'_>, tick_ms: u32) -> Result<(u32, u32), ConfigError> {
@@ -194,18 +466,21 @@ fn is_off(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "false" | "no" | "off" | "0" | "")
 }
 
-fn bad(p: &Property, expected: String) -> ConfigError {
+pub(super) fn bad(p: &Property, expected: String) -> ConfigError {
     ConfigError::Value { line: p.line, key: p.key.clone(), value: p.value.clone(), expected }
 }
 
 /// The file's pairs, read by type. Of a key that comes twice the last one counts.
-struct Values<'a>(&'a [Property]);
+pub(super) struct Values<'a>(&'a [Property]);
 
 impl<'a> Values<'a> {
-    fn last(&self, key: &str) -> Option<&'a Property> {
+    pub fn all(&self) -> impl Iterator<Item = &'a Property> + use<'a> {
+        self.0.iter()
+    }
+    pub fn last(&self, key: &str) -> Option<&'a Property> {
         self.0.iter().rev().find(|p| keys::plain(&p.key) == key)
     }
-    fn text(&self, key: &str) -> Option<&'a str> {
+    pub fn text(&self, key: &str) -> Option<&'a str> {
         self.last(key).map(|p| p.value.as_str()).filter(|v| !v.is_empty())
     }
     fn number(&self, key: &str, min: u64, max: u64) -> Result<Option<u64>, ConfigError> {
@@ -227,7 +502,7 @@ impl<'a> Values<'a> {
             _ => Err(bad(p, format!("a whole number from {min} to {max}"))),
         }
     }
-    fn switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
+    pub fn switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
         let Some(p) = self.last(key) else { return Ok(None) };
         match p.value.to_ascii_lowercase().as_str() {
             "yes" | "true" => Ok(Some(true)),
@@ -243,23 +518,31 @@ mod tests {
 
     const SAMPLE: &str = "tickTime=2000\ninitLimit=10\nsyncLimit=5\ndataDir=/var/lib/z\nclientPort=2181\n";
 
+    /// Reads a text that refers to no other file.
+    fn plain(text: &str) -> Result<(Config, Vec<Finding>), ConfigError> {
+        read(text, None, &|_| Err(io::ErrorKind::NotFound.into()))
+    }
+
     #[test]
     fn zookeepers_sample_file_works_as_it_is() {
-        let (config, findings) = read(SAMPLE).unwrap();
+        let (config, findings) = plain(SAMPLE).unwrap();
         assert_eq!(
             (config.tick_time_ms, config.min_session_timeout_ms, config.max_session_timeout_ms),
             (2000, 4000, 40000)
         );
         assert_eq!(config.max_client_cnxns, 60);
         assert_eq!(config.whitelist, "srvr");
-        let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();
-        assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[0].contains("initLimit is accepted"));
+        assert_eq!(findings, []);
+        assert_eq!(
+            (config.init_limit_ms, config.sync_limit_ms, config.max_staleness_ms),
+            (20_000, 10_000, 10_000)
+        );
+        assert_eq!((config.ensemble, config.node), (None, 1));
     }
 
     #[test]
     fn an_unknown_key_is_reported_with_its_neighbour() {
-        let (_, findings) = read(&format!("{SAMPLE}maxClientCnxn=5\n")).unwrap();
+        let (_, findings) = plain(&format!("{SAMPLE}maxClientCnxn=5\n")).unwrap();
         assert_eq!(
             findings.last().unwrap().to_string(),
             "line 6: maxClientCnxn is not a known key; did you mean maxClientCnxns?"
@@ -276,7 +559,7 @@ mod tests {
             ("clientPortAddress=256.1.1.1", "host name"),
             ("jute.maxbuffer=5", "from 1024"),
         ] {
-            let error = read(&format!("{SAMPLE}{line}\n")).unwrap_err().to_string();
+            let error = plain(&format!("{SAMPLE}{line}\n")).unwrap_err().to_string();
             assert!(error.starts_with("line 6: ") && error.contains(part), "{line}: {error}");
         }
     }
@@ -284,29 +567,29 @@ mod tests {
     #[test]
     fn session_timeouts_that_contradict_each_other_are_refused() {
         let text = format!("{SAMPLE}minSessionTimeout=9000\nmaxSessionTimeout=8000\n");
-        assert!(matches!(read(&text), Err(ConfigError::SessionRange { min: 9000, max: 8000 })));
-        let (config, _) = read(&format!("{SAMPLE}minSessionTimeout=-1\n")).unwrap();
+        assert!(matches!(plain(&text), Err(ConfigError::SessionRange { min: 9000, max: 8000 })));
+        let (config, _) = plain(&format!("{SAMPLE}minSessionTimeout=-1\n")).unwrap();
         assert_eq!(config.min_session_timeout_ms, 4000);
     }
 
     #[test]
-    fn an_ensemble_or_a_protection_we_lack_is_refused_not_ignored() {
-        let text = format!("{SAMPLE}server.1=a:1:2\nserver.2=b:1:2\n");
-        assert!(matches!(read(&text), Err(ConfigError::Ensemble { servers: 2 })));
+    fn a_quorum_or_a_protection_we_lack_is_refused_not_ignored() {
+        let text = format!("{SAMPLE}group.1=1:2:3\n");
+        assert!(matches!(plain(&text), Err(ConfigError::Server { line: 6, .. })));
         let text = format!("{SAMPLE}enforce.auth.enabled=true\n");
-        assert!(matches!(read(&text), Err(ConfigError::Unprotected { .. })));
-        assert!(read(&format!("{SAMPLE}enforce.auth.enabled=false\n")).is_ok());
+        assert!(matches!(plain(&text), Err(ConfigError::Unprotected { .. })));
+        assert!(plain(&format!("{SAMPLE}enforce.auth.enabled=false\n")).is_ok());
     }
 
     #[test]
     fn missing_directory_or_port_says_what_to_add() {
-        assert!(read("clientPort=1\n").unwrap_err().to_string().contains("dataDir="));
-        assert!(read("dataDir=x\n").unwrap_err().to_string().contains("clientPort="));
+        assert!(plain("clientPort=1\n").unwrap_err().to_string().contains("dataDir="));
+        assert!(plain("dataDir=x\n").unwrap_err().to_string().contains("clientPort="));
     }
 
     #[test]
     fn hexadecimal_buffer_sizes_are_read_as_java_reads_them() {
-        let (config, _) = read(&format!("{SAMPLE}jute.maxbuffer=0x400000\n")).unwrap();
+        let (config, _) = plain(&format!("{SAMPLE}jute.maxbuffer=0x400000\n")).unwrap();
         assert_eq!(config.jute_max_buffer_bytes, 4 << 20);
     }
 }

@@ -14,6 +14,8 @@ pub enum Known {
     NoEffect,
     /// Asks for protection that this version cannot give: refused unless it is switched off.
     Guard,
+    /// ZooKeeper's hierarchical quorums: refused, since a majority that counts otherwise would be another promise.
+    Hierarchy,
     /// Not a key of ZooKeeper.
     Unknown,
 }
@@ -24,15 +26,28 @@ const EFFECTIVE: &[&str] = &[
     "clientPort",
     "clientPortAddress",
     "dataDir",
+    "dynamicConfigFile",
     "extendedTypesEnabled",
     "forceSync",
+    "initLimit",
     "jute.maxbuffer",
     "maxClientCnxns",
     "maxSessionTimeout",
     "minSessionTimeout",
+    "paddock.linearizableClientPort",
+    "paddock.maxStaleness",
+    "paddock.raft.election",
+    "paddock.raft.heartbeat",
+    "paddock.raft.tick",
+    "paddock.readConsistency",
+    "peerType",
+    "quorumListenOnAllIPs",
+    "readonlymode.enabled",
     "reconfigEnabled",
     "skipACL",
     "snapCount",
+    "standaloneEnabled",
+    "syncLimit",
     "tickTime",
 ];
 
@@ -55,7 +70,6 @@ const NO_EFFECT: &[&str] = &[
     "connectionMaxTokens",
     "dataLogDir",
     "digest.enabled",
-    "dynamicConfigFile",
     "electionAlg",
     "enableEagerACLCheck",
     "enforce.auth.schemes",
@@ -64,7 +78,6 @@ const NO_EFFECT: &[&str] = &[
     "flushDelay",
     "fsync.warningthresholdms",
     "globalOutstandingLimit",
-    "initLimit",
     "largeRequestMaxBytes",
     "largeRequestThreshold",
     "leaderServes",
@@ -77,11 +90,8 @@ const NO_EFFECT: &[&str] = &[
     "maxResponseCacheSize",
     "maxWriteQueuePollTime",
     "observerMasterPort",
-    "peerType",
     "portUnification",
     "preAllocSize",
-    "quorumListenOnAllIPs",
-    "readonlymode.enabled",
     "requestThrottleLimit",
     "requestThrottleStallTime",
     "secureClientPort",
@@ -90,10 +100,8 @@ const NO_EFFECT: &[&str] = &[
     "serverCnxnFactory",
     "snapSizeLimitInKb",
     "sslQuorumReloadCertFiles",
-    "standaloneEnabled",
     "superUser",
     "syncEnabled",
-    "syncLimit",
     "tcpKeepAlive",
     "throttledOpWaitTime",
     "txnLogSizeLimitInKb",
@@ -105,30 +113,34 @@ const NO_EFFECT_PREFIXES: &[&str] = &[
     "admin.",
     "authProvider.",
     "connection",
-    "group.",
     "metricsProvider.",
     "multiAddress.",
     "quorum.",
-    "server.",
     "snapshot.",
     "ssl.",
     "superUser.",
-    "weight.",
     "znode.container.",
 ];
 
 /// What `key` is. A leading `zookeeper.`, as in a system property, is ignored.
 pub fn known(key: &str) -> Known {
     let key = plain(key);
-    if EFFECTIVE.contains(&key) {
+    if EFFECTIVE.contains(&key) || key.starts_with("server.") {
         Known::Effective
     } else if GUARDS.contains(&key) {
         Known::Guard
+    } else if key.starts_with("group.") || key.starts_with("weight.") {
+        Known::Hierarchy
     } else if NO_EFFECT.contains(&key) || NO_EFFECT_PREFIXES.iter().any(|p| key.starts_with(p)) {
         Known::NoEffect
     } else {
         Known::Unknown
     }
+}
+
+/// Whether it is one of the lines that tell the servers.
+pub fn is_server_line(key: &str) -> bool {
+    plain(key).starts_with("server.")
 }
 
 /// The key without `zookeeper.` in front.
@@ -184,7 +196,8 @@ mod tests {
     #[test]
     fn system_property_spelling_is_the_same_key() {
         assert_eq!(known("zookeeper.skipACL"), Known::Effective);
-        assert_eq!(known("server.1"), Known::NoEffect);
+        assert_eq!(known("server.1"), Known::Effective);
+        assert_eq!(known("weight.1"), Known::Hierarchy);
         assert_eq!(known("frobnicate"), Known::Unknown);
     }
 }

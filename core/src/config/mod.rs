@@ -5,11 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+mod ensemble;
 mod file;
 pub mod keys;
 pub mod properties;
 
-pub use file::{ConfigError, Finding, read};
+pub use ensemble::{Ensemble, MYID, write_dynamic};
+pub use file::{ConfigError, Finding, load, read};
 
 use paddock_transport::engine::Address;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,6 +29,13 @@ pub const TICK_TIME_FILE_MS: u32 = 3000;
 pub const MAX_CLIENT_CNXNS_FILE: u32 = 60;
 /// Commands between two checkpoints.
 pub const SNAP_COUNT: u64 = 100_000;
+/// `initLimit` of ZooKeeper's sample files, ticks.
+pub const INIT_LIMIT_TICKS: u32 = 10;
+/// `syncLimit` of ZooKeeper's sample files, ticks.
+pub const SYNC_LIMIT_TICKS: u32 = 5;
+/// Smallest `paddock.maxStaleness`, ms: below the time of a few confirmations by the quorum clients would be closed all the
+/// time.
+pub const MAX_STALENESS_MIN_MS: u32 = 100;
 /// Largest session timeout accepted, ms: what the protocol's signed field can carry.
 const SESSION_TIMEOUT_MAX_MS: u64 = i32::MAX as u64;
 
@@ -35,8 +44,18 @@ const SESSION_TIMEOUT_MAX_MS: u64 = i32::MAX as u64;
 pub struct Config {
     /// Where log, snapshots and identity live.
     pub data_dir: PathBuf,
+    /// This server's number, 1 to 254. Without an ensemble 1, or that of the only server line.
+    pub node: u8,
+    /// The ensemble; `None`: standalone.
+    pub ensemble: Option<Ensemble>,
+    /// The file that holds the server lines, rewritten with [`write_dynamic`] when the membership changes.
+    pub dynamic_file: Option<PathBuf>,
     /// Client listeners.
     pub listen: Vec<Address>,
+    /// Further client listeners, numbered behind those of `listen`, on which every read is linearizable.
+    pub listen_linearizable: Vec<Address>,
+    /// Reads are linearizable on all listeners.
+    pub linearizable: bool,
     /// The unit of session expiry, ms.
     pub tick_time_ms: u32,
     /// Shortest session timeout granted, ms.
@@ -61,6 +80,33 @@ pub struct Config {
     pub extended_types: bool,
     /// `reconfig` is allowed.
     pub reconfig: bool,
+    /// How long a server that joins may take to catch up before it is said to be late, ms.
+    pub init_limit_ms: u32,
+    /// How long a follower may be silent, ms; see `max_staleness_ms`.
+    pub sync_limit_ms: u32,
+    /// How long after the quorum's last confirmation this server goes on answering reads, ms.
+    pub max_staleness_ms: u32,
+    /// Read-only clients are served without a quorum.
+    pub read_only_mode: bool,
+    /// Raft's own clock.
+    pub raft: RaftClock,
+}
+
+/// Raft's clock, independent of `tickTime`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RaftClock {
+    /// Its unit, ms.
+    pub tick_ms: u32,
+    /// The leader's beat, ms; a multiple of the tick.
+    pub heartbeat_ms: u32,
+    /// Shortest election timeout, ms, a multiple of the tick; each node draws its own between this and twice this.
+    pub election_ms: u32,
+}
+
+impl Default for RaftClock {
+    fn default() -> Self {
+        Self { tick_ms: 20, heartbeat_ms: 60, election_ms: 300 }
+    }
 }
 
 impl Config {
@@ -68,6 +114,11 @@ impl Config {
     pub fn standalone(data_dir: PathBuf) -> Self {
         Self {
             data_dir,
+            node: 1,
+            ensemble: None,
+            dynamic_file: None,
+            listen_linearizable: Vec::new(),
+            linearizable: false,
             listen: vec![Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, CLIENT_PORT)))],
             tick_time_ms: TICK_TIME_MS,
             min_session_timeout_ms: 2 * TICK_TIME_MS,
@@ -81,15 +132,33 @@ impl Config {
             skip_acl: false,
             extended_types: false,
             reconfig: false,
+            init_limit_ms: INIT_LIMIT_TICKS * TICK_TIME_MS,
+            sync_limit_ms: SYNC_LIMIT_TICKS * TICK_TIME_MS,
+            max_staleness_ms: SYNC_LIMIT_TICKS * TICK_TIME_MS,
+            read_only_mode: false,
+            raft: RaftClock::default(),
         }
     }
 
+    /// Every client listener, in the order of [`paddock_transport::engine::Origin::listener`].
+    pub fn listeners(&self) -> impl Iterator<Item = &Address> {
+        self.listen.iter().chain(&self.listen_linearizable)
+    }
+
+    /// Whether reads on the `listener`th of [`Config::listeners`] are linearizable.
+    pub fn is_linearizable(&self, listener: u16) -> bool {
+        self.linearizable || usize::from(listener) >= self.listen.len()
+    }
+
     /// `name = value` of everything that is in force, one a line, for `paddock check` and the log.
-    pub fn effective(&self) -> Vec<(&'static str, String)> {
-        let listen: Vec<String> = self.listen.iter().map(Address::to_string).collect();
-        vec![
+    pub fn effective(&self) -> Vec<(String, String)> {
+        let joined = |all: &[Address]| all.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
+        let mut all: Vec<(String, String)> = [
             ("dataDir", self.data_dir.display().to_string()),
-            ("listen", listen.join(",")),
+            ("serverId", self.node.to_string()),
+            ("listen", joined(&self.listen)),
+            ("listenLinearizable", joined(&self.listen_linearizable)),
+            ("paddock.readConsistency", if self.linearizable { "linearizable" } else { "local" }.to_owned()),
             ("tickTime", self.tick_time_ms.to_string()),
             ("minSessionTimeout", self.min_session_timeout_ms.to_string()),
             ("maxSessionTimeout", self.max_session_timeout_ms.to_string()),
@@ -103,6 +172,25 @@ impl Config {
             ("extendedTypesEnabled", self.extended_types.to_string()),
             ("reconfigEnabled", self.reconfig.to_string()),
         ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        if let Some(ensemble) = &self.ensemble {
+            let of_ensemble = [
+                ("peerType", ensemble.role().to_string()),
+                ("initLimit", format!("{} ms", self.init_limit_ms)),
+                ("syncLimit", format!("{} ms", self.sync_limit_ms)),
+                ("paddock.maxStaleness", self.max_staleness_ms.to_string()),
+                ("readonlymode.enabled", self.read_only_mode.to_string()),
+                ("quorumListenOnAllIPs", ensemble.listen_all.to_string()),
+                ("paddock.raft.tick", self.raft.tick_ms.to_string()),
+                ("paddock.raft.heartbeat", self.raft.heartbeat_ms.to_string()),
+                ("paddock.raft.election", self.raft.election_ms.to_string()),
+            ];
+            all.extend(of_ensemble.map(|(name, value)| (name.to_owned(), value)));
+            let servers = &ensemble.members.members;
+            all.extend(servers.iter().map(|(node, member)| (format!("server.{node}"), member.spec())));
+        }
+        all
     }
 }
 

@@ -69,6 +69,14 @@ pub enum StartError {
         /// The directory.
         dir: PathBuf,
     },
+    /// Several servers are configured.
+    #[error(
+        "an ensemble of {servers} servers is configured, and this version starts standalone servers only"
+    )]
+    Ensemble {
+        /// How many.
+        servers: usize,
+    },
     /// The consensus core did not come up: directory, log or snapshots.
     #[error(transparent)]
     Consensus(#[from] ConsensusStartError),
@@ -127,6 +135,9 @@ impl Server {
     pub fn start(options: ServerOptions) -> Result<Server, StartError> {
         let ServerOptions { config, transport, shards, cores } = options;
         refuse_zookeeper_data(&config)?;
+        if let Some(ensemble) = &config.ensemble {
+            return Err(StartError::Ensemble { servers: ensemble.members.members.len() });
+        }
         let (kind, _) = choose(transport)?;
         let usable = match cores {
             Some(cores) => cores,
@@ -134,7 +145,7 @@ impl Server {
         };
         let placement = cores::place(&usable, shards);
         // Bound before recovery, so that an address in use is told at once; accepted from only afterwards.
-        let listeners = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let listeners = config.listeners().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
         let addresses: Vec<Address> = listeners.iter().map(|l| l.local_address().clone()).collect();
         let mut loops = Loops::new(kind, &placement)?;
         let wakers: Vec<_> = loops.shard_handles.iter().map(LoopHandle::waker).collect();

@@ -1,0 +1,194 @@
+//! Which ensemble a configuration describes, and which of its servers this one is.
+//!
+//! Owns the meaning of server lines, of the dynamic file and of `myid`, as ZooKeeper 3.9 reads them. Never resolves a name.
+//! It stays correct because whatever does not fit together is an error before anything is opened: a node that
+//! believed to be another one could vote twice.
+
+#![forbid(unsafe_code)]
+
+use super::file::{ConfigError, Finding, Values};
+use super::keys;
+use super::properties::{Property, parse};
+use crate::members::{MemberRole, Members, MembersError, NODE_MAX};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Name of the file in the data directory that holds this server's number.
+pub const MYID: &str = "myid";
+
+/// The servers of an ensemble as this one's configuration tells them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ensemble {
+    /// This server's number.
+    pub node: u8,
+    /// Everybody, this server too. The cluster's number is zero, the version 0, and no identity is known: what the ensemble
+    /// agreed on since stands in its data directories.
+    pub members: Members,
+    /// The peer link listens on every interface instead of the address in the server's own line.
+    pub listen_all: bool,
+}
+
+impl Ensemble {
+    /// What this server does, by its line.
+    pub fn role(&self) -> MemberRole {
+        self.members.get(self.node).map_or(MemberRole::Observer, |m| m.role)
+    }
+}
+
+/// What the files say about servers.
+#[derive(Debug)]
+pub(super) struct Servers {
+    /// `None`: this is a standalone server.
+    pub ensemble: Option<Ensemble>,
+    /// This server's number; 1 if nothing says otherwise.
+    pub node: u8,
+    /// Address for clients from the server's own line, as host and port.
+    pub client: Option<(String, u16)>,
+    /// The dynamic file, if one is named.
+    pub dynamic: Option<PathBuf>,
+}
+
+/// Puts together server lines, dynamic file and `myid`.
+pub(super) fn settle(
+    file: &Values<'_>,
+    data_dir: &Path,
+    read: &dyn Fn(&Path) -> io::Result<String>,
+    findings: &mut Vec<Finding>,
+) -> Result<Servers, ConfigError> {
+    let standalone_enabled = file.switch("standaloneEnabled")?.unwrap_or(true);
+    let dynamic = file.text("dynamicConfigFile").map(PathBuf::from);
+    let members = members(file, dynamic.as_deref(), read)?;
+    let (voters, observers) = (members.voters().count(), members.observers().count());
+    match (voters, observers) {
+        (0, 0) if standalone_enabled => {
+            return Ok(Servers { ensemble: None, node: 1, client: None, dynamic });
+        }
+        (0, 0) => return Err(ConfigError::NoParticipants),
+        (0, _) => return Err(ConfigError::ObserversAlone),
+        (1, 1..) if standalone_enabled => return Err(ConfigError::ObserversAlone),
+        (1, _) if standalone_enabled => return one_server(members, dynamic, findings),
+        (1 | 2, _) => findings.push(Finding::NoLossTolerated { voters }),
+        (n, _) if n % 2 == 0 => findings.push(Finding::EvenVoters { voters }),
+        _ => {}
+    }
+    let node = myid(data_dir, &members, read)?;
+    let Some(me) = members.get(node) else { return Err(ConfigError::NoParticipants) };
+    check_role(file, node, me.role, findings)?;
+    let client = me.client_parts();
+    let listen_all = file.switch("quorumListenOnAllIPs")?.unwrap_or(false);
+    Ok(Servers { ensemble: Some(Ensemble { node, members, listen_all }), node, client, dynamic })
+}
+
+/// A single server line: ZooKeeper runs standalone and says that the line is ignored.
+fn one_server(
+    members: Members,
+    dynamic: Option<PathBuf>,
+    findings: &mut Vec<Finding>,
+) -> Result<Servers, ConfigError> {
+    let Some((node, me)) = members.members.first_key_value() else { return Err(ConfigError::NoParticipants) };
+    findings.push(Finding::OneServer { node: *node });
+    Ok(Servers { ensemble: None, node: *node, client: me.client_parts(), dynamic })
+}
+
+/// The server lines of the file, or of the dynamic file that it names.
+fn members(
+    file: &Values<'_>,
+    dynamic: Option<&Path>,
+    read: &dyn Fn(&Path) -> io::Result<String>,
+) -> Result<Members, ConfigError> {
+    let lines = file.all().filter(|p| keys::is_server_line(&p.key));
+    let Some(path) = dynamic else {
+        return collect(lines, |p, error| ConfigError::Server { line: p.line, key: p.key.clone(), error });
+    };
+    if let Some(p) = lines.into_iter().next() {
+        return Err(ConfigError::ServerBesideDynamic { line: p.line, key: p.key.clone() });
+    }
+    let text = read(path)
+        .map_err(|source| ConfigError::Dynamic { path: path.to_owned(), reason: source.to_string() })?;
+    let wrong = |reason: String| ConfigError::Dynamic { path: path.to_owned(), reason };
+    let properties = parse(&text).map_err(|e| wrong(e.to_string()))?;
+    let members = collect(properties.iter().filter(|p| p.key != "version"), |p, error| {
+        wrong(format!("line {}: {}: {error}", p.line, p.key))
+    })?;
+    // Without servers the file was lost or cut: standalone would be another, empty server.
+    if members.members.is_empty() { Err(wrong("no server.N lines".to_owned())) } else { Ok(members) }
+}
+
+fn collect<'a>(
+    lines: impl Iterator<Item = &'a Property>,
+    wrong: impl Fn(&Property, MembersError) -> ConfigError,
+) -> Result<Members, ConfigError> {
+    let mut members = Members::default();
+    for p in lines {
+        members.add_line(keys::plain(&p.key), &p.value).map_err(|e| wrong(p, e))?;
+    }
+    Ok(members)
+}
+
+fn myid(
+    data_dir: &Path,
+    members: &Members,
+    read: &dyn Fn(&Path) -> io::Result<String>,
+) -> Result<u8, ConfigError> {
+    let path = data_dir.join(MYID);
+    let text = match read(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(ConfigError::MyIdMissing { path }),
+        Err(e) => return Err(ConfigError::MyIdUnreadable { path, reason: e.to_string() }),
+    };
+    let text = text.trim();
+    let node = match text.parse::<i64>() {
+        Ok(n) if (1..=i64::from(NODE_MAX)).contains(&n) => n as u8,
+        Ok(number) => return Err(ConfigError::MyIdRange { path, number }),
+        Err(_) => {
+            let text: String = text.chars().take(20).collect();
+            return Err(ConfigError::MyIdNoNumber { path, text });
+        }
+    };
+    if members.get(node).is_none() {
+        let known: Vec<String> = members.members.keys().map(u8::to_string).collect();
+        return Err(ConfigError::MyIdStranger { path, node, known: known.join(", ") });
+    }
+    Ok(node)
+}
+
+/// `peerType` must agree with the server's line; if it does not, the line counts, as in ZooKeeper.
+fn check_role(
+    file: &Values<'_>,
+    node: u8,
+    role: MemberRole,
+    findings: &mut Vec<Finding>,
+) -> Result<(), ConfigError> {
+    let Some(p) = file.last("peerType") else { return Ok(()) };
+    let told = match p.value.to_ascii_lowercase().as_str() {
+        "observer" => MemberRole::Observer,
+        "participant" => MemberRole::Participant,
+        _ => return Err(super::file::bad(p, "participant or observer".to_owned())),
+    };
+    if told != role {
+        findings.push(Finding::PeerType { line: p.line, node, told, role });
+    }
+    Ok(())
+}
+
+/// Replaces a dynamic file by the server lines of `members`: whoever reads it finds the old text or the new one, whole,
+/// also after a power cut. A symbolic link stays one, its target is replaced.
+pub fn write_dynamic(path: &Path, members: &Members) -> io::Result<()> {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut temporary = name.to_owned();
+    temporary.push(".tmp");
+    let temporary = folder.join(temporary);
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(members.server_lines().as_bytes())?;
+    if let Ok(old) = std::fs::metadata(&path) {
+        file.set_permissions(old.permissions())?;
+    }
+    file.sync_all()?;
+    std::fs::rename(&temporary, &path)?;
+    std::fs::File::open(&folder)?.sync_all()
+}
