@@ -9,6 +9,7 @@
 
 use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A number with one writer.
 #[derive(Debug, Default)]
@@ -95,6 +96,10 @@ cells! {
         latency_sum_us, "microseconds", "Sum of measured latencies, from reading a request to writing its reply.";
         latency_max_us, "microseconds", "Largest measured latency.";
         commits_taken, "commits", "Commits taken from the commit ring.";
+        stale_closed, "connections", "Connections closed because the quorum had not confirmed this node for longer than maxStaleness.";
+        leases_run_out, "connections", "Connections closed because the quorum had not confirmed their session for its whole timeout.";
+        read_only_sessions, "sessions", "Sessions of read-only clients granted while the node was out of quorum.";
+        read_rounds, "rounds", "Rounds asked of the quorum for linearizable reads.";
         submit_ring_full, "turns", "Turns in which the ring to the consensus core was full and a request stayed queued.";
         output_stalls, "events", "Times a connection was not served because its peer did not read.";
     }
@@ -107,6 +112,23 @@ cells! {
         ephemerals, "znodes", "Ephemeral znodes.";
         data_bytes, "bytes", "Approximate bytes of paths and data.";
         global_sessions, "sessions", "Sessions of the whole ensemble.";
+        node_id, "number", "Number of this node within the ensemble; 1 when standalone.";
+        leader_id, "number", "Number of the node that leads, as far as this one knows; 0: none.";
+        term, "terms", "Raft term of this node.";
+        commit_index, "entries", "Index of the last log entry known to be committed.";
+        applied_index, "entries", "Index of the last log entry applied here.";
+        lag_entries, "entries", "Entries that the leader has committed, as far as known, and this node has not applied.";
+        elections, "elections", "Changes of leader seen since the start.";
+        quorum_size, "nodes", "Voters of the ensemble.";
+        followers, "nodes", "On the leader: other voters in the membership.";
+        synced_followers, "nodes", "On the leader: other voters that are connected and replicate.";
+        observers, "nodes", "On the leader: observers in the membership.";
+        synced_observers, "nodes", "On the leader: observers that are connected and replicate.";
+        pending_syncs, "requests", "On the leader: syncs and linearizable reads waiting for a round.";
+        leading_since_ms, "milliseconds", "On the leader: when it began to lead, since the Unix epoch; 0: it does not.";
+        proposal_bytes_last, "bytes", "On the leader: size of the last proposal; 0: none since it leads.";
+        proposal_bytes_min, "bytes", "On the leader: smallest proposal since it leads.";
+        proposal_bytes_max, "bytes", "On the leader: largest proposal since it leads.";
     }
 }
 
@@ -114,7 +136,8 @@ cells! {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mode {
-    /// Still starting or without a quorum: reads and writes are not served.
+    /// Still starting: no leader was ever known. A node that knew one keeps its role's mode when it loses the leader:
+    /// how long it serves is told by [`crate::freshness::Freshness`], not by this.
     NotServing = 0,
     /// A group of one.
     Standalone = 1,
@@ -156,6 +179,15 @@ pub struct Stats {
     mode: AtomicU8,
     zxid: AtomicI64,
     started_ms: i64,
+    /// Text is asked for by operators only: a lock, never on a request's way.
+    texts: Mutex<Texts>,
+}
+
+/// What the consensus core says in words.
+#[derive(Debug, Default)]
+struct Texts {
+    write_block: String,
+    membership: String,
 }
 
 impl Stats {
@@ -168,6 +200,7 @@ impl Stats {
             mode: AtomicU8::new(Mode::NotServing as u8),
             zxid: AtomicI64::new(0),
             started_ms,
+            texts: Mutex::default(),
         }
     }
     /// The cells of shard `id`; an id that does not exist is a programmer's error and panics.
@@ -205,6 +238,55 @@ impl Stats {
     /// Tells the last applied zxid; called by the consensus core.
     pub fn set_zxid(&self, zxid: i64) {
         self.zxid.store(zxid, Relaxed);
+    }
+    /// Why nothing is written, such as `no leader: 2 of 5 voters reachable`; empty while writes go on.
+    pub fn write_block(&self) -> String {
+        self.texts().write_block.clone()
+    }
+    /// Tells why nothing is written; called by the consensus core, with an empty text when writes go on.
+    pub fn set_write_block(&self, reason: &str) {
+        let mut texts = self.texts();
+        if texts.write_block != reason {
+            reason.clone_into(&mut texts.write_block);
+        }
+    }
+    /// The membership as `/zookeeper/config` holds it; empty on a standalone node.
+    pub fn membership(&self) -> String {
+        self.texts().membership.clone()
+    }
+    /// Tells the membership; called by the consensus core when it has changed.
+    pub fn set_membership(&self, text: String) {
+        self.texts().membership = text;
+    }
+    /// Notes a proposal of the leader; called by the consensus core.
+    pub fn note_proposal(&self, bytes: u64) {
+        let node = &self.node;
+        let first = node.proposal_bytes_last.get() == 0;
+        node.proposal_bytes_last.set(bytes);
+        node.proposal_bytes_max.raise(bytes);
+        if first || bytes < node.proposal_bytes_min.get() {
+            node.proposal_bytes_min.set(bytes);
+        }
+    }
+    /// This node begins to lead at `at_ms`, or ceases to (`None`): what only a leader counts begins anew.
+    pub fn set_leading(&self, at_ms: Option<i64>) {
+        let node = &self.node;
+        let leader_only = [
+            &node.followers,
+            &node.synced_followers,
+            &node.observers,
+            &node.synced_observers,
+            &node.pending_syncs,
+            &node.proposal_bytes_last,
+            &node.proposal_bytes_min,
+            &node.proposal_bytes_max,
+        ];
+        leader_only.into_iter().for_each(|cell| cell.set(0));
+        node.leading_since_ms.set(at_ms.map_or(0, |ms| ms.max(0) as u64));
+    }
+    fn texts(&self) -> MutexGuard<'_, Texts> {
+        // Both texts are replaced whole: whoever panicked left nothing half done.
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// When the node started, ms since the Unix epoch.
     pub fn started_ms(&self) -> i64 {

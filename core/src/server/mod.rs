@@ -18,6 +18,7 @@ use crate::consensus::config::{BATCHES_IN_FLIGHT_MAX, BATCHES_IN_FLIGHT_SHARED_M
 use crate::consensus::{
     Consensus, ConsensusConfig, Control, Parts, Recovered, StartError as ConsensusStartError, StopReason,
 };
+use crate::freshness::{self, Freshness};
 use crate::shard::{self, CountedIds, Neighbours, Shard, ShardConfig};
 use crate::stats::Stats;
 use cores::Placement;
@@ -156,6 +157,9 @@ impl Server {
             Consensus::open(settings, loops.core.handle().waker(), &wakers, Arc::clone(&stats))?;
         let Parts { shards, control, waker, recovered } = parts;
         let neighbours = Neighbours::new(wakers, config.max_client_cnxns);
+        // A group of one needs nobody's confirmation.
+        let freshness = Arc::new(Freshness::new(shards.len()));
+        freshness.confirm(freshness::ALWAYS);
         let mut engines = Vec::new();
         for (id, ends) in (0u16..).zip(shards) {
             engines.push(Shard::new(shard::Parts {
@@ -168,6 +172,7 @@ impl Server {
                 stats: Arc::clone(&stats),
                 armed: ends.armed,
                 neighbours: Arc::clone(&neighbours),
+                freshness: Arc::clone(&freshness),
             }));
         }
         let acceptor = Acceptor::new(listeners, loops.shard_handles.clone());
@@ -389,6 +394,7 @@ fn shard_config(config: &Config, id: u16) -> ShardConfig {
         super_digest: config.super_digest.clone(),
         words,
         conf_lines: config.effective().into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        ..ShardConfig::default()
     }
 }
 

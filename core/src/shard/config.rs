@@ -65,8 +65,12 @@ pub const ROLL_CALL_MAX_NS: u64 = 1_000_000_000;
 /// How soon a request that found the ring to the consensus core full is tried again if no commit came before.
 pub const SUBMIT_RETRY_NS: u64 = 1_000_000;
 
-/// Longest beat between two reports of the sessions heard from. The beat is tickTime / 2, at most this.
+/// Longest beat between two reports of the sessions heard from. The beat is tickTime / 2, at most a quarter of
+/// maxStaleness, at most this.
 pub const TOUCH_BEAT_MAX_NS: u64 = 1_000_000_000;
+
+/// `maxStaleness` where nothing else is said: ZooKeeper's sample files' syncLimit × tickTime, 5 × 2000 ms.
+pub const MAX_STALENESS_NS: u64 = 10_000_000_000;
 
 /// What a shard must be told of the configuration.
 #[derive(Clone, Debug)]
@@ -75,6 +79,16 @@ pub struct ShardConfig {
     pub id: u16,
     /// Largest request frame, bytes (`jute.maxbuffer`).
     pub jute_max_buffer_bytes: u32,
+    /// Number of this node, 1–254.
+    pub node: u8,
+    /// How long after the quorum's last confirmation clients are still served (`maxStaleness`; default syncLimit ×
+    /// tickTime). Means nothing on a group of one.
+    pub max_staleness_ns: u64,
+    /// Whether read-only clients are served beyond that (`readonlymode.enabled`).
+    pub read_only_mode: bool,
+    /// By listener: whether each of its reads is preceded by a round of the quorum (`readConsistency=linearizable`).
+    /// Listeners that are not named read what this node has.
+    pub linearizable: Vec<bool>,
     /// `tickTime`, ms.
     pub tick_time_ms: u32,
     /// Smallest session timeout granted, ms.
@@ -96,6 +110,10 @@ impl Default for ShardConfig {
         Self {
             id: 0,
             jute_max_buffer_bytes: 0xf_ffff,
+            node: 1,
+            max_staleness_ns: MAX_STALENESS_NS,
+            read_only_mode: false,
+            linearizable: Vec::new(),
             tick_time_ms: 2000,
             session_timeout_min_ms: 4000,
             session_timeout_max_ms: 40_000,
@@ -119,8 +137,13 @@ impl ShardConfig {
 
     /// Time between two reports of the sessions heard from.
     pub fn touch_beat_ns(&self) -> u64 {
-        (u64::from(self.tick_time_ms) * 500_000).clamp(1, TOUCH_BEAT_MAX_NS)
+        beat_ns(self.tick_time_ms, self.max_staleness_ns)
     }
+}
+
+/// The beat at which shards report sessions and the core asks the quorum to confirm them.
+pub fn beat_ns(tick_time_ms: u32, max_staleness_ns: u64) -> u64 {
+    (u64::from(tick_time_ms) * 500_000).min(max_staleness_ns / 4).clamp(1, TOUCH_BEAT_MAX_NS)
 }
 
 #[cfg(test)]

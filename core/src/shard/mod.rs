@@ -41,6 +41,7 @@ pub use config::ShardConfig;
 pub use ids::{CountedIds, SessionIds};
 pub use neighbours::Neighbours;
 
+use crate::freshness::Freshness;
 use crate::ring::CommitReceiver;
 use crate::sim::{Mutation, mutated};
 use crate::stats::{ShardCells, Stats};
@@ -80,6 +81,8 @@ pub struct Parts {
     pub armed: Arc<CachePadded<AtomicBool>>,
     /// The other shards of the node.
     pub neighbours: Arc<Neighbours>,
+    /// What the quorum confirmed, as the consensus core tells it.
+    pub freshness: Arc<Freshness>,
 }
 
 /// The sessions heard from since the last report.
@@ -101,6 +104,8 @@ pub struct Shard {
     stats: Arc<Stats>,
     armed: Arc<CachePadded<AtomicBool>>,
     neighbours: Arc<Neighbours>,
+    #[expect(dead_code, reason = "nothing is judged by it yet")]
+    freshness: Arc<Freshness>,
 
     connections: Connections,
     /// Session to slot, for connections in [`Phase::Open`].
@@ -131,7 +136,8 @@ pub struct Shard {
 impl Shard {
     /// A shard without connections.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, reader, commits, submit, consensus, ids, stats, armed, neighbours } = parts;
+        let Parts { config, reader, commits, submit, consensus, ids, stats, armed, neighbours, freshness } =
+            parts;
         let max = config.jute_max_buffer_bytes;
         Self {
             limits: Limits::new(max, max.max(1024)),
@@ -143,6 +149,7 @@ impl Shard {
             stats,
             armed,
             neighbours,
+            freshness,
             connections: Connections::default(),
             sessions: HashMap::default(),
             watches: Watches::new(WATCHES_PER_CONNECTION_MAX),

@@ -2,6 +2,7 @@
 
 use crate::command::{ArchivedBatch, Batch, Command, Op, SEMANTICS};
 use crate::commit::{Commit, Outcome, Reply, Ticket};
+use crate::freshness::{self, Freshness};
 use crate::machine::{Applied, Machine};
 use crate::ring::{CommitSender, Published, commit_ring};
 use crate::shard::{Neighbours, Parts, Shard, ShardConfig};
@@ -120,6 +121,8 @@ pub struct World {
     pub core: Core,
     pub now: Now,
     pub stats: Arc<Stats>,
+    #[expect(dead_code, reason = "nothing is judged by it yet")]
+    pub freshness: Arc<Freshness>,
 }
 
 impl World {
@@ -139,6 +142,8 @@ impl World {
         let neighbours =
             Neighbours::new((0..shards).map(|_| Waker::new().unwrap()).collect(), per_address_max);
         let consensus = Waker::new().unwrap();
+        let freshness = Arc::new(Freshness::new(shards));
+        freshness.confirm(freshness::ALWAYS);
         let mut rings = Vec::new();
         let mut next_session = 0x100;
         let policy = config.policy;
@@ -164,6 +169,7 @@ impl World {
                     stats: stats.clone(),
                     armed: Arc::default(),
                     neighbours: neighbours.clone(),
+                    freshness: freshness.clone(),
                 })
             })
             .collect();
@@ -181,7 +187,7 @@ impl World {
         };
         let net = InProc::new(shards.len());
         let now = Now { mono_ns: 1_000_000_000, wall_ms: 1_000_000 };
-        let mut world = Self { net, shards, core, now, stats };
+        let mut world = Self { net, shards, core, now, stats, freshness };
         world.core.commit(Vec::new(), &[]);
         world
     }
