@@ -26,10 +26,16 @@ pub mod policy {
     pub const EXTENDED_TYPES: u32 = 1 << 1;
     /// `reconfigEnabled`.
     pub const RECONFIG: u32 = 1 << 2;
+    /// `standaloneEnabled=false`: a reconfiguration may leave one voter alone.
+    pub const ONE_VOTER: u32 = 1 << 3;
 }
 
 /// The semantics version this build proposes. Raised only by a log command once all members support it.
 pub const SEMANTICS: u32 = 1;
+
+/// [`Command::node`] of what the leader orders for the ensemble itself: it stands in no stream and nobody waits for it, so
+/// only commands that may come twice are ordered so ([`Op::Membership`]).
+pub const NO_STREAM: u8 = 0;
 
 /// One Raft entry: commands that were waiting together.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -51,7 +57,7 @@ pub struct Batch {
 /// One command of one node's numbered stream.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Command {
-    /// Node that forwarded it (1–254; a standalone node is 1).
+    /// Node that forwarded it (1–254; a standalone node is 1); [`NO_STREAM`]: the leader, for the ensemble.
     pub node: u8,
     /// Incarnation of that node: durable, grows at each start.
     pub incarnation: u64,
@@ -98,4 +104,10 @@ pub enum Op {
     CloseSession,
     /// The leader found the session expired. Takes a zxid. Ignored without a zxid if the session is gone.
     ExpireSession,
+    /// The leader's step in the life of the membership: an archived [`crate::machine::MembershipCommand`]. Its bytes, and
+    /// not its fields, so that the archived size of this enum, and with it every log, stays as it is.
+    Membership {
+        /// The archive.
+        body: Vec<u8>,
+    },
 }

@@ -77,6 +77,8 @@ pub enum Outcome {
     Refused,
     /// Never ordered (log full, node stopping …): nothing happened and nothing will. The code is for the client.
     NotOrdered(i32),
+    /// Taken, and decided later under the same number (a reconfiguration). Never told to a shard.
+    Deferred,
     /// A sync is complete: this commit is at or above its read index.
     Synced,
 }

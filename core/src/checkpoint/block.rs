@@ -16,6 +16,9 @@ use std::sync::Arc;
 pub const BLOCK_MACHINE: u16 = 1;
 /// Type of a [`ZnodeBlock`]. Znodes come parents first, over all blocks.
 pub const BLOCK_ZNODES: u16 = 2;
+/// Type of the block that holds the [`crate::machine::MembershipState`]. Comes second; missing where there never was an
+/// ensemble, so that snapshots of a standalone node are what they always were.
+pub const BLOCK_MEMBERSHIP: u16 = 3;
 
 /// Bytes of paths and data after which a block is closed: large enough that its overhead is nothing, small enough
 /// that checking one stays in the cache of a core. One znode may exceed it.

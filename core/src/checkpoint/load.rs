@@ -4,9 +4,9 @@
 //! before it is looked into, on a second thread, one block ahead of the one that fills the tree. It stays correct because
 //! the tree refuses a znode without a parent, and counts are compared at the end.
 
-use super::block::{ArchivedZnodeBlock, BLOCK_MACHINE, BLOCK_ZNODES, acl_list};
+use super::block::{ArchivedZnodeBlock, BLOCK_MACHINE, BLOCK_MEMBERSHIP, BLOCK_ZNODES, acl_list};
 use crate::acl::AclRef;
-use crate::machine::{Machine, MachineImage};
+use crate::machine::{Machine, MachineImage, MembershipState};
 use crate::tree::{RestoredNode, TreeError, Writer};
 use paddock_storage::SnapshotReader;
 use rkyv::rancor::Error as CheckError;
@@ -72,11 +72,18 @@ pub fn load(reader: &SnapshotReader, tree: &mut Writer) -> Result<Loaded, LoadEr
     let image = rkyv::from_bytes::<MachineImage, CheckError>(first.bytes)
         .map_err(|e| LoadError::Block { block: 0, what: e.to_string() })?;
     let mut machine = Machine::from_image(image);
+    let mut first = 1;
+    if let Some(second) = reader.block(1).filter(|b| b.kind == BLOCK_MEMBERSHIP) {
+        let state = rkyv::from_bytes::<MembershipState, CheckError>(second.bytes)
+            .map_err(|e| LoadError::Block { block: 1, what: e.to_string() })?;
+        machine.restore_membership(state);
+        first = 2;
+    }
     let mut znodes = 0;
     std::thread::scope(|scope| {
         let (checked, blocks) = sync_channel(BLOCKS_AHEAD);
         scope.spawn(move || {
-            for (number, block) in reader.blocks().enumerate().skip(1) {
+            for (number, block) in reader.blocks().enumerate().skip(first) {
                 let result = match block.kind {
                     BLOCK_ZNODES => rkyv::access::<ArchivedZnodeBlock<'_>, CheckError>(block.bytes)
                         .map_err(|e| LoadError::Block { block: number, what: e.to_string() }),

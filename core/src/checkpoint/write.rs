@@ -4,8 +4,8 @@
 //! waiting as long as the bytes of each piece may take. It stays correct because a cancelled or failed write leaves no
 //! file with a snapshot's name.
 
-use super::block::{BLOCK_MACHINE, BLOCK_ZNODES, BlockBuilder};
-use crate::machine::MachineImage;
+use super::block::{BLOCK_MACHINE, BLOCK_MEMBERSHIP, BLOCK_ZNODES, BlockBuilder};
+use crate::machine::{MachineImage, MembershipState};
 use crate::tree::Held;
 use paddock_storage::snapshot::{Finished, Pace};
 use paddock_storage::{SnapshotError, SnapshotMeta, Snapshots};
@@ -19,6 +19,8 @@ pub struct Job {
     pub held: Held,
     /// The machine at that version.
     pub image: MachineImage,
+    /// The membership at that version.
+    pub membership: MembershipState,
     /// What the snapshot is of.
     pub meta: SnapshotMeta,
 }
@@ -47,6 +49,9 @@ pub fn write(
 ) -> Result<Finished, WriteError> {
     let mut writer = snapshots.create(&job.meta, pace(bytes_per_second))?;
     writer.block(BLOCK_MACHINE, &rkyv::to_bytes::<rkyv::rancor::Error>(&job.image)?)?;
+    if job.membership != MembershipState::default() {
+        writer.block(BLOCK_MEMBERSHIP, &rkyv::to_bytes::<rkyv::rancor::Error>(&job.membership)?)?;
+    }
     let mut builder = BlockBuilder::default();
     let mut bytes = Vec::new();
     for znode in &job.held {

@@ -9,7 +9,7 @@ use super::control::StopReason;
 use super::group::{EntryKind, LogEntry};
 use super::intake::Intake;
 use crate::command::ArchivedBatch;
-use crate::commit::{Commit, Reply};
+use crate::commit::{Commit, Outcome, Reply};
 use crate::machine::{Applied, Machine};
 use crate::ring::{CommitSender, Published};
 use crate::tree;
@@ -103,6 +103,10 @@ impl Applier {
         let zxid = self.machine.zxid();
         let mut replies = Vec::with_capacity(self.applied.results.len() + extra.len());
         for result in self.applied.results.drain(..) {
+            if result.outcome == Outcome::Deferred {
+                intake.defer(result.node, result.incarnation, result.seq);
+                continue;
+            }
             if let Some(ticket) = intake.resolve(result.node, result.incarnation, result.seq) {
                 replies.push(Reply { ticket, zxid: result.zxid, outcome: result.outcome });
             }

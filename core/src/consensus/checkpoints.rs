@@ -141,7 +141,8 @@ impl Checkpoints {
             bytes_max: tree_bytes.max(CHECKPOINT_HOLD_BYTES_MIN),
             cancelled: false,
         });
-        self.thread.begin(Job { held, image: machine.image(), meta });
+        let membership = machine.membership().clone();
+        self.thread.begin(Job { held, image: machine.image(), membership, meta });
         (applier.commands, self.log_bytes) = (0, 0);
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Intake {
     incarnation: u64,
     last_seq: u64,
     pending: VecDeque<Pending>,
+    /// The one that is decided later than those after it: an ensemble has one reconfiguration at a time.
+    deferred: Option<Pending>,
     /// Largest request that an entry of the log can hold.
     request_bytes_max: usize,
     /// Bytes of requests in one batch: [`BATCH_BYTES_MAX`], less where entries must be small.
@@ -73,6 +75,7 @@ impl Intake {
             incarnation,
             last_seq: 0,
             pending: VecDeque::new(),
+            deferred: None,
             request_bytes_max: entry_bytes_max - ENTRY_SPARE_BYTES.min(entry_bytes_max / 4),
             batch_bytes_max: BATCH_BYTES_MAX.min(entry_bytes_max / 2),
         }
@@ -130,6 +133,9 @@ impl Intake {
         if (node, incarnation) != (self.node, self.incarnation) {
             return None;
         }
+        if let Some(deferred) = self.deferred.take_if(|deferred| deferred.seq == seq) {
+            return deferred.ticket;
+        }
         while let Some(oldest) = self.pending.front() {
             if oldest.seq > seq {
                 return None;
@@ -140,6 +146,13 @@ impl Intake {
             }
         }
         None
+    }
+
+    /// The command is ordered and its result comes later: those after it do not wait for it.
+    pub(super) fn defer(&mut self, node: u8, incarnation: u64, seq: u64) {
+        if let Some(ticket) = self.resolve(node, incarnation, seq) {
+            self.deferred = Some(Pending { seq, ticket: Some(ticket) });
+        }
     }
 
     /// Number of the newest command whose result, and that of all before it, is known.

@@ -7,8 +7,9 @@
 //! the semantics version: other sums on other nodes are taken for divergence.
 #![forbid(unsafe_code)]
 
-use super::StreamPosition;
+use super::{Joint, MembershipState, Pending, StreamPosition};
 use crate::acl::{AclList, AclRef};
+use crate::members::{Member, MemberRole, Members};
 use crate::path::ZOOKEEPER;
 use crate::session::Session;
 use crate::tree::Znode;
@@ -28,6 +29,8 @@ pub struct Sums {
     acls: u64,
     sessions: u64,
     streams: u64,
+    /// Zero while there is no ensemble: nothing of it was in digests before.
+    membership: u64,
 }
 
 /// The tree is not the one that the digests belong to.
@@ -63,7 +66,8 @@ impl Sums {
 
     /// One number for everything.
     pub fn combined(&self) -> u64 {
-        [self.acls, self.sessions, self.streams].into_iter().fold(self.tree, mix)
+        let sum = [self.acls, self.sessions, self.streams].into_iter().fold(self.tree, mix);
+        if self.membership == 0 { sum } else { mix(sum, self.membership) }
     }
 
     pub(super) fn add_node(&mut self, znode: &Znode<'_>) {
@@ -103,6 +107,10 @@ impl Sums {
     pub(super) fn replace_stream(&mut self, node: u8, before: Option<StreamPosition>, after: StreamPosition) {
         let part = |p: StreamPosition| mix(mix(u64::from(node), p.incarnation), p.seq);
         self.streams = self.streams.wrapping_sub(before.map_or(0, part)).wrapping_add(part(after));
+    }
+
+    pub(super) fn set_membership(&mut self, state: &MembershipState) {
+        self.membership = if *state == MembershipState::default() { 0 } else { membership_sum(state) };
     }
 
     pub(super) fn verify<'t>(
@@ -168,8 +176,45 @@ fn session_part(id: i64, session: &Session) -> u64 {
     sum
 }
 
+fn membership_sum(state: &MembershipState) -> u64 {
+    let MembershipState { members, pending, leaving, joint, number } = state;
+    let mut sum = mix(members_sum(members), *number);
+    if let Some(Pending { number, node, incarnation, seq, members }) = pending {
+        sum =
+            [*number, u64::from(*node), *incarnation, *seq, members_sum(members)].into_iter().fold(sum, mix);
+    }
+    sum = leaving.iter().fold(sum, |sum, (node, member)| mix(sum, member_sum(*node, member)));
+    if let Some(Joint { time_ms, bodies }) = joint {
+        sum = mix(sum, *time_ms as u64);
+        sum = bodies.iter().fold(sum, |sum, body| mix(sum, bytes(body)));
+    }
+    sum
+}
+
+fn members_sum(members: &Members) -> u64 {
+    let start = mix(bytes(&members.cluster), members.version as u64);
+    members.members.iter().fold(start, |sum, (node, member)| mix(sum, member_sum(*node, member)))
+}
+
+fn member_sum(node: u8, member: &Member) -> u64 {
+    let Member { host, peer_port, election_port, role, client, identity } = member;
+    let ports = u64::from(*peer_port) << 32 | u64::from(*election_port) << 16 | u64::from(node) << 8;
+    [
+        text(host),
+        ports | u64::from(*role == MemberRole::Observer),
+        client.as_deref().map_or(0, text),
+        identity.as_ref().map_or(0, |identity| bytes(identity)),
+    ]
+    .into_iter()
+    .fold(0, mix)
+}
+
 fn text(text: &str) -> u64 {
-    mix(text.len() as u64, crc_fast::checksum(Crc64Nvme, text.as_bytes()))
+    bytes(text.as_bytes())
+}
+
+fn bytes(bytes: &[u8]) -> u64 {
+    mix(bytes.len() as u64, crc_fast::checksum(Crc64Nvme, bytes))
 }
 
 /// Stirs a word into a state, so that parts cannot cancel each other by being shifted copies (splitmix64's finish).

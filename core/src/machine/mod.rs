@@ -13,6 +13,8 @@
 //! | [`write`] | the single operations, each validated in ZooKeeper's order |
 //! | [`multi`] | several of them, all or none |
 //! | [`sessions`] | open, attach, close, expire |
+//! | [`membership`] | who belongs to the ensemble, and a change of it under way |
+//! | [`reconfig`] | a client's request to the members that it wants |
 //! | [`stream`] | once and in order |
 //! | [`digest`] | sums that must be equal on all nodes |
 //! | [`image`] | the machine in a snapshot |
@@ -21,7 +23,9 @@
 
 mod digest;
 mod image;
+mod membership;
 mod multi;
+mod reconfig;
 mod request;
 mod sessions;
 mod stat;
@@ -30,11 +34,13 @@ mod write;
 
 pub use digest::{AT_ZXIDS_MAX, DigestMismatch, Sums};
 pub use image::{MachineImage, SessionImage};
+pub use membership::{Joint, MembershipCommand, MembershipEffect, MembershipState, Pending};
+pub use reconfig::{ReconfigRequest, plan_reconfig};
 pub use stat::{CONTAINER_OWNER, session_owner, wire_stat};
 pub use stream::StreamPosition;
 
 use crate::acl::{AclList, AclRef, Interner};
-use crate::command::{ArchivedBatch, ArchivedCommand, ArchivedOp, SEMANTICS};
+use crate::command::{ArchivedBatch, ArchivedCommand, ArchivedOp, NO_STREAM, SEMANTICS};
 use crate::commit::{Change, Outcome, SessionEvent};
 use crate::session::SessionTable;
 use crate::tree::{Writer, Znode};
@@ -50,6 +56,7 @@ pub struct Machine {
     interner: Interner,
     sums: Sums,
     history: History,
+    membership: MembershipState,
 }
 
 /// What a batch did. Reused from batch to batch: [`Machine::apply`] appends.
@@ -59,8 +66,11 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// What connections must know, in order.
     pub sessions: Vec<SessionEvent>,
-    /// One per command that was not skipped, in order.
+    /// One per command that was not skipped, in order; [`Outcome::Deferred`] for one that is decided later, and then its
+    /// result among those of others.
     pub results: Vec<CommandResult>,
+    /// What happened to the membership.
+    pub membership: MembershipEffect,
 }
 
 impl Applied {
@@ -69,6 +79,7 @@ impl Applied {
         self.changes.clear();
         self.sessions.clear();
         self.results.clear();
+        self.membership = MembershipEffect::default();
     }
 }
 
@@ -137,6 +148,12 @@ impl Machine {
             return Err(ApplyError::Semantics { needed: semantics });
         }
         for command in batch.commands.iter() {
+            if command.node == NO_STREAM {
+                if let ArchivedOp::Membership { body } = &command.op {
+                    self.apply_membership(tree, term, batch.time_ms.to_native(), body, out);
+                }
+                continue;
+            }
             match self.streams.take(command, &mut self.sums)? {
                 Turn::Skip => {}
                 Turn::Apply => self.apply_command(tree, term, batch, command, out),
@@ -232,6 +249,8 @@ impl Machine {
             ),
             ArchivedOp::CloseSession => self.close_session(tree, term, batch, command, out),
             ArchivedOp::ExpireSession => self.expire_session(tree, term, batch, command, out),
+            // The leader's alone, which stand in no stream.
+            ArchivedOp::Membership { .. } => Outcome::Drop,
         };
         if self.zxid != before {
             self.seal();

@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 use super::write::{Code, Context, Transaction};
-use super::{Applied, Machine, multi};
-use crate::command::{ArchivedBatch, ArchivedCommand, policy};
+use super::{Applied, Machine, ReconfigRequest, multi};
+use crate::command::{ArchivedBatch, ArchivedCommand};
 use crate::commit::Outcome;
 use crate::sim::{Mutation, mutated};
 use crate::tree::Writer;
@@ -31,13 +31,18 @@ impl Machine {
             // Gone, or moved: nobody is there to be answered, and nothing was ordered.
             _ => return Outcome::Drop,
         }
+        // Lengths were limited where the request came in.
+        let request = Request::decode(opcode, body, Limits::NONE);
+        if let Ok(Request::Reconfig { joining, leaving, new_members, config_id }) = &request {
+            let [joining, leaving, new_members] = [joining, leaving, new_members].map(Option::as_deref);
+            let request = ReconfigRequest { joining, leaving, new_members, config_id: *config_id };
+            return self.apply_reconfig(tree, term, batch, command, &request, out);
+        }
         let zxid = self.take_zxid(term);
         let context = Context::of(batch, command, zxid);
         let mut transaction = Transaction::new(tree, self, context, &mut out.changes);
-        // Lengths were limited where the request came in.
-        let answer = Request::decode(opcode, body, Limits::NONE)
-            .map_err(|refused| refused.code())
-            .and_then(|request| answer(&mut transaction, &request, batch.policy.to_native()));
+        let answer =
+            request.map_err(|refused| refused.code()).and_then(|request| answer(&mut transaction, &request));
         match answer {
             Ok(record) => Outcome::Ok(record),
             Err(code) => Outcome::Err(code),
@@ -46,7 +51,7 @@ impl Machine {
 }
 
 /// Runs a write and gives the record of its reply.
-fn answer(transaction: &mut Transaction<'_>, request: &Request<'_>, policy: u32) -> Result<Vec<u8>, Code> {
+fn answer(transaction: &mut Transaction<'_>, request: &Request<'_>) -> Result<Vec<u8>, Code> {
     let mut record = Vec::new();
     match request {
         Request::Create(create) => {
@@ -68,8 +73,7 @@ fn answer(transaction: &mut Transaction<'_>, request: &Request<'_>, policy: u32)
             transaction.stat(path).put(&mut record);
         }
         Request::Multi(ops) => multi::run(transaction, *ops).put(&mut record),
-        Request::Reconfig { .. } if policy & policy::RECONFIG == 0 => return Err(error::RECONFIG_DISABLED),
-        // Reconfiguration, containers, a check on its own, and what is no write at all.
+        // Containers, a check on its own, and what is no write at all.
         _ => return Err(error::UNIMPLEMENTED),
     }
     Ok(record)

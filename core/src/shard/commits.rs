@@ -123,6 +123,10 @@ impl Shard {
                     continue;
                 }
                 Waiting::Write | Waiting::Close => answer_write(connection, pending.xid, zxid, outcome, io),
+                Waiting::Reconfig => {
+                    connection.barrier = false;
+                    answer_write(connection, pending.xid, zxid, outcome, io)
+                }
                 Waiting::Sync { ref path } => {
                     connection.barrier = false;
                     answer_sync(connection, pending.xid, zxid, path, outcome, io)
@@ -149,7 +153,9 @@ fn answer_write(connection: &Connection, xid: i32, zxid: i64, outcome: Outcome, 
         Outcome::Ok(record) => reply::put_record(out.bytes(), xid, zxid, &record),
         Outcome::Err(code) | Outcome::NotOrdered(code) => reply::put_error(out.bytes(), xid, zxid, code),
         // The others answer what was not asked here: nothing that may be told to the client.
-        Outcome::Drop | Outcome::Attached { .. } | Outcome::Refused | Outcome::Synced => return false,
+        Outcome::Drop | Outcome::Attached { .. } | Outcome::Refused | Outcome::Deferred | Outcome::Synced => {
+            return false;
+        }
     }
     true
 }
@@ -168,7 +174,7 @@ fn answer_sync(
             reply::put_response(out.bytes(), xid, zxid, &Response::Path(path.into()));
         }
         Outcome::Err(code) | Outcome::NotOrdered(code) => reply::put_error(out.bytes(), xid, zxid, code),
-        Outcome::Drop | Outcome::Attached { .. } | Outcome::Refused => return false,
+        Outcome::Drop | Outcome::Attached { .. } | Outcome::Refused | Outcome::Deferred => return false,
     }
     true
 }

@@ -37,6 +37,8 @@ pub(super) enum Waiting {
     Session { read_only: Option<bool> },
     /// A write.
     Write,
+    /// A reconfiguration.
+    Reconfig,
     /// closeSession: after its reply the connection is closed.
     Close,
     /// A sync and the path that it echoes.

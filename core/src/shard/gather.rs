@@ -96,7 +96,10 @@ impl Shard {
                     let (number, waiting) = match op {
                         Forward::Write => {
                             let op = Op::Request { opcode, body: body.to_vec() };
-                            (self.uplink.push(work.slot, |ticket| command(ticket, op)), Waiting::Write)
+                            // Decided long after it was ordered: what follows would overtake it.
+                            let waiting =
+                                if opcode == opcode::RECONFIG { Waiting::Reconfig } else { Waiting::Write };
+                            (self.uplink.push(work.slot, |ticket| command(ticket, op)), waiting)
                         }
                         Forward::Close => {
                             (self.uplink.push(work.slot, |t| command(t, Op::CloseSession)), Waiting::Close)

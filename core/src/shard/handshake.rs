@@ -141,7 +141,12 @@ impl Shard {
                 self.close(now, slot, io);
             }
             // Nothing may be said about a session that is not decided: the client tries again, here or elsewhere.
-            Outcome::Ok(_) | Outcome::Err(_) | Outcome::NotOrdered(_) | Outcome::Drop | Outcome::Synced => {
+            Outcome::Ok(_)
+            | Outcome::Err(_)
+            | Outcome::NotOrdered(_)
+            | Outcome::Drop
+            | Outcome::Deferred
+            | Outcome::Synced => {
                 self.close(now, slot, io);
             }
         }
