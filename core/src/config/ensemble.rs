@@ -6,7 +6,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::file::{ConfigError, Finding, Values};
+use super::file::Values;
+use super::findings::{ConfigError, Finding};
 use super::keys;
 use super::properties::{Property, parse};
 use crate::members::{MemberRole, Members, MembersError, NODE_MAX};

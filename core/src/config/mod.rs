@@ -7,11 +7,14 @@
 
 mod ensemble;
 mod file;
+mod findings;
 pub mod keys;
+mod listeners;
 pub mod properties;
 
 pub use ensemble::{Ensemble, MYID, write_dynamic};
-pub use file::{ConfigError, Finding, load, read};
+pub use file::{load, read};
+pub use findings::{ConfigError, Finding};
 
 use paddock_transport::engine::Address;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -207,10 +210,13 @@ pub fn parse_listen(text: &str) -> Result<Vec<Address>, String> {
     }
     if let Some(port) = text.strip_prefix(':') {
         let port = port.parse::<u16>().map_err(|_| format!("'{port}' is not a port"))?;
-        return Ok(vec![file::any_address(port)]);
+        return Ok(vec![listeners::any_address(port)]);
     }
     let resolved = std::net::ToSocketAddrs::to_socket_addrs(text)
         .map_err(|e| format!("'{text}' is not HOST:PORT, PORT, :PORT or unix:PATH ({e})"))?;
     let all: Vec<Address> = resolved.map(Address::Tcp).collect();
     if all.is_empty() { Err(format!("'{text}' resolves to no address")) } else { Ok(all) }
 }
+
+#[cfg(test)]
+mod tests;
