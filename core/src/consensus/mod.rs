@@ -21,6 +21,7 @@
 //! | `deadlines` | expiry of sessions |
 //! | `shards` | whom to wake, who is stuck |
 //! | `checkpoints` | when a snapshot is due, and what the log may forget |
+//! | [`transfer`] | snapshots for a node that is far behind |
 
 #![forbid(unsafe_code)]
 
@@ -40,6 +41,7 @@ mod shards;
 mod syncs;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 mod window;
 
 pub use config::ConsensusConfig;
