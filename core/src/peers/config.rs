@@ -10,6 +10,9 @@ pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// that can be named, and what waits for it is not older than it takes to send this much. One message may exceed it.
 pub const UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Unsent output is kept in stretches of about this length, each of which is freed when it is sent.
+pub const STRETCH_BYTES: usize = 256 * 1024;
+
 /// Payload of messages that the consensus core has not taken yet above which links are no longer read.
 pub const UNTAKEN_BYTES_MAX: usize = 32 * 1024 * 1024;
 

@@ -25,7 +25,7 @@ const MARK: u8 = 0xb5;
 /// Bytes that the first checksum covers.
 const CHECKED_BYTES: usize = 12;
 
-const _: () = assert!(HEADER_BYTES % ALIGN == 0 && GREETING_BYTES % ALIGN == 0);
+const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN) && GREETING_BYTES.is_multiple_of(ALIGN));
 
 /// CRC-32C (Castagnoli).
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
@@ -123,6 +123,12 @@ impl Inbox {
         self.taken += HEADER_BYTES + padded;
         self.give_back();
         Ok(Some(frame))
+    }
+
+    /// Bytes reserved.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     fn give_back(&mut self) {

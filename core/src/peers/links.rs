@@ -172,7 +172,7 @@ impl Peers {
 
     /// Whether [`Peers::turn`] has something to do at once: asked before the loop goes to sleep.
     pub fn is_ready(&self) -> bool {
-        self.resolver.is_ready()
+        self.resolver.is_ready() || self.pausing && self.untaken_bytes <= UNTAKEN_BYTES_MAX / 2
     }
 
     /// The next thing that happened.
@@ -193,7 +193,16 @@ impl Peers {
             return false;
         }
         let Some(out) = io.out(conn) else { return false };
-        let Some(bytes) = frame::put_message(message, out.bytes()) else {
+        // What is sent is freed by stretches: a link that always has something unsent must not collect all of it in one.
+        let put = if out.bytes().len() < STRETCH_BYTES {
+            frame::put_message(message, out.bytes())
+        } else {
+            let mut stretch = Vec::new();
+            let put = frame::put_message(message, &mut stretch);
+            out.push_shared(stretch.into());
+            put
+        };
+        let Some(bytes) = put else {
             if let Some(more) = peer.complaints.admit(self.now_ns, "too large") {
                 warn!(
                     node = to,

@@ -17,6 +17,8 @@ pub mod message;
 mod peer;
 pub mod resolver;
 pub mod resolver_thread;
+#[cfg(test)]
+mod tests;
 
 pub use config::{PeerAddress, PeersConfig};
 pub use greeting::{PROTOCOL_VERSION, Refusal};

@@ -1,0 +1,125 @@
+//! Who belongs to the ensemble changes, and not everybody knows it at the same time.
+
+use super::*;
+use crate::peers::config::*;
+
+/// A greeting of a member of [`members`]'s ensemble, as of `version`.
+fn of_member(node: u8, version: i64) -> Greeting {
+    Greeting { cluster: [7; 16], member: true, members_version: version, ..hello(node) }
+}
+
+fn rig_at(version: i64, nodes: &[u8]) -> Rig {
+    let mut rig = Rig::new(vec![config(1, nodes)]);
+    rig.node(1).peers.update(&members(version, nodes));
+    rig
+}
+
+#[test]
+fn a_node_that_lags_behind_takes_a_member_that_it_does_not_know_yet() {
+    let mut rig = rig_at(5, &[1, 2]);
+    let wire = rig.wire(&of_member(9, 6));
+    assert!(!rig.inproc.is_closed(wire));
+    assert_eq!(rig.told(1), ["up 9.1 9"]);
+    // A change in between does not take it for removed.
+    rig.node(1).peers.update(&members(5, &[1, 2, 3]));
+    assert_eq!(rig.node(1).peers.peers[&9].leaving_ns, None);
+}
+
+#[test]
+fn a_joining_node_is_not_told_that_it_was_removed() {
+    let mut rig = rig_at(5, &[1, 2]);
+    for (version, member) in [(0, false), (4, false), (5, true), (5, false)] {
+        let joining = Greeting { member, ..of_member(9, version) };
+        let wire = rig.wire(&joining);
+        assert_eq!(rig.refusal(wire), Some(Refusal::UnknownNode), "{version} {member}");
+    }
+    rig.node(1).peers.update(&members(6, &[1, 2, 9]));
+    let joining = Greeting { cluster: [0; 16], member: false, ..of_member(9, 0) };
+    rig.wire(&joining);
+    assert_eq!(rig.told(1), ["up 9.1 9"]);
+}
+
+#[test]
+fn a_removed_node_is_told_so() {
+    let mut rig = rig_at(6, &[1, 2]);
+    let wire = rig.wire(&of_member(9, 5));
+    assert_eq!(rig.refusal(wire), Some(Refusal::Removed));
+    // Somebody of another ensemble learns nothing of the kind.
+    let wire = rig.wire(&Greeting { cluster: [0; 16], ..of_member(9, 5) });
+    assert_eq!(rig.refusal(wire), Some(Refusal::UnknownNode));
+}
+
+#[test]
+fn a_removed_node_keeps_its_link_for_a_while_and_is_then_told() {
+    let mut rig = Rig::ensemble(3);
+    for node in 1..=3 {
+        rig.node(node).peers.update(&members(5, &[1, 2, 3]));
+    }
+    rig.run();
+    rig.told(2);
+    for node in [1, 3] {
+        rig.node(node).peers.update(&members(6, &[1, 3]));
+    }
+    rig.pass(REMOVED_GRACE_NS - SECOND);
+    assert!(rig.send(1, 2, &message(1)), "it learns of it by the log");
+    rig.pass(SECOND);
+    assert_eq!(rig.node(2).messages, [message(1)]);
+    let told = rig.told(2);
+    assert!(told.contains(&"removed by 1".into()) && told.contains(&"removed by 3".into()), "{told:?}");
+    // Whether it dials or is dialled, it hears the same.
+    rig.pass(5 * SECOND);
+    let told = rig.told(2);
+    assert!(told.iter().all(|t| t.starts_with("removed by")) && told.len() > 2, "{told:?}");
+    assert!(!rig.node(1).peers.is_up(2) && rig.node(1).peers.is_up(3));
+}
+
+#[test]
+fn a_node_that_comes_back_into_the_membership_gets_its_link_again() {
+    let mut rig = Rig::ensemble(2);
+    (1..=2).for_each(|n| rig.node(n).peers.update(&members(5, &[1, 2])));
+    rig.run();
+    (1..=2).for_each(|n| rig.node(n).peers.update(&members(6, &[n])));
+    rig.pass(2 * REMOVED_GRACE_NS);
+    assert!(!rig.node(1).peers.is_up(2));
+    (1..=2).for_each(|n| rig.node(n).peers.update(&members(7, &[1, 2])));
+    rig.pass(2 * SECOND);
+    assert!(rig.node(1).peers.is_up(2) && rig.node(2).peers.is_up(1));
+}
+
+#[test]
+fn a_node_without_a_place_is_taken_in_by_whoever_is_a_member() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2])]);
+    rig.wire(&of_member(9, 6));
+    assert_eq!(rig.told(1), ["up 9.1 9"]);
+    let wire = rig.wire(&hello(8));
+    assert_eq!(rig.refusal(wire), Some(Refusal::UnknownNode), "nobody knows it and it knows nobody");
+}
+
+#[test]
+fn a_directory_that_is_not_the_recorded_one_is_shown_and_can_be_refused() {
+    let mut rig = rig_at(5, &[1, 2]);
+    let wire = rig.wire(&Greeting { identity: [0xaa; 16], ..of_member(2, 5) });
+    assert_eq!(rig.told(1), ["up 2.1 170"]);
+    assert!(rig.node(1).peers.status(&Io::default())[0].identity_differs);
+    rig.inproc.received(wire);
+    rig.nodes[0].peers.refuse(2, Refusal::WrongIdentity, rig.inproc.io(0));
+    rig.run();
+    let mut inbox = Inbox::default();
+    inbox.push(&rig.inproc.received(wire));
+    assert_eq!(inbox.frame(), Ok(Some(Frame::Goodbye(Refusal::WrongIdentity.code()))));
+    assert!(rig.inproc.is_closed(wire));
+    assert_eq!(rig.told(1), ["down 2"]);
+}
+
+#[test]
+fn a_member_that_moved_is_dialled_at_its_new_address() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2]), config(2, &[1, 2])]);
+    let mut moved = members(5, &[1, 2]);
+    moved.members.get_mut(&1).unwrap().host = "10.0.0.77".into();
+    rig.node(2).peers.update(&moved);
+    rig.pass(PATIENCE_NS / 2);
+    assert!(rig.node(2).error(1).contains("cannot be reached"));
+    rig.node(2).peers.update(&members(6, &[1, 2]));
+    rig.pass(BACKOFF_MAX_NS);
+    assert!(rig.node(2).peers.is_up(1));
+}
