@@ -5,6 +5,8 @@
 //! [`Group::drain`]. It stays correct because nothing behind it may promise what has not been reported as
 //! persisted, and the caller performs effects in the order in which they are drained.
 
+pub use super::membership::{Membership, MembershipError, MembershipStep, Target};
+use crate::peers::message::RaftMessage;
 use bytes::Bytes;
 use thiserror::Error;
 
@@ -39,7 +41,40 @@ pub struct Vote {
     pub node: u64,
 }
 
-/// What is to be done, in this order: append `vote` and `entries` to the log, apply `committed`, answer `reads`.
+/// A range of the log that is not in memory any more and that a peer who is behind needs. Reading it is the caller's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fetch {
+    /// The peer; others may need the same.
+    pub to: u64,
+    /// First index.
+    pub low: u64,
+    /// The one after the last.
+    pub high: u64,
+    /// Bytes at which to stop, after one entry at least.
+    pub bytes_max: u64,
+    /// The group's own word for this request.
+    pub token: u64,
+}
+
+/// How far a peer is, as the leader knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// The peer, or the leader itself.
+    pub node: u64,
+    /// Last index known to be durable there.
+    pub matched: u64,
+    /// Next index to be sent.
+    pub next: u64,
+    /// Whether it answered within the last election timeout.
+    pub active: bool,
+    /// Whether it has no vote.
+    pub learner: bool,
+    /// Whether it waits for a snapshot.
+    pub snapshot: bool,
+}
+
+/// What is to be done, in this order: send `messages`, append `vote` and `entries` to the log, apply `committed`, answer
+/// `reads`; and `after`, `fetches` and `snapshots` when their time comes.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Number of this drain: to be given to [`Group::persisted`] once `vote` and `entries` are durable. Drains
@@ -53,6 +88,14 @@ pub struct Effects {
     pub committed: Vec<LogEntry>,
     /// Read rounds that are confirmed: (round, index at or above which they may be answered).
     pub reads: Vec<(u64, u64)>,
+    /// To peers, at once.
+    pub messages: Vec<RaftMessage>,
+    /// To peers, but only once this drain is durable: they promise what it contains.
+    pub after: Vec<RaftMessage>,
+    /// To be read from the log, off the core; then [`Group::fetched`].
+    pub fetches: Vec<Fetch>,
+    /// Peers so far behind that the log does not reach them: each is to get a snapshot, then [`Group::snapshot_sent`].
+    pub snapshots: Vec<u64>,
 }
 
 impl Effects {
@@ -63,6 +106,10 @@ impl Effects {
         self.entries.clear();
         self.committed.clear();
         self.reads.clear();
+        self.messages.clear();
+        self.after.clear();
+        self.fetches.clear();
+        self.snapshots.clear();
     }
 }
 
@@ -78,20 +125,26 @@ pub enum Role {
 }
 
 /// Why nothing was proposed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum ProposeError {
     /// Only a leader proposes.
     #[error("this node does not lead its group")]
     NotLeader,
     /// The group has too much that is not committed; try again later.
-    #[error("too much is waiting to be committed")]
+    #[error("too much is waiting to be committed, or leadership is being handed over")]
     Busy,
+    /// One change of membership at a time.
+    #[error("a change of membership is under way")]
+    Changing,
+    /// No group can be so.
+    #[error("the wanted membership cannot be: {0}")]
+    Target(MembershipError),
 }
 
-/// Why a group could not be set up from what was recovered.
+/// Why a group cannot be set up from what was recovered, or not go on.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("consensus cannot start from what was recovered: {0}")]
+#[error("consensus cannot go on from what it has: {0}")]
 pub struct GroupError(pub String);
 
 /// A member of a replicated group.
@@ -102,7 +155,7 @@ pub trait Group {
     fn campaign(&mut self) -> Result<(), GroupError>;
     /// Orders a payload.
     fn propose(&mut self, payload: Vec<u8>) -> Result<(), ProposeError>;
-    /// Begins a read round; it may be lost without a word, and is then begun again under another number.
+    /// Begins a read round; it may be lost without a word (always unless this node leads), and is then begun again under another number.
     fn read_index(&mut self, round: u64);
     /// All drains up to `number` are durable.
     fn persisted(&mut self, number: u64);
@@ -114,6 +167,36 @@ pub trait Group {
     fn role(&self) -> Role;
     /// The current term.
     fn term(&self) -> u64;
-    /// Whether the group has this one voter only, so that it needs no ticks.
+    /// Whether this node leads a group without anybody else, so that it needs no ticks.
     fn alone(&self) -> bool;
+    /// Takes a message of a peer. The caller knows that `from` is who is at the other end of the link. Nonsense is dropped.
+    fn step(&mut self, message: RaftMessage);
+    /// Who leads in the current term, as far as this node knows; 0 = unknown.
+    fn leader(&self) -> u64;
+    /// Last index known to be committed.
+    fn commit(&self) -> u64;
+    /// The link to the node is down, or something was not sent to it.
+    fn unreachable(&mut self, node: u64);
+    /// The snapshot for the node has arrived there, or the transfer was given up.
+    fn snapshot_sent(&mut self, node: u64, ok: bool);
+    /// The newest snapshot that could be sent, and the term of its index.
+    fn set_snapshot(&mut self, index: u64, term: u64);
+    /// The log now begins at `first`.
+    fn truncated(&mut self, first: u64);
+    /// Hands leadership over to `to`, or with 0 to the voter that is the farthest. It takes some round trips, during which
+    /// nothing can be proposed, or fails without a word. Nothing happens unless this node leads.
+    fn transfer(&mut self, to: u64);
+    /// Orders a change of membership together with `command`, through a joint membership that is left by itself.
+    fn propose_membership(&mut self, target: &Target, command: Vec<u8>) -> Result<(), ProposeError>;
+    /// Applies the payload of a membership entry; to be called before [`Group::applied`] for it.
+    fn apply_membership(&mut self, payload: &[u8]) -> Result<MembershipStep, GroupError>;
+    /// The membership as of the last entry applied.
+    fn membership(&self) -> Membership;
+    /// How far everybody is, by node; empty unless this node leads.
+    fn progress(&self) -> Vec<Progress>;
+    /// What a cold read found, from `fetch.low` on without a gap; nothing: it failed, and is asked for again when
+    /// it is still needed.
+    fn fetched(&mut self, fetch: Fetch, entries: Vec<LogEntry>);
+    /// Whether this node leads and has applied an entry of its own term, so that it knows all that is committed.
+    fn is_ready_to_order(&self) -> bool;
 }

@@ -13,7 +13,8 @@
 //! |---|---|
 //! | [`engine`] | the order of things within a turn |
 //! | [`open`] | recovery, and the ends that shards get |
-//! | [`group`], `raft_group`, `window` | ordering |
+//! | [`group`], `raft_group`, `window`, `wire`, `cold` | ordering, messages, what peers who are behind are fed from |
+//! | `membership` | who votes and who learns, and how that changes |
 //! | `journal` | what must be durable, on its way to the log |
 //! | `apply` | committed entry to published commit |
 //! | `intake` | shards' rings to batches, numbers, tickets |
@@ -27,6 +28,7 @@
 
 mod apply;
 mod checkpoints;
+mod cold;
 pub mod config;
 mod control;
 mod deadlines;
@@ -34,6 +36,7 @@ pub mod engine;
 pub mod group;
 mod intake;
 mod journal;
+mod membership;
 pub mod open;
 mod raft_group;
 mod raft_log;
@@ -43,6 +46,7 @@ mod syncs;
 mod tests;
 pub mod transfer;
 mod window;
+mod wire;
 
 pub use config::ConsensusConfig;
 pub use control::{Control, StopReason};

@@ -11,12 +11,13 @@ use super::config::ConsensusConfig;
 use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
 use super::engine::{Consensus, Phase};
-use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Vote};
+use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Membership, Vote};
 use super::intake::Intake;
 use super::journal::{Journal, KIND_BATCH};
 use super::raft_group::{GroupStart, RaftGroup};
 use super::shards::{Armed, Shards};
 use super::syncs::Syncs;
+use super::window::Span;
 use crate::checkpoint::{Checkpointer, LoadError, load};
 use crate::machine::Machine;
 use crate::ring::{self, CommitReceiver};
@@ -158,15 +159,16 @@ impl Consensus {
             snapshots.discard(skipped)?;
         }
 
-        let mut group = RaftGroup::new(&GroupStart {
+        let mut group = RaftGroup::new(GroupStart {
             node: u64::from(config.node),
-            voters: from.members.voters.clone(),
+            membership: Membership::new(from.members.voters.clone(), from.members.learners.clone()),
             vote: Vote { term: recovery.hard_state.term, node: recovery.hard_state.vote },
             applied: applier.index,
-            applied_term: applier.term,
+            span: Span::new(applier.index + 1, applier.term, []),
+            tail: Vec::new(),
             seed: config.seed,
         })?;
-        if group.alone() {
+        if group.is_sole_voter() {
             group.campaign()?;
         }
 
