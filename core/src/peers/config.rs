@@ -43,6 +43,10 @@ pub const PATIENCE_NS: u64 = 1_000_000_000;
 /// A link on which nothing was sent for this long carries a sign of life.
 pub const IDLE_NS: u64 = 1_000_000_000;
 
+/// A pause between two turns from which on it is this node that stood still, and not its links: with a link there is a turn each
+/// [`IDLE_NS`].
+pub const STOOD_STILL_NS: u64 = 2 * IDLE_NS;
+
 /// A link on which nothing was heard for this long is dead: five signs of life were lost, which TCP itself would have
 /// repeated.
 pub const SILENCE_NS: u64 = 5_000_000_000;

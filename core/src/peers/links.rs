@@ -43,6 +43,8 @@ pub struct Peers {
     pub(super) attempts: u64,
     /// The time of the latest call.
     pub(super) now_ns: u64,
+    /// The time of the latest turn.
+    turned_ns: u64,
     /// When something is to be looked at.
     pub(super) due_ns: u64,
     strangers: Complaints,
@@ -72,6 +74,7 @@ impl Peers {
             random: config.seed,
             attempts: 0,
             now_ns: 0,
+            turned_ns: 0,
             due_ns: 0,
             strangers: Complaints::default(),
         }
@@ -140,8 +143,7 @@ impl Peers {
     /// The other end sends no more: a link has two directions or none.
     pub fn eof(&mut self, now: Now, conn: ConnId, io: &mut Io) {
         self.now_ns = now.mono_ns;
-        self.drop_link(conn, LinkError::ByPeer, io);
-        io.close(conn);
+        self.abort(conn, LinkError::ByPeer, io);
     }
 
     /// A connection is gone.
@@ -158,6 +160,10 @@ impl Peers {
     /// Dials, signs of life, and what has taken too long. Returns when to come back at the latest.
     pub fn turn(&mut self, now: Now, io: &mut Io) -> Option<u64> {
         self.now_ns = now.mono_ns;
+        let paused_ns = self.now_ns.saturating_sub(std::mem::replace(&mut self.turned_ns, self.now_ns));
+        if paused_ns >= STOOD_STILL_NS {
+            self.forgive(paused_ns);
+        }
         self.take_addresses(io);
         if self.now_ns >= self.due_ns {
             self.due_ns = u64::MAX;
@@ -232,6 +238,11 @@ impl Peers {
     /// Ends the link with a node and tells it why; for what only the core can judge.
     pub fn refuse(&mut self, node: u8, why: Refusal, io: &mut Io) {
         let Some(conn) = self.peers.get(&node).and_then(|p| p.link) else { return };
+        // Who does not read is not waited for.
+        if io.unsent(conn) > STRETCH_BYTES {
+            self.abort(conn, LinkError::WeRefused(why, None), io);
+            return;
+        }
         self.put(conn, Kind::Goodbye, &[why.code()], io);
         self.drop_link(conn, LinkError::WeRefused(why, None), io);
         io.close(conn);
@@ -303,6 +314,14 @@ impl Peers {
         self.drop_link(conn, why, io);
         io.abort(conn);
         false
+    }
+
+    /// Whatever was not heard while this node stood still may lie in the kernel.
+    fn forgive(&mut self, paused_ns: u64) {
+        for link in self.links.values_mut().filter(|l| matches!(l.state, State::Up(_))) {
+            link.heard_ns = link.heard_ns.saturating_add(paused_ns).min(self.now_ns);
+            link.probe_ns = link.probe_ns.map(|at| at.saturating_add(paused_ns));
+        }
     }
 
     pub(super) fn tell(&mut self, bytes: usize, event: PeerEvent) {

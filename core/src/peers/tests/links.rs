@@ -182,6 +182,29 @@ fn a_link_that_carries_nothing_stays() {
 }
 
 #[test]
+fn a_node_that_stood_still_does_not_blame_its_links() {
+    let mut rig = Rig::ensemble(2);
+    rig.pass(SECOND / 2);
+    for pause in [2, 4, 6, 60] {
+        rig.now.mono_ns += pause * SECOND;
+        rig.pass(SECOND / 2);
+        assert_eq!((rig.node(1).told.len(), rig.node(2).told.len()), (1, 1), "{pause} s");
+    }
+}
+
+#[test]
+fn a_goodbye_does_not_wait_for_a_peer_that_does_not_read() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2])]);
+    let wire = rig.link(2);
+    rig.inproc.set_window(wire, 0);
+    assert!(rig.send(1, 2, &large(1, 2 * STRETCH_BYTES)));
+    rig.run();
+    rig.nodes[0].peers.refuse(2, Refusal::Removed, rig.inproc.io(0));
+    rig.run();
+    assert!(rig.inproc.is_closed(wire) && rig.inproc.io(0).connections() == 0);
+}
+
+#[test]
 fn a_half_open_link_is_closed_and_dialled_again() {
     let mut rig = Rig::new(vec![config(1, &[1, 2])]);
     let wire = rig.link(2);
