@@ -86,6 +86,12 @@ impl Listener {
         &self.address
     }
 
+    /// Another handle on the same socket: it goes on listening while either of the two lives. The path of a unix socket goes
+    /// with the first one.
+    pub fn share(&self) -> std::io::Result<Listener> {
+        Ok(Listener { socket: self.socket.try_clone()?, address: self.address.clone(), path: None })
+    }
+
     fn try_bind(address: &Address) -> std::io::Result<Listener> {
         let socket = socket::socket_for(address)?;
         let at = socket::sockaddr(address)?;

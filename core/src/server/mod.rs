@@ -2,14 +2,17 @@
 //!
 //! Owns the threads and the order of start and stop. Never looks into a request. It stays correct because nothing is
 //! accepted before recovery is over, shards stop before the consensus core that they wait for, and a thread that
-//! ends by itself stops the whole server with its reason.
+//! ends by itself stops the whole server with its reason. After an installed snapshot that stop is followed by another
+//! start, the same one as at first: there is no second way to load state.
 
 #![forbid(unsafe_code)]
 
 pub mod cores;
+mod reopen;
 mod single;
 mod stop;
 
+pub use reopen::{REOPENINGS_MAX, REOPENINGS_WINDOW};
 pub use stop::stop_signal;
 
 use crate::admin::words::Words;
@@ -28,12 +31,13 @@ use paddock_transport::engine::{Address, Engine};
 use paddock_transport::event_loop::{
     Choice, EventLoop, LoopError, LoopHandle, LoopKind, LoopOptions, choose,
 };
+use reopen::Reopenings;
 use single::Pair;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use stop::Stoppable;
 
 /// How to start.
@@ -113,11 +117,25 @@ pub struct RunError {
     pub reason: String,
 }
 
-/// The end of a thread: `Ok` when it was told to.
-type Ended = Result<(), RunError>;
+/// The end of a thread that nothing went wrong with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum End {
+    /// It was told to.
+    Told,
+    /// The data directory is to be opened again; why.
+    Reopen(String),
+}
+
+/// The end of a thread.
+type Ended = Result<End, RunError>;
 
 /// A running server. Dropping it stops it.
 pub struct Server {
+    /// As given, to open the data directory again.
+    options: ServerOptions,
+    /// Held besides the acceptor's: whoever connects while the data directory is opened again waits instead of being
+    /// refused, and nobody else takes the address.
+    listeners: Vec<Listener>,
     addresses: Vec<Address>,
     stats: Arc<Stats>,
     kind: LoopKind,
@@ -134,8 +152,15 @@ pub struct Server {
 impl Server {
     /// Recovers the data directory, binds the listeners, and serves.
     pub fn start(options: ServerOptions) -> Result<Server, StartError> {
-        let ServerOptions { config, transport, shards, cores } = options;
-        refuse_zookeeper_data(&config)?;
+        refuse_zookeeper_data(&options.config)?;
+        // Bound before recovery, so that an address in use is told at once; accepted from only afterwards.
+        let listeners = options.config.listeners().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        Self::open(options, listeners)
+    }
+
+    /// Recovers the data directory and serves on `listeners`.
+    fn open(options: ServerOptions, listeners: Vec<Listener>) -> Result<Server, StartError> {
+        let ServerOptions { config, transport, shards, cores } = options.clone();
         if let Some(ensemble) = &config.ensemble {
             return Err(StartError::Ensemble { servers: ensemble.members.members.len() });
         }
@@ -145,8 +170,8 @@ impl Server {
             None => cores::usable().map_err(StartError::system("reading the affinity mask"))?,
         };
         let placement = cores::place(&usable, shards);
-        // Bound before recovery, so that an address in use is told at once; accepted from only afterwards.
-        let listeners = config.listeners().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let shared = listeners.iter().map(Listener::share).collect::<Result<Vec<_>, _>>();
+        let shared = shared.map_err(StartError::system("sharing a listening socket"))?;
         let addresses: Vec<Address> = listeners.iter().map(|l| l.local_address().clone()).collect();
         let mut loops = Loops::new(kind, &placement)?;
         let wakers: Vec<_> = loops.shard_handles.iter().map(LoopHandle::waker).collect();
@@ -175,7 +200,7 @@ impl Server {
                 freshness: Arc::clone(&freshness),
             }));
         }
-        let acceptor = Acceptor::new(listeners, loops.shard_handles.clone());
+        let acceptor = Acceptor::new(shared, loops.shard_handles.clone());
         match loops.shards.first_mut() {
             Some(first) => first.accept_with(acceptor),
             None => loops.core.accept_with(acceptor),
@@ -183,6 +208,8 @@ impl Server {
         let shard_loops = loops.shard_handles.clone();
         let (tell, ended) = unbounded();
         let mut server = Server {
+            options,
+            listeners,
             addresses,
             stats,
             kind,
@@ -233,23 +260,60 @@ impl Server {
         &self.recovered
     }
 
-    /// Serves until a message comes from `stop`, or a thread ends by itself.
+    /// The core's ends: to stop it, or to have the data directory opened again.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.core
+    }
+
+    /// Serves until a message comes from `stop`, or a thread fails. When a snapshot of another node is in place, everything
+    /// is stopped, all clients are closed, and the server goes on with the data directory as it is then, on the same addresses.
     pub fn run_until(mut self, stop: &Receiver<i32>) -> Result<(), RunError> {
-        let first = crossbeam_channel::select! {
-            recv(stop) -> _ => {
-                tracing::info!("stopping");
-                Ok(())
+        let mut reopenings = Reopenings::default();
+        loop {
+            let end = crossbeam_channel::select! {
+                recv(stop) -> _ => {
+                    tracing::info!("stopping");
+                    Ok(End::Told)
+                }
+                recv(self.ended) -> end => end.unwrap_or_else(|_| Err(RunError {
+                    thread: "a server thread".to_owned(),
+                    reason: "it panicked; its message is above".to_owned(),
+                })),
+            };
+            let why = match end {
+                Ok(End::Reopen(why)) => why,
+                Ok(End::Told) => return self.stop(),
+                Err(error) => {
+                    let _ = self.stop();
+                    return Err(error);
+                }
+            };
+            tracing::info!("all clients are closed for a moment: {why}");
+            self.stop_threads()?;
+            if stop.try_recv().is_ok() {
+                return Ok(());
             }
-            recv(self.ended) -> end => end.unwrap_or_else(|_| Err(RunError {
-                thread: "a server thread".to_owned(),
-                reason: "it panicked; its message is above".to_owned(),
-            })),
-        };
-        first.and(self.stop_threads())
+            if !reopenings.admit(Instant::now()) {
+                let reason = format!(
+                    "{why}; that is more than {REOPENINGS_MAX} times within {REOPENINGS_WINDOW:?}. This node does not \
+                     catch up: see the messages above, and those of the leader"
+                );
+                return Err(RunError { thread: "the server".to_owned(), reason });
+            }
+            let (options, listeners) = (self.options.clone(), std::mem::take(&mut self.listeners));
+            // Its end of the data directory goes before the new one comes.
+            drop(self);
+            self = Self::open(options, listeners).map_err(|error| RunError {
+                thread: "the server".to_owned(),
+                reason: format!("its data directory could not be opened again: {error}"),
+            })?;
+        }
     }
 
     /// Stops cleanly: clients are closed, what was ordered is made durable.
     pub fn stop(mut self) -> Result<(), RunError> {
+        // From now on connecting is refused.
+        self.listeners.clear();
         self.stop_threads()
     }
 
@@ -260,7 +324,7 @@ impl Server {
         self.shard_threads.drain(..).for_each(|thread| drop(thread.join()));
         self.core.stop();
         self.core_thread.take().map(JoinHandle::join);
-        self.ended.try_iter().collect()
+        self.ended.try_iter().try_for_each(|ended| ended.map(drop))
     }
 
     fn spawn(
@@ -273,7 +337,8 @@ impl Server {
     ) -> Result<(), StartError> {
         let control = Arc::clone(&self.core);
         let core_ended = move || match control.reason() {
-            None | Some(StopReason::Asked) => Ok(()),
+            None | Some(StopReason::Asked) => Ok(End::Told),
+            Some(reason @ StopReason::Reopen { .. }) => Ok(End::Reopen(reason.to_string())),
             Some(reason) => Err(reason.to_string()),
         };
         let flag = &self.stop_shards;
@@ -295,7 +360,7 @@ impl Server {
                 *core,
                 on,
                 engine,
-                || Ok(()),
+                || Ok(End::Told),
                 tell.clone(),
             )?);
         }
@@ -338,7 +403,7 @@ fn run(
     core: usize,
     on: EventLoop,
     mut engine: impl Engine + Send + 'static,
-    reason: impl FnOnce() -> Result<(), String> + Send + 'static,
+    reason: impl FnOnce() -> Result<End, String> + Send + 'static,
     tell: Sender<Ended>,
 ) -> Result<JoinHandle<()>, StartError> {
     let thread = name.to_owned();
