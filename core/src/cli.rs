@@ -5,12 +5,19 @@
 
 #![forbid(unsafe_code)]
 
+use crate::cluster::layout::Wanted;
+use crate::cluster::{self, ClusterError};
 use crate::config::{self, Config, Finding};
 use crate::server::{Server, ServerOptions};
+use crate::status::{self, Verdict};
 use clap::{Args, Parser, Subcommand};
 use paddock_transport::event_loop::Choice;
+use rustix::process::{Pid, Signal};
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Everything went well.
 const EXIT_OK: u8 = 0;
@@ -20,6 +27,8 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 /// The data directory can't be used, or the server could not start.
 const EXIT_START: u8 = 3;
+/// `status`: nobody leads, or more than one do.
+const EXIT_NO_LEADER: u8 = 4;
 
 /// Paddock: a coordination server that speaks ZooKeeper's client protocol.
 #[derive(Parser, Debug)]
@@ -30,7 +39,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 clean stop, 1 failed while running, 2 wrong flags or configuration, \
-3 could not start.\nLog level: RUST_LOG=debug (default info), on standard error.";
+3 could not start.\n`paddock status`: 0 healthy, 1 a server is missing or \
+does not serve, 2 wrong flags, 4 no single leader.\nLog level: RUST_LOG=debug (default info), on standard error.";
 
 #[derive(Subcommand, Debug)]
 enum Command {
@@ -47,6 +57,63 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Run a whole local ensemble of real processes until SIGTERM or SIGINT.
+    #[command(
+        after_help = "Examples:\n  paddock cluster --nodes 3\n  paddock cluster --nodes 5 --observers 2 --dir /tmp/five \
+                            --client-port 2181 --set tickTime=1000\n\nEach node has a folder DIR/node-N with zoo.cfg, data \
+                            and log, and also runs by itself: paddock serve --config DIR/node-1/zoo.cfg. A directory that is \
+                            there is used again, ports and all."
+    )]
+    Cluster(Cluster),
+    /// Show the servers of an ensemble: roles, terms, zxids, lags.
+    #[command(
+        after_help = "Example:\n  paddock status 127.0.0.1:2181,127.0.0.1:2182,127.0.0.1:2183\n\nAsks `srvr` and `mntr`; \
+                            what a server does not tell is shown as -.\nExit codes: 0 all serve and exactly one leads, 1 one \
+                            leads and another is missing or does not serve, 2 wrong flags, 4 nobody leads or more than one do."
+    )]
+    Status(Status),
+}
+
+#[derive(Args, Debug)]
+struct Cluster {
+    /// Voters.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=254))]
+    nodes: u8,
+    /// Observers: read replicas without a vote.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    observers: u8,
+    /// Where its files are.
+    #[arg(long, default_value = "paddock-cluster", value_name = "DIR")]
+    dir: PathBuf,
+    /// Client port of node 1 on 127.0.0.1; the others count up [default: free ones]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    client_port: Option<u16>,
+    /// A further line of each node's configuration file, such as tickTime=1000. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Start a node again that has ended.
+    #[arg(long)]
+    restart: bool,
+    /// Event loop of each node: auto takes io_uring where the kernel allows it.
+    #[arg(long, default_value = "auto", value_name = "auto|uring|epoll")]
+    transport: Choice,
+    /// Reading shards of each node [default: one for each usable core but the first]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    shards: Option<u16>,
+}
+
+#[derive(Args, Debug)]
+struct Status {
+    /// The servers: HOST:PORT,HOST:PORT…
+    #[arg(default_value = "127.0.0.1:2181", value_name = "SERVERS")]
+    servers: Vec<String>,
+    /// How long a server may take for an answer, ms.
+    #[arg(long, default_value_t = status::PATIENCE.as_millis() as u64, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    timeout: u64,
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -67,6 +134,9 @@ struct Serve {
     /// Reading shards [default: one for each usable core but the first]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     shards: Option<u16>,
+    /// End when the process with this number, our parent, does.
+    #[arg(long, value_name = "PID", hide = true)]
+    exit_with_parent: Option<u32>,
 }
 
 /// Runs the command and gives the process's exit code.
@@ -74,11 +144,18 @@ pub fn run(cli: Cli) -> ExitCode {
     ExitCode::from(match cli.command {
         Command::Serve(flags) => serve(flags),
         Command::Check { config } => check(&config),
+        Command::Cluster(flags) => cluster(flags),
+        Command::Status(flags) => status(&flags),
     })
 }
 
 fn serve(flags: Serve) -> u8 {
     init_log();
+    if let Some(parent) = flags.exit_with_parent
+        && let Err(message) = exit_with(parent)
+    {
+        return fail(EXIT_START, &message);
+    }
     let (config, findings) = match settle(&flags) {
         Ok(settled) => settled,
         Err(message) => return fail(EXIT_USAGE, &message),
@@ -103,6 +180,61 @@ fn serve(flags: Serve) -> u8 {
         Ok(()) => EXIT_OK,
         Err(error) => fail(EXIT_FAILED, &error.to_string()),
     }
+}
+
+/// Has the kernel kill this process when its parent is gone, however the parent ends: a test's or an experiment's servers
+/// must not stay behind. Killing is no harm, servers are made for it.
+fn exit_with(parent: u32) -> Result<(), String> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|e| format!("cannot tie this process to its parent: {e}"))?;
+    // It may have ended before the kernel knew our wish.
+    let now = rustix::process::getppid().map(Pid::as_raw_nonzero).map(|p| p.get() as u32);
+    if now == Some(parent) { Ok(()) } else { Err(format!("the parent {parent} is gone")) }
+}
+
+fn cluster(flags: Cluster) -> u8 {
+    init_log();
+    let mut pass: Vec<OsString> = vec!["--transport".into(), flags.transport.to_string().into()];
+    if let Some(shards) = flags.shards {
+        pass.extend(["--shards".into(), shards.to_string().into()]);
+    }
+    let options = cluster::Options {
+        wanted: Wanted {
+            dir: flags.dir,
+            nodes: flags.nodes,
+            observers: flags.observers,
+            client_port: flags.client_port,
+            set: flags.set,
+        },
+        flags: pass,
+        restart: flags.restart,
+    };
+    match cluster::run(&options, &mut io::stdout()) {
+        Ok(()) => EXIT_OK,
+        Err(error @ ClusterError::Layout(_)) => fail(EXIT_USAGE, &error.to_string()),
+        Err(error @ (ClusterError::AllEnded | ClusterError::Unclean { .. })) => {
+            fail(EXIT_FAILED, &error.to_string())
+        }
+        Err(error) => fail(EXIT_START, &error.to_string()),
+    }
+}
+
+fn status(flags: &Status) -> u8 {
+    let servers = match status::parse_servers(&flags.servers.join(",")) {
+        Ok(servers) => servers,
+        Err(message) => return fail(EXIT_USAGE, &message),
+    };
+    let report = status::ask_all(&servers, Duration::from_millis(flags.timeout));
+    let text = if flags.json { report.json() } else { report.table() };
+    // A reader that has seen enough closes the pipe; the exit code still counts.
+    let _ = io::stdout().write_all(text.as_bytes());
+    let (code, why) = match report.verdict() {
+        Verdict::Healthy => return EXIT_OK,
+        Verdict::Degraded { why } => (EXIT_FAILED, why),
+        Verdict::NoSingleLeader { why } => (EXIT_NO_LEADER, why),
+    };
+    why.iter().for_each(|reason| eprintln!("paddock: {reason}"));
+    code
 }
 
 fn check(path: &Path) -> u8 {

@@ -1,0 +1,162 @@
+//! The server processes of a local ensemble.
+//!
+//! Owns them from their start to their end. Never looks into what they say beyond the last line of their log. It stays
+//! correct because a process is signalled only while it is not yet waited for (its number is still its own), and because
+//! none outlives this one: each asks the kernel to be killed with its parent.
+
+#![forbid(unsafe_code)]
+
+use super::layout::Place;
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a server may take to stop cleanly before it is killed: twice what it allows itself for its last writes.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pause between two looks at servers that are stopping.
+const STOP_POLL: Duration = Duration::from_millis(10);
+
+/// How much of a log's end is read to find its last line, bytes.
+const LOG_END_BYTES: u64 = 4096;
+
+/// One node and its process, if it runs.
+#[derive(Debug)]
+pub struct Node {
+    /// Where it lives.
+    pub place: Place,
+    process: Option<Child>,
+    /// Length of the log when the process was started: what lies before is not its own.
+    log_from: u64,
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Death {
+    /// Which node.
+    pub node: u8,
+    /// What the kernel says.
+    pub status: ExitStatus,
+    /// The last line of its log.
+    pub last_line: String,
+}
+
+impl Node {
+    /// A node whose process is not started yet.
+    pub fn new(place: Place) -> Self {
+        Self { place, process: None, log_from: 0 }
+    }
+
+    /// Starts `program serve` on the node's configuration; `flags` follow.
+    pub fn start(&mut self, program: &Path, flags: &[OsString]) -> io::Result<u32> {
+        let log = File::options().create(true).append(true).open(&self.place.log)?;
+        self.log_from = log.metadata()?.len();
+        let process = Command::new(program)
+            .arg("serve")
+            .arg("--config")
+            .arg(&self.place.config)
+            .arg("--exit-with-parent")
+            .arg(std::process::id().to_string())
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            // A group of its own: a terminal's Ctrl-C reaches the parent alone, which then stops everybody once.
+            .process_group(0)
+            .spawn()?;
+        let id = process.id();
+        self.process = Some(process);
+        Ok(id)
+    }
+
+    /// Whether it has a process.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// How it ended, if it has since the last look.
+    pub fn take_death(&mut self) -> Option<Death> {
+        let status = self.process.as_mut()?.try_wait().ok().flatten()?;
+        self.process = None;
+        Some(Death { node: self.place.node, status, last_line: last_line(&self.place.log, self.log_from) })
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            // It is our child and not waited for: the number is still its own. A process that has ended minds no signal.
+            let _ = kill_process(Pid::from_child(process), signal);
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Stops all: asks, waits for [`STOP_PATIENCE`], kills. Gives the deaths that were no clean stop. One that the question
+/// itself ended had not begun to listen for it: it had nothing to stop.
+pub fn stop_all(nodes: &mut [Node]) -> Vec<Death> {
+    nodes.iter().for_each(|n| n.signal(Signal::TERM));
+    // One that is paused could not hear it.
+    nodes.iter().for_each(|n| n.signal(Signal::CONT));
+    let until = Instant::now() + STOP_PATIENCE;
+    let mut unclean = Vec::new();
+    while nodes.iter().any(Node::runs) {
+        let dead = nodes.iter_mut().filter_map(Node::take_death);
+        let asked = Some(Signal::TERM.as_raw());
+        unclean.extend(dead.filter(|d| !d.status.success() && d.status.signal() != asked));
+        if Instant::now() >= until {
+            nodes.iter().for_each(|n| n.signal(Signal::KILL));
+        }
+        std::thread::sleep(STOP_POLL);
+    }
+    unclean
+}
+
+/// The last line behind `from` of a file that may be long, or be growing.
+fn last_line(path: &Path, from: u64) -> String {
+    let read = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_END_BYTES).max(from)))?;
+        let mut end = Vec::new();
+        file.take(LOG_END_BYTES).read_to_end(&mut end)?;
+        let text = String::from_utf8_lossy(&end);
+        Ok(text.lines().map(str::trim).rfind(|l| !l.is_empty()).unwrap_or_default().to_owned())
+    };
+    read().ok().filter(|l| !l.is_empty()).unwrap_or_else(|| "it said nothing".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_found_in_a_long_an_empty_and_a_binary_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        assert_eq!(last_line(&log, 0), "it said nothing");
+        for (text, want) in [
+            (b"".to_vec(), "it said nothing"),
+            (b"\n\n".to_vec(), "it said nothing"),
+            (b"one\n two \n\n".to_vec(), "two"),
+            ([vec![b'x'; 100_000], b"\nlast".to_vec()].concat(), "last"),
+            (b"a\n\xff\xfe\n".to_vec(), "\u{fffd}\u{fffd}"),
+        ] {
+            std::fs::write(&log, text).unwrap();
+            assert_eq!(last_line(&log, 0), want);
+        }
+        std::fs::write(&log, "of the process before\n").unwrap();
+        assert_eq!(last_line(&log, 22), "it said nothing");
+    }
+}

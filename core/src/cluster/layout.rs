@@ -1,0 +1,354 @@
+//! The directory of a local ensemble: a folder a node with its configuration, its data and its log.
+//!
+//! Owns which files there are and which ports they name. Never starts anything, and never changes a configuration that is
+//! there: an ensemble once made is what its files say, edited by hand or not. It stays correct because the file that
+//! marks a directory as complete (the first node's configuration) is written last, and a directory with data but without
+//! that file is refused.
+
+#![forbid(unsafe_code)]
+
+use crate::config::{self, MYID};
+use crate::members::{MemberRole, NODE_MAX};
+use paddock_transport::engine::Address;
+use std::fmt::Write;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+/// The configuration's name in a node's folder.
+const CONFIG: &str = "zoo.cfg";
+
+/// What ensemble is wanted.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where its files are.
+    pub dir: PathBuf,
+    /// Voters.
+    pub nodes: u8,
+    /// Observers.
+    pub observers: u8,
+    /// Client port of the first node, the others count up; `None`: free ones.
+    pub client_port: Option<u16>,
+    /// Further lines of each configuration file.
+    pub set: Vec<String>,
+}
+
+/// One node's place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its number.
+    pub node: u8,
+    /// Participant or observer.
+    pub role: MemberRole,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// What it writes to standard error.
+    pub log: PathBuf,
+    /// Where clients connect.
+    pub client: SocketAddr,
+}
+
+/// Why there is no such ensemble.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// Too many.
+    #[error("{nodes} nodes and {observers} observers: an ensemble has at most {NODE_MAX} servers")]
+    TooMany {
+        /// Voters.
+        nodes: u8,
+        /// Observers.
+        observers: u8,
+    },
+    /// The directory holds another ensemble.
+    #[error("{} holds {there}, and {wanted} is asked for; ask for what it holds, or choose another --dir", dir.display())]
+    Other {
+        /// The directory.
+        dir: PathBuf,
+        /// What it holds.
+        there: String,
+        /// What is wanted.
+        wanted: String,
+    },
+    /// Data without configuration.
+    #[error("{} holds data, but {} is missing; restore it, or remove the directory", dir.display(), config.display())]
+    Incomplete {
+        /// A node's folder with data.
+        dir: PathBuf,
+        /// What is missing.
+        config: PathBuf,
+    },
+    /// A configuration that is there cannot be used.
+    #[error("{reason}")]
+    Config {
+        /// What is wrong, the file's name included.
+        reason: String,
+    },
+    /// Further lines for files that are there already.
+    #[error("{} is there already: edit its */{CONFIG} instead of giving --set, or choose another --dir", dir.display())]
+    SetTooLate {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Not a line of a configuration file.
+    #[error("--set {line}: write KEY=VALUE")]
+    Set {
+        /// As given.
+        line: String,
+    },
+    /// A file or a port is not to be had.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> LayoutError {
+    move |source| LayoutError::System { doing: doing.into(), source }
+}
+
+/// Finds the ensemble in its directory, or makes it. Gives the places in the order of their numbers.
+pub fn prepare(wanted: &Wanted) -> Result<Vec<Place>, LayoutError> {
+    let total = wanted.nodes.checked_add(wanted.observers).filter(|t| *t <= NODE_MAX);
+    let total = total.ok_or(LayoutError::TooMany { nodes: wanted.nodes, observers: wanted.observers })?;
+    if let Some(line) = wanted.set.iter().find(|l| !l.contains('=') || l.contains(['\n', '\r'])) {
+        return Err(LayoutError::Set { line: line.clone() });
+    }
+    let failed = system(format!("making {}", wanted.dir.display()));
+    let dir =
+        std::fs::create_dir_all(&wanted.dir).and_then(|()| wanted.dir.canonicalize()).map_err(failed)?;
+    if !folder(&dir, 1).join(CONFIG).exists() {
+        make(&dir, wanted, total)?;
+    } else if !wanted.set.is_empty() {
+        return Err(LayoutError::SetTooLate { dir });
+    }
+    find(&dir, wanted, total)
+}
+
+fn folder(dir: &Path, node: u8) -> PathBuf {
+    dir.join(format!("node-{node}"))
+}
+
+fn make(dir: &Path, wanted: &Wanted, total: u8) -> Result<(), LayoutError> {
+    for node in 1..=NODE_MAX {
+        let dir = folder(dir, node);
+        if dir.join("data").join("meta").exists() {
+            return Err(LayoutError::Incomplete { config: dir.join(CONFIG), dir });
+        }
+    }
+    let ports = free_ports(wanted, total).map_err(system("looking for free ports on 127.0.0.1"))?;
+    let mut servers = String::new();
+    for (node, [client, peer, election]) in (1..=total).zip(&ports) {
+        let role = if node <= wanted.nodes { MemberRole::Participant } else { MemberRole::Observer };
+        let _ = writeln!(servers, "server.{node}=127.0.0.1:{peer}:{election}:{role};127.0.0.1:{client}");
+    }
+    // The first node's last: its file says that the others are complete.
+    for node in (1..=total).rev() {
+        let dir = folder(dir, node);
+        let text = config_text(&dir.join("data"), wanted, &ports[0], &servers);
+        let failed = system(format!("writing {}", dir.display()));
+        write_node(&dir, node, &text).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn config_text(data: &Path, wanted: &Wanted, first: &[u16; 3], servers: &str) -> String {
+    // A backslash would be an escape in a properties file.
+    let data = data.display().to_string().replace('\\', "\\\\");
+    let mut text = format!(
+        "# Made by `paddock cluster`; yours to edit. By itself: paddock serve --config THIS_FILE\n\
+         tickTime=2000\ninitLimit=10\nsyncLimit=5\nmaxClientCnxns=0\n4lw.commands.whitelist=*\ndataDir={data}\n"
+    );
+    match (wanted.nodes, wanted.observers) {
+        (1, 0) => {
+            let _ = write!(text, "clientPortAddress=127.0.0.1\nclientPort={}\n", first[0]);
+        }
+        (1, _) => text.push_str("standaloneEnabled=false\n"),
+        _ => {}
+    }
+    wanted.set.iter().for_each(|line| {
+        let _ = writeln!(text, "{line}");
+    });
+    if (wanted.nodes, wanted.observers) != (1, 0) {
+        text.push_str(servers);
+    }
+    text
+}
+
+fn write_node(dir: &Path, node: u8, text: &str) -> io::Result<()> {
+    std::fs::create_dir_all(dir.join("data"))?;
+    write_myid(dir, node)?;
+    // Renamed into place, so that a file that is there is whole.
+    std::fs::write(dir.join("zoo.cfg.tmp"), text)?;
+    std::fs::rename(dir.join("zoo.cfg.tmp"), dir.join(CONFIG))
+}
+
+fn write_myid(dir: &Path, node: u8) -> io::Result<()> {
+    std::fs::create_dir_all(dir.join("data"))?;
+    std::fs::write(dir.join("data").join(MYID), format!("{node}\n"))
+}
+
+/// Client, peer and election port of each node. All are held open at once, so that no two are the same.
+fn free_ports(wanted: &Wanted, total: u8) -> io::Result<Vec<[u16; 3]>> {
+    let mut held = Vec::new();
+    let mut free = |port: u16| -> io::Result<u16> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        let port = listener.local_addr()?.port();
+        held.push(listener);
+        Ok(port)
+    };
+    let mut clients = Vec::new();
+    for i in 0..u16::from(total) {
+        let port = match wanted.client_port {
+            None => 0,
+            Some(base) => base.checked_add(i).ok_or(io::ErrorKind::InvalidInput)?,
+        };
+        clients.push(free(port)?);
+    }
+    clients.into_iter().map(|client| Ok([client, free(0)?, free(0)?])).collect()
+}
+
+/// Reads what the files say, and whether it is what is wanted.
+fn find(dir: &Path, wanted: &Wanted, total: u8) -> Result<Vec<Place>, LayoutError> {
+    let there = (1..=NODE_MAX).take_while(|n| folder(dir, *n).join(CONFIG).exists()).count();
+    let other = |there: String, wanted: String| LayoutError::Other { dir: dir.to_owned(), there, wanted };
+    if there != usize::from(total) {
+        return Err(other(format!("{there} node(s)"), format!("{total}")));
+    }
+    let mut places = Vec::new();
+    for node in 1..=total {
+        places.push(find_node(dir, node)?);
+    }
+    let observers = places.iter().filter(|p| p.role == MemberRole::Observer).count();
+    if observers != usize::from(wanted.observers) {
+        return Err(other(format!("{observers} observer(s)"), wanted.observers.to_string()));
+    }
+    if let Some(base) = wanted.client_port.filter(|base| *base != places[0].client.port()) {
+        return Err(other(format!("client port {}", places[0].client.port()), base.to_string()));
+    }
+    Ok(places)
+}
+
+fn find_node(dir: &Path, node: u8) -> Result<Place, LayoutError> {
+    let dir = folder(dir, node);
+    let path = dir.join(CONFIG);
+    let wrong = |reason: String| LayoutError::Config { reason: format!("{}: {reason}", path.display()) };
+    // A data directory that was removed, to see a node come back without its disk, gets its number again.
+    if !dir.join("data").join(MYID).exists() {
+        write_myid(&dir, node).map_err(system(format!("writing {}", dir.display())))?;
+    }
+    let (config, _) = config::load(&path, None).map_err(|reason| LayoutError::Config { reason })?;
+    if config.data_dir.canonicalize().ok() != dir.join("data").canonicalize().ok() {
+        let (named, own) = (config.data_dir.display(), dir.join("data"));
+        return Err(wrong(format!(
+            "dataDir={named} is not {}; was the directory moved? edit it",
+            own.display()
+        )));
+    }
+    if config.ensemble.is_some() && config.node != node {
+        return Err(wrong(format!("data/{MYID} holds {}, not {node}", config.node)));
+    }
+    let tcp = config.listeners().find_map(|a| if let Address::Tcp(at) = a { Some(*at) } else { None });
+    let mut client = tcp.ok_or_else(|| wrong("no TCP port for clients".to_owned()))?;
+    if client.ip().is_unspecified() {
+        client.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let role = config.ensemble.as_ref().map_or(MemberRole::Participant, config::Ensemble::role);
+    Ok(Place { node, role, config: path, log: dir.join("log"), dir, client })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(dir: &Path, nodes: u8, observers: u8) -> Wanted {
+        Wanted { dir: dir.join("ensemble"), nodes, observers, client_port: None, set: Vec::new() }
+    }
+
+    #[test]
+    fn an_ensemble_once_made_keeps_its_ports() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = prepare(&wanted(dir.path(), 3, 2)).unwrap();
+        assert_eq!(prepare(&wanted(dir.path(), 3, 2)).unwrap(), first);
+        let roles: Vec<MemberRole> = first.iter().map(|p| p.role).collect();
+        assert_eq!(roles[2..4], [MemberRole::Participant, MemberRole::Observer]);
+        let (config, findings) = config::load(&first[4].config, None).unwrap();
+        let ensemble = config.ensemble.unwrap();
+        assert_eq!((ensemble.node, ensemble.members.members.len()), (5, 5));
+        assert_eq!(findings, []);
+    }
+
+    #[test]
+    fn another_ensemble_than_the_one_in_the_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let port = prepare(&wanted(dir.path(), 3, 0)).unwrap()[0].client.port();
+        for (other, part) in [
+            (wanted(dir.path(), 5, 0), "holds 3 node(s), and 5"),
+            (wanted(dir.path(), 1, 0), "holds 3 node(s), and 1"),
+            (wanted(dir.path(), 2, 1), "holds 0 observer(s), and 1"),
+            (Wanted { client_port: Some(port ^ 1), ..wanted(dir.path(), 3, 0) }, "client port"),
+            (Wanted { set: vec!["a=1".to_owned()], ..wanted(dir.path(), 3, 0) }, "edit its"),
+            (Wanted { set: vec!["a".to_owned()], ..wanted(dir.path(), 3, 0) }, "KEY=VALUE"),
+            (wanted(dir.path(), 200, 55), "at most 254"),
+        ] {
+            let error = prepare(&other).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_node_is_a_standalone_and_one_with_observers_an_ensemble() {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = prepare(&wanted(dir.path(), 1, 0)).unwrap();
+        assert_eq!(config::load(&alone[0].config, None).unwrap(), {
+            let mut config = config::Config::standalone(alone[0].dir.join("data"));
+            config.listen = vec![Address::Tcp(alone[0].client)];
+            (config, Vec::new())
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let led = prepare(&wanted(dir.path(), 1, 1)).unwrap();
+        assert_eq!(config::load(&led[0].config, None).unwrap().0.ensemble.unwrap().members.members.len(), 2);
+    }
+
+    #[test]
+    fn a_lost_disk_gets_its_number_again_and_lost_configuration_is_not_made_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = prepare(&wanted(dir.path(), 3, 0)).unwrap();
+        std::fs::remove_dir_all(made[1].dir.join("data")).unwrap();
+        assert_eq!(prepare(&wanted(dir.path(), 3, 0)).unwrap(), made);
+        std::fs::write(made[2].dir.join("data").join("meta"), "").unwrap();
+        std::fs::remove_file(&made[0].config).unwrap();
+        let error = prepare(&wanted(dir.path(), 3, 0)).unwrap_err().to_string();
+        assert!(error.contains("node-3 holds data"), "{error}");
+    }
+
+    #[test]
+    fn a_moved_directory_does_not_serve_the_old_places_data() {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(&wanted(dir.path(), 1, 0)).unwrap();
+        std::fs::rename(dir.path().join("ensemble"), dir.path().join("moved")).unwrap();
+        let moved = Wanted { dir: dir.path().join("moved"), ..wanted(dir.path(), 1, 0) };
+        let error = prepare(&moved).unwrap_err().to_string();
+        assert!(error.contains("was the directory moved"), "{error}");
+    }
+
+    #[test]
+    fn named_client_ports_count_up_and_further_lines_reach_every_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = free_ports(&wanted(dir.path(), 1, 0), 1).unwrap()[0][0].clamp(1024, 60_000);
+        let made = prepare(&Wanted {
+            client_port: Some(base),
+            set: vec!["tickTime=500".to_owned()],
+            ..wanted(dir.path(), 2, 0)
+        });
+        // Another process may hold the second port: then it is told, and nothing was written.
+        let Ok(made) = made else { return assert!(!folder(&dir.path().join("ensemble"), 1).exists()) };
+        assert_eq!((made[0].client.port(), made[1].client.port()), (base, base + 1));
+        assert_eq!(config::load(&made[1].config, None).unwrap().0.tick_time_ms, 500);
+    }
+}

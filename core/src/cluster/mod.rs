@@ -1,0 +1,190 @@
+//! `paddock cluster`: a whole ensemble of real server processes on this machine, for trying things out and for tests.
+//!
+//! Owns its directory ([`layout`]) and its processes ([`children`]), and tells about both on standard output. Never
+//! serves anything itself and never starts a dead node again unless asked to. It stays correct because it waits for signals of the
+//! kernel (a child's end, an operator's stop), not for time to pass, and nothing that it started outlives it.
+
+#![forbid(unsafe_code)]
+
+mod children;
+pub mod layout;
+
+use crate::members::MemberRole;
+use crate::status::{self, Verdict};
+use children::{Death, Node, stop_all};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use layout::{LayoutError, Place, Wanted};
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Pause before a dead node is started again: one that cannot start must not take the machine's time.
+pub const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often the nodes are asked whether they serve yet.
+const READY_POLL: Duration = Duration::from_millis(100);
+
+/// After this time without being ready the reason is told, once.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The ensemble and its directory.
+    pub wanted: Wanted,
+    /// Flags handed to each `paddock serve`.
+    pub flags: Vec<OsString>,
+    /// Dead nodes are started again.
+    pub restart: bool,
+}
+
+/// Why there is no ensemble, or none any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// Its directory can't be used.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A process could not be started.
+    #[error("cannot start node {node}: {source}")]
+    Start {
+        /// Which.
+        node: u8,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Signals cannot be watched for, or the own program not be found.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody is left.
+    #[error("all nodes have ended; their logs say why")]
+    AllEnded,
+    /// Nodes that did not stop as they should.
+    #[error("{}", nodes.join("; "))]
+    Unclean {
+        /// A sentence for each.
+        nodes: Vec<String>,
+    },
+}
+
+/// Runs the ensemble until SIGTERM or SIGINT; tells on `out` what happens. A reader of `out` that goes away stops nothing.
+pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
+    let stop = crate::server::stop_signal()
+        .map_err(|source| ClusterError::System { doing: "watching for SIGTERM", source })?;
+    let ended =
+        child_signal().map_err(|source| ClusterError::System { doing: "watching for SIGCHLD", source })?;
+    let program: PathBuf = std::env::current_exe()
+        .map_err(|source| ClusterError::System { doing: "finding this program", source })?;
+    let places = layout::prepare(&options.wanted)?;
+    let mut nodes: Vec<Node> = places.iter().cloned().map(Node::new).collect();
+    let start = |node: &mut Node, out: &mut dyn Write| -> Result<(), ClusterError> {
+        let started = node.start(&program, &options.flags);
+        let pid = started.map_err(|source| ClusterError::Start { node: node.place.node, source })?;
+        let Place { node, role, client, dir, .. } = &node.place;
+        let role = if places.len() == 1 { "standalone".to_owned() } else { role.to_string() };
+        say(out, &format!("node {node}  {role:11}  {client}  pid {pid}  {}", dir.display()));
+        Ok(())
+    };
+    for node in &mut nodes {
+        start(node, out)?;
+    }
+    let connect: Vec<String> = places.iter().map(|p| p.client.to_string()).collect();
+    say(out, &format!("connect string: {}", connect.join(",")));
+    say(out, &format!("logs: {}/node-*/log; stop with Ctrl-C or SIGTERM", options.wanted.dir.display()));
+    let (mut ready, _watching) = watch_ready(connect, &places);
+    let mut again: Vec<(u8, Instant)> = Vec::new();
+    loop {
+        let next = again.iter().map(|(_, at)| *at).min();
+        let due = next.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
+        crossbeam_channel::select! {
+            recv(stop) -> _ => break,
+            recv(ready) -> line => match line {
+                Ok(line) => say(out, &line),
+                // All has been said; a channel that is closed would be ready for ever.
+                Err(_) => ready = crossbeam_channel::never(),
+            },
+            recv(ended) -> _ => {}
+            recv(due) -> _ => {}
+        }
+        for death in nodes.iter_mut().filter_map(Node::take_death) {
+            say(out, &describe(&death));
+            if options.restart {
+                again.push((death.node, Instant::now() + RESTART_PAUSE));
+            }
+        }
+        for node in &mut nodes {
+            let number = node.place.node;
+            if again.iter().any(|(n, at)| *n == number && Instant::now() >= *at) {
+                again.retain(|(n, _)| *n != number);
+                start(node, out)?;
+            }
+        }
+        if again.is_empty() && !nodes.iter().any(Node::runs) {
+            return Err(ClusterError::AllEnded);
+        }
+    }
+    say(out, "stopping");
+    let unclean: Vec<String> = stop_all(&mut nodes).iter().map(describe).collect();
+    if unclean.is_empty() { Ok(()) } else { Err(ClusterError::Unclean { nodes: unclean }) }
+}
+
+fn say(out: &mut dyn Write, line: &str) {
+    // Whoever read us may be gone; the ensemble is still wanted.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn describe(death: &Death) -> String {
+    format!("node {} ended ({}): {}", death.node, death.status, death.last_line)
+}
+
+/// A message each time that a child may have ended; several at once are one.
+fn child_signal() -> io::Result<Receiver<()>> {
+    let (tell, told) = bounded(1);
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGCHLD])?;
+    std::thread::Builder::new().name("paddock-children".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            // Full: the message that waits is as good.
+            let _ = tell.try_send(());
+        }
+    })?;
+    Ok(told)
+}
+
+/// Asks the nodes until all serve, and gives the line that says so. Dropping the second end stops the asking.
+fn watch_ready(servers: Vec<String>, places: &[Place]) -> (Receiver<String>, Sender<()>) {
+    let (tell, told) = bounded(2);
+    let (alive, gone) = bounded::<()>(0);
+    let voters = places.iter().filter(|p| p.role == MemberRole::Participant).count();
+    let observers = places.len() - voters;
+    let watch = move || {
+        let begun = Instant::now();
+        let mut complained = false;
+        loop {
+            let report = status::ask_all(&servers, status::PATIENCE);
+            let why = match report.verdict() {
+                Verdict::Healthy => {
+                    let _ = tell.send(format!("ready: {voters} voter(s), {observers} observer(s)"));
+                    return;
+                }
+                Verdict::Degraded { why } | Verdict::NoSingleLeader { why } => why.join("; "),
+            };
+            if !complained && begun.elapsed() > READY_PATIENCE {
+                complained = true;
+                let _ = tell.try_send(format!("not ready yet: {why}"));
+            }
+            if gone.recv_timeout(READY_POLL) == Err(crossbeam_channel::RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("paddock-ready".to_owned()).spawn(watch) {
+        tracing::warn!("nobody watches whether the ensemble is ready: {error}");
+    }
+    (told, alive)
+}

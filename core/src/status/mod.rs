@@ -1,0 +1,161 @@
+//! `paddock status`: how the servers of an ensemble are, seen from outside.
+//!
+//! Owns the questions, the table and the verdict. Never speaks the client protocol and never changes anything: it only
+//! asks four-letter words, which any ZooKeeper answers too. It stays correct because a figure that a server does not
+//! tell is shown as absent, not guessed, and the verdict rests on roles that servers tell of themselves.
+
+#![forbid(unsafe_code)]
+
+mod ask;
+mod report;
+
+pub use ask::{ANSWER_MAX_BYTES, AskError, ask};
+pub use report::{Report, Verdict};
+
+use std::time::Duration;
+
+/// Servers asked at once, each by a thread of its own: as many as an ensemble can have.
+pub const SERVERS_MAX: usize = 254;
+
+/// How long a server may take for one answer unless told otherwise: longer than any turn of a healthy one.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a four-letter word answers on a server that has no quorum.
+const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requests";
+
+/// What one server tells. `None`: it does not.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Node {
+    /// Its number.
+    pub id: Option<u64>,
+    /// leader, follower, observer, standalone, read-only, or what it says instead of serving.
+    pub role: String,
+    /// Raft's term.
+    pub term: Option<u64>,
+    /// Last zxid that it applied.
+    pub zxid: Option<u64>,
+    /// Last entry applied.
+    pub applied: Option<u64>,
+    /// Last entry that it knows to be committed.
+    pub commit: Option<u64>,
+    /// Entries that it is behind.
+    pub lag_entries: Option<u64>,
+    /// Time that it is behind, ms.
+    pub lag_ms: Option<u64>,
+    /// Time since the quorum confirmed that it is up to date, ms.
+    pub fresh_ms: Option<u64>,
+    /// Number of the leader that it follows; 0: none.
+    pub leader: Option<u64>,
+    /// Open client connections.
+    pub connections: Option<u64>,
+    /// Latency of requests, ms: average and largest.
+    pub latency_avg_ms: Option<f64>,
+    /// See `latency_avg_ms`.
+    pub latency_max_ms: Option<f64>,
+    /// Version.
+    pub version: Option<String>,
+}
+
+/// One server's row.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Row {
+    /// As asked.
+    pub server: String,
+    /// What it told, or why it told nothing.
+    pub told: Result<Node, String>,
+}
+
+/// Asks all servers at once and gives their rows in the same order.
+pub fn ask_all(servers: &[String], patience: Duration) -> Report {
+    let rows = std::thread::scope(|scope| {
+        let asking: Vec<_> = servers.iter().map(|s| scope.spawn(move || ask_one(s, patience))).collect();
+        let told = asking.into_iter().map(|thread| match thread.join() {
+            Ok(told) => told,
+            Err(_) => Err("asking it failed; the message is above".to_owned()),
+        });
+        servers.iter().zip(told).map(|(server, told)| Row { server: server.clone(), told }).collect()
+    });
+    Report { rows }
+}
+
+/// Reads a connect string: `HOST[:PORT]` with commas; a path behind it (a client's chroot) is ignored.
+pub fn parse_servers(text: &str) -> Result<Vec<String>, String> {
+    let mut servers = Vec::new();
+    let list = text.split('/').next().unwrap_or_default();
+    for server in list.split(',').map(str::trim).filter(|s| !s.is_empty()) {
+        let inner = server.rsplit_once(']').map_or(server, |(_, behind)| behind);
+        let (host, port) = match inner.rsplit_once(':') {
+            Some((_, port)) => (&server[..server.len() - port.len() - 1], port),
+            None => (server, "2181"),
+        };
+        let good = port.parse::<u16>().is_ok_and(|p| p > 0) && !host.is_empty();
+        if !good || (host.contains(':') && !host.starts_with('[')) {
+            return Err(format!("'{server}' is not HOST:PORT (IPv6 addresses stand in brackets)"));
+        }
+        servers.push(format!("{host}:{port}"));
+    }
+    match servers.len() {
+        0 => Err("no server named; write HOST:PORT,HOST:PORT".to_owned()),
+        1..=SERVERS_MAX => Ok(servers),
+        n => Err(format!("{n} servers; at most {SERVERS_MAX} can be asked at once")),
+    }
+}
+
+fn ask_one(server: &str, patience: Duration) -> Result<Node, String> {
+    let srvr = ask(server, "srvr", patience).map_err(|e| e.to_string())?;
+    // Without `mntr` in its whitelist a server tells less; that is no reason to tell nothing.
+    let mntr = ask(server, "mntr", patience).unwrap_or_default();
+    read(&srvr, &mntr)
+}
+
+/// Reads the answers of `srvr` and `mntr`.
+fn read(srvr: &str, mntr: &str) -> Result<Node, String> {
+    if srvr.starts_with(NOT_SERVING) {
+        return Ok(Node { role: "not serving".to_owned(), ..monitored(mntr) });
+    }
+    let line = |name: &str| srvr.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+    let Some(version) = line("Zookeeper version:") else {
+        let first: String = srvr.lines().next().unwrap_or_default().chars().take(60).collect();
+        return Err(format!("not an answer of this protocol: '{first}'"));
+    };
+    let mut node = monitored(mntr);
+    node.version.get_or_insert_with(|| version.to_owned());
+    node.version = node.version.map(|v| v.split(',').next().unwrap_or_default().to_owned());
+    node.role = line("Mode:").unwrap_or("not serving").to_owned();
+    let hex = line("Zxid:").and_then(|z| z.strip_prefix("0x"));
+    node.zxid = hex.and_then(|z| u64::from_str_radix(z, 16).ok());
+    node.connections = node.connections.or_else(|| line("Connections:")?.parse().ok());
+    let mut latency =
+        line("Latency min/avg/max:").into_iter().flat_map(|l| l.split('/')).map(|v| v.parse().ok());
+    (node.latency_avg_ms, node.latency_max_ms) = (latency.nth(1).flatten(), latency.next().flatten());
+    Ok(node)
+}
+
+/// What `mntr` tells.
+fn monitored(mntr: &str) -> Node {
+    let text = |key: &str| {
+        let find = |key: &str| mntr.lines().filter_map(|l| l.split_once('\t')).find(|(k, _)| *k == key);
+        find(key).or_else(|| find(&format!("zk_{key}"))).map(|(_, value)| value.trim().to_owned())
+    };
+    // Floating values, as some metrics providers print all of them, count as whole ones; -1 stands for "unknown".
+    let number = |key: &str| text(key)?.parse::<f64>().ok().filter(|v| *v >= 0.0).map(|v| v as u64);
+    Node {
+        id: number("paddock_node").or_else(|| number("node_id")),
+        role: String::new(),
+        term: number("paddock_term"),
+        zxid: None,
+        applied: number("paddock_applied_index"),
+        commit: number("paddock_commit_index"),
+        lag_entries: number("paddock_lag_entries"),
+        lag_ms: number("paddock_lag_ms"),
+        fresh_ms: number("paddock_fresh_ms"),
+        leader: number("paddock_leader"),
+        connections: number("num_alive_connections"),
+        latency_avg_ms: None,
+        latency_max_ms: None,
+        version: text("version"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! The table of an ensemble's servers, its JSON form, and the verdict.
+//!
+//! Owns what counts as healthy. Never asks. It stays correct because only roles count that servers tell of themselves: a
+//! leader that nobody asked is not assumed.
+
+#![forbid(unsafe_code)]
+
+use super::{Node, Row};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// How the ensemble is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// All asked serve, one of them leads (or is alone).
+    Healthy,
+    /// There is one leader, and something else is wrong.
+    Degraded {
+        /// What, one sentence each.
+        why: Vec<String>,
+    },
+    /// Nobody leads, or more than one do.
+    NoSingleLeader {
+        /// What, one sentence each.
+        why: Vec<String>,
+    },
+}
+
+/// All rows.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Report {
+    /// In the order in which servers were named.
+    pub rows: Vec<Row>,
+}
+
+const HEAD: [&str; 13] = [
+    "SERVER",
+    "NODE",
+    "ROLE",
+    "TERM",
+    "ZXID",
+    "APPLIED",
+    "COMMIT",
+    "LAG",
+    "LAG ms",
+    "FRESH ms",
+    "CONNS",
+    "AVG/MAX ms",
+    "VERSION",
+];
+
+impl Report {
+    /// How the ensemble is.
+    pub fn verdict(&self) -> Verdict {
+        let told = || self.rows.iter().filter_map(|r| r.told.as_ref().ok().map(|n| (&r.server, n)));
+        let leads = |n: &Node| n.role == "leader" || (n.role == "standalone" && self.rows.len() == 1);
+        let leaders: Vec<&String> = told().filter(|(_, n)| leads(n)).map(|(server, _)| server).collect();
+        let mut why = Vec::new();
+        for row in &self.rows {
+            match &row.told {
+                Err(reason) => why.push(format!("{} is unreachable: {reason}", row.server)),
+                Ok(node)
+                    if matches!(node.role.as_str(), "leader" | "follower" | "observer") || leads(node) => {}
+                Ok(node) => why.push(format!("{} is {}", row.server, node.role)),
+            }
+        }
+        if leaders.len() == 1 {
+            let followed: std::collections::BTreeSet<u64> = told().filter_map(|(_, n)| n.leader).collect();
+            if followed.len() > 1 {
+                why.push(format!("servers disagree on who leads: nodes {followed:?}"));
+            }
+            return if why.is_empty() { Verdict::Healthy } else { Verdict::Degraded { why } };
+        }
+        if leaders.is_empty() {
+            why.push("none of these servers leads".to_owned());
+        } else {
+            let names: Vec<&str> = leaders.iter().map(|s| s.as_str()).collect();
+            why.push(format!("more than one leads: {}", names.join(", ")));
+        }
+        Verdict::NoSingleLeader { why }
+    }
+
+    /// The table, with a line's end behind each row.
+    pub fn table(&self) -> String {
+        let cells: Vec<[String; 13]> = self.rows.iter().map(cells).collect();
+        let width =
+            |i: usize| cells.iter().map(|c| c[i].chars().count()).max().unwrap_or(0).max(HEAD[i].len());
+        let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+        let mut out = String::new();
+        let mut line = |cells: &[String]| {
+            let mut text = String::new();
+            for (cell, width) in cells.iter().zip(&widths) {
+                let _ = write!(text, "{cell:width$}  ");
+            }
+            out.push_str(text.trim_end());
+            out.push('\n');
+        };
+        line(&HEAD.map(str::to_owned));
+        for (row, cells) in self.rows.iter().zip(&cells) {
+            match &row.told {
+                Ok(_) => line(cells),
+                Err(reason) => line(&[row.server.clone(), format!("unreachable: {reason}")]),
+            }
+        }
+        out
+    }
+
+    /// The same as JSON: a figure that a server does not tell is `null`.
+    pub fn json(&self) -> String {
+        let servers: Vec<Value> = self.rows.iter().map(server_json).collect();
+        let (health, why) = match self.verdict() {
+            Verdict::Healthy => ("healthy", Vec::new()),
+            Verdict::Degraded { why } => ("degraded", why),
+            Verdict::NoSingleLeader { why } => ("no single leader", why),
+        };
+        format!("{:#}\n", json!({ "health": health, "why": why, "servers": servers }))
+    }
+}
+
+fn server_json(row: &Row) -> Value {
+    match &row.told {
+        Err(reason) => json!({ "server": row.server, "unreachable": reason }),
+        Ok(n) => json!({
+            "server": row.server,
+            "node": n.id,
+            "role": n.role,
+            "term": n.term,
+            "zxid": n.zxid.map(|z| format!("0x{z:x}")),
+            "applied": n.applied,
+            "commit": n.commit,
+            "lag_entries": n.lag_entries,
+            "lag_ms": n.lag_ms,
+            "fresh_ms": n.fresh_ms,
+            "leader": n.leader,
+            "connections": n.connections,
+            "latency_avg_ms": n.latency_avg_ms,
+            "latency_max_ms": n.latency_max_ms,
+            "version": n.version,
+        }),
+    }
+}
+
+/// The cells of a row; those of an unreachable server are empty behind its name.
+fn cells(row: &Row) -> [String; 13] {
+    let mut cells: [String; 13] = Default::default();
+    cells[0].clone_from(&row.server);
+    let Ok(n) = &row.told else { return cells };
+    let number = |v: Option<u64>| v.map_or("-".to_owned(), |v| v.to_string());
+    let latency = match (n.latency_avg_ms, n.latency_max_ms) {
+        (Some(avg), Some(max)) => format!("{avg:.1}/{max:.0}"),
+        _ => "-".to_owned(),
+    };
+    let behind = [
+        number(n.id),
+        n.role.clone(),
+        number(n.term),
+        n.zxid.map_or("-".to_owned(), |z| format!("0x{z:x}")),
+        number(n.applied),
+        number(n.commit),
+        number(n.lag_entries),
+        number(n.lag_ms),
+        number(n.fresh_ms),
+        number(n.connections),
+        latency,
+        n.version.clone().unwrap_or("-".to_owned()),
+    ];
+    cells[1..].clone_from_slice(&behind);
+    cells
+}
