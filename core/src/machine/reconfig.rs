@@ -4,8 +4,9 @@
 //! the request ask the same function. It stays correct because it is a function of the members, the request and the batch's
 //! policy, and the texts are read by the one grammar of [`crate::members`].
 //!
-//! Two refusals come in another order than ZooKeeper's: whoever may not write `/zookeeper/config` hears so (-102) without
-//! waiting for a quorum of the new members (-13).
+//! It differs from ZooKeeper in three places. Whoever may not write `/zookeeper/config` hears so (-102) without waiting for a
+//! quorum of the new members (-13). Numbers are 1 to 254. And no two servers share an address on the loopback interface
+//! either, which ZooKeeper lets pass: -8.
 #![forbid(unsafe_code)]
 
 use super::write::Code;
@@ -38,7 +39,7 @@ pub fn plan_reconfig(current: &Members, request: &ReconfigRequest<'_>, policy: u
         return Err(error::BAD_VERSION);
     }
     let mut planned = match request.new_members {
-        Some(text) => whole(text)?,
+        Some(text) => whole(text, policy)?,
         None => incremental(current, request)?,
     };
     // One voter is no ensemble to ZooKeeper, unless it was told never to run standalone.
@@ -52,11 +53,14 @@ pub fn plan_reconfig(current: &Members, request: &ReconfigRequest<'_>, policy: u
     Ok(Members { cluster: current.cluster, version: current.version, members: planned.members })
 }
 
-fn whole(text: &str) -> Result<Members, Code> {
+fn whole(text: &str, policy: u32) -> Result<Members, Code> {
     let planned = Members::parse_text(&text.replace(',', "\n")).map_err(|e| code_of(&e))?;
+    let one_voter = policy & policy::ONE_VOTER != 0;
     match (planned.voters().count(), planned.observers().count()) {
         // ZooKeeper fails over these in a way that it answers like a request that it cannot read.
-        (0 | 1, 1..) => Err(error::MARSHALLING_ERROR),
+        (0, 0) if one_voter => Err(error::MARSHALLING_ERROR),
+        (0, 1..) => Err(error::MARSHALLING_ERROR),
+        (1, 1..) if !one_voter => Err(error::MARSHALLING_ERROR),
         _ => Ok(planned),
     }
 }
@@ -101,7 +105,7 @@ fn code_of(error: &MembersError) -> Code {
         MembersError::Port { text } if text.parse::<i32>().is_ok_and(|port| port != 0) => {
             error::MARSHALLING_ERROR
         }
-        MembersError::Version { .. } => error::MARSHALLING_ERROR,
+        MembersError::Version { .. } | MembersError::Escape(_) => error::MARSHALLING_ERROR,
         _ => error::BAD_ARGUMENTS,
     }
 }

@@ -2,6 +2,7 @@
 //! or a restart may not change.
 
 mod golden;
+mod membership;
 mod multi;
 mod replay;
 mod rig;
