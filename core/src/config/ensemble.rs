@@ -9,8 +9,10 @@
 use super::file::Values;
 use super::findings::{ConfigError, Finding};
 use super::keys;
+use super::listeners::{any_address, resolve};
 use super::properties::{Property, parse};
 use crate::members::{MemberRole, Members, MembersError, NODE_MAX};
+use paddock_transport::engine::Address;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -30,10 +32,35 @@ pub struct Ensemble {
 }
 
 impl Ensemble {
+    /// Where to listen for peers: the address in this server's own line, or every interface.
+    pub fn peer_listener(&self) -> Result<Address, PeerAddressError> {
+        let Some(me) = self.members.get(self.node) else {
+            return Err(PeerAddressError { host: String::new(), port: 0 });
+        };
+        if self.listen_all {
+            return Ok(any_address(me.peer_port));
+        }
+        resolve(&me.host, me.peer_port)
+            .map_err(|()| PeerAddressError { host: me.host.clone(), port: me.peer_port })
+    }
+
     /// What this server does, by its line.
     pub fn role(&self) -> MemberRole {
         self.members.get(self.node).map_or(MemberRole::Observer, |m| m.role)
     }
+}
+
+/// The host in this server's own line is not known here.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{host}:{port}, the address in this server's own line, cannot be resolved: correct the line, or let the server listen on \
+     every interface with quorumListenOnAllIPs=true"
+)]
+pub struct PeerAddressError {
+    /// As written.
+    pub host: String,
+    /// As written.
+    pub port: u16,
 }
 
 /// What the files say about servers.

@@ -77,7 +77,7 @@ fn at(host: Option<&Property>, port: u16) -> Result<Address, ConfigError> {
     resolve(&p.value, port).map_err(|()| bad(p, "a host name or an address of this machine".to_owned()))
 }
 
-fn resolve(host: &str, port: u16) -> Result<Address, ()> {
+pub(super) fn resolve(host: &str, port: u16) -> Result<Address, ()> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host == "0.0.0.0" {
         return Ok(any_address(port));

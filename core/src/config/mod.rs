@@ -12,7 +12,7 @@ pub mod keys;
 mod listeners;
 pub mod properties;
 
-pub use ensemble::{Ensemble, MYID, write_dynamic};
+pub use ensemble::{Ensemble, MYID, PeerAddressError, write_dynamic};
 pub use file::{load, read};
 pub use findings::{ConfigError, Finding};
 

@@ -7,7 +7,7 @@
 
 use super::control::StopReason;
 use super::group::{EntryKind, LogEntry};
-use super::intake::Intake;
+use super::outbound::Outbound;
 use crate::command::ArchivedBatch;
 use crate::commit::{Commit, Outcome, Reply};
 use crate::machine::{Applied, Machine};
@@ -29,6 +29,8 @@ pub(super) struct Applier {
     /// Last entry applied, and its term.
     pub(super) index: u64,
     pub(super) term: u64,
+    /// An entry whose proposer was wrong about the state, as a majority says: its commands count all the same.
+    pub(super) accepted: u64,
     /// Commands applied since the last checkpoint was begun.
     pub(super) commands: u64,
     scratch: AlignedVec<ARCHIVE_ALIGN>,
@@ -50,6 +52,7 @@ impl Applier {
             applied: Applied::default(),
             index: 0,
             term: 0,
+            accepted: 0,
             commands: 0,
             scratch: AlignedVec::new(),
         }
@@ -79,6 +82,7 @@ impl Applier {
             // Unknown: older than the snapshot that this node started from, or than what is remembered.
             if let Some(found) = self.machine.digest_at(zxid)
                 && found != logged
+                && self.accepted != index
             {
                 return Err(StopReason::Diverged { zxid, found, logged, index });
             }
@@ -99,15 +103,15 @@ impl Applier {
 
     /// Publishes what was applied, with the results that this node's shards wait for and `extra` replies. The caller has
     /// asked [`Applier::is_blocked`] just before. Marks in `wake` the shards that must see it.
-    pub(super) fn publish(&mut self, intake: &mut Intake, extra: &mut Vec<Reply>, wake: &mut [bool]) {
+    pub(super) fn publish(&mut self, stream: &mut Outbound, extra: &mut Vec<Reply>, wake: &mut [bool]) {
         let zxid = self.machine.zxid();
         let mut replies = Vec::with_capacity(self.applied.results.len() + extra.len());
         for result in self.applied.results.drain(..) {
             if result.outcome == Outcome::Deferred {
-                intake.defer(result.node, result.incarnation, result.seq);
+                stream.defer(result.node, result.incarnation, result.seq);
                 continue;
             }
-            if let Some(ticket) = intake.resolve(result.node, result.incarnation, result.seq) {
+            if let Some(ticket) = stream.resolve(result.node, result.incarnation, result.seq) {
                 replies.push(Reply { ticket, zxid: result.zxid, outcome: result.outcome });
             }
         }

@@ -1,5 +1,6 @@
 //! What the consensus core is told, and its bounds.
 
+use crate::members::Members;
 use paddock_storage::{Disk, RealDisk};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,8 +39,31 @@ pub const STALL_NS: u64 = 500_000_000;
 /// How long a clean stop waits for what is already proposed.
 pub const STOP_PATIENCE_NS: u64 = 5_000_000_000;
 
-/// How soon a read round that was not answered is begun again: Raft drops rounds without a word.
-pub const READ_ROUND_RETRY_NS: u64 = 100_000_000;
+/// How soon a read round that was not answered is begun again: Raft drops rounds without a word. Above the round trip of
+/// any network that an ensemble is run over, since a late answer counts for nothing.
+pub const READ_ROUND_RETRY_NS: u64 = 500_000_000;
+
+/// The same in a group of one, where only the first moments of a term lose a round.
+pub const READ_ROUND_RETRY_ALONE_NS: u64 = 20_000_000;
+
+/// Read indexes that a leader has under way at once: one confirmed while the next gathers.
+pub const READS_IN_FLIGHT_MAX: usize = 2;
+
+/// Commands of this node that may be undecided; what is beyond stays in the shards' rings.
+pub const OUTBOUND_COMMANDS_MAX: usize = 8192;
+
+/// Bytes of them, except that one command always fits: they are kept until they are applied, to be sent again if the leader dies.
+pub const OUTBOUND_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How soon a node whose commands are undecided asks a silent leader where its stream stands.
+pub const FORWARD_RETRY_NS: u64 = 1_000_000_000;
+
+/// How long a leader that stops waits for another to take over.
+pub const HAND_OVER_NS: u64 = 1_000_000_000;
+
+/// Bytes of committed entries that wait to be applied, above which appends are dropped before Raft sees them: the leader
+/// sends them again.
+pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Sessions whose expiry one batch carries, so that a mass expiry does not hold up writes.
 pub const EXPIRIES_PER_BATCH_MAX: usize = 256;
@@ -77,12 +101,16 @@ pub struct ConsensusConfig {
     pub disk: Arc<dyn Disk>,
     /// This node's number, 1–254. A standalone node is 1.
     pub node: u8,
+    /// The ensemble as configured; `None`: standalone.
+    pub members: Option<Members>,
     /// How many shards there will be.
     pub shards: usize,
     /// Batches that may be proposed and not yet applied: [`BATCHES_IN_FLIGHT_MAX`] or [`BATCHES_IN_FLIGHT_SHARED_MAX`].
     pub batches_in_flight: usize,
     /// Unit of session expiry, ms.
     pub tick_time_ms: u32,
+    /// How long the node may serve without being confirmed by the quorum, ns.
+    pub max_staleness_ns: u64,
     /// [`crate::command::policy`] bits that go into every batch.
     pub policy: u32,
     /// Whether a write waits for the disk.
@@ -116,9 +144,11 @@ impl ConsensusConfig {
             data_dir,
             disk: Arc::new(RealDisk),
             node: 1,
+            members: None,
             shards,
             batches_in_flight: BATCHES_IN_FLIGHT_MAX,
             tick_time_ms: crate::config::TICK_TIME_MS,
+            max_staleness_ns: crate::shard::ShardConfig::default().max_staleness_ns,
             policy: 0,
             force_sync: true,
             snap_count: crate::config::SNAP_COUNT,

@@ -7,14 +7,17 @@
 //! - a turn that comes late, measured against when it was due, shifts all deadlines by the delay;
 //! - after a long silence (nobody reported anything, so we may have been stopped without knowing), a deadline is looked
 //!   at twice, with time enough in between for every shard to report whom it heard from;
-//! - after a start all known sessions get their full timeout.
+//! - whoever begins to lead gives all sessions their full timeout.
+//!
+//! Only a leader has deadlines. A session whose expiry is proposed may still be heard from, here or through another node:
+//! whoever hears of it learns that it is dying ([`Deadlines::touched`]).
 
 use super::config::{EXPIRIES_PER_BATCH_MAX, STALL_NS};
 use crate::commit::{Outcome, SessionEvent};
 use crate::machine::{Applied, Machine};
 use crate::session::Expiry;
 use crate::sim::{Mutation, mutated};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// What a shard's report may take beyond its beat: being scheduled, a full turn.
 const REPORT_SLACK_NS: u64 = 100_000_000;
@@ -26,7 +29,9 @@ pub(super) struct Deadlines {
     due: VecDeque<i64>,
     /// Time within which every shard reports.
     report_ns: u64,
-    started: bool,
+    leading: bool,
+    /// Proposed to expire, not applied.
+    dying: BTreeSet<i64>,
     last_turn_ns: u64,
     /// When the next turn was to come at the latest.
     expected_ns: Option<u64>,
@@ -42,7 +47,8 @@ impl Deadlines {
             expiry: Expiry::new(tick_ns),
             due: VecDeque::new(),
             report_ns: beat_ns + REPORT_SLACK_NS,
-            started: false,
+            leading: false,
+            dying: BTreeSet::new(),
             last_turn_ns: 0,
             expected_ns: None,
             paused_since: None,
@@ -50,15 +56,29 @@ impl Deadlines {
         }
     }
 
+    /// This node begins to lead: all sessions get their full timeout.
+    pub(super) fn lead(&mut self, now_ns: u64, machine: &Machine) {
+        self.leading = true;
+        self.paused_since = None;
+        self.due.clear();
+        self.dying.clear();
+        // By id: the order in which sessions that are due together expire is seen in the log.
+        let sessions = machine.sessions().sorted();
+        self.expiry.restart(sessions.into_iter().map(|(id, s)| (id, s.timeout_ms)), now_ns);
+    }
+
+    /// This node leads no more: deadlines are somebody else's.
+    pub(super) fn follow(&mut self) {
+        self.leading = false;
+        self.due.clear();
+        self.dying.clear();
+        self.expiry.restart([], 0);
+    }
+
     /// A turn begins. `true`: we were stopped before it.
-    pub(super) fn turn(&mut self, now_ns: u64, machine: &Machine) -> bool {
+    pub(super) fn turn(&mut self, now_ns: u64) -> bool {
         let mut stalled = false;
-        if !self.started {
-            self.started = true;
-            // By id: the order in which sessions that are due together expire is seen in the log.
-            let sessions = machine.sessions().sorted();
-            self.expiry.restart(sessions.into_iter().map(|(id, s)| (id, s.timeout_ms)), now_ns);
-        } else if let Some(expected) = self.expected_ns {
+        if let Some(expected) = self.expected_ns {
             let late = now_ns.saturating_sub(expected);
             stalled = late >= STALL_NS;
             if stalled && self.paused_since.is_none() && !self.expiry.is_empty() {
@@ -82,14 +102,15 @@ impl Deadlines {
         self.expected_ns = expected_ns.map(|at| at.max(self.last_turn_ns));
     }
 
-    /// Shards heard from these sessions.
-    pub(super) fn touched(&mut self, sessions: &[i64], at_ns: u64) {
+    /// Some node heard from these sessions. `true`: the expiry of one of them is proposed already.
+    pub(super) fn touched(&mut self, sessions: &[i64], at_ns: u64) -> bool {
         if mutated(Mutation::ExpireEarly) {
-            return;
+            return false;
         }
         for &session in sessions {
             self.expiry.touch(session, at_ns);
         }
+        sessions.iter().any(|s| self.dying.contains(s) || self.due.contains(s))
     }
 
     /// A client with the right password is about to come back to a session: it must not be expired under its hands.
@@ -100,12 +121,13 @@ impl Deadlines {
 
     /// A batch was applied: sessions came and went.
     pub(super) fn applied(&mut self, applied: &Applied, now_ns: u64) {
-        if !self.started {
+        if !self.leading {
             return;
         }
         for event in &applied.sessions {
             if let SessionEvent::Closed { session } = event {
                 self.expiry.remove(*session);
+                self.dying.remove(session);
             }
         }
         for result in &applied.results {
@@ -117,6 +139,9 @@ impl Deadlines {
 
     /// While nothing can be logged nobody expires, and the time does not count.
     pub(super) fn pause(&mut self, paused: bool, now_ns: u64) {
+        if !self.leading {
+            return;
+        }
         match (self.paused_since, paused) {
             (None, true) => self.paused_since = Some(now_ns),
             (Some(since), false) => {
@@ -135,23 +160,23 @@ impl Deadlines {
 
     /// Sessions to expire with the next batch.
     pub(super) fn expired(&mut self, now_ns: u64, mut propose: impl FnMut(i64)) {
-        if self.paused_since.is_some() || now_ns < self.grace_until || mutated(Mutation::NeverExpire) {
+        if !self.leading
+            || self.paused_since.is_some()
+            || now_ns < self.grace_until
+            || mutated(Mutation::NeverExpire)
+        {
             return;
         }
         self.due.extend(self.expiry.expired(now_ns));
         for session in self.due.drain(..self.due.len().min(EXPIRIES_PER_BATCH_MAX)) {
+            self.dying.insert(session);
             propose(session);
         }
     }
 
-    /// The proposal failed: they get another look at the next tick.
-    pub(super) fn not_proposed(&mut self, session: i64) {
-        self.due.push_back(session);
-    }
-
     /// When somebody may have to be expired next; `None` while paused or when there is nobody.
     pub(super) fn next_ns(&self) -> Option<u64> {
-        if self.paused_since.is_some() {
+        if !self.leading || self.paused_since.is_some() {
             return None;
         }
         let due = (!self.due.is_empty()).then_some(0);
@@ -172,7 +197,8 @@ mod tests {
         let (tree, _) = crate::tree::tree(1);
         let machine = Machine::new(&tree);
         let mut deadlines = Deadlines::new(2000 * MS, 1000 * MS);
-        deadlines.turn(begin, &machine);
+        deadlines.turn(begin);
+        deadlines.lead(begin, &machine);
         let many = 3 * EXPIRIES_PER_BATCH_MAX as i64;
         for session in 0..many {
             deadlines.expiry.arm(session, 4000, begin);
@@ -181,7 +207,7 @@ mod tests {
         let mut died = Vec::new();
         for ms in (0..13_000).step_by(200) {
             let now_ns = begin + ms * MS;
-            assert!(!deadlines.turn(now_ns, &machine), "no turn came late");
+            assert!(!deadlines.turn(now_ns), "no turn came late");
             deadlines.expired(now_ns, |session| died.push((session, ms)));
             deadlines.expect(deadlines.next_ns());
         }

@@ -1,8 +1,8 @@
 //! The engine of the consensus core: one turn after the other.
 //!
-//! Owns the order in which things happen in a turn, and nothing else: what is durable is told to the group, what the
-//! group gives out goes to the log and to apply, what waits in the shards' rings becomes the next batch, who may be
-//! answered is answered, and whoever needs it is woken. Never waits for the disk or a shard: a full commit ring or
+//! Owns the order in which things happen in a turn, and nothing else: what peers said and what is durable is told
+//! to the group, what the group gives out goes to peers, to the log and to apply, what waits in the shards' rings becomes
+//! the next batch or goes to the leader, who may be answered is answered, and whoever needs it is woken. Never waits for the disk or a shard: a full commit ring or
 //! too much retired memory pauses apply and admission, while drains, appends and ticks go on. It stays correct because
 //! each part keeps its own promise (see their modules) and only this one connects them.
 //!
@@ -14,15 +14,19 @@ use super::checkpoints::Checkpoints;
 use super::config::*;
 use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
+use super::disputes::{Dispute, Disputes};
 use super::group::{Effects, EntryKind, Group, LogEntry, Role};
-use super::intake::{Gathered, Intake};
+use super::intake::Intake;
 use super::journal::Journal;
+use super::links::Links;
+use super::outbound::Outbound;
 use super::raft_group::{RaftGroup, TICK_NS};
+use super::reads::Reads;
+use super::rounds::Rounds;
 use super::shards::Shards;
-use super::syncs::Syncs;
-use crate::command::{Batch, Command, Op, SEMANTICS};
-use crate::commit::{Outcome, Reply, Ticket};
-use crate::session::password_matches;
+use super::streams::Streams;
+use crate::commit::{Outcome, Reply};
+use crate::freshness::{ALWAYS, Freshness};
 use crate::stats::{Mode, Stats};
 use paddock_storage::{DataDir, State};
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
@@ -30,11 +34,10 @@ use paddock_transport::io::Io;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// ZooKeeper's SystemError: the code of a write that was refused before it was ordered.
-const SYSTEM_ERROR: i32 = -1;
-
 /// See the module doc.
 pub struct Consensus {
+    pub(super) node: u8,
+    pub(super) incarnation: u64,
     pub(super) policy: u32,
     pub(super) batches_in_flight: usize,
     pub(super) entry_bytes_max: u64,
@@ -43,9 +46,16 @@ pub struct Consensus {
     pub(super) journal: Journal,
     /// Committed, not applied.
     pub(super) backlog: VecDeque<LogEntry>,
+    pub(super) backlog_bytes: usize,
     pub(super) applier: Applier,
     pub(super) intake: Intake,
-    pub(super) syncs: Syncs,
+    pub(super) outbound: Outbound,
+    pub(super) streams: Streams,
+    pub(super) rounds: Rounds,
+    pub(super) reads: Reads,
+    pub(super) links: Links,
+    pub(super) freshness: Arc<Freshness>,
+    pub(super) disputes: Disputes,
     pub(super) deadlines: Deadlines,
     pub(super) shards: Shards,
     pub(super) checkpoints: Checkpoints,
@@ -59,39 +69,49 @@ pub struct Consensus {
 /// What changes from turn to turn.
 #[derive(Debug, Default)]
 pub(super) struct Phase {
-    /// Batches proposed and not applied.
-    in_flight: usize,
+    /// The term in which this node orders; 0 while it does not.
+    pub(super) leading: u64,
+    /// Batches proposed in this term and not applied.
+    pub(super) in_flight: usize,
     /// Replies that belong to no entry.
-    extra: Vec<Reply>,
+    pub(super) extra: Vec<Reply>,
     /// Apply waits for readers.
-    blocked: bool,
+    pub(super) blocked: bool,
     /// What waits in the rings may be taken.
-    admitting: bool,
+    pub(super) admitting: bool,
+    /// The group took no proposal in this turn: it is handing over.
+    pub(super) busy: bool,
     /// Since when the log has no room.
-    full_since: Option<u64>,
+    pub(super) full_since: Option<u64>,
     /// Since when a stop is under way.
-    stopping_since: Option<u64>,
+    pub(super) stopping_since: Option<u64>,
+    /// When leadership was last offered to somebody.
+    pub(super) offered_ns: Option<u64>,
     next_tick_ns: u64,
 }
 
 impl Consensus {
-    fn work(&mut self, now: Now) -> Result<Next, StopReason> {
+    fn work(&mut self, now: Now, io: &mut Io) -> Result<Next, StopReason> {
         let now_ns = now.mono_ns;
-        if self.deadlines.turn(now_ns, &self.applier.machine) {
+        self.phase.busy = false;
+        if self.deadlines.turn(now_ns) {
             self.shards.forgive();
         }
+        let links_ns = self.listen(now, io);
         self.tick(now_ns);
-        self.look_at_log(now_ns)?;
-        self.drain();
+        self.look_at_log(now_ns, io)?;
+        self.drain(io);
         self.apply(now_ns)?;
-        self.admit(now);
-        if let Some(round) = self.syncs.begin(now_ns) {
-            self.group.read_index(round);
-        }
-        self.drain();
+        self.settle_disputes(now_ns, io)?;
+        self.lead_or_follow(now_ns, io);
+        self.admit(now)?;
+        self.forward(now_ns, io);
+        self.ask(now_ns, io);
+        self.drain(io);
         self.answer();
+        self.refresh();
         self.checkpoints.turn(now_ns, &mut self.applier, &mut self.journal);
-        self.tell();
+        self.tell(now_ns);
         if self.phase.blocked {
             self.shards.mark_all();
         }
@@ -109,7 +129,7 @@ impl Consensus {
         if self.may_stop(now_ns) {
             return Err(StopReason::Asked);
         }
-        let next = self.next(now_ns);
+        let next = self.next(now_ns, links_ns);
         self.deadlines.expect(match next {
             Next::Again => Some(now_ns),
             Next::Sleep { deadline_ns } => deadline_ns,
@@ -118,17 +138,21 @@ impl Consensus {
         Ok(next)
     }
 
-    /// A group of one needs no clock.
+    /// A group of one needs no clock. A node that cannot log does not stand for election: it could not write its vote
+    /// for itself, and would only disturb those who can.
     fn tick(&mut self, now_ns: u64) {
-        if !self.group.alone() && now_ns >= self.phase.next_tick_ns {
+        if self.group.alone() || now_ns < self.phase.next_tick_ns {
+            return;
+        }
+        self.phase.next_tick_ns = now_ns + TICK_NS;
+        if self.phase.full_since.is_none() || self.group.role() == Role::Leader {
             self.group.tick();
-            self.phase.next_tick_ns = now_ns + TICK_NS;
         }
     }
 
-    fn look_at_log(&mut self, now_ns: u64) -> Result<(), StopReason> {
+    fn look_at_log(&mut self, now_ns: u64, io: &mut Io) -> Result<(), StopReason> {
         if let Some(number) = self.journal.poll() {
-            self.group.persisted(number);
+            self.persisted(number, io);
         }
         match self.journal.look() {
             State::Running => {
@@ -151,16 +175,20 @@ impl Consensus {
     }
 
     /// Takes everything that the group gives out.
-    fn drain(&mut self) {
+    fn drain(&mut self, io: &mut Io) {
         while self.group.drain(&mut self.effects) {
+            self.speak(io);
             self.journal.append(&mut self.effects, self.applier.index);
-            self.backlog.extend(self.effects.committed.drain(..));
-            for (round, index) in self.effects.reads.drain(..) {
-                self.syncs.confirm(round, index);
+            for entry in self.effects.committed.drain(..) {
+                self.backlog_bytes += entry.payload.len();
+                self.backlog.push_back(entry);
+            }
+            for (read, index) in std::mem::take(&mut self.effects.reads) {
+                self.confirm_read(read, index, io);
             }
             // What needed no record is durable already.
             if let Some(number) = self.journal.poll() {
-                self.group.persisted(number);
+                self.persisted(number, io);
             }
         }
     }
@@ -172,12 +200,25 @@ impl Consensus {
             if self.phase.blocked {
                 return Ok(());
             }
+            if self.disputes.is_waiting() {
+                return Ok(());
+            }
             let Some(entry) = self.backlog.pop_front() else { return Ok(()) };
-            let applied = self.applier.apply(&entry)?;
+            let applied = match self.applier.apply(&entry) {
+                Err(StopReason::Diverged { zxid, found, logged, index }) if !self.group.alone() => {
+                    self.backlog.push_front(entry);
+                    self.dispute(Dispute { index, zxid, logged, found });
+                    return Ok(());
+                }
+                applied => applied?,
+            };
+            self.backlog_bytes -= entry.payload.len();
             self.deadlines.applied(applied, now_ns);
             if entry.kind == EntryKind::Batch && !entry.payload.is_empty() {
-                self.phase.in_flight = self.phase.in_flight.saturating_sub(1);
-                self.applier.publish(&mut self.intake, &mut self.phase.extra, &mut self.shards.marked);
+                if entry.term == self.phase.leading {
+                    self.phase.in_flight = self.phase.in_flight.saturating_sub(1);
+                }
+                self.applier.publish(&mut self.outbound, &mut self.phase.extra, &mut self.shards.marked);
             }
             self.group.applied(entry.index);
             self.journal.applied(entry.index);
@@ -185,110 +226,10 @@ impl Consensus {
         Ok(())
     }
 
-    /// Takes what waits, orders it, or refuses it.
-    fn admit(&mut self, now: Now) {
-        let now_ns = now.mono_ns;
-        let full = self.phase.full_since.is_some();
-        let writable = !full && !self.journal.is_refusing() && self.group.role() == Role::Leader;
-        let stopping = self.control.is_asked();
-        self.deadlines.pause(!writable || self.phase.blocked || stopping, now_ns);
-        if full && self.phase.full_since.is_some_and(|since| now_ns.saturating_sub(since) >= UNDECIDED_NS) {
-            let zxid = self.applier.machine.zxid();
-            let dropped = self.intake.abandon().map(|ticket| Reply { ticket, zxid, outcome: Outcome::Drop });
-            self.phase.extra.extend(dropped);
-        }
-        let room = self.phase.in_flight < self.batches_in_flight && writable;
-        self.phase.admitting = !stopping && !self.phase.blocked && (room || full);
-        if !self.phase.admitting {
-            return;
-        }
-
-        let mut got = Gathered::default();
-        self.intake.gather(&mut got);
-        for (sessions, at_ns) in &got.touched {
-            self.deadlines.touched(sessions, *at_ns);
-        }
-        for shard in got.relieved.drain(..) {
-            self.shards.marked[shard] = true;
-        }
-        self.refuse(got.oversized.drain(..));
-        if full {
-            let refused = self.intake.withdraw(&got.commands);
-            self.refuse(refused);
-        } else {
-            self.note_returning(&got.commands, now_ns);
-            let mut commands = std::mem::take(&mut got.commands);
-            let intake = &mut self.intake;
-            self.deadlines.expired(now_ns, |session| commands.push(intake.own(session, Op::ExpireSession)));
-            if !commands.is_empty() {
-                self.propose(commands, now);
-            }
-        }
-        let last = self.intake.last_seq();
-        for (_, behind) in &mut got.syncs {
-            *behind = (*behind).min(last);
-        }
-        self.syncs.arrive(&mut got.syncs);
-    }
-
-    fn propose(&mut self, commands: Vec<Command>, now: Now) {
-        let (applied_zxid, applied_digest) = self.applier.machine.stamp();
-        let batch = Batch {
-            semantics: SEMANTICS,
-            policy: self.policy,
-            time_ms: now.wall_ms,
-            applied_zxid,
-            applied_digest,
-            commands,
-        };
-        let done = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&batch, Vec::new())
-            .map_err(|e| e.to_string())
-            .and_then(|payload| match payload.len() as u64 {
-                // Identities beyond all reason: the intake bounds everything else.
-                bytes if bytes > self.entry_bytes_max => {
-                    Err(format!("{bytes} bytes fit no entry of the log"))
-                }
-                _ => Ok(payload),
-            })
-            .and_then(|payload| self.group.propose(payload).map_err(|e| e.to_string()));
-        match done {
-            Ok(()) => self.phase.in_flight += 1,
-            Err(why) => {
-                tracing::warn!("{} commands were not ordered: {why}", batch.commands.len());
-                let refused = self.intake.withdraw(&batch.commands);
-                for command in &batch.commands {
-                    if let Op::ExpireSession = command.op {
-                        self.deadlines.not_proposed(command.session);
-                    }
-                }
-                self.refuse(refused);
-            }
-        }
-    }
-
-    /// Sessions to which somebody with the right password is coming back must not expire meanwhile.
-    fn note_returning(&mut self, commands: &[Command], now_ns: u64) {
-        for command in commands {
-            if let Op::AttachSession { timeout_ms, password, .. } = &command.op
-                && let Some(session) = self.applier.machine.sessions().get(command.session)
-                && password_matches(&session.password, password)
-            {
-                self.deadlines.returning(command.session, *timeout_ms, now_ns);
-            }
-        }
-    }
-
-    fn refuse(&mut self, tickets: impl IntoIterator<Item = Ticket>) {
-        let zxid = self.applier.machine.zxid();
-        let outcome = Outcome::NotOrdered(SYSTEM_ERROR);
-        let replies = tickets.into_iter().map(|ticket| Reply { ticket, zxid, outcome: outcome.clone() });
-        self.phase.extra.extend(replies);
-    }
-
     /// Publishes the replies that belong to no entry.
     fn answer(&mut self) {
         let zxid = self.applier.machine.zxid();
-        let synced = self.syncs.ready(self.applier.index, self.intake.resolved());
+        let synced = self.rounds.ready(self.applier.index, self.outbound.resolved());
         self.phase.extra.extend(synced.map(|ticket| Reply { ticket, zxid, outcome: Outcome::Synced }));
         if self.phase.extra.is_empty() {
             return;
@@ -296,53 +237,67 @@ impl Consensus {
         if self.applier.is_blocked(self.checkpoints.held_bytes()) {
             self.phase.blocked = true;
         } else {
-            self.applier.publish(&mut self.intake, &mut self.phase.extra, &mut self.shards.marked);
+            self.applier.publish(&mut self.outbound, &mut self.phase.extra, &mut self.shards.marked);
         }
     }
 
-    /// Tells the counters.
-    pub(super) fn tell(&self) {
-        let (machine, tree) = (&self.applier.machine, &self.applier.tree);
-        self.stats.set_zxid(machine.zxid());
-        let node = self.stats.node();
-        node.znodes.set(tree.node_count());
-        node.ephemerals.set(tree.ephemeral_count());
-        node.data_bytes.set(tree.approximate_data_bytes());
-        node.global_sessions.set(machine.sessions().len() as u64);
-        self.stats.set_mode(match (self.group.alone(), self.group.role()) {
-            (true, Role::Leader) => Mode::Standalone,
-            (false, Role::Leader) => Mode::Leader,
-            (false, Role::Follower) => Mode::Follower,
-            _ => Mode::NotServing,
-        });
+    /// Tells the shards how fresh the node is: everything applied is in the commit ring by now.
+    fn refresh(&mut self) {
+        if self.group.alone() && self.phase.leading != 0 {
+            if self.freshness.fresh_ns() != ALWAYS {
+                self.freshness.confirm(ALWAYS);
+                self.shards.mark_all();
+            }
+            return;
+        }
+        while let Some(fresh) = self.rounds.fresh(self.applier.index) {
+            if self.freshness.fresh_ns() == 0 {
+                // Shards wait for this to let clients in.
+                self.shards.mark_all();
+            }
+            self.freshness.confirm(fresh.at_ns);
+            for (shard, at_ns) in fresh.reports {
+                self.freshness.confirm_reports(shard, at_ns);
+            }
+        }
     }
 
-    /// A clean stop waits until everything proposed is decided and told, within a bound.
+    /// A clean stop hands leadership over if there is somebody, and waits until everything proposed is decided and told,
+    /// within a bound.
     fn may_stop(&mut self, now_ns: u64) -> bool {
         if !self.control.is_asked() {
             return false;
         }
         let since = *self.phase.stopping_since.get_or_insert(now_ns);
+        let waited_ns = now_ns.saturating_sub(since);
+        if !self.group.alone() && self.group.role() == Role::Leader && waited_ns < HAND_OVER_NS {
+            self.hand_over(now_ns);
+            return false;
+        }
         let settled = !self.journal.is_behind() && self.backlog.is_empty() && self.phase.extra.is_empty();
-        settled || now_ns.saturating_sub(since) >= STOP_PATIENCE_NS
+        settled || waited_ns >= STOP_PATIENCE_NS
     }
 
-    fn next(&self, now_ns: u64) -> Next {
+    fn next(&self, now_ns: u64, links_ns: Option<u64>) -> Next {
         // What became durable late in this turn stands in the backlog already.
-        let more = !self.backlog.is_empty() && !self.phase.blocked;
-        if more || (self.phase.admitting && self.has_room() && self.intake.has_more()) {
+        let more = !self.backlog.is_empty() && !self.phase.blocked && !self.disputes.is_waiting();
+        if more || (self.phase.admitting && self.intake.has_more()) || self.can_propose_more() {
             return Next::Again;
         }
-        let undecided = self.phase.full_since.filter(|_| self.intake.undecided() > 0);
+        let alone = self.group.alone();
+        let undecided = self.phase.full_since.filter(|_| self.outbound.undecided() > 0);
+        let asks = self.phase.leading != 0 || (!alone && self.group.leader() != 0);
         let deadlines = [
+            links_ns,
             self.phase.blocked.then_some(now_ns + PAUSED_POLL_NS),
             self.has_room().then(|| self.deadlines.next_ns()).flatten(),
-            self.syncs.deadline_ns(),
+            asks.then(|| self.rounds.deadline_ns(!alone)).flatten(),
+            self.reads.deadline_ns(),
             self.shards.deadline_ns(),
             self.checkpoints.deadline_ns(),
             self.phase.stopping_since.map(|since| since + STOP_PATIENCE_NS),
             undecided.map(|since| since + UNDECIDED_NS).filter(|&at| at > now_ns),
-            (!self.group.alone()).then_some(self.phase.next_tick_ns),
+            (!alone).then_some(self.phase.next_tick_ns),
         ];
         Next::Sleep { deadline_ns: deadlines.into_iter().flatten().min() }
     }
@@ -355,10 +310,6 @@ impl Consensus {
     #[cfg(test)]
     pub(super) fn is_blocked(&self) -> bool {
         self.phase.blocked
-    }
-
-    fn has_room(&self) -> bool {
-        self.phase.in_flight < self.batches_in_flight || self.phase.full_since.is_some()
     }
 }
 
@@ -377,22 +328,23 @@ impl Consensus {
 }
 
 impl Engine for Consensus {
-    fn opened(&mut self, _now: Now, conn: ConnId, _origin: &Origin, io: &mut Io) {
-        // Nobody talks to a standalone core.
-        io.abort(conn);
+    fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
+        self.links.opened(now, conn, origin, io);
     }
 
-    fn received(&mut self, _now: Now, conn: ConnId, _bytes: &[u8], io: &mut Io) {
-        io.abort(conn);
+    fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
+        self.links.received(now, conn, bytes, io);
     }
 
-    fn closed(&mut self, _now: Now, _conn: ConnId, _why: Closed, _io: &mut Io) {}
+    fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io) {
+        self.links.closed(now, conn, why, io);
+    }
 
-    fn turn(&mut self, now: Now, _io: &mut Io) -> Next {
+    fn turn(&mut self, now: Now, io: &mut Io) -> Next {
         if self.control.reason().is_some() {
             return Next::Stop;
         }
-        self.work(now).unwrap_or_else(|why| {
+        self.work(now, io).unwrap_or_else(|why| {
             if why.is_failure() {
                 tracing::error!("the node stops: {why}");
             }
@@ -403,9 +355,13 @@ impl Engine for Consensus {
     }
 
     fn park(&mut self) -> bool {
-        let submitted = self.phase.admitting && self.has_room() && self.intake.has_more();
+        let submitted = self.phase.admitting && self.intake.has_more();
         let stopped = self.control.reason().is_some();
         let asked = stopped || (self.control.is_asked() && self.phase.stopping_since.is_none());
-        !submitted && !asked && !self.journal.has_news() && !self.checkpoints.has_news()
+        !submitted
+            && !asked
+            && !self.journal.has_news()
+            && !self.checkpoints.has_news()
+            && !self.links.is_ready()
     }
 }

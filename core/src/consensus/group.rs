@@ -175,6 +175,8 @@ pub trait Group {
     fn leader(&self) -> u64;
     /// Last index known to be committed.
     fn commit(&self) -> u64;
+    /// Last index of the log.
+    fn last_index(&self) -> u64;
     /// The link to the node is down, or something was not sent to it.
     fn unreachable(&mut self, node: u64);
     /// The snapshot for the node has arrived there, or the transfer was given up.

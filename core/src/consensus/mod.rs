@@ -17,9 +17,13 @@
 //! | `membership` | who votes and who learns, and how that changes |
 //! | `journal` | what must be durable, on its way to the log |
 //! | `apply` | committed entry to published commit |
-//! | `intake` | shards' rings to batches, numbers, tickets |
-//! | `syncs` | read rounds |
-//! | `deadlines` | expiry of sessions |
+//! | `links` | what peers say, and what they are told |
+//! | `intake`, `outbound` | shards' rings to this node's numbered stream; what is not applied yet |
+//! | `leading`, `streams`, `ordering` | on the leader: all nodes' streams to batches, one batch an entry |
+//! | `rounds`, `reads` | read rounds of this node; on the leader, the read indexes that serve all nodes' rounds |
+//! | `deadlines` | expiry of sessions, on the leader |
+//! | `disputes` | who is wrong when two nodes differ about the state |
+//! | `report` | what counters and operators are told |
 //! | `shards` | whom to wake, who is stuck |
 //! | `checkpoints` | when a snapshot is due, and what the log may forget |
 //! | [`transfer`] | snapshots for a node that is far behind |
@@ -32,16 +36,24 @@ mod cold;
 pub mod config;
 mod control;
 mod deadlines;
+mod disputes;
 pub mod engine;
 pub mod group;
 mod intake;
 mod journal;
+mod leading;
+mod links;
 mod membership;
 pub mod open;
+mod ordering;
+mod outbound;
 mod raft_group;
 mod raft_log;
+mod reads;
+mod report;
+mod rounds;
 mod shards;
-mod syncs;
+mod streams;
 #[cfg(test)]
 mod tests;
 pub mod transfer;

@@ -7,19 +7,27 @@
 
 use super::apply::Applier;
 use super::checkpoints::Checkpoints;
-use super::config::ConsensusConfig;
+use super::config::{ConsensusConfig, READ_ROUND_RETRY_ALONE_NS, READ_ROUND_RETRY_NS};
 use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
+use super::disputes::Disputes;
 use super::engine::{Consensus, Phase};
 use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Membership, Vote};
 use super::intake::Intake;
 use super::journal::{Journal, KIND_BATCH};
+use super::links::Links;
+use super::outbound::Outbound;
 use super::raft_group::{GroupStart, RaftGroup};
+use super::reads::Reads;
+use super::rounds::Rounds;
 use super::shards::{Armed, Shards};
-use super::syncs::Syncs;
+use super::streams::Streams;
 use super::window::Span;
 use crate::checkpoint::{Checkpointer, LoadError, load};
+use crate::freshness::Freshness;
 use crate::machine::Machine;
+use crate::members::Member;
+use crate::peers::{InlineResolver, PeerAddress, Peers, PeersConfig, Resolver, ThreadResolver};
 use crate::ring::{self, CommitReceiver};
 use crate::shard::ShardConfig;
 use crate::stats::Stats;
@@ -121,6 +129,8 @@ pub struct Parts {
     pub shards: Vec<ShardParts>,
     /// To stop the core and to learn why it did.
     pub control: Arc<Control>,
+    /// How fresh the node is: for the shards.
+    pub freshness: Arc<Freshness>,
     /// The waker of the core's loop: after a submission.
     pub waker: Arc<Waker>,
     /// What was found.
@@ -148,7 +158,7 @@ impl Consensus {
         let dir = DataDir::open_on(config.disk.clone(), &config.data_dir, config.new_identity)?;
         let snapshots = Snapshots::on(dir.disk(), dir.snapshot_dir());
         let (sender, receivers) = ring::with_capacity(config.shards, config.commit_ring_entries);
-        let (from, (writer, readers)) = from_snapshot(&snapshots, config.shards, u64::from(config.node))?;
+        let (from, (writer, readers)) = from_snapshot(&snapshots, &config)?;
 
         let (log, recovery) = open_log(&config, &dir, &from, waker.clone())?;
         let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
@@ -177,11 +187,12 @@ impl Consensus {
         journal.applied(applier.index);
         let (producers, consumers): (Vec<_>, Vec<_>) =
             (0..config.shards).map(|_| rtrb::RingBuffer::new(SUBMIT_RING_ENTRIES)).unzip();
-        let mut intake = Intake::new(consumers, config.node, dir.incarnation(), entry_bytes_max);
+        let intake = Intake::new(consumers, entry_bytes_max);
+        let mut outbound = Outbound::new(config.node, dir.incarnation());
         let armed: Vec<Armed> = (0..config.shards).map(|_| Armed::default()).collect();
         let mut shards = Shards::new(shard_wakers.iter().cloned().zip(armed.iter().cloned()).collect());
         // The recovered state is the first commit of every shard.
-        applier.publish(&mut intake, &mut Vec::new(), &mut shards.marked);
+        applier.publish(&mut outbound, &mut Vec::new(), &mut shards.marked);
 
         let told = waker.clone();
         let start = if config.inline { Checkpointer::inline } else { Checkpointer::start };
@@ -192,8 +203,39 @@ impl Consensus {
             Checkpoints::new(thread, config.snap_count, config.snap_log_bytes, from.index, members)
                 .behind(replayed.bytes);
         let tick_ns = u64::from(config.tick_time_ms) * 1_000_000;
-        let beat_ns =
-            ShardConfig { tick_time_ms: config.tick_time_ms, ..ShardConfig::default() }.touch_beat_ns();
+        let shard = ShardConfig {
+            tick_time_ms: config.tick_time_ms,
+            max_staleness_ns: config.max_staleness_ns,
+            ..ShardConfig::default()
+        };
+        let beat_ns = shard.touch_beat_ns();
+        let retry_ns = if group.is_sole_voter() { READ_ROUND_RETRY_ALONE_NS } else { READ_ROUND_RETRY_NS };
+        let links = Links::new(config.members.as_ref().map(|members| {
+            let members = if applier.machine.members().members.is_empty() {
+                members
+            } else {
+                applier.machine.members()
+            };
+            let address = |(node, m): (&u8, &Member)| PeerAddress {
+                node: *node,
+                host: m.host.clone(),
+                port: m.peer_port,
+            };
+            let peers = PeersConfig {
+                node: config.node,
+                cluster: members.cluster,
+                identity: dir.identity(),
+                incarnation: dir.incarnation(),
+                members: members.members.iter().map(address).collect(),
+                seed: config.seed,
+            };
+            let resolver: Box<dyn Resolver + Send> = match config.inline {
+                true => Box::new(InlineResolver::default()),
+                false => Box::new(ThreadResolver::new(waker.clone())),
+            };
+            Peers::new(peers, resolver)
+        }));
+        let freshness = Arc::new(Freshness::new(config.shards));
         let recovered = Recovered {
             snapshot_index: from.index,
             entries: replayed.entries,
@@ -205,7 +247,9 @@ impl Consensus {
             cut_bytes: recovery.cut_bytes,
         };
         let control = Arc::new(Control::new(waker.clone()));
-        let consensus = Consensus {
+        let mut consensus = Consensus {
+            node: config.node,
+            incarnation: dir.incarnation(),
             policy: config.policy,
             batches_in_flight: config.batches_in_flight,
             entry_bytes_max,
@@ -213,9 +257,16 @@ impl Consensus {
             effects: Effects::default(),
             journal,
             backlog: VecDeque::new(),
+            backlog_bytes: 0,
             applier,
             intake,
-            syncs: Syncs::default(),
+            outbound,
+            streams: Streams::default(),
+            rounds: Rounds::new(beat_ns, retry_ns),
+            reads: Reads::default(),
+            links,
+            freshness: freshness.clone(),
+            disputes: Disputes::default(),
             deadlines: Deadlines::new(tick_ns, beat_ns),
             shards,
             checkpoints,
@@ -224,14 +275,14 @@ impl Consensus {
             phase: Phase::default(),
             _dir: dir,
         };
-        consensus.tell();
+        consensus.tell(0);
         let shards = readers
             .into_iter()
             .zip(receivers)
             .zip(producers.into_iter().zip(armed))
             .map(|((reader, commits), (submits, armed))| ShardParts { reader, commits, submits, armed })
             .collect();
-        Ok((consensus, Parts { shards, control, waker, recovered }))
+        Ok((consensus, Parts { shards, control, freshness, waker, recovered }))
     }
 }
 
@@ -250,11 +301,18 @@ type Tree = (tree::Writer, Vec<tree::Reader>);
 
 /// The newest snapshot that can be loaded. One whose checksums are good and whose contents are not is passed over like a
 /// damaged one: whether the log reaches back to the one before it is found out when it is opened.
-fn from_snapshot(snapshots: &Snapshots, shards: usize, node: u64) -> Result<(From, Tree), StartError> {
+fn from_snapshot(snapshots: &Snapshots, config: &ConsensusConfig) -> Result<(From, Tree), StartError> {
+    let shards = config.shards;
     let Some(opened) = snapshots.open_newest()? else {
         let mut tree = tree::tree(shards);
-        let members = Members { voters: vec![node], learners: Vec::new() };
-        let machine = Machine::new(&mut tree.0);
+        let members = match &config.members {
+            None => Members { voters: vec![u64::from(config.node)], learners: Vec::new() },
+            Some(members) => Members {
+                voters: members.voters().map(u64::from).collect(),
+                learners: members.observers().map(u64::from).collect(),
+            },
+        };
+        let machine = Machine::new(&tree.0);
         return Ok((From { machine, index: 0, term: 0, members, skipped: Vec::new() }, tree));
     };
     let mut skipped = opened.skipped;
@@ -294,10 +352,6 @@ fn from_snapshot(snapshots: &Snapshots, shards: usize, node: u64) -> Result<(Fro
     aligned.extend_from_slice(&header.conf_state);
     let members: Members = rkyv::from_bytes::<Members, rkyv::rancor::Error>(&aligned)
         .map_err(|e| StartError::Membership { path: path(), what: e.to_string() })?;
-    if !members.voters.contains(&node) {
-        let what = format!("node {node} is not one of the voters {:?}", members.voters);
-        return Err(StartError::Membership { path: path(), what });
-    }
     let digest = loaded.machine.digest();
     if digest != header.digest {
         return Err(StartError::Replay(StopReason::Diverged {

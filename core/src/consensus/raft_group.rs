@@ -340,6 +340,10 @@ impl Group for RaftGroup {
         self.node.raft.leader_id
     }
 
+    fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
+    }
+
     fn commit(&self) -> u64 {
         self.node.raft.raft_log.committed
     }

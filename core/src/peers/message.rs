@@ -50,24 +50,24 @@ pub enum Message {
         /// To be applied before the round counts.
         index: u64,
     },
-    /// To the leader: what the entry's proposer knew of the state is not what the sender knows. The sender applies nothing
-    /// more until it has a verdict.
-    Diverged {
+    /// To all: what the entry's proposer knew of the state is not what the sender knows. The sender applies nothing more
+    /// until a majority has said what it computed.
+    Disputed {
         /// The entry.
         index: u64,
         /// The zxid that was compared.
         zxid: i64,
+        /// The digest in the entry.
+        logged: u64,
         /// The sender's digest.
         digest: u64,
     },
-    /// From the leader: who differs from the majority at `zxid`.
-    Verdict {
-        /// The entry.
-        index: u64,
+    /// The answer: what the sender computed, or what it accepted.
+    Computed {
         /// The zxid that was compared.
         zxid: i64,
-        /// Whether the receiver is the one that is wrong; otherwise the leader was, and stops.
-        yours: bool,
+        /// The digest.
+        digest: u64,
     },
     /// A snapshot is offered, asked for, sent, or refused.
     Snapshot(SnapshotMessage),

@@ -16,12 +16,11 @@ pub use reopen::{REOPENINGS_MAX, REOPENINGS_WINDOW};
 pub use stop::stop_signal;
 
 use crate::admin::words::Words;
-use crate::config::Config;
+use crate::config::{Config, PeerAddressError};
 use crate::consensus::config::{BATCHES_IN_FLIGHT_MAX, BATCHES_IN_FLIGHT_SHARED_MAX};
 use crate::consensus::{
     Consensus, ConsensusConfig, Control, Parts, Recovered, StartError as ConsensusStartError, StopReason,
 };
-use crate::freshness::{self, Freshness};
 use crate::shard::{self, CountedIds, Neighbours, Shard, ShardConfig};
 use crate::stats::Stats;
 use cores::Placement;
@@ -74,14 +73,9 @@ pub enum StartError {
         /// The directory.
         dir: PathBuf,
     },
-    /// Several servers are configured.
-    #[error(
-        "an ensemble of {servers} servers is configured, and this version starts standalone servers only"
-    )]
-    Ensemble {
-        /// How many.
-        servers: usize,
-    },
+    /// The address of this server's own line cannot be listened on.
+    #[error(transparent)]
+    PeerAddress(#[from] PeerAddressError),
     /// The consensus core did not come up: directory, log or snapshots.
     #[error(transparent)]
     Consensus(#[from] ConsensusStartError),
@@ -154,16 +148,16 @@ impl Server {
     pub fn start(options: ServerOptions) -> Result<Server, StartError> {
         refuse_zookeeper_data(&options.config)?;
         // Bound before recovery, so that an address in use is told at once; accepted from only afterwards.
-        let listeners = options.config.listeners().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let mut listeners = options.config.listeners().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        if let Some(ensemble) = &options.config.ensemble {
+            listeners.push(Listener::bind(&ensemble.peer_listener()?)?);
+        }
         Self::open(options, listeners)
     }
 
-    /// Recovers the data directory and serves on `listeners`.
+    /// Recovers the data directory and serves on `listeners`; in an ensemble the last one is for peers.
     fn open(options: ServerOptions, listeners: Vec<Listener>) -> Result<Server, StartError> {
         let ServerOptions { config, transport, shards, cores } = options.clone();
-        if let Some(ensemble) = &config.ensemble {
-            return Err(StartError::Ensemble { servers: ensemble.members.members.len() });
-        }
         let (kind, _) = choose(transport)?;
         let usable = match cores {
             Some(cores) => cores,
@@ -171,8 +165,9 @@ impl Server {
         };
         let placement = cores::place(&usable, shards);
         let shared = listeners.iter().map(Listener::share).collect::<Result<Vec<_>, _>>();
-        let shared = shared.map_err(StartError::system("sharing a listening socket"))?;
-        let addresses: Vec<Address> = listeners.iter().map(|l| l.local_address().clone()).collect();
+        let mut shared: Vec<Listener> = shared.map_err(StartError::system("sharing a listening socket"))?;
+        let peers = if config.ensemble.is_some() { shared.pop() } else { None };
+        let addresses: Vec<Address> = shared.iter().map(|l| l.local_address().clone()).collect();
         let mut loops = Loops::new(kind, &placement)?;
         let wakers: Vec<_> = loops.shard_handles.iter().map(LoopHandle::waker).collect();
         let started_ms = wall_ms();
@@ -180,11 +175,8 @@ impl Server {
         let settings = consensus_config(&config, &placement)?;
         let (consensus, parts) =
             Consensus::open(settings, loops.core.handle().waker(), &wakers, Arc::clone(&stats))?;
-        let Parts { shards, control, waker, recovered } = parts;
+        let Parts { shards, control, freshness, waker, recovered } = parts;
         let neighbours = Neighbours::new(wakers, config.max_client_cnxns);
-        // A group of one needs nobody's confirmation.
-        let freshness = Arc::new(Freshness::new(shards.len()));
-        freshness.confirm(freshness::ALWAYS);
         let mut engines = Vec::new();
         for (id, ends) in (0u16..).zip(shards) {
             engines.push(Shard::new(shard::Parts {
@@ -193,18 +185,14 @@ impl Server {
                 commits: ends.commits,
                 submit: ends.submits,
                 consensus: Arc::clone(&waker),
-                ids: Box::new(CountedIds::new(1, id, started_ms, draw_password)),
+                ids: Box::new(CountedIds::new(config.node, id, started_ms, draw_password)),
                 stats: Arc::clone(&stats),
                 armed: ends.armed,
                 neighbours: Arc::clone(&neighbours),
                 freshness: Arc::clone(&freshness),
             }));
         }
-        let acceptor = Acceptor::new(shared, loops.shard_handles.clone());
-        match loops.shards.first_mut() {
-            Some(first) => first.accept_with(acceptor),
-            None => loops.core.accept_with(acceptor),
-        }
+        let peers = loops.accept(shared, peers);
         let shard_loops = loops.shard_handles.clone();
         let (tell, ended) = unbounded();
         let mut server = Server {
@@ -221,7 +209,7 @@ impl Server {
             core: control,
             core_thread: None,
         };
-        server.spawn(loops, consensus, engines, &placement, &tell)?;
+        server.spawn(loops, consensus, engines, peers, &placement, &tell)?;
         let found = &server.recovered;
         tracing::info!(
             "recovered zxid 0x{:x}: {} znodes, {} sessions, {} entries replayed behind snapshot {}, {} bytes cut; start \
@@ -318,6 +306,11 @@ impl Server {
     }
 
     fn stop_threads(&mut self) -> Result<(), RunError> {
+        if self.shard_threads.is_empty() {
+            // Core and shard are one: the core says when what is ordered is settled.
+            self.core.stop();
+            self.core_thread.take().map(JoinHandle::join);
+        }
         self.stop_shards.store(true, Ordering::Release);
         self.shard_loops.iter().for_each(|l| l.waker().wake());
         // A thread that panicked has said so on standard error.
@@ -332,6 +325,7 @@ impl Server {
         loops: Loops,
         consensus: Consensus,
         mut shards: Vec<Shard>,
+        peers: Option<u16>,
         placement: &Placement,
         tell: &Sender<Ended>,
     ) -> Result<(), StartError> {
@@ -345,7 +339,7 @@ impl Server {
         let Some(core) = placement.consensus else {
             let shard = shards.remove(0);
             // One thread for both: the flag stops it, and the core's own reason is looked at when it has ended.
-            let pair = Stoppable::new(Pair { core: consensus, shard }, Arc::clone(flag));
+            let pair = Stoppable::new(Pair::new(consensus, shard, peers), Arc::clone(flag));
             let thread = run("paddock", placement.shards[0], loops.core, pair, core_ended, tell.clone())?;
             self.core_thread = Some(thread);
             return Ok(());
@@ -394,6 +388,27 @@ impl Loops {
             shards.iter().map(EventLoop::handle).collect()
         };
         Ok(Self { core, shards, shard_handles })
+    }
+
+    /// Lets clients come to the shards and peers to the core. With one loop for both, the number of the peers' listener is
+    /// what tells their connections apart.
+    fn accept(&mut self, mut clients: Vec<Listener>, peers: Option<Listener>) -> Option<u16> {
+        let own = vec![self.core.handle()];
+        match self.shards.first_mut() {
+            Some(first) => {
+                first.accept_with(Acceptor::new(clients, self.shard_handles.clone()));
+                if let Some(peers) = peers {
+                    self.core.accept_with(Acceptor::new(vec![peers], own));
+                }
+                None
+            }
+            None => {
+                let number = peers.is_some().then_some(clients.len() as u16);
+                clients.extend(peers);
+                self.core.accept_with(Acceptor::new(clients, own));
+                number
+            }
+        }
     }
 }
 
@@ -459,6 +474,7 @@ fn shard_config(config: &Config, id: u16) -> ShardConfig {
         super_digest: config.super_digest.clone(),
         words,
         conf_lines: config.effective().into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        max_staleness_ns: u64::from(config.max_staleness_ms) * 1_000_000,
         ..ShardConfig::default()
     }
 }
@@ -478,7 +494,10 @@ fn consensus_config(config: &Config, placement: &Placement) -> Result<ConsensusC
             Some(_) => BATCHES_IN_FLIGHT_MAX,
             None => BATCHES_IN_FLIGHT_SHARED_MAX,
         },
+        node: config.node,
+        members: config.ensemble.as_ref().map(|e| e.members.clone()),
         tick_time_ms: config.tick_time_ms,
+        max_staleness_ns: u64::from(config.max_staleness_ms) * 1_000_000,
         policy: policy(config),
         force_sync: config.force_sync,
         snap_count: config.snap_count,

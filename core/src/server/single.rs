@@ -1,7 +1,7 @@
 //! Consensus core and shard on one thread, when there is one usable core.
 //!
-//! Owns the order of the two within a turn. Never hands a connection to the core: all belong to the shard. It stays
-//! correct because the rings between the two are the same as between threads; only who runs when is different: the
+//! Owns the order of the two within a turn, and which connections are the core's: those that it dialled, and those that
+//! came to the listener of peers. Never looks into one. It stays correct because the rings between the two are the same as between threads; only who runs when is different: the
 //! core first, so that a write that is durable is answered in this turn, and once more behind the shard, so that what
 //! it has just forwarded goes to the disk in this turn.
 
@@ -14,23 +14,61 @@ use paddock_transport::io::Io;
 pub(super) struct Pair<C, S> {
     pub(super) core: C,
     pub(super) shard: S,
+    /// Number of the listener of peers, if there is one.
+    pub(super) peers: Option<u16>,
+    /// The core's connections. Few: one for each peer.
+    links: Vec<ConnId>,
+}
+
+impl<C, S> Pair<C, S> {
+    pub(super) fn new(core: C, shard: S, peers: Option<u16>) -> Self {
+        Self { core, shard, peers, links: Vec::new() }
+    }
+
+    fn is_link(&self, conn: ConnId) -> bool {
+        self.links.contains(&conn)
+    }
 }
 
 impl<C: Engine, S: Engine> Engine for Pair<C, S> {
     fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
-        self.shard.opened(now, conn, origin, io);
+        // A shard never dials.
+        if origin.listener.is_none_or(|listener| Some(listener) == self.peers) {
+            self.links.push(conn);
+            self.core.opened(now, conn, origin, io);
+        } else {
+            self.shard.opened(now, conn, origin, io);
+        }
     }
     fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
-        self.shard.received(now, conn, bytes, io);
+        if self.is_link(conn) {
+            self.core.received(now, conn, bytes, io);
+        } else {
+            self.shard.received(now, conn, bytes, io);
+        }
     }
     fn eof(&mut self, now: Now, conn: ConnId, io: &mut Io) {
-        self.shard.eof(now, conn, io);
+        if self.is_link(conn) {
+            self.core.eof(now, conn, io);
+        } else {
+            self.shard.eof(now, conn, io);
+        }
     }
     fn drained(&mut self, now: Now, conn: ConnId, io: &mut Io) {
-        self.shard.drained(now, conn, io);
+        if self.is_link(conn) {
+            self.core.drained(now, conn, io);
+        } else {
+            self.shard.drained(now, conn, io);
+        }
     }
     fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io) {
-        self.shard.closed(now, conn, why, io);
+        if self.is_link(conn) {
+            self.links.retain(|link| *link != conn);
+        } else {
+            self.shard.closed(now, conn, why, io);
+        }
+        // One that was dialled in vain was never opened; of strangers' connections the core knows nothing.
+        self.core.closed(now, conn, why, io);
     }
     fn turn(&mut self, now: Now, io: &mut Io) -> Next {
         let before = self.core.turn(now, io);

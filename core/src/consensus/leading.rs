@@ -1,0 +1,151 @@
+//! Who orders: the moments in which this node begins and ceases to lead, and what it asks of whoever does.
+//!
+//! Owns the term in which this node orders, and on a follower the term whose leader has said where this node's stream
+//! stands. Never orders in a term before an entry of that term is applied here: until then the streams' positions might be
+//! older than what a former leader ordered. It stays correct because everything that belongs to a term is dropped with it,
+//! and because a follower sends nothing to a leader that has not told it the next number.
+
+use super::config::FORWARD_RETRY_NS;
+use super::config::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
+use super::engine::Consensus;
+use super::group::{Group, Role};
+use super::reads::Asked;
+use crate::peers::Message;
+use paddock_transport::io::Io;
+
+/// How soon leadership is offered again after nobody took it.
+const OFFER_RETRY_NS: u64 = 300_000_000;
+
+impl Consensus {
+    /// Notices that the node's part has changed.
+    pub(super) fn lead_or_follow(&mut self, now_ns: u64, io: &mut Io) {
+        let leads = self.group.role() == Role::Leader && self.group.is_ready_to_order();
+        let term = if leads { self.group.term() } else { 0 };
+        if term == self.phase.leading {
+            return;
+        }
+        let before = std::mem::replace(&mut self.phase.leading, term);
+        let own = self.streams.clear(self.node);
+        self.outbound.give_back(own, true);
+        self.reads.clear();
+        self.phase.in_flight = 0;
+        if term == 0 {
+            self.deadlines.follow();
+            tracing::warn!("this node does not lead any more (it did in term {before})");
+            return;
+        }
+        if !self.group.alone() {
+            tracing::info!("this node leads in term {term}");
+        }
+        self.deadlines.lead(now_ns, &self.applier.machine);
+        let next = self.streams.expect(self.node, self.incarnation, self.applier.machine.stream(self.node));
+        if !self.outbound.rewind(next) {
+            // The machine has seen commands of this start that were never given out: only a copied directory does that.
+            tracing::error!("this node's own stream stands at {next} in the log, and not here");
+        }
+        for (node, incarnation) in self.links.up() {
+            self.expect(node, incarnation, io);
+        }
+    }
+
+    /// Tells a node the next number of its stream.
+    pub(super) fn expect(&mut self, node: u8, incarnation: u64, io: &mut Io) {
+        let term = self.phase.leading;
+        if term == 0 {
+            return;
+        }
+        let seq = self.streams.expect(node, incarnation, self.applier.machine.stream(node));
+        self.links.send(node, &Message::Expect { term, incarnation, seq }, io);
+    }
+
+    /// Sends this node's commands to the leader.
+    pub(super) fn forward(&mut self, now_ns: u64, io: &mut Io) {
+        let leader = self.group.leader() as u8;
+        if self.group.role() == Role::Leader || leader == 0 {
+            return;
+        }
+        let term = self.group.term();
+        if !self.links.is_granted(term) {
+            if self.outbound.undecided() > 0 && self.links.may_ask(now_ns, FORWARD_RETRY_NS) {
+                // A question: the answer is the number that it wants.
+                self.links.send(leader, &Message::Forward { term, commands: Vec::new() }, io);
+            }
+            return;
+        }
+        while self.outbound.has_unsent() {
+            let commands = self.outbound.lend(BATCH_COMMANDS_MAX, BATCH_BYTES_MAX);
+            if commands.is_empty() {
+                return;
+            }
+            let message = Message::Forward { term, commands };
+            let sent = self.links.send(leader, &message, io);
+            if let Message::Forward { commands, .. } = message {
+                self.outbound.give_back(commands, sent);
+            }
+            if !sent {
+                return;
+            }
+        }
+    }
+
+    /// Begins the rounds that are due.
+    pub(super) fn ask(&mut self, now_ns: u64, io: &mut Io) {
+        let beats = !self.group.alone();
+        let leader = self.group.leader() as u8;
+        if self.phase.leading != 0 {
+            if let Some(begun) = self.rounds.begin(now_ns, beats) {
+                let floor = self.note_touched(&begun.touched, now_ns);
+                self.reads.ask(Asked { node: self.node, number: begun.number, floor });
+            }
+            if let Some(read) = self.reads.begin(now_ns) {
+                self.group.read_index(read);
+            }
+        } else if leader != 0
+            && leader != self.node
+            && self.links.is_up(leader)
+            && let Some(begun) = self.rounds.begin(now_ns, beats)
+        {
+            let (zxid, digest) = self.applier.machine.stamp();
+            let message = Message::Round {
+                term: self.group.term(),
+                number: begun.number,
+                touched: begun.touched,
+                applied: self.applier.index,
+                zxid,
+                digest,
+            };
+            self.links.send(leader, &message, io);
+        }
+    }
+
+    /// The leader notes sessions heard from, and gives the index below which a round with them must not count: one of them
+    /// may be about to expire.
+    pub(super) fn note_touched(&mut self, touched: &[i64], now_ns: u64) -> u64 {
+        if self.deadlines.touched(touched, now_ns) { self.group.last_index() } else { 0 }
+    }
+
+    /// Raft confirmed a read index.
+    pub(super) fn confirm_read(&mut self, read: u64, index: u64, io: &mut Io) {
+        for (node, number, index) in self.reads.confirm(read, index) {
+            if node == self.node {
+                self.rounds.confirm(number, index);
+            } else {
+                self.links.send(node, &Message::RoundConfirmed { number, index }, io);
+            }
+        }
+    }
+
+    /// Offers leadership to the voter that is nearest.
+    pub(super) fn hand_over(&mut self, now_ns: u64) {
+        if self.phase.offered_ns.is_some_and(|at| now_ns.saturating_sub(at) < OFFER_RETRY_NS) {
+            return;
+        }
+        let node = u64::from(self.node);
+        let nearest = self.group.progress().into_iter().filter(|p| p.active && !p.learner && p.node != node);
+        if let Some(to) = nearest.max_by_key(|p| p.matched) {
+            self.phase.offered_ns = Some(now_ns);
+            tracing::info!("leadership is offered to node {}", to.node);
+            self.group.transfer(to.node);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What peers say, and what they are told.
+//!
+//! Owns the peer links (none on a standalone node), Raft messages that wait for the disk, and whether the leader has told
+//! this node where its stream stands. Never lets a message out that promises something not yet durable. It stays correct
+//! because a message that the group gives out with a drain is held until that drain is persisted, unless the group says
+//! that it may go at once; and because whatever a peer says about a term that is not the present one is dropped.
+
+use super::config::BACKLOG_BYTES_MAX;
+use super::disputes::Dispute;
+use super::engine::Consensus;
+use super::group::Group;
+use super::reads::Asked;
+use crate::peers::message::RaftMessage;
+use crate::peers::{Message, PeerEvent, Peers};
+use paddock_transport::engine::{Closed, ConnId, Now, Origin};
+use paddock_transport::io::Io;
+use std::collections::{BTreeMap, VecDeque};
+
+/// The peers' side of the core. See the module doc.
+#[derive(Default)]
+pub(super) struct Links {
+    peers: Option<Peers>,
+    /// Nodes with a link, and the numbers of their starts.
+    up: BTreeMap<u8, u64>,
+    /// Raft messages that wait until the drain with this number is persisted.
+    held: VecDeque<(u64, Vec<RaftMessage>)>,
+    /// The term whose leader has told this node the next number of its stream.
+    granted: u64,
+    asked_ns: Option<u64>,
+}
+
+impl Links {
+    pub(super) fn new(peers: Option<Peers>) -> Self {
+        Self { peers, ..Self::default() }
+    }
+
+    pub(super) fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
+        match &mut self.peers {
+            Some(peers) => peers.opened(now, conn, origin, io),
+            // Nobody talks to a standalone core.
+            None => io.abort(conn),
+        }
+    }
+
+    pub(super) fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
+        match &mut self.peers {
+            Some(peers) => peers.received(now, conn, bytes, io),
+            None => io.abort(conn),
+        }
+    }
+
+    pub(super) fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io) {
+        if let Some(peers) = &mut self.peers {
+            peers.closed(now, conn, why, io);
+        }
+    }
+
+    /// Whether an answer waits that came from elsewhere than the loop.
+    pub(super) fn is_ready(&self) -> bool {
+        self.peers.as_ref().is_some_and(Peers::is_ready)
+    }
+
+    /// Nodes with a link, and the numbers of their starts.
+    pub(super) fn up(&self) -> Vec<(u8, u64)> {
+        self.up.iter().map(|(node, incarnation)| (*node, *incarnation)).collect()
+    }
+
+    pub(super) fn is_up(&self, node: u8) -> bool {
+        self.up.contains_key(&node)
+    }
+
+    /// Whether the leader of `term` has said where this node's stream stands.
+    pub(super) fn is_granted(&self, term: u64) -> bool {
+        self.granted == term
+    }
+
+    /// Whether it is time to ask it. Asking counts.
+    pub(super) fn may_ask(&mut self, now_ns: u64, every_ns: u64) -> bool {
+        let may = self.asked_ns.is_none_or(|at| now_ns.saturating_sub(at) >= every_ns);
+        if may {
+            self.asked_ns = Some(now_ns);
+        }
+        may
+    }
+
+    /// `false`: not sent; there is no link, or it is too full.
+    pub(super) fn send(&mut self, to: u8, message: &Message, io: &mut Io) -> bool {
+        self.peers.as_mut().is_some_and(|peers| peers.send(to, message, io))
+    }
+}
+
+impl Consensus {
+    /// Takes what peers said. Returns when the links need a turn at the latest.
+    pub(super) fn listen(&mut self, now: Now, io: &mut Io) -> Option<u64> {
+        let deadline = self.links.peers.as_mut()?.turn(now, io);
+        while let Some(event) = self.links.peers.as_mut().and_then(Peers::next_event) {
+            match event {
+                PeerEvent::Up { node, incarnation, .. } => {
+                    self.links.up.insert(node, incarnation);
+                    self.links.asked_ns = None;
+                    if u64::from(node) == self.group.leader() {
+                        // What was on its way is lost: it says anew where our stream stands.
+                        self.links.granted = 0;
+                    }
+                    self.expect(node, incarnation, io);
+                }
+                PeerEvent::Down { node } => {
+                    self.links.up.remove(&node);
+                    if u64::from(node) == self.group.leader() {
+                        self.links.granted = 0;
+                    }
+                    self.group.unreachable(u64::from(node));
+                }
+                PeerEvent::Message { node, message } => self.hear(now, node, message, io),
+                PeerEvent::Removed { by } => {
+                    tracing::error!("node {by} says that this node was removed from the ensemble");
+                }
+            }
+        }
+        deadline
+    }
+
+    fn hear(&mut self, now: Now, from: u8, message: Message, io: &mut Io) {
+        match message {
+            Message::Raft(message) => {
+                // Dropped before Raft sees them, entries that cannot be kept are sent again later.
+                let cannot_keep = self.phase.full_since.is_some()
+                    || self.journal.is_refusing()
+                    || self.backlog_bytes > BACKLOG_BYTES_MAX;
+                let meant = message.from == u64::from(from) && message.to == u64::from(self.node);
+                if meant && (!cannot_keep || message.entries.is_empty()) {
+                    self.group.step(message);
+                }
+            }
+            Message::Forward { term, commands } => {
+                if term != self.phase.leading || term == 0 {
+                    return;
+                }
+                self.note_returning(&commands, now.mono_ns);
+                if let Err(Some((incarnation, seq))) = self.streams.take(from, commands) {
+                    self.links.send(from, &Message::Expect { term, incarnation, seq }, io);
+                }
+            }
+            Message::Expect { term, incarnation, seq } => {
+                let meant = incarnation == self.incarnation
+                    && term == self.group.term()
+                    && u64::from(from) == self.group.leader();
+                if meant && self.outbound.rewind(seq) {
+                    self.links.granted = term;
+                }
+            }
+            Message::Round { term, number, touched, .. } => {
+                if term == self.phase.leading && term != 0 {
+                    let floor = self.note_touched(&touched, now.mono_ns);
+                    self.reads.ask(Asked { node: from, number, floor });
+                }
+            }
+            Message::RoundConfirmed { number, index } => {
+                // Whatever leader confirmed it: its quorum did so after the round began, and the sessions went with it.
+                self.rounds.confirm(number, index);
+            }
+            Message::Disputed { index, zxid, logged, digest } => {
+                self.answer_dispute(from, Dispute { index, zxid, logged, found: digest }, io);
+            }
+            Message::Computed { zxid, digest } => self.disputes.hear(zxid, from, digest),
+            Message::Snapshot(_) => {}
+        }
+    }
+
+    /// Sends what may go at once, and keeps what waits for the disk.
+    pub(super) fn speak(&mut self, io: &mut Io) {
+        let messages = std::mem::take(&mut self.effects.messages);
+        self.send_raft(messages, io);
+        if !self.effects.after.is_empty() {
+            let after = std::mem::take(&mut self.effects.after);
+            self.links.held.push_back((self.effects.number, after));
+        }
+    }
+
+    /// All drains up to `number` are durable.
+    pub(super) fn persisted(&mut self, number: u64, io: &mut Io) {
+        self.group.persisted(number);
+        while let Some((_, messages)) = self.links.held.pop_front_if(|(drain, _)| *drain <= number) {
+            self.send_raft(messages, io);
+        }
+    }
+
+    fn send_raft(&mut self, messages: Vec<RaftMessage>, io: &mut Io) {
+        for message in messages {
+            let to = message.to;
+            if !self.links.send(to as u8, &Message::Raft(message), io) {
+                self.group.unreachable(to);
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! From commands to entries: what is taken from the shards, and on the leader what becomes the next batch.
+//!
+//! Owns the decision when to take, when to propose and when to refuse. Never proposes before this node orders (see
+//! `leading`), and never more batches than may be in flight, so that what waits gathers into one. It stays correct
+//! because every command, the leader's own too, comes through its node's stream in order, and because only what was
+//! never handed to anybody is ever refused.
+
+use super::config::*;
+use super::control::StopReason;
+use super::engine::Consensus;
+use super::group::{Group, Role};
+use super::intake::Gathered;
+use crate::command::{Batch, Command, Op, SEMANTICS};
+use crate::commit::{Outcome, Reply, Ticket};
+use crate::session::password_matches;
+use paddock_transport::engine::Now;
+
+/// ZooKeeper's SystemError: the code of a write that was refused before it was ordered.
+const SYSTEM_ERROR: i32 = -1;
+
+impl Consensus {
+    /// Takes what waits, orders it, or refuses it.
+    pub(super) fn admit(&mut self, now: Now) -> Result<(), StopReason> {
+        let now_ns = now.mono_ns;
+        let full = self.phase.full_since.is_some();
+        let stopping = self.control.is_asked();
+        let writable = self.is_writable();
+        self.deadlines.pause(!writable || self.phase.blocked || stopping, now_ns);
+        if full {
+            self.give_up_when_full(now_ns);
+        }
+        let room = self.phase.in_flight < self.batches_in_flight && writable;
+        // A leader lets a batch gather while others are under way; whoever forwards sends at once.
+        let wanted = if self.group.alone() {
+            room || full
+        } else if self.phase.leading != 0 {
+            room && self.outbound.has_room()
+        } else {
+            self.outbound.has_room()
+        };
+        self.phase.admitting = wanted && !stopping && !self.phase.blocked;
+        if self.phase.admitting {
+            self.gather();
+        }
+        if room && !stopping && !self.phase.blocked {
+            self.propose_next(now)?;
+        }
+        Ok(())
+    }
+
+    /// Whether another batch may be proposed at once and there is something for it.
+    pub(super) fn can_propose_more(&self) -> bool {
+        let waiting = self.streams.has_more() || self.outbound.has_unsent();
+        let room = self.phase.in_flight < self.batches_in_flight && self.is_writable();
+        waiting && room && !self.phase.busy && !self.phase.blocked && !self.control.is_asked()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.phase.in_flight < self.batches_in_flight || self.phase.full_since.is_some()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.phase.full_since.is_none() && !self.journal.is_refusing() && self.phase.leading != 0
+    }
+
+    fn gather(&mut self) {
+        let mut got = Gathered::default();
+        self.intake.gather(&mut got, &mut self.outbound);
+        for (shard, sessions, at_ns) in &got.touched {
+            if self.group.alone() {
+                self.deadlines.touched(sessions, *at_ns);
+            } else {
+                self.rounds.report(*shard, *at_ns, sessions);
+            }
+        }
+        for shard in got.relieved.drain(..) {
+            self.shards.marked[shard] = true;
+        }
+        self.refuse(got.oversized.drain(..));
+        if self.group.alone() && self.phase.full_since.is_some() {
+            let refused = self.outbound.withdraw();
+            self.refuse(refused);
+            let last = self.outbound.last_seq();
+            for (_, behind) in &mut got.syncs {
+                *behind = (*behind).min(last);
+            }
+        }
+        self.rounds.arrive(&mut got.syncs);
+    }
+
+    /// A disk without room: a leader with others hands over; alone, what is undecided for too long is dropped.
+    fn give_up_when_full(&mut self, now_ns: u64) {
+        if !self.group.alone() {
+            if self.group.role() == Role::Leader {
+                self.hand_over(now_ns);
+            }
+            return;
+        }
+        if self.phase.full_since.is_some_and(|since| now_ns.saturating_sub(since) >= UNDECIDED_NS) {
+            let zxid = self.applier.machine.zxid();
+            let dropped =
+                self.outbound.abandon().map(|ticket| Reply { ticket, zxid, outcome: Outcome::Drop });
+            self.phase.extra.extend(dropped);
+        }
+    }
+
+    /// Proposes what waits in all nodes' streams as one batch.
+    fn propose_next(&mut self, now: Now) -> Result<(), StopReason> {
+        // Who comes back is noted before anybody is found dead.
+        self.take_own(now.mono_ns);
+        let outbound = &mut self.outbound;
+        self.deadlines.expired(now.mono_ns, |session| {
+            outbound.push(None, session, 0, Vec::new(), Op::ExpireSession);
+        });
+        self.take_own(now.mono_ns);
+        let taken = self.streams.fill(BATCH_COMMANDS_MAX, BATCH_BYTES_MAX, |_| false);
+        if taken.commands.is_empty() { Ok(()) } else { self.propose(taken.commands, now) }
+    }
+
+    /// Puts this node's own commands beside those of the others.
+    fn take_own(&mut self, now_ns: u64) {
+        let own = self.outbound.lend(BATCH_COMMANDS_MAX, BATCH_BYTES_MAX);
+        if own.is_empty() {
+            return;
+        }
+        self.note_returning(&own, now_ns);
+        // Its own stream is always where the leader expects it: both were set when it began to lead.
+        if self.streams.take(self.node, own).is_err() {
+            tracing::error!("the leader's own commands are out of order; it gives up leading");
+            self.hand_over(now_ns);
+        }
+    }
+
+    fn propose(&mut self, commands: Vec<Command>, now: Now) -> Result<(), StopReason> {
+        let (applied_zxid, applied_digest) = self.applier.machine.stamp();
+        let batch = Batch {
+            semantics: SEMANTICS,
+            policy: self.policy,
+            time_ms: now.wall_ms,
+            applied_zxid,
+            applied_digest,
+            commands,
+        };
+        let payload = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&batch, Vec::new())
+            .map_err(|e| StopReason::LogFailed(format!("a batch cannot be written down: {e}")))?;
+        let bytes = payload.len() as u64;
+        if bytes > self.entry_bytes_max {
+            // The intake of each node bounds everything; a node with other bounds is configured differently.
+            let why = format!(
+                "{bytes} bytes of commands fit no entry of the log; do all nodes have the same limits?"
+            );
+            return Err(StopReason::LogFailed(why));
+        }
+        match self.group.propose(payload) {
+            Ok(()) => {
+                self.phase.in_flight += 1;
+                if !self.group.alone() {
+                    let node = self.node;
+                    self.outbound.give_back(batch.commands.into_iter().filter(|c| c.node == node), true);
+                }
+            }
+            Err(why) => {
+                tracing::debug!("{} commands wait: {why}", batch.commands.len());
+                self.streams.untake(batch.commands);
+                self.phase.busy = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sessions to which somebody with the right password is coming back must not expire meanwhile.
+    pub(super) fn note_returning(&mut self, commands: &[Command], now_ns: u64) {
+        for command in commands {
+            if let Op::AttachSession { timeout_ms, password, .. } = &command.op
+                && let Some(session) = self.applier.machine.sessions().get(command.session)
+                && password_matches(&session.password, password)
+            {
+                self.deadlines.returning(command.session, *timeout_ms, now_ns);
+            }
+        }
+    }
+
+    fn refuse(&mut self, tickets: impl IntoIterator<Item = Ticket>) {
+        let zxid = self.applier.machine.zxid();
+        let outcome = Outcome::NotOrdered(SYSTEM_ERROR);
+        let replies = tickets.into_iter().map(|ticket| Reply { ticket, zxid, outcome: outcome.clone() });
+        self.phase.extra.extend(replies);
+    }
+}

@@ -1,0 +1,272 @@
+//! This node's numbered stream of commands, each kept until it is applied.
+//!
+//! Owns the numbers, the commands that are not decided, and who waits for them. Never decides where they go: whoever
+//! leads takes them in order ([`Outbound::lend`]), and says from which number on it wants them again
+//! ([`Outbound::rewind`]). It stays correct because a number is given once and for ever to one command, and a command
+//! leaves only when its own result, or that of a later one, was applied here: whatever a dead leader had or had not
+//! ordered, the next one is offered the rest, and the machine skips what it has seen.
+//!
+//! One kind of command must not come again: an expiry was decided by a leader that heard of the session's silence, and the
+//! next leader knows better. On a rewind it becomes a command without effect, under its old number.
+
+use super::config::{OUTBOUND_BYTES_MAX, OUTBOUND_COMMANDS_MAX};
+use crate::command::{Command, Identity, Op};
+use crate::commit::Ticket;
+use std::collections::VecDeque;
+
+/// Bytes that a command is reckoned to take beside its body and identities.
+const COMMAND_OVERHEAD_BYTES: usize = 128;
+
+/// A command whose result is not known.
+#[derive(Debug)]
+struct Pending {
+    seq: u64,
+    ticket: Option<Ticket>,
+    bytes: usize,
+    /// `None` while lent, and for good in a group of one, where nobody could ask for it again.
+    command: Option<Command>,
+}
+
+/// See the module doc.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    node: u8,
+    incarnation: u64,
+    last_seq: u64,
+    pending: VecDeque<Pending>,
+    /// The one that is decided later than those after it: an ensemble has one reconfiguration at a time.
+    deferred: Option<(u64, Ticket)>,
+    bytes: usize,
+    /// Number of the next command to be lent.
+    next: u64,
+}
+
+impl Outbound {
+    /// The stream (`node`, `incarnation`), from 1.
+    pub(super) fn new(node: u8, incarnation: u64) -> Self {
+        Self { node, incarnation, last_seq: 0, pending: VecDeque::new(), deferred: None, bytes: 0, next: 1 }
+    }
+
+    /// Whether more may be taken in.
+    pub(super) fn has_room(&self) -> bool {
+        self.pending.len() < OUTBOUND_COMMANDS_MAX && self.bytes < OUTBOUND_BYTES_MAX
+    }
+
+    /// Numbers a command.
+    pub(super) fn push(
+        &mut self,
+        ticket: Option<Ticket>,
+        session: i64,
+        attachment: u32,
+        identities: Vec<Identity>,
+        op: Op,
+    ) {
+        self.last_seq += 1;
+        let (node, incarnation, seq) = (self.node, self.incarnation, self.last_seq);
+        let bytes = command_bytes(&op, &identities);
+        let command = Command { node, incarnation, seq, session, attachment, identities, op };
+        self.bytes += bytes;
+        self.pending.push_back(Pending { seq, ticket, bytes, command: Some(command) });
+    }
+
+    /// Whether something was never lent since the last rewind.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.next <= self.last_seq
+    }
+
+    /// Lends the next commands, at most `count` and about `bytes` of them but at least one if there is any. They count as
+    /// handed over unless [`Outbound::give_back`] says otherwise.
+    pub(super) fn lend(&mut self, count: usize, bytes: usize) -> Vec<Command> {
+        let mut lent = Vec::new();
+        let mut taken = 0;
+        let Some(at) = self.position(self.next) else { return lent };
+        for pending in self.pending.range_mut(at..) {
+            if lent.len() >= count || (!lent.is_empty() && taken + pending.bytes > bytes) {
+                break;
+            }
+            let Some(command) = pending.command.take() else { break };
+            taken += pending.bytes;
+            lent.push(command);
+        }
+        self.next += lent.len() as u64;
+        lent
+    }
+
+    /// Takes lent commands back to be kept, in the order in which they were lent. `sent`: they count as handed over.
+    pub(super) fn give_back(&mut self, commands: impl IntoIterator<Item = Command>, sent: bool) {
+        let mut first = None;
+        for command in commands {
+            first = first.or(Some(command.seq));
+            if let Some(at) = self.position(command.seq) {
+                self.pending[at].command = Some(command);
+            }
+        }
+        if let Some(first) = first.filter(|_| !sent) {
+            self.next = first;
+        }
+    }
+
+    /// The leader takes `seq` next: everything from there on will be lent again. `false`: that number was never given out
+    /// or is decided already, so whoever says so is mistaken or late.
+    pub(super) fn rewind(&mut self, seq: u64) -> bool {
+        if seq <= self.resolved() || seq > self.last_seq + 1 {
+            return false;
+        }
+        self.next = seq;
+        if let Some(at) = self.position(seq) {
+            for command in self.pending.range_mut(at..).filter_map(|p| p.command.as_mut()) {
+                if command.op == Op::ExpireSession {
+                    // No session has this number.
+                    command.session = 0;
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes commands out again that were never lent, newest first in number, and gives their tickets in order.
+    pub(super) fn withdraw(&mut self) -> Vec<Ticket> {
+        let keep = self.position(self.next).unwrap_or(self.pending.len());
+        let withdrawn = self.pending.split_off(keep);
+        self.last_seq -= withdrawn.len() as u64;
+        self.bytes -= withdrawn.iter().map(|p| p.bytes).sum::<usize>();
+        withdrawn.into_iter().filter_map(|p| p.ticket).collect()
+    }
+
+    /// Whose result this is; `None` if it is not of this stream, or nobody waits for it.
+    pub(super) fn resolve(&mut self, node: u8, incarnation: u64, seq: u64) -> Option<Ticket> {
+        if (node, incarnation) != (self.node, self.incarnation) {
+            return None;
+        }
+        if let Some((_, ticket)) = self.deferred.take_if(|(deferred, _)| *deferred == seq) {
+            return Some(ticket);
+        }
+        let mut ticket = None;
+        while self.pending.front().is_some_and(|oldest| oldest.seq <= seq) {
+            let oldest = self.pending.pop_front()?;
+            self.bytes -= oldest.bytes;
+            ticket = oldest.ticket.filter(|_| oldest.seq == seq);
+        }
+        self.next = self.next.max(self.resolved() + 1);
+        ticket
+    }
+
+    /// The command is ordered and its result comes later: those after it do not wait for it.
+    pub(super) fn defer(&mut self, node: u8, incarnation: u64, seq: u64) {
+        if let Some(ticket) = self.resolve(node, incarnation, seq) {
+            self.deferred = Some((seq, ticket));
+        }
+    }
+
+    /// Number of the newest command whose result, and that of all before it, is known.
+    pub(super) fn resolved(&self) -> u64 {
+        self.pending.front().map_or(self.last_seq, |p| p.seq - 1)
+    }
+
+    /// Number of the newest command.
+    pub(super) fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// Gives up waiting for the results of all that is not decided: they may still be ordered.
+    pub(super) fn abandon(&mut self) -> impl Iterator<Item = Ticket> {
+        self.pending.iter_mut().filter_map(|p| p.ticket.take())
+    }
+
+    /// Commands whose result is not known.
+    pub(super) fn undecided(&self) -> usize {
+        self.pending.len()
+    }
+
+    fn position(&self, seq: u64) -> Option<usize> {
+        let at = seq.checked_sub(self.pending.front()?.seq)? as usize;
+        (at < self.pending.len()).then_some(at)
+    }
+}
+
+/// What a command is reckoned to take in a batch.
+pub(super) fn command_bytes(op: &Op, identities: &[Identity]) -> usize {
+    let body = match op {
+        Op::Request { body, .. } => body.len(),
+        _ => 0,
+    };
+    let ids: usize = identities.iter().map(|i| i.scheme.len() + i.id.len() + 16).sum();
+    COMMAND_OVERHEAD_BYTES + body + ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(count: u64) -> Outbound {
+        let mut out = Outbound::new(3, 7);
+        for token in 1..=count {
+            let op = Op::Request { opcode: 5, body: vec![0; 10] };
+            out.push(Some(Ticket { shard: 0, token }), 9, 1, Vec::new(), op);
+        }
+        out
+    }
+
+    fn lend(out: &mut Outbound, count: usize) -> Vec<u64> {
+        let lent = out.lend(count, usize::MAX);
+        let seqs = lent.iter().map(|c| c.seq).collect();
+        out.give_back(lent, true);
+        seqs
+    }
+
+    #[test]
+    fn what_a_dead_leader_had_is_offered_to_the_next_one_from_where_it_says() {
+        let mut out = filled(4);
+        assert_eq!(lend(&mut out, 3), [1, 2, 3]);
+        assert_eq!(out.resolve(3, 7, 1).unwrap().token, 1);
+        assert!(out.rewind(2));
+        assert_eq!(lend(&mut out, 9), [2, 3, 4]);
+        assert!(!out.has_unsent());
+        // Decided, or never given out.
+        assert!(!out.rewind(1) && !out.rewind(6));
+        assert!(out.rewind(5));
+    }
+
+    #[test]
+    fn what_could_not_be_sent_is_lent_again() {
+        let mut out = filled(2);
+        let lent = out.lend(1, usize::MAX);
+        out.give_back(lent, false);
+        assert_eq!(lend(&mut out, 9), [1, 2]);
+    }
+
+    #[test]
+    fn results_find_their_tickets_and_strangers_find_none() {
+        let mut out = filled(2);
+        out.push(None, 9, 0, Vec::new(), Op::ExpireSession);
+        assert_eq!((out.undecided(), out.resolved(), out.last_seq()), (3, 0, 3));
+        assert_eq!(out.resolve(3, 6, 1), None);
+        assert_eq!(out.resolve(2, 7, 1), None);
+        assert_eq!(out.resolve(3, 7, 1).unwrap().token, 1);
+        assert_eq!((out.resolved(), out.resolve(3, 7, 1)), (1, None));
+        assert_eq!(out.resolve(3, 7, 2).unwrap().token, 2);
+        assert_eq!(out.resolve(3, 7, 3), None);
+        assert_eq!((out.resolved(), out.undecided(), out.bytes), (3, 0, 0));
+    }
+
+    #[test]
+    fn an_expiry_of_a_dead_leader_has_no_effect_under_the_next() {
+        let mut out = Outbound::new(1, 1);
+        out.push(None, 77, 0, Vec::new(), Op::ExpireSession);
+        let lent = out.lend(9, usize::MAX);
+        assert_eq!(lent[0].session, 77);
+        out.give_back(lent, true);
+        assert!(out.rewind(1));
+        assert_eq!(out.lend(9, usize::MAX)[0].session, 0);
+    }
+
+    #[test]
+    fn what_was_never_lent_gives_its_numbers_back() {
+        let mut out = filled(3);
+        lend(&mut out, 1);
+        let tickets = out.withdraw();
+        assert_eq!(tickets.iter().map(|t| t.token).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(out.last_seq(), 1);
+        assert!(!out.has_unsent());
+    }
+}

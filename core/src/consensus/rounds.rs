@@ -1,0 +1,247 @@
+//! Read rounds: what a quorum confirms, shared by all who wait for it on this node.
+//!
+//! Owns who waits for which round: syncs with the number of the last command before them, the node's own freshness, and
+//! the shards' reports of sessions heard from. Never answers from a round that began before its waiter arrived. It stays
+//! correct because a waiter joins a round before the leader is asked, and is served only once this node has applied the
+//! round's index (and, for a sync, knows the result of every command that was submitted before it). A round that was lost
+//! (Raft drops them without a word while it has no leader, links break) is begun again under another number.
+//!
+//! A beat is a round that carries sessions: the leader notes them before it asks its quorum, so that a confirmed beat
+//! means that whoever leads now has heard of them, or was elected later and gave everybody a full timeout.
+
+use crate::commit::Ticket;
+use crate::sim::{Mutation, mutated};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Who waits, and for which number of the node's stream.
+type Waiting = (Ticket, u64);
+
+#[derive(Debug)]
+struct Round {
+    number: u64,
+    begun_ns: u64,
+    members: Vec<Waiting>,
+    beat: Option<Beat>,
+}
+
+/// What a beat carries.
+#[derive(Debug, Default)]
+struct Beat {
+    touched: BTreeSet<i64>,
+    /// Newest report of each shard in it.
+    reports: BTreeMap<u16, u64>,
+}
+
+/// A confirmed beat, until its index is applied.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fresh {
+    /// The node was up to date at this time.
+    pub(super) at_ns: u64,
+    /// The leader has these shards' reports up to these times.
+    pub(super) reports: BTreeMap<u16, u64>,
+}
+
+/// A round that is to be sent to the leader.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Begun {
+    pub(super) number: u64,
+    /// Sessions heard from.
+    pub(super) touched: Vec<i64>,
+}
+
+/// See the module doc.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    beat_ns: u64,
+    retry_ns: u64,
+    /// When the last beat was begun.
+    last_beat_ns: Option<u64>,
+    arrived: Vec<Waiting>,
+    next_beat: Beat,
+    round: Option<Round>,
+    /// With the index at which they may be answered, in the order of rounds.
+    confirmed: Vec<(Waiting, u64)>,
+    fresh: VecDeque<(u64, Fresh)>,
+    last_number: u64,
+}
+
+impl Rounds {
+    /// Beats every `beat_ns`; a round without an answer is lost after `retry_ns`.
+    pub(super) fn new(beat_ns: u64, retry_ns: u64) -> Self {
+        Self {
+            beat_ns,
+            retry_ns,
+            last_beat_ns: None,
+            arrived: Vec::new(),
+            next_beat: Beat::default(),
+            round: None,
+            confirmed: Vec::new(),
+            fresh: VecDeque::new(),
+            last_number: 0,
+        }
+    }
+
+    /// Syncs arrived, each behind a number of the stream.
+    pub(super) fn arrive(&mut self, syncs: &mut Vec<Waiting>) {
+        self.arrived.append(syncs);
+    }
+
+    /// A shard heard from sessions.
+    pub(super) fn report(&mut self, shard: u16, at_ns: u64, sessions: &[i64]) {
+        self.next_beat.touched.extend(sessions);
+        let newest = self.next_beat.reports.entry(shard).or_default();
+        *newest = at_ns.max(*newest);
+    }
+
+    /// The round to begin now, if one is due. `beats`: the node needs freshness.
+    pub(super) fn begin(&mut self, now_ns: u64, beats: bool) -> Option<Begun> {
+        if self.round.as_ref().is_some_and(|r| now_ns < r.begun_ns.saturating_add(self.retry_ns)) {
+            return None;
+        }
+        let due = beats && self.last_beat_ns.is_none_or(|at| now_ns >= at.saturating_add(self.beat_ns));
+        let lost = self.round.take();
+        if lost.is_none() && self.arrived.is_empty() && !due {
+            return None;
+        }
+        // Those who came since the lost round began came before the new one: they join it.
+        let (mut members, lost_beat) = lost.map_or_else(Default::default, |r| (r.members, r.beat));
+        members.append(&mut self.arrived);
+        let mut beat = lost_beat;
+        if due || beat.is_some() {
+            let newer = std::mem::take(&mut self.next_beat);
+            let beat = beat.get_or_insert_default();
+            beat.touched.extend(newer.touched);
+            for (shard, at_ns) in newer.reports {
+                beat.reports.insert(shard, at_ns);
+            }
+            self.last_beat_ns = Some(now_ns);
+        }
+        self.last_number += 1;
+        let number = self.last_number;
+        let touched = beat.as_ref().map_or_else(Vec::new, |b| b.touched.iter().copied().collect());
+        self.round = Some(Round { number, begun_ns: now_ns, members, beat });
+        Some(Begun { number, touched })
+    }
+
+    /// A round is confirmed: it counts from `index` on.
+    pub(super) fn confirm(&mut self, number: u64, index: u64) {
+        let Some(round) = self.round.take_if(|r| r.number == number) else { return };
+        self.confirmed.extend(round.members.into_iter().map(|m| (m, index)));
+        // Every confirmed round tells that the node was up to date when it began; only a beat confirms reports.
+        let reports = round.beat.map_or_else(BTreeMap::new, |b| b.reports);
+        self.fresh.push_back((index, Fresh { at_ns: round.begun_ns, reports }));
+    }
+
+    /// Takes those who may be answered: everything up to `applied` is applied, and every command up to `resolved` has
+    /// its result in this commit or an earlier one.
+    pub(super) fn ready(&mut self, applied: u64, resolved: u64) -> impl Iterator<Item = Ticket> {
+        self.confirmed
+            .extract_if(.., move |((_, behind), index)| {
+                (*index <= applied || mutated(Mutation::StaleSync)) && *behind <= resolved
+            })
+            .map(|((ticket, _), _)| ticket)
+    }
+
+    /// Takes the next confirmation whose index is applied.
+    pub(super) fn fresh(&mut self, applied: u64) -> Option<Fresh> {
+        self.fresh.pop_front_if(|(index, _)| *index <= applied).map(|(_, fresh)| fresh)
+    }
+
+    /// When a round must be begun at the latest.
+    pub(super) fn deadline_ns(&self, beats: bool) -> Option<u64> {
+        let retry = self.round.as_ref().map(|r| r.begun_ns.saturating_add(self.retry_ns));
+        let beat = beats.then(|| self.last_beat_ns.map_or(0, |at| at.saturating_add(self.beat_ns)));
+        match retry {
+            Some(retry) => Some(retry),
+            None => beat,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RETRY: u64 = 100;
+
+    fn rounds() -> Rounds {
+        Rounds::new(1000, RETRY)
+    }
+
+    fn ticket(token: u64) -> Ticket {
+        Ticket { shard: 0, token }
+    }
+
+    fn begin(s: &mut Rounds, now_ns: u64) -> Option<u64> {
+        s.begin(now_ns, false).map(|b| b.number)
+    }
+
+    fn ready(s: &mut Rounds, applied: u64, resolved: u64) -> Vec<u64> {
+        s.ready(applied, resolved).map(|t| t.token).collect()
+    }
+
+    #[test]
+    fn a_round_begun_before_a_sync_does_not_serve_it() {
+        let mut s = rounds();
+        s.arrive(&mut vec![(ticket(1), 0)]);
+        assert_eq!(begin(&mut s, 0), Some(1));
+        s.arrive(&mut vec![(ticket(2), 0)]);
+        assert_eq!(begin(&mut s, 1), None);
+        s.confirm(1, 5);
+        assert_eq!(ready(&mut s, 5, 0), [1]);
+        assert_eq!(begin(&mut s, 2), Some(2));
+        s.confirm(2, 6);
+        assert!(ready(&mut s, 5, 0).is_empty());
+        assert_eq!(ready(&mut s, 6, 0), [2]);
+        assert_eq!((begin(&mut s, 3), s.deadline_ns(false)), (None, None));
+    }
+
+    #[test]
+    fn a_lost_round_is_begun_again_and_its_late_answer_counts_for_nothing() {
+        let mut s = rounds();
+        s.arrive(&mut vec![(ticket(1), 0)]);
+        begin(&mut s, 0);
+        s.arrive(&mut vec![(ticket(2), 0)]);
+        assert_eq!(begin(&mut s, RETRY), Some(2));
+        s.confirm(1, 5);
+        assert!(ready(&mut s, 9, 0).is_empty());
+        s.confirm(2, 6);
+        assert_eq!(ready(&mut s, 9, 0), [1, 2]);
+    }
+
+    #[test]
+    fn a_sync_waits_for_the_commands_before_it() {
+        let mut s = rounds();
+        s.arrive(&mut vec![(ticket(1), 7)]);
+        begin(&mut s, 0);
+        s.confirm(1, 5);
+        assert!(ready(&mut s, 5, 6).is_empty());
+        assert_eq!(ready(&mut s, 5, 7), [1]);
+    }
+
+    #[test]
+    fn a_beat_confirms_only_the_reports_that_it_carried_and_only_when_applied() {
+        let mut s = rounds();
+        s.report(0, 40, &[7, 5]);
+        let begun = s.begin(50, true).unwrap();
+        assert_eq!(begun.touched, [5, 7]);
+        s.report(0, 60, &[9]);
+        s.confirm(begun.number, 3);
+        assert_eq!(s.fresh(2), None);
+        assert_eq!(s.fresh(3), Some(Fresh { at_ns: 50, reports: [(0, 40)].into() }));
+        assert_eq!((s.begin(1049, true), s.deadline_ns(true)), (None, Some(1050)));
+        assert_eq!(s.begin(1050, true).unwrap().touched, [9]);
+    }
+
+    #[test]
+    fn a_lost_beat_keeps_its_sessions_and_takes_its_new_time() {
+        let mut s = rounds();
+        s.report(1, 10, &[7]);
+        s.begin(20, true);
+        s.report(1, 30, &[8]);
+        let again = s.begin(20 + RETRY, true).unwrap();
+        assert_eq!(again.touched, [7, 8]);
+        s.confirm(again.number, 1);
+        assert_eq!(s.fresh(1), Some(Fresh { at_ns: 20 + RETRY, reports: [(1, 30)].into() }));
+    }
+}

@@ -1,0 +1,231 @@
+//! What the nodes of the ensemble forward to the leader, each node's commands in their order.
+//!
+//! Owns, while this node leads, the next number of each stream that it takes, and the commands taken and not yet proposed.
+//! Never orders anything itself, and knows nothing while the node follows. It stays correct because the first number of a
+//! stream comes from the machine after it has applied the first entry of the leader's own term, hence everything that any
+//! leader before it could have ordered; and because from there on only the next number is taken: a gap or a repetition
+//! is answered with the number that is wanted.
+
+use super::config::{FAIR_BURST, OUTBOUND_BYTES_MAX};
+use super::outbound::command_bytes;
+use crate::command::Command;
+use crate::machine::StreamPosition;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Bytes of one node's commands that wait here: what an honest node can have undecided, twice over, for its own reckoning
+/// and ours may differ.
+const STREAM_BYTES_MAX: usize = 2 * OUTBOUND_BYTES_MAX;
+
+#[derive(Debug)]
+struct Stream {
+    incarnation: u64,
+    next: u64,
+    queue: VecDeque<Command>,
+    bytes: usize,
+}
+
+/// See the module doc.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    nodes: BTreeMap<u8, Stream>,
+    /// The node whose turn it was last.
+    last: u8,
+}
+
+/// What goes into one entry.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) commands: Vec<Command>,
+    /// A command that must stand alone: nothing else was taken, and nothing of its node will be until it is done.
+    pub(super) alone: bool,
+}
+
+impl Streams {
+    /// Forgets everything: this node begins to lead, or does no longer. Gives back what waited of the node's own: only
+    /// the others still have theirs.
+    pub(super) fn clear(&mut self, own: u8) -> VecDeque<Command> {
+        std::mem::take(&mut self.nodes).remove(&own).map_or_else(VecDeque::new, |stream| stream.queue)
+    }
+
+    /// A node's stream as the machine knows it: the number that is taken next. What an earlier start of the node left here is
+    /// dropped: nobody waits for it.
+    pub(super) fn expect(&mut self, node: u8, incarnation: u64, known: Option<StreamPosition>) -> u64 {
+        match self.nodes.get(&node) {
+            Some(stream) if stream.incarnation == incarnation => stream.next,
+            _ => {
+                let next = match known {
+                    Some(at) if at.incarnation == incarnation => at.seq + 1,
+                    _ => 1,
+                };
+                let stream = Stream { incarnation, next, queue: VecDeque::new(), bytes: 0 };
+                self.nodes.insert(node, stream);
+                next
+            }
+        }
+    }
+
+    /// Takes what a node forwards. An error is the number of the command that is wanted instead, with its incarnation;
+    /// what stood before it in `commands` was taken.
+    pub(super) fn take(&mut self, node: u8, commands: Vec<Command>) -> Result<(), Option<(u64, u64)>> {
+        let stream = self.nodes.get_mut(&node).ok_or(None)?;
+        let wanted = |s: &Stream| Err(Some((s.incarnation, s.next)));
+        if commands.is_empty() {
+            return wanted(stream);
+        }
+        for command in commands {
+            let fits = command.node == node
+                && command.incarnation == stream.incarnation
+                && command.seq == stream.next
+                && stream.bytes < STREAM_BYTES_MAX;
+            if !fits {
+                return wanted(stream);
+            }
+            stream.next += 1;
+            stream.bytes += command_bytes(&command.op, &command.identities);
+            stream.queue.push_back(command);
+        }
+        Ok(())
+    }
+
+    /// Whether anything waits.
+    pub(super) fn has_more(&self) -> bool {
+        self.nodes.values().any(|s| !s.queue.is_empty())
+    }
+
+    /// Takes the next entry's commands, the nodes in turn. `alone` tells which command must have an entry of its own.
+    pub(super) fn fill(
+        &mut self,
+        commands_max: usize,
+        bytes_max: usize,
+        alone: impl Fn(&Command) -> bool,
+    ) -> Taken {
+        let mut taken = Taken::default();
+        let mut bytes = 0;
+        let order: Vec<u8> = {
+            let (before, after): (Vec<u8>, Vec<u8>) = self.nodes.keys().partition(|&&n| n <= self.last);
+            after.into_iter().chain(before).collect()
+        };
+        let mut progress = true;
+        while progress {
+            progress = false;
+            for &node in &order {
+                let Some(stream) = self.nodes.get_mut(&node) else { continue };
+                for _ in 0..FAIR_BURST {
+                    let Some(first) = stream.queue.front() else { break };
+                    let size = command_bytes(&first.op, &first.identities);
+                    if alone(first) {
+                        if taken.commands.is_empty() {
+                            taken.commands.extend(stream.queue.pop_front());
+                            stream.bytes -= size;
+                            taken.alone = true;
+                            return taken;
+                        }
+                        break;
+                    }
+                    let full = taken.commands.len() >= commands_max;
+                    if full || (!taken.commands.is_empty() && bytes + size > bytes_max) {
+                        return taken;
+                    }
+                    bytes += size;
+                    stream.bytes -= size;
+                    taken.commands.extend(stream.queue.pop_front());
+                    self.last = node;
+                    progress = true;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Commands that were taken and could not be proposed: they are taken first next time. The newest of their streams.
+    pub(super) fn untake(&mut self, commands: Vec<Command>) {
+        for command in commands.into_iter().rev() {
+            if let Some(stream) = self.nodes.get_mut(&command.node)
+                && stream.incarnation == command.incarnation
+            {
+                stream.bytes += command_bytes(&command.op, &command.identities);
+                stream.queue.push_front(command);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Op;
+
+    fn command(node: u8, incarnation: u64, seq: u64) -> Command {
+        let op = Op::Request { opcode: 5, body: vec![0; 100] };
+        Command { node, incarnation, seq, session: 1, attachment: 1, identities: Vec::new(), op }
+    }
+
+    fn run(node: u8, incarnation: u64, seqs: std::ops::RangeInclusive<u64>) -> Vec<Command> {
+        seqs.map(|seq| command(node, incarnation, seq)).collect()
+    }
+
+    fn never(_: &Command) -> bool {
+        false
+    }
+
+    #[test]
+    fn a_gap_and_a_repetition_are_answered_with_the_number_wanted() {
+        let mut s = Streams::default();
+        assert_eq!(s.take(2, run(2, 5, 1..=1)), Err(None));
+        assert_eq!(s.expect(2, 5, Some(StreamPosition { incarnation: 5, seq: 10 })), 11);
+        assert_eq!(s.take(2, run(2, 5, 10..=10)), Err(Some((5, 11))));
+        assert_eq!(s.take(2, run(2, 5, 12..=12)), Err(Some((5, 11))));
+        assert_eq!(s.take(2, run(2, 5, 11..=12)), Ok(()));
+        assert_eq!(s.take(2, run(2, 5, 12..=13)), Err(Some((5, 13))));
+        // Somebody else's command, and an empty question.
+        assert_eq!(s.take(2, run(3, 5, 13..=13)), Err(Some((5, 13))));
+        assert_eq!(s.take(2, Vec::new()), Err(Some((5, 13))));
+        assert_eq!(s.fill(10, 10_000, never).commands.len(), 2);
+    }
+
+    #[test]
+    fn a_new_start_of_a_node_begins_at_one_and_drops_what_the_old_one_left() {
+        let mut s = Streams::default();
+        s.expect(2, 5, None);
+        s.take(2, run(2, 5, 1..=3)).unwrap();
+        assert_eq!(s.expect(2, 5, None), 4);
+        assert_eq!(s.expect(2, 6, Some(StreamPosition { incarnation: 5, seq: 2 })), 1);
+        assert!(!s.has_more());
+    }
+
+    #[test]
+    fn no_node_starves_behind_a_busy_one() {
+        let mut s = Streams::default();
+        for node in [1, 2] {
+            s.expect(node, 1, None);
+        }
+        s.take(1, run(1, 1, 1..=1000)).unwrap();
+        s.take(2, run(2, 1, 1..=1)).unwrap();
+        let got = s.fill(FAIR_BURST + 1, usize::MAX, never).commands;
+        assert!(got.iter().any(|c| c.node == 2), "{}", got.len());
+    }
+
+    #[test]
+    fn a_deposed_leader_gets_its_own_commands_back() {
+        let mut s = Streams::default();
+        s.expect(1, 1, None);
+        s.take(1, run(1, 1, 1..=3)).unwrap();
+        assert_eq!(s.fill(1, usize::MAX, never).commands.len(), 1);
+        assert_eq!(s.clear(1).iter().map(|c| c.seq).collect::<Vec<_>>(), [2, 3]);
+        assert!(!s.has_more());
+    }
+
+    #[test]
+    fn a_command_that_must_stand_alone_does() {
+        let mut s = Streams::default();
+        s.expect(1, 1, None);
+        s.take(1, run(1, 1, 1..=3)).unwrap();
+        let second = |c: &Command| c.seq == 2;
+        let got = s.fill(10, usize::MAX, second);
+        assert_eq!((got.commands.len(), got.alone), (1, false));
+        let got = s.fill(10, usize::MAX, second);
+        assert_eq!((got.commands[0].seq, got.commands.len(), got.alone), (2, 1, true));
+        s.untake(got.commands);
+        assert_eq!(s.fill(10, usize::MAX, never).commands.len(), 2);
+    }
+}
