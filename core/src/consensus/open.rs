@@ -304,7 +304,7 @@ type Tree = (tree::Writer, Vec<tree::Reader>);
 fn from_snapshot(snapshots: &Snapshots, config: &ConsensusConfig) -> Result<(From, Tree), StartError> {
     let shards = config.shards;
     let Some(opened) = snapshots.open_newest()? else {
-        let mut tree = tree::tree(shards);
+        let tree = tree::tree(shards);
         let members = match &config.members {
             None => Members { voters: vec![u64::from(config.node)], learners: Vec::new() },
             Some(members) => Members {
