@@ -139,7 +139,9 @@ impl Node {
     fn stop(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.handle.waker().wake();
-        self.thread.take().map(|t| t.join().unwrap());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
     }
 }
 

@@ -19,8 +19,8 @@ enum Due {
     At(u64),
     /// The end.
     End(LinkError),
-    /// The end, since the node was removed.
-    Removed,
+    /// The end, since the node belongs to the ensemble no more.
+    Leaving(u8, Refusal),
     /// A sign of life.
     Here,
 }
@@ -36,11 +36,7 @@ impl Peers {
                 Due::End(why) => {
                     self.abort(conn, why, io);
                 }
-                Due::Removed => {
-                    if let State::Up(node) = link.state {
-                        self.refuse(node, Refusal::Removed, io);
-                    }
-                }
+                Due::Leaving(node, why) => self.refuse(node, why, io),
                 Due::Here => {
                     self.put(conn, Kind::Here, &[], io);
                     self.wake_at(self.now_ns.saturating_add(IDLE_NS));
@@ -54,9 +50,10 @@ impl Peers {
             let end = link.since_ns.saturating_add(HANDSHAKE_NS);
             return if self.now_ns >= end { Due::End(LinkError::HandshakeTime) } else { Due::At(end) };
         };
-        let leaving = self.peers.get(&node).and_then(|p| p.leaving_ns).unwrap_or(u64::MAX);
+        let (leaving, told) =
+            self.peers.get(&node).and_then(|p| p.leaving).unwrap_or((u64::MAX, Refusal::Removed));
         if self.now_ns >= leaving {
-            return Due::Removed;
+            return Due::Leaving(node, told);
         }
         // Whom we do not read is not heard.
         let silence = if link.paused { u64::MAX } else { link.heard_ns.saturating_add(SILENCE_NS) };

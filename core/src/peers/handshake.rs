@@ -102,16 +102,11 @@ impl Peers {
         let known = self.member && self.version > 0;
         let same = it.cluster == self.cluster && it.member;
         match it.members_version.cmp(&self.version) {
-            _ if !known => {
-                if it.member {
-                    Ok(())
-                } else {
-                    Err(Refusal::UnknownNode)
-                }
-            }
-            std::cmp::Ordering::Greater if same => Ok(()),
-            std::cmp::Ordering::Less if same => Err(Refusal::Removed),
-            _ => Err(Refusal::UnknownNode),
+            _ if !known && it.member => Ok(()),
+            _ if !known || !same => Err(Refusal::UnknownNode),
+            std::cmp::Ordering::Less => Err(Refusal::Removed),
+            // A node that joins is talked to before the version grows.
+            std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => Ok(()),
         }
     }
 
@@ -168,6 +163,7 @@ impl Peers {
             incarnation: it.incarnation,
             attempt: if accepted { it.attempt } else { same.map_or(0, |k| k.attempt) },
             members_version: it.members_version,
+            member: it.member,
         });
         (link.state, link.since_ns) = (State::Up(node), self.now_ns);
         info!(

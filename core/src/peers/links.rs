@@ -80,8 +80,8 @@ impl Peers {
         }
     }
 
-    /// The replicated membership, at the start and after each change. A node that it removed keeps its link for
-    /// [`REMOVED_GRACE_NS`], so that it learns of it by the log.
+    /// Everybody with whom there shall be links by the replicated state: at the start and after each change of it. A node that is not
+    /// in it any more keeps its link for [`REMOVED_GRACE_NS`], so that it learns of it by the log.
     pub fn update(&mut self, members: &Members) {
         if members.cluster != [0; 16] {
             self.cluster = members.cluster;
@@ -89,22 +89,27 @@ impl Peers {
         if members.members.is_empty() {
             return;
         }
-        self.version = members.version;
+        let replicated = std::mem::replace(&mut self.version, members.version) > 0;
         self.member = members.get(self.node).is_some();
         for (&node, member) in members.members.iter().filter(|(node, _)| **node != self.node) {
             let peer = self.peers.entry(node).or_insert_with(Peer::new);
             let address = PeerAddress { node, host: member.host.clone(), port: member.peer_port };
             peer.address = Some(address);
-            (peer.member, peer.recorded, peer.leaving_ns) = (true, member.identity, None);
+            (peer.member, peer.recorded, peer.leaving) = (true, member.identity, None);
         }
-        // A node that is not in it itself may be older or newer than it: it drops nobody.
+        // Who is not in it himself may be older or newer than it: he drops nobody.
         for (_, peer) in
             self.peers.iter_mut().filter(|(node, _)| self.member && members.get(**node).is_none())
         {
-            let newer = peer.known.is_some_and(|k| k.members_version > members.version);
-            peer.member = false;
-            if peer.link.is_some() && !newer && peer.leaving_ns.is_none() {
-                peer.leaving_ns = Some(self.now_ns.saturating_add(REMOVED_GRACE_NS));
+            let was = std::mem::replace(&mut peer.member, false);
+            let Some(known) = peer.known.filter(|_| peer.link.is_some() && peer.leaving.is_none()) else {
+                continue;
+            };
+            let older = known.members_version < members.version;
+            if older || was && known.members_version == members.version {
+                let removed = was && replicated || known.member && older;
+                let told = if removed { Refusal::Removed } else { Refusal::UnknownNode };
+                peer.leaving = Some((self.now_ns.saturating_add(REMOVED_GRACE_NS), told));
             }
         }
         self.due_ns = 0;
@@ -349,7 +354,7 @@ impl Peers {
             (State::Up(node), _) => {
                 let steady = self.now_ns.saturating_sub(link.since_ns) >= STEADY_NS;
                 if let Some(peer) = self.peers.get_mut(&node) {
-                    (peer.link, peer.leaving_ns) = (None, None);
+                    (peer.link, peer.leaving) = (None, None);
                     peer.failures = if steady { 0 } else { peer.failures.saturating_add(1) };
                 }
                 self.tell(0, PeerEvent::Down { node });

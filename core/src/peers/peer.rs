@@ -175,6 +175,8 @@ pub(super) struct Known {
     pub attempt: u64,
     /// The version of the membership that it knew.
     pub members_version: i64,
+    /// By that version it was a member.
+    pub member: bool,
 }
 
 /// Counts of one node, since this node's start.
@@ -209,8 +211,8 @@ pub(super) struct Peer {
     /// Dials in a row without a steady link.
     pub failures: u32,
     pub known: Option<Known>,
-    /// It was removed and its link ends at this time.
-    pub leaving_ns: Option<u64>,
+    /// It belongs to the ensemble no more: when its link ends, and what it is told then.
+    pub leaving: Option<(u64, Refusal)>,
     pub counters: Counters,
     pub complaints: Complaints,
     pub last_error: Option<String>,
@@ -226,7 +228,7 @@ impl Peer {
             dial: Dial::New,
             failures: 0,
             known: None,
-            leaving_ns: None,
+            leaving: None,
             counters: Counters::default(),
             complaints: Complaints::default(),
             last_error: None,

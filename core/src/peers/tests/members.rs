@@ -22,13 +22,13 @@ fn a_node_that_lags_behind_takes_a_member_that_it_does_not_know_yet() {
     assert_eq!(rig.told(1), ["up 9.1 9"]);
     // A change in between does not take it for removed.
     rig.node(1).peers.update(&members(5, &[1, 2, 3]));
-    assert_eq!(rig.node(1).peers.peers[&9].leaving_ns, None);
+    assert_eq!(rig.node(1).peers.peers[&9].leaving, None);
 }
 
 #[test]
 fn a_joining_node_is_not_told_that_it_was_removed() {
     let mut rig = rig_at(5, &[1, 2]);
-    for (version, member) in [(0, false), (4, false), (5, true), (5, false)] {
+    for (version, member) in [(0, false), (4, false), (5, false), (6, false)] {
         let joining = Greeting { member, ..of_member(9, version) };
         let wire = rig.wire(&joining);
         assert_eq!(rig.refusal(wire), Some(Refusal::UnknownNode), "{version} {member}");
@@ -37,6 +37,26 @@ fn a_joining_node_is_not_told_that_it_was_removed() {
     let joining = Greeting { cluster: [0; 16], member: false, ..of_member(9, 0) };
     rig.wire(&joining);
     assert_eq!(rig.told(1), ["up 9.1 9"]);
+}
+
+#[test]
+fn a_joining_node_is_linked_before_the_version_grows_and_a_later_change_does_not_push_it_out() {
+    let mut rig = rig_at(5, &[1, 2]);
+    rig.wire(&of_member(9, 5));
+    assert_eq!(rig.told(1), ["up 9.1 9"]);
+    rig.node(1).peers.update(&members(5, &[1, 2, 3]));
+    assert_eq!(rig.node(1).peers.peers[&9].leaving, None, "it may know more than we do");
+    rig.node(1).peers.update(&members(5, &[1, 2, 3, 9]));
+    rig.node(1).peers.update(&members(6, &[1, 2, 3]));
+    assert!(matches!(rig.node(1).peers.peers[&9].leaving, Some((_, Refusal::Removed))));
+}
+
+#[test]
+fn a_node_that_was_only_configured_is_not_told_that_it_was_removed() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2, 3])]);
+    rig.link(3);
+    rig.node(1).peers.update(&members(5, &[1, 2]));
+    assert!(matches!(rig.node(1).peers.peers[&3].leaving, Some((_, Refusal::UnknownNode))));
 }
 
 #[test]
