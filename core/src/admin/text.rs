@@ -44,6 +44,37 @@ pub struct Facts<'a> {
     pub clients: &'a [ClientLine],
     /// Wall clock, ms since the Unix epoch.
     pub now_ms: i64,
+    /// Whom the shard that was asked serves.
+    pub serving: Serving,
+    /// How long ago the quorum confirmed this node, ms; 0 on a group of one, `None`: never.
+    pub lag_ms: Option<u64>,
+}
+
+/// Whom a node serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Serving {
+    /// The quorum does not confirm this node.
+    Nobody,
+    /// The same, but read-only clients are served.
+    ReadOnly,
+    /// Everybody.
+    Full,
+}
+
+impl Facts<'_> {
+    fn serving(&self) -> Serving {
+        match (self.serving, self.stats.mode()) {
+            (Serving::Full, Mode::NotServing) => Serving::Nobody,
+            (serving, _) => serving,
+        }
+    }
+    /// The mode as `srvr` and `mntr` name it.
+    fn mode_name(&self) -> &'static str {
+        match self.serving() {
+            Serving::ReadOnly => "read-only",
+            _ => self.stats.mode().name(),
+        }
+    }
 }
 
 /// The answer to `word`.
@@ -51,25 +82,28 @@ pub fn answer(word: Word, facts: &Facts<'_>) -> String {
     if !facts.words.allows(word) {
         return format!("{} is not executed because it is not in the whitelist.\n", word.name());
     }
-    let serving = facts.stats.mode() != Mode::NotServing;
     match word {
         Word::Ruok => "imok".to_owned(),
-        Word::Isro if serving => "rw".to_owned(),
-        Word::Isro => "null".to_owned(),
-        _ if !serving => "This ZooKeeper instance is not currently serving requests\n".to_owned(),
+        Word::Isro => match facts.serving() {
+            Serving::Full => "rw",
+            Serving::ReadOnly => "ro",
+            Serving::Nobody => "null",
+        }
+        .to_owned(),
+        _ if facts.serving() == Serving::Nobody => not_serving(word, facts),
         Word::Srvr => {
-            let mut out = version_line();
-            server_lines(&mut out, facts.stats);
+            let mut out = version_lines(facts);
+            server_lines(&mut out, facts);
             out
         }
         Word::Stat => {
-            let mut out = version_line();
+            let mut out = version_lines(facts);
             out.push_str("Clients:\n");
             for c in facts.clients {
                 let _ = writeln!(out, " {}", brief(c));
             }
             out.push('\n');
-            server_lines(&mut out, facts.stats);
+            server_lines(&mut out, facts);
             out
         }
         Word::Cons => {
@@ -81,7 +115,14 @@ pub fn answer(word: Word, facts: &Facts<'_>) -> String {
             out
         }
         Word::Mntr => monitor(facts),
-        Word::Conf => facts.conf_lines.iter().flat_map(|l| [l.as_str(), "\n"]).collect(),
+        Word::Conf => {
+            let mut out: String = facts.conf_lines.iter().flat_map(|l| [l.as_str(), "\n"]).collect();
+            let membership = facts.stats.membership();
+            if !membership.is_empty() {
+                let _ = write!(out, "membership: \n{membership}");
+            }
+            out
+        }
         Word::Wchs => format!(
             "{} connections watching {} paths\nTotal watches:{}\n",
             facts.stats.sum(|s| &s.watching_connections),
@@ -93,11 +134,29 @@ pub fn answer(word: Word, facts: &Facts<'_>) -> String {
     }
 }
 
-fn version_line() -> String {
-    format!("Zookeeper version: {VERSION}\n")
+/// ZooKeeper's sentence, and behind it what it does not tell: why.
+fn not_serving(word: Word, facts: &Facts<'_>) -> String {
+    let mut out = "This ZooKeeper instance is not currently serving requests\n".to_owned();
+    let reason = facts.stats.write_block();
+    if !reason.is_empty() {
+        let _ = writeln!(out, "{reason}");
+    }
+    if word == Word::Mntr {
+        ensemble_rows(&mut out, facts);
+    }
+    out
 }
 
-fn server_lines(out: &mut String, stats: &Stats) {
+fn version_lines(facts: &Facts<'_>) -> String {
+    let mut out = format!("Zookeeper version: {VERSION}\n");
+    if facts.serving() == Serving::ReadOnly {
+        out.push_str("READ-ONLY mode; serving only read-only clients\n");
+    }
+    out
+}
+
+fn server_lines(out: &mut String, facts: &Facts<'_>) {
+    let stats = facts.stats;
     let _ = write!(
         out,
         "Latency min/avg/max: 0/{}/{}\nReceived: {}\nSent: {}\nConnections: {}\nOutstanding: {}\nZxid: {:#x}\nMode: {}\nNode count: {}\n",
@@ -108,9 +167,21 @@ fn server_lines(out: &mut String, stats: &Stats) {
         stats.sum(|s| &s.connections),
         stats.sum(|s| &s.outstanding),
         stats.zxid(),
-        stats.mode().name(),
+        facts.mode_name(),
         stats.node().znodes.get(),
     );
+    if stats.mode() == Mode::Leader && facts.serving() == Serving::Full {
+        let [last, min, max] = proposal_sizes(stats);
+        let _ = writeln!(out, "Proposal sizes last/min/max: {last}/{min}/{max}");
+    }
+}
+
+/// Last, smallest and largest proposal, bytes; -1 before the first, as ZooKeeper prints it.
+fn proposal_sizes(stats: &Stats) -> [i64; 3] {
+    let node = stats.node();
+    let none = node.proposal_bytes_last.get() == 0;
+    [&node.proposal_bytes_last, &node.proposal_bytes_min, &node.proposal_bytes_max]
+        .map(|cell| if none { -1 } else { cell.get() as i64 })
 }
 
 /// Average in ms as ZooKeeper prints it: up to four fraction digits, at least one.
@@ -141,7 +212,7 @@ fn monitor(facts: &Facts<'_>) -> String {
     let stats = facts.stats;
     let mut out = format!(
         "zk_version\t{VERSION}\nzk_server_state\t{}\nzk_avg_latency\t{}\n",
-        stats.mode().name(),
+        facts.mode_name(),
         average_latency(stats)
     );
     let rows = [
@@ -167,7 +238,62 @@ fn monitor(facts: &Facts<'_>) -> String {
     for (key, value) in rows {
         let _ = writeln!(out, "zk_{key}\t{value}");
     }
+    ensemble_rows(&mut out, facts);
     out
+}
+
+/// What only members of an ensemble have: ZooKeeper's keys, and ours.
+fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
+    let (stats, node) = (facts.stats, facts.stats.node());
+    let peer_state = match (facts.serving(), stats.mode()) {
+        (_, Mode::Standalone) => return,
+        (Serving::Nobody | Serving::ReadOnly, _) | (_, Mode::NotServing) => "looking",
+        (_, Mode::Leader) => "leading - broadcast",
+        (_, Mode::Follower) => "following - broadcast",
+        (_, Mode::Observer) => "observing - broadcast",
+    };
+    let _ = writeln!(out, "zk_peer_state\t{peer_state}\nzk_quorum_size\t{}", node.quorum_size.get());
+    if stats.mode() == Mode::Leader {
+        let [last, min, max] = proposal_sizes(stats);
+        let since_ms = node.leading_since_ms.get() as i64;
+        let rows = [
+            ("followers", node.followers.get() as i64),
+            ("learners", (node.synced_followers.get() + node.synced_observers.get()) as i64),
+            ("synced_followers", node.synced_followers.get() as i64),
+            ("synced_non_voting_followers", 0),
+            ("synced_observers", node.synced_observers.get() as i64),
+            ("pending_syncs", node.pending_syncs.get() as i64),
+            ("leader_uptime", if since_ms == 0 { 0 } else { facts.now_ms.saturating_sub(since_ms).max(0) }),
+            ("last_proposal_size", last),
+            ("min_proposal_size", min),
+            ("max_proposal_size", max),
+        ];
+        for (key, value) in rows {
+            let _ = writeln!(out, "zk_{key}\t{value}");
+        }
+    }
+    let rows = [
+        ("node", node.node_id.get()),
+        ("leader", node.leader_id.get()),
+        ("term", node.term.get()),
+        ("commit_index", node.commit_index.get()),
+        ("applied_index", node.applied_index.get()),
+        ("lag_entries", node.lag_entries.get()),
+        ("elections", node.elections.get()),
+        ("observers", node.observers.get()),
+        ("stale_closed", stats.sum(|s| &s.stale_closed)),
+        ("leases_run_out", stats.sum(|s| &s.leases_run_out)),
+        ("read_only_sessions", stats.sum(|s| &s.read_only_sessions)),
+        ("read_rounds", stats.sum(|s| &s.read_rounds)),
+    ];
+    for (key, value) in rows {
+        let _ = writeln!(out, "paddock_{key}\t{value}");
+    }
+    // A node that was never confirmed has no lag to tell.
+    if let Some(lag_ms) = facts.lag_ms {
+        let _ = writeln!(out, "paddock_lag_ms\t{lag_ms}");
+    }
+    let _ = writeln!(out, "paddock_write_block_reason\t{}", stats.write_block());
 }
 
 #[cfg(test)]
@@ -175,7 +301,16 @@ mod tests {
     use super::*;
 
     fn facts<'a>(stats: &'a Stats, clients: &'a [ClientLine]) -> Facts<'a> {
-        Facts { stats, words: Words::parse("*").0, conf_lines: &[], clients, now_ms: 5_000 }
+        let (words, _) = Words::parse("*");
+        Facts {
+            stats,
+            words,
+            conf_lines: &[],
+            clients,
+            now_ms: 5_000,
+            serving: Serving::Full,
+            lag_ms: Some(7),
+        }
     }
 
     #[test]
@@ -233,7 +368,77 @@ mod tests {
         let f = facts(&stats, &[]);
         assert_eq!(answer(Word::Ruok, &f), "imok");
         assert_eq!(answer(Word::Isro, &f), "null");
-        assert_eq!(answer(Word::Mntr, &f), "This ZooKeeper instance is not currently serving requests\n");
+        assert_eq!(answer(Word::Stat, &f), "This ZooKeeper instance is not currently serving requests\n");
+        stats.set_mode(Mode::Follower);
+        stats.set_write_block("no leader: 2 of 5 voters reachable");
+        let f = Facts { serving: Serving::Nobody, ..f };
+        let first =
+            "This ZooKeeper instance is not currently serving requests\nno leader: 2 of 5 voters reachable\n";
+        assert_eq!(answer(Word::Srvr, &f), first);
+        let text = answer(Word::Mntr, &f);
+        assert!(text.starts_with(first) && text.contains("zk_peer_state\tlooking\n"), "{text}");
+        assert!(text.contains("paddock_write_block_reason\tno leader: 2 of 5 voters reachable\n"), "{text}");
+    }
+
+    #[test]
+    fn a_leader_tells_what_leaders_tell_and_a_follower_does_not() {
+        let stats = Stats::new(1, 0);
+        stats.set_mode(Mode::Leader);
+        stats.set_leading(Some(2_000));
+        assert!(answer(Word::Srvr, &facts(&stats, &[])).ends_with("Proposal sizes last/min/max: -1/-1/-1\n"));
+        for bytes in [122, 36, 56] {
+            stats.note_proposal(bytes);
+        }
+        stats.node().synced_followers.set(2);
+        stats.node().synced_observers.set(1);
+        stats.node().quorum_size.set(3);
+        let f = facts(&stats, &[]);
+        let text = answer(Word::Srvr, &f);
+        assert!(
+            text.contains("Mode: leader\nNode count: 0\nProposal sizes last/min/max: 56/36/122\n"),
+            "{text}"
+        );
+        let text = answer(Word::Mntr, &f);
+        for row in [
+            "zk_server_state\tleader",
+            "zk_peer_state\tleading - broadcast",
+            "zk_quorum_size\t3",
+            "zk_learners\t3",
+            "zk_leader_uptime\t3000",
+            "paddock_lag_ms\t7",
+        ] {
+            assert!(text.contains(&format!("{row}\n")), "{row} is missing: {text}");
+        }
+        stats.set_mode(Mode::Follower);
+        stats.set_leading(None);
+        let text = answer(Word::Mntr, &f) + &answer(Word::Srvr, &f);
+        assert!(text.contains("zk_peer_state\tfollowing - broadcast\n"), "{text}");
+        assert!(!text.contains("zk_learners") && !text.contains("Proposal"), "{text}");
+        stats.set_mode(Mode::Standalone);
+        assert!(!answer(Word::Mntr, &f).contains("paddock_"));
+    }
+
+    #[test]
+    fn a_read_only_node_says_so_everywhere() {
+        let stats = Stats::new(1, 0);
+        stats.set_mode(Mode::Follower);
+        let f = Facts { serving: Serving::ReadOnly, ..facts(&stats, &[]) };
+        assert_eq!(answer(Word::Isro, &f), "ro");
+        let text = answer(Word::Srvr, &f);
+        assert_eq!(text.lines().nth(1), Some("READ-ONLY mode; serving only read-only clients"));
+        assert!(text.contains("Mode: read-only\n"), "{text}");
+        assert!(answer(Word::Mntr, &f).contains("zk_server_state\tread-only\n"));
+    }
+
+    #[test]
+    fn conf_ends_with_the_membership_of_an_ensemble() {
+        let stats = Stats::new(1, 0);
+        stats.set_mode(Mode::Follower);
+        stats.set_membership("server.1=a:2:3:participant\nversion=100000000".to_owned());
+        assert_eq!(
+            answer(Word::Conf, &facts(&stats, &[])),
+            "membership: \nserver.1=a:2:3:participant\nversion=100000000"
+        );
     }
 
     #[test]

@@ -466,6 +466,7 @@ fn shard_config(config: &Config, id: u16) -> ShardConfig {
     }
     ShardConfig {
         id,
+        node: config.node,
         jute_max_buffer_bytes: config.jute_max_buffer_bytes,
         tick_time_ms: config.tick_time_ms,
         session_timeout_min_ms: config.min_session_timeout_ms as i32,
@@ -475,7 +476,8 @@ fn shard_config(config: &Config, id: u16) -> ShardConfig {
         words,
         conf_lines: config.effective().into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
         max_staleness_ns: u64::from(config.max_staleness_ms) * 1_000_000,
-        ..ShardConfig::default()
+        read_only_mode: config.read_only_mode,
+        linearizable: (0u16..).zip(config.listeners()).map(|(n, _)| config.is_linearizable(n)).collect(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::config::NOTIFICATIONS_UNREAD_MAX_BYTES;
 use super::connection::{Connection, Phase, Waiting};
+use super::rounds::ROUND_SLOT;
 use super::{Shard, uplink};
 use crate::acl::{self, AclList, perms};
 use crate::commit::{Change, ChangeKind, Outcome, Reply, SessionEvent};
@@ -20,6 +21,7 @@ impl Shard {
         if self.watches.is_empty()
             && self.sessions.is_empty()
             && self.outstanding == 0
+            && self.rounds.none_asked()
             && self.commits.has_more()
         {
             // Nobody here waits for anything: only the newest matters.
@@ -63,15 +65,12 @@ impl Shard {
             }
         }
 
-        let mut closing = Vec::new();
+        let (mut closing, mut moved) = (Vec::new(), Vec::new());
         for event in &commit.sessions {
             match *event {
                 SessionEvent::Moved { session, attachment } => {
-                    if let Some(slot) = self.sessions.get(&session).copied()
-                        && self.connections.slot(slot).is_some_and(|c| c.attachment < attachment)
-                    {
-                        cut_off.push(slot);
-                    }
+                    cut_off.extend(outdated(&self.sessions, &mut self.connections, session, attachment));
+                    moved.push((session, attachment));
                 }
                 SessionEvent::Closed { session } => closing.push(session),
             }
@@ -85,7 +84,17 @@ impl Shard {
             self.close(now, slot, io);
         }
         for reply in ours {
-            self.take_result(now, reply, io);
+            if uplink::split_token(reply.ticket.token).0 == ROUND_SLOT {
+                self.take_round(now, &reply, io);
+            } else {
+                self.take_result(now, reply, io);
+            }
+        }
+        // Once more: a client that was attached here in this commit may have moved on in the same one.
+        for (session, attachment) in moved {
+            if let Some(slot) = outdated(&self.sessions, &mut self.connections, session, attachment) {
+                self.close(now, slot, io);
+            }
         }
         for session in closing {
             if let Some(slot) = self.sessions.get(&session).copied() {
@@ -119,7 +128,7 @@ impl Shard {
             Self::mark_ready(&mut self.ready, connection);
             let answered = match pending.what {
                 Waiting::Session { read_only } => {
-                    self.session_result(now, slot, outcome, read_only, io);
+                    self.session_result(now, slot, outcome, read_only, pending.since_ns, io);
                     continue;
                 }
                 Waiting::Write | Waiting::Close => answer_write(connection, pending.xid, zxid, outcome, io),
@@ -141,6 +150,17 @@ impl Shard {
             }
         }
     }
+}
+
+/// The connection that has the session under an older attachment than this.
+fn outdated(
+    sessions: &super::Sessions,
+    connections: &mut super::Connections,
+    session: i64,
+    attachment: u32,
+) -> Option<u32> {
+    let slot = sessions.get(&session).copied()?;
+    connections.slot(slot).is_some_and(|c| c.attachment < attachment).then_some(slot)
 }
 
 /// Whether the connection lives on.

@@ -72,6 +72,14 @@ pub const TOUCH_BEAT_MAX_NS: u64 = 1_000_000_000;
 /// `maxStaleness` where nothing else is said: ZooKeeper's sample files' syncLimit × tickTime, 5 × 2000 ms.
 pub const MAX_STALENESS_NS: u64 = 10_000_000_000;
 
+/// Reports of sessions that a shard keeps until the quorum confirmed them; the oldest is forgotten at the bound, and the
+/// leases that it would have renewed end early. At four beats in maxStaleness no more than five are ever waiting.
+pub const REPORTS_KEPT_MAX: usize = 16;
+
+/// How long a node looks for its quorum after a start before it takes read-only clients; one tickTime if that is longer
+/// (ZooKeeper's own delay).
+pub const READ_ONLY_AFTER_MIN_NS: u64 = 2_000_000_000;
+
 /// What a shard must be told of the configuration.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {

@@ -93,6 +93,18 @@ pub(super) struct Connection {
     pub barrier: bool,
     /// The peer sends no more.
     pub eof: bool,
+    /// Until when it may be served without the quorum confirming its session again, and the bucket in which it lies.
+    /// Means nothing on a group of one.
+    pub lease_ns: u64,
+    pub lease_bucket: u64,
+    /// A read-only client: its session is this shard's own.
+    pub read_only: bool,
+    /// Came through a listener whose reads are linearizable.
+    pub linearizable: bool,
+    /// Leading bytes of the input that were there before a round of the quorum that is confirmed.
+    pub covered_bytes: usize,
+    /// The same for the round that it waits for; 0: it waits for none.
+    pub asked_bytes: usize,
 }
 
 impl Connection {
@@ -125,7 +137,18 @@ impl Connection {
             stalled: false,
             barrier: false,
             eof: false,
+            lease_ns: 0,
+            lease_bucket: 0,
+            read_only: false,
+            linearizable: false,
+            covered_bytes: 0,
+            asked_bytes: 0,
         }
+    }
+
+    /// The session's timeout.
+    pub fn timeout_ns(&self) -> u64 {
+        u64::try_from(self.timeout_ms).unwrap_or(0) * 1_000_000
     }
 
     /// Gives back the room of a long queue of writes once it is empty.
@@ -137,6 +160,8 @@ impl Connection {
 
     /// Puts the input back after its first `served` bytes were served. An empty buffer keeps little.
     pub fn put_back(&mut self, mut input: Vec<u8>, served: usize) {
+        self.covered_bytes = self.covered_bytes.saturating_sub(served);
+        self.asked_bytes = self.asked_bytes.saturating_sub(served);
         if served == input.len() {
             input.clear();
             if input.capacity() > INPUT_KEEP_BYTES {
@@ -181,5 +206,8 @@ impl Connections {
     }
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
         self.slots.iter().filter_map(|c| c.as_deref())
+    }
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+        self.slots.iter_mut().filter_map(|c| c.as_deref_mut())
     }
 }

@@ -7,7 +7,9 @@
 use super::Shard;
 use super::config::{REQUESTS_PER_TURN_MAX, WRITE_BYTES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX};
 use super::connection::{Connection, Pending, Phase, Waiting};
+use super::read_only::{self, classify_read_only};
 use super::reads::Read;
+use super::rounds::looks_at_the_tree;
 use super::serve::{Item, What, Work};
 use crate::command::Op;
 use crate::sim::{Mutation, mutated};
@@ -33,6 +35,18 @@ impl Shard {
         let max = self.config.jute_max_buffer_bytes;
         let mut at = work.done_bytes;
         let mut gathered = false;
+        // Heard from, also when what it sends must wait: a ping behind a sync is a sign of life.
+        if input.len() > at && connection.phase == Phase::Open {
+            if connection.read_only {
+                read_only::heard(connection, now);
+            } else if connection.touched_beat != self.touched.beat {
+                connection.touched_beat = self.touched.beat;
+                self.touched.sessions.push(connection.session);
+                if self.leases.are_on() {
+                    self.touched.connections.push(connection.id);
+                }
+            }
+        }
         // Whatever ends the loop without setting `over` waits for the reads gathered before it.
         loop {
             if connection.stalled || connection.barrier || connection.phase != Phase::Open {
@@ -52,17 +66,18 @@ impl Shard {
                 Err(_) => return gather_end(connection, n, work, What::Reject, 0, gathered, batch),
             };
             connection.needed_bytes = 0;
-            if connection.touched_beat != self.touched.beat {
-                connection.touched_beat = self.touched.beat;
-                self.touched.sessions.push(connection.session);
-            }
             if work.begun >= REQUESTS_PER_TURN_MAX {
                 work.again = true;
                 work.over = !gathered;
                 return;
             }
             let RequestHeader { xid, opcode } = header;
-            let what = match classify(opcode, body, self.limits) {
+            let kind = if connection.read_only {
+                Kind::Here(classify_read_only(opcode, body, self.limits))
+            } else {
+                classify(opcode, body, self.limits)
+            };
+            let what = match kind {
                 Kind::Here(what) => what,
                 Kind::Forward(op) => {
                     // Behind a read of this round: the next round takes it, when the read was served.
@@ -138,12 +153,21 @@ impl Shard {
                     continue;
                 }
             };
+            if connection.linearizable && end > connection.covered_bytes && looks_at_the_tree(&what) {
+                if connection.asked_bytes == 0 {
+                    // All that came so far is covered by a round that begins after now.
+                    connection.asked_bytes = input.len();
+                    self.rounds.join(connection.id);
+                }
+                work.over = !gathered;
+                return;
+            }
             // Answered here: after everything that was forwarded.
             if !connection.pending.is_empty() && !mutated(Mutation::OvertakeWrites) {
                 work.over = true;
                 return;
             }
-            let last = matches!(what, What::Unknown);
+            let last = matches!(what, What::Unknown | What::Goodbye);
             batch.push(Item { work: n, xid, end, what });
             work.begun += 1;
             gathered = true;
@@ -156,19 +180,19 @@ impl Shard {
 }
 
 /// What is to be done with a request.
-enum Kind<'i> {
+pub(super) enum Kind<'i> {
     Here(What<'i>),
     Forward(Forward<'i>),
 }
 
-enum Forward<'i> {
+pub(super) enum Forward<'i> {
     Write,
     Close,
     Sync(Text<'i>),
 }
 
 #[inline]
-fn classify(opcode: i32, body: &[u8], limits: Limits) -> Kind<'_> {
+pub(super) fn classify(opcode: i32, body: &[u8], limits: Limits) -> Kind<'_> {
     if let Some(read) = Read::of(opcode) {
         let mut r = Reader::new(body, limits);
         let record = r.text().and_then(|path| Ok((path, read.has_watch() && r.boolean()?)));

@@ -6,6 +6,8 @@
 use super::Shard;
 use super::config::CONNECT_REQUEST_MAX_BYTES;
 use super::connection::{Pending, Phase, Waiting};
+use super::footing::Footing;
+use super::read_only::Applicant;
 use crate::admin::words::Word;
 use crate::command::Op;
 use crate::commit::Outcome;
@@ -36,9 +38,25 @@ impl Shard {
         if !self.standing {
             return;
         }
+        let who = Applicant {
+            accepts_read_only: request.read_only == Some(true),
+            session: request.session_id,
+            timeout_ms: request.timeout_ms,
+            used,
+        };
+        if self.judge.footing == Footing::Closed
+            || (self.judge.footing == Footing::ReadOnly && !who.accepts_read_only)
+        {
+            self.close(now, slot, io);
+            return;
+        }
         if request.last_zxid_seen > self.zxid {
             // This client knows a newer state than ours: it must go to a server that has it.
             self.close(now, slot, io);
+            return;
+        }
+        if self.judge.footing == Footing::ReadOnly {
+            self.admit_read_only(now, slot, &who, io);
             return;
         }
         if !self.uplink.has_room() {
@@ -101,12 +119,20 @@ impl Shard {
         slot: u32,
         outcome: Outcome,
         read_only: Option<bool>,
+        since_ns: u64,
         io: &mut Io,
     ) {
         let Some(connection) = self.connections.slot(slot) else { return };
         let id = connection.id;
         match outcome {
             Outcome::Attached { session, attachment, timeout_ms, password } => {
+                connection.timeout_ms = timeout_ms;
+                // Counted from when it was asked for: the leader counts from when it ordered that, which is later.
+                let until_ns = since_ns.saturating_add(connection.timeout_ns());
+                if self.leases.are_on() && until_ns <= now.mono_ns {
+                    self.close(now, slot, io);
+                    return;
+                }
                 let Some(out) = io.out(id) else { return };
                 let password = Some(&password[..]);
                 let response = ConnectResponse {
@@ -119,8 +145,10 @@ impl Shard {
                 reply::put_connect(out.bytes(), &response);
                 connection.sent += 1;
                 connection.phase = Phase::Open;
-                (connection.session, connection.attachment, connection.timeout_ms) =
-                    (session, attachment, timeout_ms);
+                (connection.session, connection.attachment) = (session, attachment);
+                if self.leases.are_on() {
+                    self.leases.grant(connection, until_ns);
+                }
                 connection.paused = false;
                 io.resume_input(id);
                 self.cells().packets_sent.add(1);

@@ -35,7 +35,8 @@ impl<R: FnMut() -> [u8; 16]> CountedIds<R> {
     /// Ids of `shard` on `node` (1–254), which started at `started_ms`. `random` gives secret bytes for passwords.
     pub fn new(node: u8, shard: u16, started_ms: i64, random: R) -> Self {
         let base = ((started_ms as u64) & ((1 << TIME_BITS) - 1)) << TIME_SHIFT;
-        Self { node, base, used: 0, shard, random }
+        // From 1: an id is never the node's bare number, which ephemeral owners of containers look like.
+        Self { node, base, used: 1, shard, random }
     }
 }
 
@@ -56,6 +57,23 @@ impl<R: FnMut() -> [u8; 16]> SessionIds for CountedIds<R> {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn ids_of_other_nodes_and_later_starts_are_others() {
+        let mut seen = HashSet::new();
+        for (node, start) in
+            [(1, 0), (2, 0), (128, 0), (254, 0), (1, 1_795_294_653_846), (1, 1_795_294_653_847)]
+        {
+            for shard in 0..3 {
+                let mut ids = CountedIds::new(node, shard, start, || [0; 16]);
+                for _ in 0..4000 {
+                    let (id, _) = ids.next();
+                    assert_eq!((id as u64 >> 56) as u8, node);
+                    assert!(id != 0 && id != i64::MIN && seen.insert(id));
+                }
+            }
+        }
+    }
 
     #[test]
     fn shards_of_one_node_never_give_the_same_id() {

@@ -7,6 +7,7 @@
 //! A turn, after the loop has delivered all input:
 //!
 //! ```text
+//!   what the quorum confirmed is loaded ──► who may not be served any more is closed
 //!   commits ──► fire watches ──► sessions moved ──► results, in each connection's order ──► sessions closed
 //!      then, at the newest version: every ready connection's requests are parsed, all their lookups made together,
 //!      and answered; what stands behind a write waits for it, what stands behind a read waits for the next round.
@@ -18,6 +19,7 @@
 //! - *a session's order*: the head of its input is the only request looked at. A read at the head waits for all
 //!   forwarded writes; a write behind a read that was not served is not forwarded, for one commit may hold it together
 //!   with an earlier one; so each request sees all before it and none behind it;
+//! - *nobody is served by a node that sleeps, is cut off or follows a deposed leader*: see [`footing`] and [`leases`];
 //! - *bounded memory*: see [`config`]; at each bound the socket is not read or the connection is closed.
 
 #![forbid(unsafe_code)]
@@ -26,12 +28,16 @@ mod auth;
 mod commits;
 pub mod config;
 mod connection;
+mod footing;
 mod gather;
 mod handshake;
 pub mod ids;
+mod leases;
 mod local;
 pub mod neighbours;
+mod read_only;
 mod reads;
+mod rounds;
 mod serve;
 mod uplink;
 mod watching;
@@ -85,11 +91,16 @@ pub struct Parts {
     pub freshness: Arc<Freshness>,
 }
 
+/// Session to slot, for connections in [`Phase::Open`] that are no read-only clients'.
+type Sessions = HashMap<i64, u32, RandomState>;
+
 /// The sessions heard from since the last report.
 struct Touched {
     /// Number of the beat, from 1: a connection noted in it carries the number.
     beat: u64,
     sessions: Vec<i64>,
+    /// Their connections, while these need leases.
+    connections: Vec<ConnId>,
     reported_ns: u64,
 }
 
@@ -104,15 +115,17 @@ pub struct Shard {
     stats: Arc<Stats>,
     armed: Arc<CachePadded<AtomicBool>>,
     neighbours: Arc<Neighbours>,
-    #[expect(dead_code, reason = "nothing is judged by it yet")]
     freshness: Arc<Freshness>,
 
     connections: Connections,
-    /// Session to slot, for connections in [`Phase::Open`].
-    sessions: HashMap<i64, u32, RandomState>,
+    sessions: Sessions,
     watches: Watches,
     hits: Hits,
     touched: Touched,
+    judge: footing::Judge,
+    leases: leases::Leases,
+    /// Rounds of the quorum that linearizable reads wait for.
+    rounds: rounds::Rounds,
     /// Slots to look at in the next serving.
     ready: Vec<u32>,
     /// Last applied zxid at the version on which the reader stands.
@@ -139,6 +152,7 @@ impl Shard {
         let Parts { config, reader, commits, submit, consensus, ids, stats, armed, neighbours, freshness } =
             parts;
         let max = config.jute_max_buffer_bytes;
+        let leases = leases::Leases::new(config.touch_beat_ns());
         Self {
             limits: Limits::new(max, max.max(1024)),
             uplink: Uplink::new(config.id, submit, consensus),
@@ -154,7 +168,10 @@ impl Shard {
             sessions: HashMap::default(),
             watches: Watches::new(WATCHES_PER_CONNECTION_MAX),
             hits: Hits::default(),
-            touched: Touched { beat: 1, sessions: Vec::new(), reported_ns: 0 },
+            touched: Touched { beat: 1, sessions: Vec::new(), connections: Vec::new(), reported_ns: 0 },
+            judge: footing::Judge::default(),
+            leases,
+            rounds: rounds::Rounds::default(),
             ready: Vec::new(),
             zxid: 0,
             standing: false,
@@ -243,6 +260,10 @@ impl Shard {
         }
         if self.uplink.has_room() {
             let sessions = std::mem::take(&mut touched.sessions);
+            let connections = std::mem::take(&mut touched.connections);
+            if self.leases.are_on() {
+                self.leases.reported(now.mono_ns, connections);
+            }
             self.uplink.push_plain(Submit::Touched { sessions, at_ns: now.mono_ns });
             touched.reported_ns = now.mono_ns;
             touched.beat += 1;
@@ -271,13 +292,17 @@ impl Shard {
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
         let linger = self.lingering.front().map(|(deadline, _)| *deadline);
         let asking = self.asking.front().map(|a| a.until_ns);
-        [touched, retry, handshake, linger, asking].into_iter().flatten().min()
+        let footing = self.footing_deadline(now);
+        [touched, retry, handshake, linger, asking, footing].into_iter().flatten().min()
     }
 }
 
 impl Engine for Shard {
     fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
-        let connection = Connection::new(conn, origin, now.wall_ms);
+        let mut connection = Connection::new(conn, origin, now.wall_ms);
+        let listener = origin.listener.map(usize::from);
+        connection.linearizable =
+            listener.and_then(|n| self.config.linearizable.get(n)).is_some_and(|linearizable| *linearizable);
         if let Some(ip) = connection.ip
             && !self.neighbours.admit(ip)
         {
@@ -338,12 +363,15 @@ impl Engine for Shard {
     fn turn(&mut self, now: Now, io: &mut Io) -> Next {
         self.uplink.full = false;
         self.visited = 0;
+        // Loaded before commits are taken: what is confirmed is among them. Whoever may not be served is told nothing more.
+        self.find_footing(now, io);
         if !mutated(Mutation::ServeBeforeCommits) || !self.standing {
             self.take_commits(now, io);
         }
         self.take_letters(now, io);
         self.answer_rolls(now, io);
         let more = self.serve(now, io);
+        self.ask_round();
         if mutated(Mutation::ServeBeforeCommits) {
             self.take_commits(now, io);
         }

@@ -11,7 +11,7 @@ use crate::admin::text::ClientLine;
 use paddock_transport::wake::Waker;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Letters in one letterbox: more than one turn of another shard could write.
@@ -65,6 +65,8 @@ pub struct Neighbours {
     /// Connections that one address may have on this node (`maxClientCnxns`); 0: any number.
     per_address_max: u32,
     addresses: Mutex<HashMap<IpAddr, u32>>,
+    /// What was last said about who is served, so that one shard says it for all.
+    announced: AtomicU8,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,7 +81,12 @@ impl Neighbours {
             .into_iter()
             .map(|waker| Door { rung: AtomicBool::new(false), letters: Mutex::default(), waker })
             .collect();
-        Arc::new(Self { doors, per_address_max, addresses: Mutex::default() })
+        Arc::new(Self { doors, per_address_max, addresses: Mutex::default(), announced: AtomicU8::new(0) })
+    }
+
+    /// Whether `footing` is news to the node, or another shard has said so.
+    pub(super) fn announce(&self, footing: u8) -> bool {
+        self.announced.swap(footing, Ordering::Relaxed) != footing
     }
 
     /// Counts a connection from `ip`; `false` when that address has all it may have.

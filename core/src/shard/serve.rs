@@ -70,6 +70,10 @@ pub(super) enum What<'i> {
     },
     /// A request that cannot be decoded or is not offered: this error, and the connection lives on.
     Fault(i32),
+    /// A write or sync of a read-only client: -119.
+    NotReadOnly,
+    /// closeSession of a read-only client.
+    Goodbye,
     /// An opcode that does not exist for clients: -6 with zxid -1, then closed.
     Unknown,
     /// A frame that cannot be: closed without a reply.
@@ -136,8 +140,14 @@ impl Shard {
             connection.ready = false;
             if connection.phase == Phase::Fresh {
                 self.handshake(now, slot, io);
-                self.settle(now, slot, io);
-            } else if connection.phase == Phase::Open {
+                // A read-only client is admitted at once, and what it sent behind is served in this turn.
+                if self.connections.slot(slot).is_none_or(|c| c.phase != Phase::Open) {
+                    self.settle(now, slot, io);
+                    continue;
+                }
+            }
+            let Some(connection) = self.connections.slot(slot) else { continue };
+            if connection.phase == Phase::Open {
                 inputs.push(std::mem::take(&mut connection.input));
                 works.push(Work { slot, ..Work::default() });
             }
@@ -291,6 +301,11 @@ impl Shard {
                 What::Fault(code) => {
                     cells.requests_malformed.add(1);
                     reply::put_error(out.bytes(), xid, view.zxid, *code);
+                }
+                What::NotReadOnly => reply::put_error(out.bytes(), xid, view.zxid, error::NOT_READ_ONLY),
+                What::Goodbye => {
+                    reply::put_empty(out.bytes(), xid, view.zxid);
+                    work.close = true;
                 }
                 What::Unknown => {
                     reply::put_error(out.bytes(), xid, -1, error::UNIMPLEMENTED);

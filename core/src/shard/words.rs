@@ -6,9 +6,11 @@
 use super::Shard;
 use super::config::ROLL_CALL_MAX_NS;
 use super::connection::{Connection, Phase};
+use super::footing::Footing;
 use super::neighbours::{Letter, Roll};
-use crate::admin::text::{self, ClientLine, Facts};
+use crate::admin::text::{self, ClientLine, Facts, Serving};
 use crate::admin::words::Word;
+use crate::freshness::ALWAYS;
 use paddock_transport::engine::{ConnId, Now};
 use paddock_transport::io::Io;
 use std::sync::Arc;
@@ -78,6 +80,16 @@ impl Shard {
             conf_lines: &self.config.conf_lines,
             clients: &clients,
             now_ms: now.wall_ms,
+            serving: match self.judge.footing {
+                Footing::Full => Serving::Full,
+                Footing::ReadOnly => Serving::ReadOnly,
+                Footing::Closed => Serving::Nobody,
+            },
+            lag_ms: match self.freshness.fresh_ns() {
+                0 => None,
+                ALWAYS => Some(0),
+                at => Some(now.mono_ns.saturating_sub(at) / 1_000_000),
+            },
         };
         let answer = if word == Word::TelnetClose { String::new() } else { text::answer(word, &facts) };
         if let Some(out) = self.connections.slot(slot).and_then(|c| io.out(c.id)) {

@@ -9,7 +9,7 @@ use crate::shard::{Neighbours, Parts, Shard, ShardConfig};
 use crate::stats::{Mode, Stats};
 use crate::submit::Submit;
 use crate::tree::{Writer, tree};
-use paddock_transport::engine::{Engine, Next, Now};
+use paddock_transport::engine::{Address, Engine, Next, Now};
 use paddock_transport::inproc::{InProc, Wire};
 use paddock_transport::wake::Waker;
 use paddock_transport::wire::request::put_request;
@@ -108,6 +108,15 @@ impl Core {
         self.tree.reclaim();
     }
 
+    /// Orders the attachment of a client on another node, behind what waits here: one commit takes both.
+    pub fn attach_elsewhere(&mut self, session: i64, password: [u8; 16]) {
+        self.take();
+        let ticket = Ticket { shard: u16::MAX, token: 0 };
+        let (timeout_ms, password) = (10_000, password.to_vec());
+        let op = Op::AttachSession { timeout_ms, password, last_zxid_seen: 0 };
+        self.waiting.push(Submit::Command { ticket, session, attachment: 0, identities: [].into(), op });
+    }
+
     /// Publishes the expiry of a session.
     pub fn expire(&mut self, session: i64) {
         let ticket = Ticket { shard: u16::MAX, token: 0 };
@@ -121,7 +130,6 @@ pub struct World {
     pub core: Core,
     pub now: Now,
     pub stats: Arc<Stats>,
-    #[expect(dead_code, reason = "nothing is judged by it yet")]
     pub freshness: Arc<Freshness>,
 }
 
@@ -218,6 +226,21 @@ impl World {
     pub fn dial(&mut self, shard: usize) -> Client {
         let wire = self.net.dial(shard);
         Client { wire, bytes: Vec::new(), session: 0, password: [0; 16], xid: 0 }
+    }
+
+    /// A wire to another listener than the first.
+    pub fn dial_listener(&mut self, shard: usize, listener: u16) -> Client {
+        let wire = self.net.dial_from(shard, listener, Address::Tcp(([127, 0, 0, 9], 9999).into()));
+        Client { wire, bytes: Vec::new(), session: 0, password: [0; 16], xid: 0 }
+    }
+
+    /// What a four-letter word is answered.
+    pub fn word(&mut self, shard: usize, word: &str) -> String {
+        let asking = self.net.dial(shard);
+        self.net.send(asking, word.as_bytes());
+        self.run_shards();
+        assert!(self.net.is_closed(asking));
+        String::from_utf8(self.net.received(asking)).unwrap()
     }
 
     /// A client with a new session.
