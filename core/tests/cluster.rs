@@ -147,6 +147,11 @@ fn one_nodes_data_and_port_survive_the_command() {
 }
 
 #[test]
+fn three_nodes_data_and_ports_survive_the_command() {
+    what_was_written_survives_the_cluster(3);
+}
+
+#[test]
 fn servers_do_not_outlive_a_killed_parent() {
     let (_guard, dir) = scratch();
     let cluster = Cluster::start(&dir, 1, &[]);
@@ -163,6 +168,43 @@ fn a_paused_server_is_stopped_too() {
     kill_process(pids[0], Signal::STOP).unwrap();
     assert_eq!(cluster.stop(Signal::TERM), Some(0));
     all_gone(&pids);
+}
+
+/// Asks until the answer has this exit code: an election takes its time.
+fn status_becomes(servers: &str, want: i32) -> String {
+    let begun = std::time::Instant::now();
+    loop {
+        let (table, code) = status(servers, &["--timeout", "1000"]);
+        if code == want {
+            return table;
+        }
+        assert!(begun.elapsed() < PATIENCE, "status still exits with {code}:\n{table}");
+    }
+}
+
+#[test]
+fn status_tells_a_lost_node_from_a_lost_majority() {
+    let (_guard, dir) = scratch();
+    let mut cluster = Cluster::start(&dir, 3, &["--restart", "--set", "tickTime=500"]);
+    let (servers, pids) = (cluster.connect_string(), cluster.pids());
+    kill_process(pids[1], Signal::STOP).unwrap();
+    let table = status_becomes(&servers, 1);
+    assert!(table.contains("no answer within 1000 ms"), "{table}");
+    kill_process(pids[2], Signal::STOP).unwrap();
+    status_becomes(&servers, 4);
+    for pid in &pids[1..] {
+        kill_process(*pid, Signal::CONT).unwrap();
+    }
+    status_becomes(&servers, 0);
+    for (number, pid) in (1..).zip(&pids) {
+        kill_process(*pid, Signal::KILL).unwrap();
+        cluster.wait_for(&format!("node {number} ended"));
+    }
+    for _ in &pids {
+        cluster.wait_for("participant");
+    }
+    status_becomes(&servers, 0);
+    assert_eq!(cluster.stop(Signal::TERM), Some(0));
 }
 
 #[test]
