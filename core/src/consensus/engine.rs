@@ -22,6 +22,7 @@ use super::links::Links;
 use super::outbound::Outbound;
 use super::raft_group::{RaftGroup, TICK_NS};
 use super::reads::Reads;
+use super::report::Report;
 use super::rounds::Rounds;
 use super::shards::Shards;
 use super::streams::Streams;
@@ -62,6 +63,7 @@ pub struct Consensus {
     pub(super) control: Arc<Control>,
     pub(super) stats: Arc<Stats>,
     pub(super) phase: Phase,
+    pub(super) report: Report,
     /// Keeps the data directory locked. Last: the log's thread ends before.
     pub(super) _dir: DataDir,
 }
@@ -103,7 +105,7 @@ impl Consensus {
         self.drain(io);
         self.apply(now_ns)?;
         self.settle_disputes(now_ns, io)?;
-        self.lead_or_follow(now_ns, io);
+        self.lead_or_follow(now, io);
         self.admit(now)?;
         self.forward(now_ns, io);
         self.ask(now_ns, io);
@@ -111,7 +113,7 @@ impl Consensus {
         self.answer();
         self.refresh();
         self.checkpoints.turn(now_ns, &mut self.applier, &mut self.journal);
-        self.tell(now_ns);
+        self.tell(now);
         if self.phase.blocked {
             self.shards.mark_all();
         }

@@ -11,6 +11,7 @@ use super::engine::Consensus;
 use super::group::{Group, Role};
 use super::reads::Asked;
 use crate::peers::Message;
+use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
 
 /// How soon leadership is offered again after nobody took it.
@@ -18,7 +19,8 @@ const OFFER_RETRY_NS: u64 = 300_000_000;
 
 impl Consensus {
     /// Notices that the node's part has changed.
-    pub(super) fn lead_or_follow(&mut self, now_ns: u64, io: &mut Io) {
+    pub(super) fn lead_or_follow(&mut self, now: Now, io: &mut Io) {
+        let now_ns = now.mono_ns;
         let leads = self.group.role() == Role::Leader && self.group.is_ready_to_order();
         let term = if leads { self.group.term() } else { 0 };
         if term == self.phase.leading {
@@ -29,6 +31,7 @@ impl Consensus {
         self.outbound.give_back(own, true);
         self.reads.clear();
         self.phase.in_flight = 0;
+        self.stats.set_leading((term != 0).then_some(now.wall_ms));
         if term == 0 {
             self.deadlines.follow();
             tracing::warn!("this node does not lead any more (it did in term {before})");

@@ -19,6 +19,7 @@ use super::links::Links;
 use super::outbound::Outbound;
 use super::raft_group::{GroupStart, RaftGroup};
 use super::reads::Reads;
+use super::report::Report;
 use super::rounds::Rounds;
 use super::shards::{Armed, Shards};
 use super::streams::Streams;
@@ -39,6 +40,7 @@ use paddock_storage::snapshot::Skipped;
 use paddock_storage::{
     DataDir, DataDirError, Log, LogOptions, ReadError, Recovery, SnapshotError, Snapshots,
 };
+use paddock_transport::engine::Now;
 use paddock_transport::wake::Waker;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -273,9 +275,10 @@ impl Consensus {
             control: control.clone(),
             stats,
             phase: Phase::default(),
+            report: Report::default(),
             _dir: dir,
         };
-        consensus.tell(0);
+        consensus.tell(Now::default());
         let shards = readers
             .into_iter()
             .zip(receivers)

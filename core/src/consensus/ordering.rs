@@ -154,6 +154,7 @@ impl Consensus {
         match self.group.propose(payload) {
             Ok(()) => {
                 self.phase.in_flight += 1;
+                self.stats.note_proposal(bytes);
                 if !self.group.alone() {
                     let node = self.node;
                     self.outbound.give_back(batch.commands.into_iter().filter(|c| c.node == node), true);

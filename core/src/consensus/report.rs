@@ -1,14 +1,33 @@
 //! What counters and operators are told about the core.
 //!
-//! Owns nothing: it reads. Never decides anything.
+//! Owns what was last told. Never decides anything. It stays cheap because what must be put together, rather than read, is
+//! told a few times a second.
 
 use super::engine::Consensus;
 use super::group::{Group, Role};
 use crate::stats::Mode;
+use paddock_transport::engine::Now;
+
+/// Between two reports of what must be put together.
+const REPORT_NS: u64 = 200_000_000;
+
+/// What was last told.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    leader: (u64, u64),
+    /// A leader was known since the start.
+    led: bool,
+    /// This node is a voter.
+    votes: bool,
+    next_ns: u64,
+    /// Version of the membership told.
+    members: Option<i64>,
+    blocked: String,
+}
 
 impl Consensus {
     /// Tells the counters.
-    pub(super) fn tell(&mut self, _now_ns: u64) {
+    pub(super) fn tell(&mut self, now: Now) {
         let (machine, tree) = (&self.applier.machine, &self.applier.tree);
         self.stats.set_zxid(machine.zxid());
         let node = self.stats.node();
@@ -16,11 +35,84 @@ impl Consensus {
         node.ephemerals.set(tree.ephemeral_count());
         node.data_bytes.set(tree.approximate_data_bytes());
         node.global_sessions.set(machine.sessions().len() as u64);
+        let (term, leader, commit) = (self.group.term(), self.group.leader(), self.group.commit());
+        node.leader_id.set(leader);
+        node.term.set(term);
+        node.commit_index.set(commit);
+        node.applied_index.set(self.applier.index);
+        node.lag_entries.set(commit.saturating_sub(self.applier.index));
+        if leader != 0 && self.report.leader != (leader, term) {
+            self.report.leader = (leader, term);
+            node.elections.add(1);
+            if !self.group.alone() {
+                tracing::info!("node {leader} leads in term {term}");
+            }
+        }
+        self.report.led |= leader != 0;
+        if now.mono_ns >= self.report.next_ns {
+            self.report.next_ns = now.mono_ns + REPORT_NS;
+            self.tell_more();
+        }
         self.stats.set_mode(match (self.group.alone(), self.group.role()) {
-            (true, Role::Leader) => Mode::Standalone,
+            _ if !self.report.led => Mode::NotServing,
+            (true, _) => Mode::Standalone,
             (false, Role::Leader) => Mode::Leader,
-            (false, Role::Follower) => Mode::Follower,
-            _ => Mode::NotServing,
+            (false, _) if self.report.votes => Mode::Follower,
+            (false, _) => Mode::Observer,
         });
+    }
+
+    fn tell_more(&mut self) {
+        let node = self.stats.node();
+        node.node_id.set(u64::from(self.node));
+        let membership = self.group.membership();
+        self.report.votes = membership.voters.contains(&u64::from(self.node));
+        node.quorum_size.set(membership.voters.len() as u64);
+        let progress = self.group.progress();
+        let mine = u64::from(self.node);
+        let count = |learner: bool, active: bool| {
+            progress
+                .iter()
+                .filter(|p| p.node != mine && p.learner == learner && (p.active || !active))
+                .count() as u64
+        };
+        node.followers.set(count(false, false));
+        node.synced_followers.set(count(false, true));
+        node.observers.set(count(true, false));
+        node.synced_observers.set(count(true, true));
+        let members = self.applier.machine.members();
+        if self.report.members != Some(members.version) && !members.members.is_empty() {
+            self.report.members = Some(members.version);
+            self.stats.set_membership(members.config_text());
+        }
+        let blocked = self.why_nothing_is_written(membership.voters.len());
+        if blocked != self.report.blocked {
+            if blocked.is_empty() {
+                tracing::info!("writes go on");
+            } else {
+                tracing::warn!("nothing is written: {blocked}");
+            }
+            self.stats.set_write_block(&blocked);
+            self.report.blocked = blocked;
+        }
+    }
+
+    /// For operators; empty while writes go on.
+    fn why_nothing_is_written(&self, voters: usize) -> String {
+        if self.phase.full_since.is_some() && self.group.role() == Role::Leader {
+            return "the disk of the data directory is full".to_owned();
+        }
+        if self.disputes.is_waiting() {
+            return "this node's state differs from its log; it waits for a majority's opinion".to_owned();
+        }
+        if self.phase.blocked {
+            return "shards do not follow: too many commits wait for them".to_owned();
+        }
+        if self.group.leader() != 0 || self.group.alone() {
+            return String::new();
+        }
+        let reachable = self.links.up().len() + 1;
+        let needed = voters / 2 + 1;
+        format!("no leader; {reachable} nodes see each other here, {needed} of {voters} voters are needed")
     }
 }
