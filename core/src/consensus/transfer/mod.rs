@@ -20,6 +20,8 @@
 mod helper;
 mod receiving;
 mod sending;
+#[cfg(test)]
+mod tests;
 
 pub use helper::Mode;
 

@@ -132,8 +132,10 @@ impl Receivings {
         let of = |c: &&mut Receiving| (c.offer.from, c.offer.index) == (from, index);
         let Some(current) = self.current.as_mut().filter(of) else {
             return match self.in_place {
-                // Sent before it heard that we have everything.
-                Some(have) if (have.from, have.index) == (from, index) => {}
+                // It did not hear that we have everything.
+                Some(have) if (have.from, have.index) == (from, index) => {
+                    outbox.send(from, want(index, have.bytes));
+                }
                 _ => outbox.stop(from, index, "this snapshot was not asked for"),
             };
         };
@@ -141,9 +143,12 @@ impl Receivings {
             return outbox.stop(from, index, "the sender is not the leader");
         }
         current.heard_ns = now_ns;
-        // Sent twice, or behind one that was lost: the sender comes back to it.
         if current.stage != Stage::Taking || offset != current.queued || current.writing >= WINDOW_CHUNKS_MAX
         {
+            // Sent twice since our answer was lost, or behind one that was lost itself. Who is busy tells it soon anyway.
+            if !current.is_busy() {
+                current.tell(now_ns, outbox);
+            }
             return;
         }
         let length = bytes.len() as u64;
