@@ -9,6 +9,7 @@
 //! ```text
 //! DIR/lock         flock'ed; holds the pid of the holder
 //! DIR/meta         0  8 magic "PADMETA\n" | 8 4 version | 12 4 crc32c of all (this field 0) | 16 16 identity | 32 8 incarnation | 40 8 zero
+//! DIR/bootstrap    0  8 magic "PADBOOT\n" | 8 4 version | 12 4 crc32c of all (this field 0) | 16 .. the owner's bytes; written once, before there is a log
 //! DIR/log/         see docs/formats/log.md
 //! DIR/snapshots/   see docs/formats/snapshot.md
 //! ```
@@ -28,6 +29,14 @@ const META_VERSION: u32 = 1;
 /// Magic, version, checksum, identity, incarnation, and eight bytes for later.
 const META_BYTES: usize = 48;
 const META_NAME: &str = "meta";
+const BOOTSTRAP_MAGIC: [u8; 8] = *b"PADBOOT\n";
+/// Version of `bootstrap` that this build reads and writes.
+const BOOTSTRAP_VERSION: u32 = 1;
+/// Magic, version, checksum.
+const BOOTSTRAP_HEADER_BYTES: usize = 16;
+/// Largest `bootstrap`: the memberships of 254 nodes are a few KiB.
+const BOOTSTRAP_BYTES_MAX: u64 = 1 << 20;
+const BOOTSTRAP_NAME: &str = "bootstrap";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,12 +67,14 @@ pub enum DataDirError {
         data: PathBuf,
     },
     /// Written by a version with another format.
-    #[error("{} has format version {found}; this build reads version {META_VERSION}", path.display())]
+    #[error("{} has format version {found}; this build reads version {supported}", path.display())]
     UnsupportedVersion {
         /// The file.
         path: PathBuf,
         /// Its version.
         found: u32,
+        /// Ours.
+        supported: u32,
     },
     /// The operating system refused.
     #[error("data directory: {}: {source}{}", path.display(), advice(source))]
@@ -163,6 +174,59 @@ impl DataDir {
         self.disk.clone()
     }
 
+    /// Whether there is anything in the log's directory.
+    pub fn has_log(&self) -> Result<bool, DataDirError> {
+        let log = self.log_dir();
+        let names = self.disk.list(&log).map_err(|source| DataDirError::Io { path: log, source })?;
+        Ok(!names.is_empty())
+    }
+
+    /// With what the node began, if that was written down.
+    pub fn bootstrap(&self) -> Result<Option<Vec<u8>>, DataDirError> {
+        let path = self.dir.join(BOOTSTRAP_NAME);
+        let io = |source| DataDirError::Io { path: path.clone(), source };
+        let damaged = |what| DataDirError::Damaged { path: path.clone(), what };
+        let file = match self.disk.open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        let size = file.size().map_err(io)?;
+        if !(BOOTSTRAP_HEADER_BYTES as u64..=BOOTSTRAP_BYTES_MAX).contains(&size) {
+            return Err(damaged("impossible size"));
+        }
+        let mut bytes = vec![0; size as usize];
+        if read_full(&*file, &mut bytes, 0).map_err(io)? < bytes.len() {
+            return Err(damaged("too short"));
+        }
+        if bytes[..8] != BOOTSTRAP_MAGIC {
+            return Err(damaged("not a Paddock bootstrap file"));
+        }
+        let found = field::u32(&bytes, 8);
+        if found != BOOTSTRAP_VERSION {
+            let (path, supported) = (path.clone(), BOOTSTRAP_VERSION);
+            return Err(DataDirError::UnsupportedVersion { path, found, supported });
+        }
+        let checksum = field::u32(&bytes, 12);
+        field::put(&mut bytes, 12, [0; 4]);
+        if checksum != crc32c(&bytes) {
+            return Err(damaged("checksum does not match"));
+        }
+        Ok(Some(bytes.split_off(BOOTSTRAP_HEADER_BYTES)))
+    }
+
+    /// Writes down with what the node begins. Durable when it returns.
+    pub fn write_bootstrap(&self, what: &[u8]) -> Result<(), DataDirError> {
+        let mut bytes = vec![0; BOOTSTRAP_HEADER_BYTES];
+        field::put(&mut bytes, 0, BOOTSTRAP_MAGIC);
+        field::put(&mut bytes, 8, BOOTSTRAP_VERSION.to_le_bytes());
+        bytes.extend_from_slice(what);
+        let checksum = crc32c(&bytes);
+        field::put(&mut bytes, 12, checksum.to_le_bytes());
+        replace_file(&*self.disk, &self.dir, BOOTSTRAP_NAME, &bytes)
+            .map_err(|source| DataDirError::Io { path: self.dir.join(BOOTSTRAP_NAME), source })
+    }
+
     /// Where the log's segments are.
     pub fn log_dir(&self) -> PathBuf {
         self.dir.join("log")
@@ -193,7 +257,11 @@ fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Option<([u8; 16], u64)>, Da
     // The version is looked at before the checksum: another version may have another length.
     let version = field::u32(&bytes, 8);
     if version != META_VERSION {
-        return Err(DataDirError::UnsupportedVersion { path: path.to_owned(), found: version });
+        return Err(DataDirError::UnsupportedVersion {
+            path: path.to_owned(),
+            found: version,
+            supported: META_VERSION,
+        });
     }
     if count < META_BYTES {
         return Err(damaged("too short"));
@@ -289,6 +357,25 @@ mod tests {
         for length in 0..good.len() {
             std::fs::write(&path, &good[..length]).unwrap();
             assert!(matches!(DataDir::open(root.path(), [1; 16]).unwrap_err(), DataDirError::Damaged { .. }));
+        }
+    }
+
+    #[test]
+    fn a_bootstrap_is_read_back_whole_or_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(root.path(), [7; 16]).unwrap();
+        assert_eq!(dir.bootstrap().unwrap(), None);
+        dir.write_bootstrap(b"one two three").unwrap();
+        assert_eq!(dir.bootstrap().unwrap().as_deref(), Some(&b"one two three"[..]));
+        let path = root.path().join(BOOTSTRAP_NAME);
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x40;
+            std::fs::write(&path, bad).unwrap();
+            assert!(dir.bootstrap().is_err(), "byte {at}");
+            std::fs::write(&path, &good[..at]).unwrap();
+            assert!(dir.bootstrap().is_err(), "cut at {at}");
         }
     }
 

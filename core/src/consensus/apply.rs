@@ -6,7 +6,7 @@
 //! version, one commit and one slot of the ring, in that order.
 
 use super::control::StopReason;
-use super::group::{EntryKind, LogEntry};
+use super::group::{EntryKind, LogEntry, MembershipStep};
 use super::outbound::Outbound;
 use crate::command::ArchivedBatch;
 use crate::commit::{Commit, Outcome, Reply};
@@ -90,6 +90,31 @@ impl Applier {
                 .apply(&mut self.tree, entry.term, batch, &mut self.applied)
                 .map_err(|error| StopReason::CannotApply { index, error })?;
             self.commands += batch.commands.len() as u64;
+        }
+        (self.index, self.term) = (entry.index, entry.term);
+        crate::sim::applied(entry, &self.machine);
+        Ok(&self.applied)
+    }
+
+    /// Applies an entry that changed the membership, as the group understood it: what rides in it waits in the machine until
+    /// the joint state is left.
+    pub(super) fn apply_change(
+        &mut self,
+        entry: &LogEntry,
+        step: &MembershipStep,
+    ) -> Result<&Applied, StopReason> {
+        let index = entry.index;
+        self.applied.clear();
+        match step {
+            MembershipStep::Entered { command } if command.is_empty() => {}
+            MembershipStep::Entered { command } => {
+                let batch = rkyv::access::<ArchivedBatch, CheckError>(aligned(command, &mut self.scratch))
+                    .map_err(|e| StopReason::Undecodable { index, what: e.to_string() })?;
+                self.machine.begin_reconfig(batch);
+            }
+            MembershipStep::Left => {
+                self.machine.finish_reconfig(&mut self.tree, entry.term, &mut self.applied);
+            }
         }
         (self.index, self.term) = (entry.index, entry.term);
         crate::sim::applied(entry, &self.machine);

@@ -8,6 +8,7 @@ use super::apply::Applier;
 use super::config::{
     CHECKPOINT_HOLD_BYTES_MIN, CHECKPOINT_HOLD_NS, CHECKPOINT_RETRY_NS, RETIRED_BYTES_MAX, ZNODE_BYTES,
 };
+use super::group::Membership;
 use super::journal::Journal;
 use crate::checkpoint::{Checkpointer, Job, WriteError};
 use bytes::Bytes;
@@ -21,8 +22,10 @@ pub(super) struct Checkpoints {
     /// Log bytes after which one is due.
     log_bytes_max: u64,
     log_bytes: u64,
-    /// Index of the newest snapshot.
-    newest: u64,
+    /// Index and term of the newest snapshot.
+    newest: (u64, u64),
+    /// Term of the one under way.
+    term: u64,
     /// Membership, as it goes into a snapshot.
     members: Bytes,
     /// The one under way.
@@ -42,11 +45,12 @@ impl Checkpoints {
         thread: Checkpointer,
         commands_max: u64,
         log_bytes_max: u64,
-        newest: u64,
-        members: Bytes,
+        newest: (u64, u64),
+        membership: &Membership,
     ) -> Self {
+        let (members, term) = (membership.encode().into(), newest.1);
         let (log_bytes, hold, retry_ns) = (0, None, None);
-        Self { thread, commands_max, log_bytes_max, log_bytes, newest, members, hold, retry_ns }
+        Self { thread, commands_max, log_bytes_max, log_bytes, newest, term, members, hold, retry_ns }
     }
 
     /// So many bytes of log behind the newest snapshot were replayed at the start: without them a node that is restarted
@@ -54,6 +58,16 @@ impl Checkpoints {
     pub(super) fn behind(mut self, log_bytes: u64) -> Self {
         self.log_bytes = log_bytes;
         self
+    }
+
+    /// The membership as of the last entry applied has changed.
+    pub(super) fn set_membership(&mut self, membership: &Membership) {
+        self.members = membership.encode().into();
+    }
+
+    /// Index and term of the newest snapshot.
+    pub(super) fn newest(&self) -> (u64, u64) {
+        self.newest
     }
 
     /// Takes what has ended, gives up what holds too much, begins what is due.
@@ -76,7 +90,7 @@ impl Checkpoints {
             applier.tree.reclaim();
             match outcome.result {
                 Ok(finished) => {
-                    self.newest = outcome.index;
+                    self.newest = (outcome.index, self.term);
                     tracing::info!("checkpoint at index {}: {} bytes", outcome.index, finished.bytes);
                     if let Some(index) = finished.log_not_needed_to {
                         journal.forget(index);
@@ -94,7 +108,7 @@ impl Checkpoints {
         }
         self.retry_ns = self.retry_ns.filter(|&at| at > now_ns);
         let due = applier.commands >= self.commands_max || self.log_bytes >= self.log_bytes_max;
-        if due && self.hold.is_none() && self.retry_ns.is_none() && applier.index > self.newest {
+        if due && self.hold.is_none() && self.retry_ns.is_none() && applier.index > self.newest.0 {
             self.begin(now_ns, applier);
         }
     }
@@ -141,6 +155,7 @@ impl Checkpoints {
             bytes_max: tree_bytes.max(CHECKPOINT_HOLD_BYTES_MIN),
             cancelled: false,
         });
+        self.term = applier.term;
         let membership = machine.membership().clone();
         self.thread.begin(Job { held, image: machine.image(), membership, meta });
         (applier.commands, self.log_bytes) = (0, 0);

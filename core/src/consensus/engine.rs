@@ -11,6 +11,7 @@
 
 use super::apply::Applier;
 use super::checkpoints::Checkpoints;
+use super::cold_reader::ColdReader;
 use super::config::*;
 use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
@@ -26,6 +27,7 @@ use super::report::Report;
 use super::rounds::Rounds;
 use super::shards::Shards;
 use super::streams::Streams;
+use super::upkeep;
 use crate::commit::{Outcome, Reply};
 use crate::freshness::{ALWAYS, Freshness};
 use crate::stats::{Mode, Stats};
@@ -45,6 +47,7 @@ pub struct Consensus {
     pub(super) group: RaftGroup,
     pub(super) effects: Effects,
     pub(super) journal: Journal,
+    pub(super) cold: ColdReader,
     /// Committed, not applied.
     pub(super) backlog: VecDeque<LogEntry>,
     pub(super) backlog_bytes: usize,
@@ -109,6 +112,7 @@ impl Consensus {
         self.admit(now)?;
         self.forward(now_ns, io);
         self.ask(now_ns, io);
+        self.inform_group();
         self.drain(io);
         self.answer();
         self.refresh();
@@ -180,6 +184,7 @@ impl Consensus {
     fn drain(&mut self, io: &mut Io) {
         while self.group.drain(&mut self.effects) {
             self.speak(io);
+            self.read_cold();
             self.journal.append(&mut self.effects, self.applier.index);
             for entry in self.effects.committed.drain(..) {
                 self.backlog_bytes += entry.payload.len();
@@ -206,20 +211,22 @@ impl Consensus {
                 return Ok(());
             }
             let Some(entry) = self.backlog.pop_front() else { return Ok(()) };
-            let applied = match self.applier.apply(&entry) {
-                Err(StopReason::Diverged { zxid, found, logged, index }) if !self.group.alone() => {
-                    self.backlog.push_front(entry);
-                    self.dispute(Dispute { index, zxid, logged, found });
-                    return Ok(());
-                }
-                applied => applied?,
-            };
+            let applied =
+                match upkeep::apply(&mut self.group, &mut self.applier, &mut self.checkpoints, &entry) {
+                    Err(StopReason::Diverged { zxid, found, logged, index }) if !self.group.alone() => {
+                        self.backlog.push_front(entry);
+                        self.dispute(Dispute { index, zxid, logged, found });
+                        return Ok(());
+                    }
+                    applied => applied?,
+                };
             self.backlog_bytes -= entry.payload.len();
             self.deadlines.applied(applied, now_ns);
-            if entry.kind == EntryKind::Batch && !entry.payload.is_empty() {
-                if entry.term == self.phase.leading {
-                    self.phase.in_flight = self.phase.in_flight.saturating_sub(1);
-                }
+            let is_batch = entry.kind == EntryKind::Batch;
+            if is_batch && !entry.payload.is_empty() && entry.term == self.phase.leading {
+                self.phase.in_flight = self.phase.in_flight.saturating_sub(1);
+            }
+            if !is_batch || !entry.payload.is_empty() {
                 self.applier.publish(&mut self.outbound, &mut self.phase.extra, &mut self.shards.marked);
             }
             self.group.applied(entry.index);
@@ -365,5 +372,6 @@ impl Engine for Consensus {
             && !self.journal.has_news()
             && !self.checkpoints.has_news()
             && !self.links.is_ready()
+            && !self.cold.has_news()
     }
 }

@@ -82,6 +82,9 @@ pub struct Effects {
     pub number: u64,
     /// To be made durable.
     pub vote: Option<Vote>,
+    /// The vote as it stands, where the index of commit is worth a record beside `entries`: a group of more than one
+    /// does not know by itself what of its log is committed.
+    pub note: Option<Vote>,
     /// To be made durable; the first may stand at or below the log's end, which it then supersedes.
     pub entries: Vec<LogEntry>,
     /// Committed and durable here: to be applied.
@@ -103,6 +106,7 @@ impl Effects {
     pub fn clear(&mut self) {
         self.number = 0;
         self.vote = None;
+        self.note = None;
         self.entries.clear();
         self.committed.clear();
         self.reads.clear();

@@ -28,18 +28,36 @@ pub(super) struct Journal {
     seen: (Ticket, State),
     /// Payload bytes handed over since the last [`Journal::take_bytes`].
     bytes: u64,
+    /// The index of commit that was recorded last.
+    noted: u64,
+    /// Where the log begins since it was last let go.
+    truncated: Option<u64>,
 }
 
 impl Journal {
     pub(super) fn new(log: Log) -> Self {
         let last_ticket = log.durable().ticket;
         let seen = (last_ticket, log.state());
-        Self { log, refused: VecDeque::new(), taken: VecDeque::new(), last_ticket, seen, bytes: 0 }
+        Self {
+            log,
+            refused: VecDeque::new(),
+            taken: VecDeque::new(),
+            last_ticket,
+            seen,
+            bytes: 0,
+            noted: 0,
+            truncated: None,
+        }
     }
 
-    /// Hands over what a drain wants to be durable.
-    pub(super) fn append(&mut self, effects: &mut Effects, commit: u64) {
-        let vote = effects.vote.map(|v| hard_state(v, commit)).map(Record::HardState);
+    /// Hands over what a drain wants to be durable. `applied` is what is known to be committed, and recorded where that is
+    /// worth it: never more, since a record of it may survive a crash that takes the entries behind it.
+    pub(super) fn append(&mut self, effects: &mut Effects, applied: u64) {
+        let note = effects.note.filter(|_| applied > self.noted);
+        let vote = effects.vote.or(note).map(|v| {
+            self.noted = applied;
+            Record::HardState(hard_state(v, applied))
+        });
         let entries = effects.entries.drain(..).map(|e| {
             self.bytes += e.payload.len() as u64;
             Record::Entry(stored(e))
@@ -118,6 +136,12 @@ impl Journal {
     /// Nobody needs entries up to `index` any more: two snapshots contain them.
     pub(super) fn forget(&mut self, index: u64) {
         self.log.truncate_prefix(index + 1);
+        self.truncated = Some(index + 1);
+    }
+
+    /// Where the log begins, if that has changed since the last call.
+    pub(super) fn take_truncated(&mut self) -> Option<u64> {
+        self.truncated.take()
     }
 
     /// `false`: refused, and kept at the front.
@@ -146,6 +170,12 @@ impl Journal {
 
 fn hard_state(vote: Vote, commit: u64) -> HardState {
     HardState { term: vote.term, vote: vote.node, commit }
+}
+
+/// What the log holds, as the group sees it.
+pub(super) fn loaded(e: Entry) -> LogEntry {
+    let kind = if e.kind == KIND_BATCH { EntryKind::Batch } else { EntryKind::Membership };
+    LogEntry { index: e.index, term: e.term, kind, payload: e.data }
 }
 
 fn stored(e: LogEntry) -> Entry {

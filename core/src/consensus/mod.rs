@@ -14,6 +14,9 @@
 //! | [`engine`] | the order of things within a turn |
 //! | [`open`] | recovery, and the ends that shards get |
 //! | [`group`], `raft_group`, `window`, `wire`, `cold` | ordering, messages, what peers who are behind are fed from |
+//! | `cold_reader` | older parts of the log, read off the core |
+//! | `upkeep` | what keeps group and log in step |
+//! | `bootstrap` | with which membership a node begins |
 //! | `membership` | who votes and who learns, and how that changes |
 //! | `journal` | what must be durable, on its way to the log |
 //! | `apply` | committed entry to published commit |
@@ -31,8 +34,10 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod bootstrap;
 mod checkpoints;
 mod cold;
+mod cold_reader;
 pub mod config;
 mod control;
 mod deadlines;
@@ -57,6 +62,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+mod upkeep;
 mod window;
 mod wire;
 

@@ -1,12 +1,14 @@
 //! From a data directory to a running core.
 //!
 //! Owns the order of recovery: the directory's lock, the newest good snapshot, the log from there, replay, the group.
-//! Never serves before everything durable is applied: the parts it hands out begin at the recovered version. It stays
-//! correct because storage has made all it reports durable again, because in a group of one all that is durable is
-//! committed, and because replay takes the way that every entry takes: the same check, the same comparison of digests.
+//! Never serves before everything known to be committed is applied: the parts it hands out begin at the recovered version.
+//! It stays correct because storage has made all it reports durable again, because a sole voter's log is committed once it
+//! is durable while others apply only what they recorded as committed, and because replay takes the way that every entry takes: the same check, the same comparison of digests.
 
 use super::apply::Applier;
+use super::bootstrap;
 use super::checkpoints::Checkpoints;
+use super::cold_reader::ColdReader;
 use super::config::{ConsensusConfig, READ_ROUND_RETRY_ALONE_NS, READ_ROUND_RETRY_NS};
 use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
@@ -14,7 +16,7 @@ use super::disputes::Disputes;
 use super::engine::{Consensus, Phase};
 use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Membership, Vote};
 use super::intake::Intake;
-use super::journal::{Journal, KIND_BATCH};
+use super::journal::{Journal, loaded};
 use super::links::Links;
 use super::outbound::Outbound;
 use super::raft_group::{GroupStart, RaftGroup};
@@ -42,7 +44,6 @@ use paddock_storage::{
 };
 use paddock_transport::engine::Now;
 use paddock_transport::wake::Waker;
-use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
@@ -139,13 +140,6 @@ pub struct Parts {
     pub recovered: Recovered,
 }
 
-/// The group's members, as they stand in a snapshot.
-#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-struct Members {
-    voters: Vec<u64>,
-    learners: Vec<u64>,
-}
-
 impl Consensus {
     /// Recovers `config.data_dir` and sets up the core and the ends of its shards. `waker` is that of the loop that will
     /// run it, `shard_wakers` those of the shards' loops, `config.shards` of them; with one loop for all they are the
@@ -160,31 +154,42 @@ impl Consensus {
         let dir = DataDir::open_on(config.disk.clone(), &config.data_dir, config.new_identity)?;
         let snapshots = Snapshots::on(dir.disk(), dir.snapshot_dir());
         let (sender, receivers) = ring::with_capacity(config.shards, config.commit_ring_entries);
-        let (from, (writer, readers)) = from_snapshot(&snapshots, &config)?;
+        let (from, (writer, readers)) = from_snapshot(&snapshots, &config, &dir)?;
 
         let (log, recovery) = open_log(&config, &dir, &from, waker.clone())?;
         let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
         (applier.index, applier.term) = (from.index, from.term);
-        let replayed = replay(&log, &recovery, &mut applier)?;
+        let mut membership = from.membership;
+        let node = u64::from(config.node);
+        let replayed = replay(&log, &recovery, &mut applier, &mut membership, node)?;
+        bootstrap::compare(&config, &membership)?;
         // Only now: had anything been wrong with the way back, the damaged ones would still be there to look at.
         for skipped in &from.skipped {
             snapshots.discard(skipped)?;
         }
 
+        let (term_before, runs) = log.terms();
+        let span = Span::new(log.first_index(), term_before, runs);
         let mut group = RaftGroup::new(GroupStart {
-            node: u64::from(config.node),
-            membership: Membership::new(from.members.voters.clone(), from.members.learners.clone()),
+            node,
+            membership,
             vote: Vote { term: recovery.hard_state.term, node: recovery.hard_state.vote },
             applied: applier.index,
-            span: Span::new(applier.index + 1, applier.term, []),
-            tail: Vec::new(),
+            span,
+            tail: replayed.tail,
             seed: config.seed,
         })?;
+        let newest = (from.index, from.term);
+        if from.index > 0 {
+            group.set_snapshot(from.index, from.term);
+        }
         if group.is_sole_voter() {
             group.campaign()?;
         }
 
         let entry_bytes_max = log.entry_bytes_max();
+        let told = waker.clone();
+        let cold = ColdReader::new(log.reader(), config.inline, Box::new(move || told.wake()));
         let mut journal = Journal::new(log);
         journal.applied(applier.index);
         let (producers, consumers): (Vec<_>, Vec<_>) =
@@ -200,9 +205,8 @@ impl Consensus {
         let start = if config.inline { Checkpointer::inline } else { Checkpointer::start };
         let thread = start(snapshots, config.checkpoint_bytes_per_second, Box::new(move || told.wake()))
             .map_err(StartError::Thread)?;
-        let members = encode(&from.members)?;
         let checkpoints =
-            Checkpoints::new(thread, config.snap_count, config.snap_log_bytes, from.index, members)
+            Checkpoints::new(thread, config.snap_count, config.snap_log_bytes, newest, &group.membership())
                 .behind(replayed.bytes);
         let tick_ns = u64::from(config.tick_time_ms) * 1_000_000;
         let shard = ShardConfig {
@@ -258,6 +262,7 @@ impl Consensus {
             group,
             effects: Effects::default(),
             journal,
+            cold,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             applier,
@@ -294,7 +299,7 @@ struct From {
     machine: Machine,
     index: u64,
     term: u64,
-    members: Members,
+    membership: Membership,
     /// Damaged snapshots that were passed over.
     skipped: Vec<Skipped>,
 }
@@ -304,19 +309,17 @@ type Tree = (tree::Writer, Vec<tree::Reader>);
 
 /// The newest snapshot that can be loaded. One whose checksums are good and whose contents are not is passed over like a
 /// damaged one: whether the log reaches back to the one before it is found out when it is opened.
-fn from_snapshot(snapshots: &Snapshots, config: &ConsensusConfig) -> Result<(From, Tree), StartError> {
+fn from_snapshot(
+    snapshots: &Snapshots,
+    config: &ConsensusConfig,
+    dir: &DataDir,
+) -> Result<(From, Tree), StartError> {
     let shards = config.shards;
     let Some(opened) = snapshots.open_newest()? else {
         let tree = tree::tree(shards);
-        let members = match &config.members {
-            None => Members { voters: vec![u64::from(config.node)], learners: Vec::new() },
-            Some(members) => Members {
-                voters: members.voters().map(u64::from).collect(),
-                learners: members.observers().map(u64::from).collect(),
-            },
-        };
+        let membership = bootstrap::membership(dir, config)?;
         let machine = Machine::new(&tree.0);
-        return Ok((From { machine, index: 0, term: 0, members, skipped: Vec::new() }, tree));
+        return Ok((From { machine, index: 0, term: 0, membership, skipped: Vec::new() }, tree));
     };
     let mut skipped = opened.skipped;
     let mut reader = opened.reader;
@@ -351,9 +354,7 @@ fn from_snapshot(snapshots: &Snapshots, config: &ConsensusConfig) -> Result<(Fro
     }
     let path = || reader.path().to_owned();
     let header = reader.header();
-    let mut aligned = rkyv::util::AlignedVec::<16>::new();
-    aligned.extend_from_slice(&header.conf_state);
-    let members: Members = rkyv::from_bytes::<Members, rkyv::rancor::Error>(&aligned)
+    let membership = Membership::decode(&header.conf_state)
         .map_err(|e| StartError::Membership { path: path(), what: e.to_string() })?;
     let digest = loaded.machine.digest();
     if digest != header.digest {
@@ -365,7 +366,7 @@ fn from_snapshot(snapshots: &Snapshots, config: &ConsensusConfig) -> Result<(Fro
         }));
     }
     let (index, term) = (header.index, header.term);
-    Ok((From { machine: loaded.machine, index, term, members, skipped }, tree))
+    Ok((From { machine: loaded.machine, index, term, membership, skipped }, tree))
 }
 
 fn open_log(
@@ -385,10 +386,8 @@ fn open_log(
     if config.inline {
         options.flushing = Flushing::Manual;
     }
-    if from.members.voters.len() == 1 {
-        // Nobody lags behind a group of one.
-        options.window_bytes = 0;
-    }
+    // The group's own window serves those who lag behind.
+    options.window_bytes = 0;
     Ok(Log::open(options)?)
 }
 
@@ -398,26 +397,41 @@ struct Replayed {
     entries: u64,
     /// Bytes of their payloads.
     bytes: u64,
+    /// Entries of which it is not known whether they are committed.
+    tail: Vec<LogEntry>,
 }
 
-/// Applies what the log holds beyond the snapshot, without publishing.
-fn replay(log: &Log, recovery: &Recovery, applier: &mut Applier) -> Result<Replayed, StartError> {
+/// Applies what the log holds beyond the snapshot and is known to be committed, without publishing. A sole voter's log is
+/// committed as soon as it is durable; of others' only what they have recorded, and Raft decides about the rest.
+fn replay(
+    log: &Log,
+    recovery: &Recovery,
+    applier: &mut Applier,
+    membership: &mut Membership,
+    node: u64,
+) -> Result<Replayed, StartError> {
     let first = applier.index + 1;
     let mut replayed = Replayed::default();
     for entry in log.reader().entries(first, recovery.last_index + 1) {
-        let entry = entry?;
-        let kind = if entry.kind == KIND_BATCH { EntryKind::Batch } else { EntryKind::Membership };
-        let entry = LogEntry { index: entry.index, term: entry.term, kind, payload: entry.data };
-        applier.apply(&entry).map_err(StartError::Replay)?;
+        let mut entry = loaded(entry?);
+        let committed = entry.index <= recovery.hard_state.commit || membership.is_sole_voter(node);
+        if !committed || !replayed.tail.is_empty() {
+            // A copy: what is kept must not keep its segment from being recycled.
+            entry.payload = Bytes::copy_from_slice(&entry.payload);
+            replayed.tail.push(entry);
+            continue;
+        }
+        let applied = match entry.kind {
+            EntryKind::Batch => applier.apply(&entry),
+            EntryKind::Membership => {
+                let step = membership.apply(&entry.payload).map_err(|e| GroupError(e.to_string()))?;
+                applier.apply_change(&entry, &step)
+            }
+        };
+        applied.map_err(StartError::Replay)?;
         replayed.entries += 1;
         replayed.bytes += entry.payload.len() as u64;
     }
     applier.forget_applied();
     Ok(replayed)
-}
-
-fn encode(members: &Members) -> Result<Bytes, StartError> {
-    let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(members)
-        .map_err(|e| StartError::Group(GroupError(e.to_string())))?;
-    Ok(Bytes::copy_from_slice(&bytes))
 }

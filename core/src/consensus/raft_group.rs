@@ -301,6 +301,7 @@ impl Group for RaftGroup {
         let entries = ready.take_entries();
         if !entries.is_empty() {
             self.drained_entries = self.drained;
+            effects.note = (!self.is_sole_voter()).then_some(self.vote);
         }
         self.node.mut_store().append(&entries);
         self.node.advance_append_async(ready);

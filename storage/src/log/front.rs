@@ -189,6 +189,12 @@ impl Log {
         self.window.term(index)
     }
 
+    /// Term of the entry before the first, and the runs of terms from the first on: (index at which a term begins, term).
+    /// The first run may begin below the first index.
+    pub fn terms(&self) -> (u64, Vec<(u64, u64)>) {
+        self.window.terms()
+    }
+
     /// Entries `low..high` from memory, up to `bytes_max` of data, at least one. [`ReadError::Cold`]: they are older
     /// than the window, ask a [`LogReader`] on another thread.
     pub fn entries(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {

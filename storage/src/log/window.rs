@@ -75,6 +75,11 @@ impl Window {
         }
     }
 
+    /// Term of `first - 1`, and the runs of terms from there on.
+    pub(crate) fn terms(&self) -> (u64, Vec<(u64, u64)>) {
+        (self.term_before, self.terms.iter().copied().collect())
+    }
+
     /// Takes an entry read back at the start; called with the log's tail in order.
     pub(crate) fn warm_up(&mut self, entry: Entry) {
         self.bytes += cost(&entry);
@@ -248,8 +253,10 @@ mod tests {
         assert_eq!(window.term(5), Ok(2));
         assert_eq!(window.term(4), Err(ReadError::Compacted(4)));
         assert_eq!(window.term(8), Ok(3));
+        assert_eq!(window.terms(), (2, vec![(4, 2), (8, 3)]));
         window.truncate_prefix(11);
         assert_eq!((window.first(), window.term(10)), (11, Ok(3)));
+        assert_eq!(window.terms(), (3, vec![]));
         window.push(entry(11, 3), Ticket(11));
         assert_eq!(window.term(11), Ok(3));
         window.reset(40, 7);

@@ -1,0 +1,53 @@
+//! What keeps the group and the log in step with each other beside the way of the entries.
+//!
+//! Owns no state: it tells the group where the log begins, which snapshot there is, and what was read for peers who are
+//! behind; and it takes a change of membership to the group, the machine and the next snapshot at once. It stays correct
+//! because the three hear of it in the same step, so that a snapshot never says something else than the entries it contains.
+
+use super::apply::Applier;
+use super::checkpoints::Checkpoints;
+use super::control::StopReason;
+use super::engine::Consensus;
+use super::group::{EntryKind, Group, LogEntry};
+use super::raft_group::RaftGroup;
+use crate::machine::Applied;
+
+/// Applies an entry to the machine and, where it changes the membership, to the group and the next snapshot.
+pub(super) fn apply<'a>(
+    group: &mut RaftGroup,
+    applier: &'a mut Applier,
+    checkpoints: &mut Checkpoints,
+    entry: &LogEntry,
+) -> Result<&'a Applied, StopReason> {
+    if entry.kind == EntryKind::Batch {
+        return applier.apply(entry);
+    }
+    let step = group
+        .apply_membership(&entry.payload)
+        .map_err(|e| StopReason::Undecodable { index: entry.index, what: e.to_string() })?;
+    checkpoints.set_membership(&group.membership());
+    applier.apply_change(entry, &step)
+}
+
+impl Consensus {
+    /// Has read what the group wants for peers who are behind.
+    pub(super) fn read_cold(&mut self) {
+        for fetch in self.effects.fetches.drain(..) {
+            self.cold.request(fetch);
+        }
+    }
+
+    /// Tells the group what was read, what snapshot there is, and where the log begins.
+    pub(super) fn inform_group(&mut self) {
+        while let Some((fetch, entries)) = self.cold.take() {
+            self.group.fetched(fetch, entries);
+        }
+        let (index, term) = self.checkpoints.newest();
+        if index > 0 {
+            self.group.set_snapshot(index, term);
+        }
+        if let Some(first) = self.journal.take_truncated() {
+            self.group.truncated(first);
+        }
+    }
+}
