@@ -28,6 +28,7 @@
 //! | `disputes` | who is wrong when two nodes differ about the state |
 //! | `report` | what counters and operators are told |
 //! | `shards` | whom to wake, who is stuck |
+//! | [`steward`] | what the leader does about the membership |
 //! | `checkpoints` | when a snapshot is due, and what the log may forget |
 //! | [`transfer`] | snapshots for a node that is far behind |
 
@@ -58,6 +59,7 @@ mod reads;
 mod report;
 mod rounds;
 mod shards;
+pub mod steward;
 mod streams;
 #[cfg(test)]
 mod tests;
