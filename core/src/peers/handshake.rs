@@ -153,6 +153,7 @@ impl Peers {
         let peer = self.peers.entry(node).or_insert_with(Peer::new);
         let (given_up, before) = (std::mem::replace(&mut peer.dial, Dial::At(u64::MAX)), peer.known);
         peer.link = Some(conn);
+        peer.ups_untaken += 1;
         peer.counters.links += 1;
         peer.last_error = None;
         let same = before.filter(|k| (k.identity, k.incarnation) == (it.identity, it.incarnation));

@@ -190,13 +190,21 @@ impl Peers {
     pub fn next_event(&mut self) -> Option<PeerEvent> {
         let (bytes, event) = self.events.pop_front()?;
         self.untaken_bytes -= bytes;
+        if let PeerEvent::Up { node, .. } = event
+            && let Some(peer) = self.peers.get_mut(&node)
+        {
+            // Of several the last one is the present link's.
+            peer.ups_untaken = peer.ups_untaken.saturating_sub(1);
+        }
         Some(event)
     }
 
-    /// Sends, after all that was sent before. `false`: it was not taken, since there is no link, since more than
+    /// Sends, after all that was sent before. `false`: it was not taken, since there is no link or the core has not taken its
+    /// [`PeerEvent::Up`] (what answers something of an earlier link must not get into this one), since more than
     /// [`UNSENT_BYTES_MAX`] wait for it, or since the message is larger than a frame may be.
     pub fn send(&mut self, to: u8, message: &Message, io: &mut Io) -> bool {
-        let Some((conn, peer)) = self.peers.get_mut(&to).and_then(|p| Some((p.link?, p))) else {
+        let up = self.peers.get_mut(&to).filter(|p| p.ups_untaken == 0);
+        let Some((conn, peer)) = up.and_then(|p| Some((p.link?, p))) else {
             return false;
         };
         if io.unsent(conn) > UNSENT_BYTES_MAX {
@@ -230,9 +238,9 @@ impl Peers {
         true
     }
 
-    /// Whether a link to the node stands.
+    /// Whether a link to the node stands and the core has taken its [`PeerEvent::Up`].
     pub fn is_up(&self, node: u8) -> bool {
-        self.peers.get(&node).is_some_and(|p| p.link.is_some())
+        self.peers.get(&node).is_some_and(|p| p.link.is_some() && p.ups_untaken == 0)
     }
 
     /// Bytes that wait to be sent to the node.

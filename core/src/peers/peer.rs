@@ -207,6 +207,8 @@ pub(super) struct Peer {
     /// Identity that the membership records.
     pub recorded: Option<[u8; 16]>,
     pub link: Option<ConnId>,
+    /// Links of which the core has not heard yet.
+    pub ups_untaken: usize,
     pub dial: Dial,
     /// Dials in a row without a steady link.
     pub failures: u32,
@@ -225,6 +227,7 @@ impl Peer {
             member: false,
             recorded: None,
             link: None,
+            ups_untaken: 0,
             dial: Dial::New,
             failures: 0,
             known: None,

@@ -123,6 +123,25 @@ fn a_restarted_peer_takes_the_place_of_a_link_that_nobody_noticed_dead() {
 }
 
 #[test]
+fn an_answer_to_an_earlier_link_does_not_get_into_the_next_one() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2])]);
+    rig.node(1).awake = false;
+    rig.link(2);
+    let second = rig.wire(&Greeting { incarnation: 2, ..hello(2) });
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        let event = rig.node(1).peers.next_event().unwrap();
+        sent.push((matches!(event, PeerEvent::Up { .. }), rig.send(1, 2, &message(7))));
+    }
+    assert_eq!(sent, [(true, false), (false, false), (true, true)], "up, down, up");
+    rig.run();
+    let mut inbox = Inbox::default();
+    inbox.push(&rig.inproc.received(second));
+    assert!(inbox.greeting().unwrap().is_some());
+    assert!(matches!(inbox.frame(), Ok(Some(Frame::Message(..)))));
+}
+
+#[test]
 fn of_two_dials_of_one_start_the_later_counts_whichever_is_read_first() {
     let mut rig = Rig::new(vec![config(1, &[1, 2])]);
     let second = rig.wire(&Greeting { attempt: 2, ..hello(2) });
