@@ -76,6 +76,10 @@ pub const MAX_STALENESS_NS: u64 = 10_000_000_000;
 /// leases that it would have renewed end early. At four beats in maxStaleness no more than five are ever waiting.
 pub const REPORTS_KEPT_MAX: usize = 16;
 
+/// How long after its start a node that was never confirmed lets clients wait for their session instead of sending them
+/// away: a group of one leads within milliseconds, a member that was restarted finds its leader within an election.
+pub const START_PATIENCE_NS: u64 = 1_000_000_000;
+
 /// How long a node looks for its quorum after a start before it takes read-only clients; one tickTime if that is longer
 /// (ZooKeeper's own delay).
 pub const READ_ONLY_AFTER_MIN_NS: u64 = 2_000_000_000;

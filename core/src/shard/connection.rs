@@ -97,6 +97,8 @@ pub(super) struct Connection {
     /// Means nothing on a group of one.
     pub lease_ns: u64,
     pub lease_bucket: u64,
+    /// Waits for the node's first confirmation.
+    pub early: bool,
     /// A read-only client: its session is this shard's own.
     pub read_only: bool,
     /// Came through a listener whose reads are linearizable.
@@ -139,6 +141,7 @@ impl Connection {
             eof: false,
             lease_ns: 0,
             lease_bucket: 0,
+            early: false,
             read_only: false,
             linearizable: false,
             covered_bytes: 0,

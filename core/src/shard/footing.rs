@@ -7,11 +7,11 @@
 //! says nothing more to anybody. On a group of one the confirmation is [`ALWAYS`] and nothing of this is done.
 
 use super::Shard;
-use super::config::READ_ONLY_AFTER_MIN_NS;
+use super::config::{READ_ONLY_AFTER_MIN_NS, START_PATIENCE_NS};
 use super::connection::Phase;
 use crate::freshness::ALWAYS;
 use crate::sim::hooks::{Mutation, mutated};
-use paddock_transport::engine::Now;
+use paddock_transport::engine::{ConnId, Now};
 use paddock_transport::io::Io;
 
 /// Who is served.
@@ -32,11 +32,31 @@ pub(super) struct Judge {
     pub footing: Footing,
     /// When the first turn was.
     began_ns: Option<u64>,
+    /// Until when clients wait for the first confirmation; 0: it came, or none needs to.
+    starting_until_ns: u64,
+    /// Those who wait for it. Bounded by the connections.
+    early: Vec<ConnId>,
 }
 
 impl Default for Judge {
     fn default() -> Self {
-        Self { footing: Footing::Closed, began_ns: None }
+        Self { footing: Footing::Closed, began_ns: None, starting_until_ns: 0, early: Vec::new() }
+    }
+}
+
+impl Judge {
+    /// Whether a client that came now may wait for the node's first confirmation; it is looked at again then.
+    pub fn lets_wait(&mut self, now: Now, connection: ConnId, noted: &mut bool) -> bool {
+        let waits = self.footing == Footing::Closed && now.mono_ns < self.starting_until_ns;
+        if waits && !std::mem::replace(noted, true) {
+            self.early.push(connection);
+        }
+        waits
+    }
+
+    /// When those who wait are looked at again.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        (!self.early.is_empty()).then_some(self.starting_until_ns)
     }
 }
 
@@ -48,6 +68,13 @@ impl Shard {
         let found = self.footing_at(now, fresh_ns);
         if found != self.judge.footing {
             self.step_over(now, found, fresh_ns, io);
+        }
+        if found != Footing::Closed || now.mono_ns >= self.judge.starting_until_ns {
+            for id in std::mem::take(&mut self.judge.early) {
+                if let Some(connection) = self.connections.find(id) {
+                    Self::mark_ready(&mut self.ready, connection);
+                }
+            }
         }
         if fresh_ns == ALWAYS {
             self.leases.rest(now.mono_ns);
@@ -65,6 +92,7 @@ impl Shard {
     fn footing_at(&mut self, now: Now, fresh_ns: u64) -> Footing {
         let began_ns = *self.judge.began_ns.get_or_insert(now.mono_ns);
         let never = fresh_ns == 0;
+        self.judge.starting_until_ns = if never { began_ns.saturating_add(START_PATIENCE_NS) } else { 0 };
         if fresh_ns == ALWAYS || (!never && !self.is_stale(now, fresh_ns)) {
             return Footing::Full;
         }

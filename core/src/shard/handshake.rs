@@ -44,6 +44,9 @@ impl Shard {
             timeout_ms: request.timeout_ms,
             used,
         };
+        if self.judge.lets_wait(now, connection.id, &mut connection.early) {
+            return;
+        }
         if self.judge.footing == Footing::Closed
             || (self.judge.footing == Footing::ReadOnly && !who.accepts_read_only)
         {

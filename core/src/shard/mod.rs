@@ -293,7 +293,8 @@ impl Shard {
         let linger = self.lingering.front().map(|(deadline, _)| *deadline);
         let asking = self.asking.front().map(|a| a.until_ns);
         let footing = self.footing_deadline(now);
-        [touched, retry, handshake, linger, asking, footing].into_iter().flatten().min()
+        let early = self.judge.deadline_ns();
+        [touched, retry, handshake, linger, asking, footing, early].into_iter().flatten().min()
     }
 }
 

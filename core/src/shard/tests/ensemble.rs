@@ -3,6 +3,7 @@
 use super::rig::*;
 use crate::freshness::ALWAYS;
 use crate::shard::ShardConfig;
+use crate::shard::config::START_PATIENCE_NS;
 use crate::stats::Mode;
 use paddock_transport::engine::Next;
 use paddock_transport::wire::{
@@ -92,12 +93,34 @@ fn a_node_that_slept_tells_nobody_anything_in_its_first_turn() {
 fn a_node_without_its_first_confirmation_closes_clients_and_answers_words() {
     let mut w = member(1, ShardConfig::default());
     w.freshness.confirm(0);
+    let mut early = w.dial(0);
+    w.connect(&mut early, &connect_request(0, &[0; 16]));
+    w.run();
+    assert!(!w.is_closed(&early), "it has just started");
+    w.pass(START_PATIENCE_NS);
+    let mut late = w.dial(0);
+    w.connect(&mut late, &connect_request(0, &[0; 16]));
+    w.run();
+    for c in [&early, &late] {
+        assert!(w.is_closed(c) && w.net.received(c.wire).is_empty());
+    }
+    assert_eq!((w.word(0, "ruok"), w.word(0, "isro")), ("imok".into(), "null".into()));
+    assert_eq!(w.word(0, "srvr"), NOT_SERVING);
+}
+
+#[test]
+fn a_client_that_came_before_the_first_confirmation_is_served_when_it_comes() {
+    let mut w = member(1, ShardConfig::default());
+    w.freshness.confirm(0);
     let mut c = w.dial(0);
     w.connect(&mut c, &connect_request(0, &[0; 16]));
     w.run();
-    assert!(w.is_closed(&c) && w.net.received(c.wire).is_empty());
-    assert_eq!((w.word(0, "ruok"), w.word(0, "isro")), ("imok".into(), "null".into()));
-    assert_eq!(w.word(0, "srvr"), NOT_SERVING);
+    assert_eq!(w.next(0), Next::Sleep { deadline_ns: Some(w.now.mono_ns + START_PATIENCE_NS) });
+    w.pass(START_PATIENCE_NS - 1);
+    w.freshness.confirm(ALWAYS);
+    w.run();
+    assert!(w.handshake(&mut c).is_some());
+    assert_eq!(w.ask(&mut c, &exists("/", false)).err, 0);
 }
 
 #[test]
