@@ -30,6 +30,8 @@ pub(super) struct Checkpoints {
     members: Bytes,
     /// The one under way.
     hold: Option<Hold>,
+    /// The log is kept from here on, whatever two snapshots contain: somebody is just being sent an older one.
+    keep_log_from: Option<u64>,
     retry_ns: Option<u64>,
 }
 
@@ -49,8 +51,19 @@ impl Checkpoints {
         membership: &Membership,
     ) -> Self {
         let (members, term) = (membership.encode().into(), newest.1);
-        let (log_bytes, hold, retry_ns) = (0, None, None);
-        Self { thread, commands_max, log_bytes_max, log_bytes, newest, term, members, hold, retry_ns }
+        let (log_bytes, hold, keep_log_from, retry_ns) = (0, None, None, None);
+        Self {
+            thread,
+            commands_max,
+            log_bytes_max,
+            log_bytes,
+            newest,
+            term,
+            members,
+            hold,
+            keep_log_from,
+            retry_ns,
+        }
     }
 
     /// So many bytes of log behind the newest snapshot were replayed at the start: without them a node that is restarted
@@ -68,6 +81,11 @@ impl Checkpoints {
     /// Index and term of the newest snapshot.
     pub(super) fn newest(&self) -> (u64, u64) {
         self.newest
+    }
+
+    /// The log is not let go beyond this index. What is kept for it is let go with a later checkpoint.
+    pub(super) fn keep_log_from(&mut self, index: Option<u64>) {
+        self.keep_log_from = index;
     }
 
     /// Takes what has ended, gives up what holds too much, begins what is due.
@@ -93,7 +111,7 @@ impl Checkpoints {
                     self.newest = (outcome.index, self.term);
                     tracing::info!("checkpoint at index {}: {} bytes", outcome.index, finished.bytes);
                     if let Some(index) = finished.log_not_needed_to {
-                        journal.forget(index);
+                        journal.forget(self.keep_log_from.map_or(index, |keep| keep.min(index)));
                     }
                 }
                 Err(why) => {

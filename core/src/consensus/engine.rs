@@ -17,6 +17,7 @@ use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
 use super::disputes::{Dispute, Disputes};
 use super::group::{Effects, EntryKind, Group, LogEntry, Role};
+use super::installing::Installing;
 use super::intake::Intake;
 use super::journal::Journal;
 use super::links::Links;
@@ -63,6 +64,7 @@ pub struct Consensus {
     pub(super) deadlines: Deadlines,
     pub(super) shards: Shards,
     pub(super) checkpoints: Checkpoints,
+    pub(super) installing: Installing,
     pub(super) control: Arc<Control>,
     pub(super) stats: Arc<Stats>,
     pub(super) phase: Phase,
@@ -111,6 +113,7 @@ impl Consensus {
         self.lead_or_follow(now, io);
         self.admit(now)?;
         self.forward(now_ns, io);
+        let install_ns = self.install(now_ns, io)?;
         self.ask(now_ns, io);
         self.inform_group();
         self.drain(io);
@@ -135,7 +138,7 @@ impl Consensus {
         if self.may_stop(now_ns) {
             return Err(StopReason::Asked);
         }
-        let next = self.next(now_ns, links_ns);
+        let next = self.next(now_ns, links_ns.into_iter().chain(install_ns).min());
         self.deadlines.expect(match next {
             Next::Again => Some(now_ns),
             Next::Sleep { deadline_ns } => deadline_ns,
@@ -184,6 +187,7 @@ impl Consensus {
     fn drain(&mut self, io: &mut Io) {
         while self.group.drain(&mut self.effects) {
             self.speak(io);
+            self.installing.want(&mut self.effects.snapshots);
             self.read_cold();
             self.journal.append(&mut self.effects, self.applier.index);
             for entry in self.effects.committed.drain(..) {
@@ -372,6 +376,7 @@ impl Engine for Consensus {
             && !self.journal.has_news()
             && !self.checkpoints.has_news()
             && !self.links.is_ready()
+            && !self.installing.has_news()
             && !self.cold.has_news()
     }
 }

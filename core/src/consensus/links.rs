@@ -110,6 +110,7 @@ impl Consensus {
                         self.links.granted = 0;
                     }
                     self.group.unreachable(u64::from(node));
+                    self.installing.link_down(node);
                 }
                 PeerEvent::Message { node, message } => self.hear(now, node, message, io),
                 PeerEvent::Removed { by } => {
@@ -163,7 +164,7 @@ impl Consensus {
                 self.answer_dispute(from, Dispute { index, zxid, logged, found: digest }, io);
             }
             Message::Computed { zxid, digest } => self.disputes.hear(zxid, from, digest),
-            Message::Snapshot(_) => {}
+            Message::Snapshot(message) => self.hear_of_snapshot(from, message, now.mono_ns),
         }
     }
 

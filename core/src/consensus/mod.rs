@@ -30,7 +30,7 @@
 //! | `shards` | whom to wake, who is stuck |
 //! | [`steward`] | what the leader does about the membership |
 //! | `checkpoints` | when a snapshot is due, and what the log may forget |
-//! | [`transfer`] | snapshots for a node that is far behind |
+//! | [`transfer`], `installing` | snapshots for a node that is far behind |
 
 #![forbid(unsafe_code)]
 
@@ -45,6 +45,7 @@ mod deadlines;
 mod disputes;
 pub mod engine;
 pub mod group;
+mod installing;
 mod intake;
 mod journal;
 mod leading;

@@ -15,6 +15,7 @@ use super::deadlines::Deadlines;
 use super::disputes::Disputes;
 use super::engine::{Consensus, Phase};
 use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Membership, Vote};
+use super::installing::Installing;
 use super::intake::Intake;
 use super::journal::{Journal, loaded};
 use super::links::Links;
@@ -25,6 +26,7 @@ use super::report::Report;
 use super::rounds::Rounds;
 use super::shards::{Armed, Shards};
 use super::streams::Streams;
+use super::transfer::{Mode, Transfers};
 use super::window::Span;
 use crate::checkpoint::{Checkpointer, LoadError, load};
 use crate::freshness::Freshness;
@@ -201,6 +203,10 @@ impl Consensus {
         // The recovered state is the first commit of every shard.
         applier.publish(&mut outbound, &mut Vec::new(), &mut shards.marked);
 
+        // A node without peers sends nobody anything: it needs no thread for that.
+        let needs_thread = config.members.is_some() && !config.inline;
+        let mode = if needs_thread { Mode::Thread(waker.clone()) } else { Mode::Inline };
+        let transfers = Transfers::new(snapshots.clone(), mode).map_err(StartError::Thread)?;
         let told = waker.clone();
         let start = if config.inline { Checkpointer::inline } else { Checkpointer::start };
         let thread = start(snapshots, config.checkpoint_bytes_per_second, Box::new(move || told.wake()))
@@ -277,6 +283,7 @@ impl Consensus {
             deadlines: Deadlines::new(tick_ns, beat_ns),
             shards,
             checkpoints,
+            installing: Installing::new(transfers),
             control: control.clone(),
             stats,
             phase: Phase::default(),
