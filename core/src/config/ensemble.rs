@@ -74,6 +74,8 @@ pub(super) struct Servers {
     pub client: Option<(String, u16)>,
     /// The dynamic file, if one is named.
     pub dynamic: Option<PathBuf>,
+    /// `standaloneEnabled`.
+    pub standalone_enabled: bool,
 }
 
 /// Puts together server lines, dynamic file and `myid`.
@@ -89,7 +91,7 @@ pub(super) fn settle(
     let (voters, observers) = (members.voters().count(), members.observers().count());
     match (voters, observers) {
         (0, 0) if standalone_enabled => {
-            return Ok(Servers { ensemble: None, node: 1, client: None, dynamic });
+            return Ok(Servers { ensemble: None, node: 1, client: None, dynamic, standalone_enabled });
         }
         (0, 0) => return Err(ConfigError::NoParticipants),
         (0, _) => return Err(ConfigError::ObserversAlone),
@@ -104,7 +106,8 @@ pub(super) fn settle(
     check_role(file, node, me.role, findings)?;
     let client = me.client_parts();
     let listen_all = file.switch("quorumListenOnAllIPs")?.unwrap_or(false);
-    Ok(Servers { ensemble: Some(Ensemble { node, members, listen_all }), node, client, dynamic })
+    let ensemble = Some(Ensemble { node, members, listen_all });
+    Ok(Servers { ensemble, node, client, dynamic, standalone_enabled })
 }
 
 /// A single server line: ZooKeeper runs standalone and says that the line is ignored.
@@ -115,7 +118,8 @@ fn one_server(
 ) -> Result<Servers, ConfigError> {
     let Some((node, me)) = members.members.first_key_value() else { return Err(ConfigError::NoParticipants) };
     findings.push(Finding::OneServer { node: *node });
-    Ok(Servers { ensemble: None, node: *node, client: me.client_parts(), dynamic })
+    let client = me.client_parts();
+    Ok(Servers { ensemble: None, node: *node, client, dynamic, standalone_enabled: true })
 }
 
 /// The server lines of the file, or of the dynamic file that it names.

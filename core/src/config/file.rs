@@ -101,6 +101,7 @@ fn quorum(config: &mut Config, file: &Values<'_>, servers: Servers) -> Result<()
     config.raft = raft_clock(file)?;
     config.node = servers.node;
     config.dynamic_file = servers.dynamic;
+    config.standalone_enabled = servers.standalone_enabled;
     config.ensemble = servers.ensemble;
     Ok(())
 }

@@ -51,6 +51,8 @@ pub struct Config {
     pub node: u8,
     /// The ensemble; `None`: standalone.
     pub ensemble: Option<Ensemble>,
+    /// One voter is no ensemble: neither at the start nor as the outcome of a `reconfig`.
+    pub standalone_enabled: bool,
     /// The file that holds the server lines, rewritten with [`write_dynamic`] when the membership changes.
     pub dynamic_file: Option<PathBuf>,
     /// Client listeners.
@@ -119,6 +121,7 @@ impl Config {
             data_dir,
             node: 1,
             ensemble: None,
+            standalone_enabled: true,
             dynamic_file: None,
             listen_linearizable: Vec::new(),
             linearizable: false,
@@ -184,6 +187,7 @@ impl Config {
                 ("syncLimit", format!("{} ms", self.sync_limit_ms)),
                 ("paddock.maxStaleness", self.max_staleness_ms.to_string()),
                 ("readonlymode.enabled", self.read_only_mode.to_string()),
+                ("standaloneEnabled", self.standalone_enabled.to_string()),
                 ("quorumListenOnAllIPs", ensemble.listen_all.to_string()),
                 ("paddock.raft.tick", self.raft.tick_ms.to_string()),
                 ("paddock.raft.heartbeat", self.raft.heartbeat_ms.to_string()),

@@ -93,6 +93,7 @@ fn one_server_is_a_standalone_with_its_number() {
     assert_eq!(findings, [Finding::OneServer { node: 7 }]);
     let text = "dataDir=/data\nserver.7=a:1:2;2182\nstandaloneEnabled=false\ninitLimit=1\nsyncLimit=1\n";
     let (config, _) = settled(text, "7");
+    assert!(!config.standalone_enabled);
     assert_eq!(config.ensemble.unwrap().members.members.len(), 1);
 }
 

@@ -482,11 +482,16 @@ fn shard_config(config: &Config, id: u16) -> ShardConfig {
 }
 
 fn policy(config: &Config) -> u32 {
-    use crate::command::policy::{EXTENDED_TYPES, RECONFIG, SKIP_ACL};
-    [(config.skip_acl, SKIP_ACL), (config.extended_types, EXTENDED_TYPES), (config.reconfig, RECONFIG)]
-        .iter()
-        .filter(|(on, _)| *on)
-        .fold(0, |bits, (_, bit)| bits | bit)
+    use crate::command::policy::{EXTENDED_TYPES, ONE_VOTER, RECONFIG, SKIP_ACL};
+    [
+        (config.skip_acl, SKIP_ACL),
+        (config.extended_types, EXTENDED_TYPES),
+        (config.reconfig, RECONFIG),
+        (!config.standalone_enabled, ONE_VOTER),
+    ]
+    .iter()
+    .filter(|(on, _)| *on)
+    .fold(0, |bits, (_, bit)| bits | bit)
 }
 
 fn consensus_config(config: &Config, placement: &Placement) -> Result<ConsensusConfig, StartError> {
