@@ -108,6 +108,25 @@ pub struct RaftClock {
     pub election_ms: u32,
 }
 
+impl RaftClock {
+    /// Its unit, ns.
+    pub fn tick_ns(self) -> u64 {
+        u64::from(self.tick_ms) * 1_000_000
+    }
+
+    /// Ticks between two beats of the leader.
+    pub fn heartbeat_ticks(self) -> usize {
+        (self.heartbeat_ms / self.tick_ms) as usize
+    }
+
+    /// Least ticks before a node stands for election.
+    pub fn election_ticks(self) -> usize {
+        (self.election_ms / self.tick_ms) as usize
+    }
+}
+
+/// Fine enough that beats and elections are multiples of the tick; five lost beats make an election, and its span is wide
+/// enough that two nodes seldom stand at once.
 impl Default for RaftClock {
     fn default() -> Self {
         Self { tick_ms: 20, heartbeat_ms: 60, election_ms: 300 }

@@ -1,5 +1,6 @@
 //! What the consensus core is told, and its bounds.
 
+use crate::config::RaftClock;
 use crate::members::Members;
 use paddock_storage::{Disk, RealDisk};
 use std::path::PathBuf;
@@ -111,6 +112,8 @@ pub struct ConsensusConfig {
     pub tick_time_ms: u32,
     /// How long the node may serve without being confirmed by the quorum, ns.
     pub max_staleness_ns: u64,
+    /// Raft's own clock.
+    pub raft: RaftClock,
     /// [`crate::command::policy`] bits that go into every batch.
     pub policy: u32,
     /// Whether a write waits for the disk.
@@ -149,6 +152,7 @@ impl ConsensusConfig {
             batches_in_flight: BATCHES_IN_FLIGHT_MAX,
             tick_time_ms: crate::config::TICK_TIME_MS,
             max_staleness_ns: crate::shard::ShardConfig::default().max_staleness_ns,
+            raft: RaftClock::default(),
             policy: 0,
             force_sync: true,
             snap_count: crate::config::SNAP_COUNT,

@@ -22,7 +22,7 @@ use super::intake::Intake;
 use super::journal::Journal;
 use super::links::Links;
 use super::outbound::Outbound;
-use super::raft_group::{RaftGroup, TICK_NS};
+use super::raft_group::RaftGroup;
 use super::reads::Reads;
 use super::report::Report;
 use super::rounds::Rounds;
@@ -44,6 +44,8 @@ pub struct Consensus {
     pub(super) incarnation: u64,
     pub(super) policy: u32,
     pub(super) batches_in_flight: usize,
+    /// Length of a tick of Raft's clock.
+    pub(super) tick_ns: u64,
     pub(super) entry_bytes_max: u64,
     pub(super) group: RaftGroup,
     pub(super) effects: Effects,
@@ -153,7 +155,7 @@ impl Consensus {
         if self.group.alone() || now_ns < self.phase.next_tick_ns {
             return;
         }
-        self.phase.next_tick_ns = now_ns + TICK_NS;
+        self.phase.next_tick_ns = now_ns + self.tick_ns;
         if self.phase.full_since.is_none() || self.group.role() == Role::Leader {
             self.group.tick();
         }

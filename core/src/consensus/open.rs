@@ -180,6 +180,7 @@ impl Consensus {
             span,
             tail: replayed.tail,
             seed: config.seed,
+            clock: config.raft,
         })?;
         let newest = (from.index, from.term);
         if from.index > 0 {
@@ -264,6 +265,7 @@ impl Consensus {
             incarnation: dir.incarnation(),
             policy: config.policy,
             batches_in_flight: config.batches_in_flight,
+            tick_ns: config.raft.tick_ns(),
             entry_bytes_max,
             group,
             effects: Effects::default(),

@@ -14,18 +14,11 @@ use super::group::{
 use super::membership;
 use super::window::{Span, Window};
 use super::wire;
+use crate::config::RaftClock;
 use crate::peers::message::RaftMessage;
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
-/// Length of a tick, ns: fine enough that heartbeat and election times are multiples of it.
-pub const TICK_NS: u64 = 20_000_000;
-/// Ticks between heartbeats: 60 ms.
-const HEARTBEAT_TICKS: usize = 3;
-/// Least ticks without a leader before a node stands for election: 300 ms, five lost heartbeats.
-const ELECTION_TICKS_MIN: usize = 15;
-/// Ticks below which it certainly does: 600 ms, so that two nodes seldom stand at once.
-const ELECTION_TICKS_MAX: usize = 30;
 /// Bytes of committed entries handed out at once: a few batches, so that apply returns to the loop between them.
 const COMMITTED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Bytes in one append message to a peer, or one entry: small enough that a heartbeat behind it is not late.
@@ -35,8 +28,6 @@ const MESSAGES_IN_FLIGHT_MAX: usize = 32;
 /// Bytes of entries that are not applied yet above which a follower takes no further ones: they must be in memory, and
 /// apply may be held up by readers. The leader sends them again.
 const UNAPPLIED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
-const _: () = assert!(HEARTBEAT_TICKS * 5 <= ELECTION_TICKS_MIN && ELECTION_TICKS_MIN < ELECTION_TICKS_MAX);
 
 /// From what a node starts.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +46,8 @@ pub struct GroupStart {
     pub tail: Vec<LogEntry>,
     /// Seed of the election jitter.
     pub seed: u64,
+    /// How long ticks, beats and elections are. The unit itself is its caller's, who calls [`Group::tick`].
+    pub clock: RaftClock,
 }
 
 /// A Raft node.
@@ -64,6 +57,8 @@ pub struct RaftGroup {
     /// The newest one that was drained or recovered.
     vote: Vote,
     jitter: u64,
+    /// Least ticks without a leader before this node stands for election; below twice that it certainly does.
+    election_ticks: usize,
     /// Term and part for which the jitter was drawn.
     drawn_for: (u64, StateRole),
     /// The last drain, the last one with entries, and the last one that is durable.
@@ -87,12 +82,13 @@ impl RaftGroup {
         let tail: Vec<Entry> = start.tail.into_iter().map(wire::crate_entry).collect();
         window.append(&tail);
         window.set_alone(start.membership.is_alone(start.node));
+        let election_ticks = start.clock.election_ticks();
         let config = Config {
             id: start.node,
-            election_tick: ELECTION_TICKS_MIN,
-            heartbeat_tick: HEARTBEAT_TICKS,
-            min_election_tick: ELECTION_TICKS_MIN,
-            max_election_tick: ELECTION_TICKS_MAX,
+            election_tick: election_ticks,
+            heartbeat_tick: start.clock.heartbeat_ticks(),
+            min_election_tick: election_ticks,
+            max_election_tick: 2 * election_ticks,
             applied: start.applied,
             max_size_per_msg: MESSAGE_BYTES_MAX,
             max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
@@ -109,6 +105,7 @@ impl RaftGroup {
             membership: start.membership,
             vote: start.vote,
             jitter: start.seed,
+            election_ticks,
             drawn_for: (u64::MAX, StateRole::Follower),
             drained: 0,
             drained_entries: 0,
@@ -138,8 +135,8 @@ impl RaftGroup {
         let now = (self.node.raft.term, self.node.raft.state);
         if self.drawn_for != now {
             self.drawn_for = now;
-            let span = (ELECTION_TICKS_MAX - ELECTION_TICKS_MIN) as u64;
-            let ticks = ELECTION_TICKS_MIN + (splitmix(&mut self.jitter) % span) as usize;
+            let span = self.election_ticks as u64;
+            let ticks = self.election_ticks + (splitmix(&mut self.jitter) % span) as usize;
             self.node.raft.set_randomized_election_timeout(ticks);
         }
     }
@@ -472,6 +469,7 @@ mod tests {
             span: Span::new(applied + 1, applied_term, Vec::new()),
             tail: Vec::new(),
             seed: 7,
+            clock: RaftClock::default(),
         })
         .unwrap()
     }
@@ -551,6 +549,7 @@ mod tests {
                 span: Span::new(1, 0, []),
                 tail: Vec::new(),
                 seed,
+                clock: RaftClock::default(),
             };
             let mut g = RaftGroup::new(start).unwrap();
             let mut ticks = 0;
@@ -562,7 +561,8 @@ mod tests {
         };
         for seed in 0..20 {
             assert_eq!(timeout(seed), timeout(seed));
-            assert!((ELECTION_TICKS_MIN..ELECTION_TICKS_MAX).contains(&timeout(seed)));
+            // 300 to 600 ms by ticks of 20 ms.
+            assert!((15..30).contains(&timeout(seed)));
         }
         assert!((0..20).any(|seed| timeout(seed) != timeout(0)));
     }

@@ -505,6 +505,7 @@ fn consensus_config(config: &Config, placement: &Placement) -> Result<ConsensusC
         members: config.ensemble.as_ref().map(|e| e.members.clone()),
         tick_time_ms: config.tick_time_ms,
         max_staleness_ns: u64::from(config.max_staleness_ms) * 1_000_000,
+        raft: config.raft,
         policy: policy(config),
         force_sync: config.force_sync,
         snap_count: config.snap_count,

@@ -40,12 +40,12 @@ pub struct Node {
     pub commit: Option<u64>,
     /// Entries that it is behind.
     pub lag_entries: Option<u64>,
-    /// Time that it is behind, ms.
-    pub lag_ms: Option<u64>,
     /// Time since the quorum confirmed that it is up to date, ms.
-    pub fresh_ms: Option<u64>,
+    pub lag_ms: Option<u64>,
     /// Number of the leader that it follows; 0: none.
     pub leader: Option<u64>,
+    /// Why nothing is written, as far as it knows; empty while writes go on.
+    pub blocked: String,
     /// Open client connections.
     pub connections: Option<u64>,
     /// Latency of requests, ms: average and largest.
@@ -148,8 +148,8 @@ fn monitored(mntr: &str) -> Node {
         commit: number("paddock_commit_index"),
         lag_entries: number("paddock_lag_entries"),
         lag_ms: number("paddock_lag_ms"),
-        fresh_ms: number("paddock_fresh_ms"),
         leader: number("paddock_leader"),
+        blocked: text("paddock_write_block_reason").unwrap_or_default(),
         connections: number("num_alive_connections"),
         latency_avg_ms: None,
         latency_max_ms: None,

@@ -33,7 +33,7 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-const HEAD: [&str; 13] = [
+const HEAD: [&str; 12] = [
     "SERVER",
     "NODE",
     "ROLE",
@@ -43,7 +43,6 @@ const HEAD: [&str; 13] = [
     "COMMIT",
     "LAG",
     "LAG ms",
-    "FRESH ms",
     "CONNS",
     "AVG/MAX ms",
     "VERSION",
@@ -63,9 +62,15 @@ impl Report {
                     if matches!(node.role.as_str(), "leader" | "follower" | "observer") || leads(node) => {}
                 Ok(node) => why.push(format!("{} is {}", row.server, node.role)),
             }
+            if let Ok(node) = &row.told
+                && !node.blocked.is_empty()
+            {
+                why.push(format!("{}: nothing is written: {}", row.server, node.blocked));
+            }
         }
         if leaders.len() == 1 {
-            let followed: std::collections::BTreeSet<u64> = told().filter_map(|(_, n)| n.leader).collect();
+            let followed: std::collections::BTreeSet<u64> =
+                told().filter_map(|(_, n)| n.leader).filter(|leader| *leader != 0).collect();
             if followed.len() > 1 {
                 why.push(format!("servers disagree on who leads: nodes {followed:?}"));
             }
@@ -82,7 +87,7 @@ impl Report {
 
     /// The table, with a line's end behind each row.
     pub fn table(&self) -> String {
-        let cells: Vec<[String; 13]> = self.rows.iter().map(cells).collect();
+        let cells: Vec<[String; 12]> = self.rows.iter().map(cells).collect();
         let width =
             |i: usize| cells.iter().map(|c| c[i].chars().count()).max().unwrap_or(0).max(HEAD[i].len());
         let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
@@ -130,8 +135,8 @@ fn server_json(row: &Row) -> Value {
             "commit": n.commit,
             "lag_entries": n.lag_entries,
             "lag_ms": n.lag_ms,
-            "fresh_ms": n.fresh_ms,
             "leader": n.leader,
+            "writes_blocked": n.blocked,
             "connections": n.connections,
             "latency_avg_ms": n.latency_avg_ms,
             "latency_max_ms": n.latency_max_ms,
@@ -141,8 +146,8 @@ fn server_json(row: &Row) -> Value {
 }
 
 /// The cells of a row; those of an unreachable server are empty behind its name.
-fn cells(row: &Row) -> [String; 13] {
-    let mut cells: [String; 13] = Default::default();
+fn cells(row: &Row) -> [String; 12] {
+    let mut cells: [String; 12] = Default::default();
     cells[0].clone_from(&row.server);
     let Ok(n) = &row.told else { return cells };
     let number = |v: Option<u64>| v.map_or("-".to_owned(), |v| v.to_string());
@@ -159,7 +164,6 @@ fn cells(row: &Row) -> [String; 13] {
         number(n.commit),
         number(n.lag_entries),
         number(n.lag_ms),
-        number(n.fresh_ms),
         number(n.connections),
         latency,
         n.version.clone().unwrap_or("-".to_owned()),
