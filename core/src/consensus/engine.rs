@@ -120,7 +120,7 @@ impl Consensus {
         self.inform_group();
         self.drain(io);
         self.answer();
-        self.refresh();
+        self.refresh(now);
         self.checkpoints.turn(now_ns, &mut self.applier, &mut self.journal);
         self.tell(now);
         if self.phase.blocked {
@@ -257,13 +257,19 @@ impl Consensus {
     }
 
     /// Tells the shards how fresh the node is: everything applied is in the commit ring by now.
-    fn refresh(&mut self) {
+    fn refresh(&mut self, now: Now) {
         if self.group.alone() && self.phase.leading != 0 {
             if self.freshness.fresh_ns() != ALWAYS {
                 self.freshness.confirm(ALWAYS);
                 self.shards.mark_all();
             }
             return;
+        }
+        if self.freshness.fresh_ns() == ALWAYS && !self.group.membership().is_alone(u64::from(self.node)) {
+            // Others belong to the group from now on: what no quorum confirms ends within its bounds, even if no round ever
+            // succeeds.
+            self.freshness.confirm(now.mono_ns);
+            self.shards.mark_all();
         }
         while let Some(fresh) = self.rounds.fresh(self.applier.index) {
             if self.freshness.fresh_ns() == 0 {
