@@ -6,7 +6,7 @@ mod common;
 
 use common::{Client, PATIENCE, scratch};
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -204,6 +204,56 @@ fn status_tells_a_lost_node_from_a_lost_majority() {
         cluster.wait_for("participant");
     }
     status_becomes(&servers, 0);
+    assert_eq!(cluster.stop(Signal::TERM), Some(0));
+}
+
+/// The answer to a four-letter word.
+fn word(server: &str, word: &str) -> String {
+    let mut answer = String::new();
+    let mut socket = TcpStream::connect(server).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(word.as_bytes()).unwrap();
+    // A node that closes without an answer has none: it does not serve.
+    let _ = socket.read_to_string(&mut answer);
+    answer
+}
+
+#[test]
+fn a_node_that_the_log_left_behind_gets_a_snapshot_and_goes_on_in_the_same_process() {
+    const WRITES: usize = 600;
+    let (_guard, dir) = scratch();
+    // Two checkpoints are soon taken, and then the log is let go.
+    let cluster = Cluster::start(&dir, 3, &["--set", "snapCount=40"]);
+    let servers: Vec<String> = cluster.connect_string().split(',').map(str::to_owned).collect();
+    let client = |server: &str| {
+        let socket = TcpStream::connect(server)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Client::open(socket, 0, [0; 16], 30_000)
+    };
+    let behind = servers.iter().position(|s| word(s, "srvr").contains("Mode: follower")).expect("a follower");
+    let pid = cluster.pids()[behind];
+    let mut writer = client(&servers[(behind + 1) % 3]).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    for n in 0..WRITES {
+        assert_eq!(writer.create(&format!("/n{n}"), &[7; 1000], 0).unwrap().err, 0);
+    }
+    kill_process(pid, Signal::CONT).unwrap();
+
+    let begun = std::time::Instant::now();
+    let last = format!("/n{}", WRITES - 1);
+    let log = dir.join(format!("ensemble/node-{}/log", behind + 1));
+    let reopened = || std::fs::read_to_string(&log).unwrap().contains("the data directory is opened again");
+    let has_all =
+        || client(&servers[behind]).and_then(|mut c| c.get(&last)).is_ok_and(|found| found.is_some());
+    while !(reopened() && has_all()) {
+        assert!(begun.elapsed() < PATIENCE, "{}", std::fs::read_to_string(&log).unwrap());
+        std::thread::yield_now();
+    }
+    // It is a member like any other: it takes part in what is written from now on.
+    let mut on_it = client(&servers[behind]).unwrap();
+    assert_eq!(on_it.create("/after", b"", 0).unwrap().err, 0);
+    assert_eq!(on_it.get("/n0").unwrap().unwrap().0, [7; 1000]);
+    assert_eq!(cluster.pids()[behind], pid);
     assert_eq!(cluster.stop(Signal::TERM), Some(0));
 }
 
