@@ -127,7 +127,11 @@ impl Shard {
             cells.latency_max_us.raise(latency_us);
             Self::mark_ready(&mut self.ready, connection);
             let answered = match pending.what {
-                Waiting::Session { read_only } => {
+                Waiting::Session { read_only, new } => {
+                    // A new session is refused when its id is taken already, by a start of this node under a clock that
+                    // went back: no expiry, and the client's next attempt gets another id.
+                    let taken = new && outcome == Outcome::Refused;
+                    let outcome = if taken { Outcome::Drop } else { outcome };
                     self.session_result(now, slot, outcome, read_only, pending.since_ns, io);
                     continue;
                 }

@@ -33,8 +33,8 @@ pub(super) enum Phase {
 /// What waits for the consensus core.
 #[derive(Debug)]
 pub(super) enum Waiting {
-    /// A session, opened or attached; `Some` when the client knows the readOnly field.
-    Session { read_only: Option<bool> },
+    /// A session, opened (`new`) or attached; `Some` when the client knows the readOnly field.
+    Session { read_only: Option<bool>, new: bool },
     /// A write.
     Write,
     /// A reconfiguration.

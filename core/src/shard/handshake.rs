@@ -91,7 +91,7 @@ impl Shard {
         connection.pending.push_back(Pending {
             number,
             xid: 0,
-            what: Waiting::Session { read_only: read_only.map(|_| false) },
+            what: Waiting::Session { read_only: read_only.map(|_| false), new: !reattach },
             bytes: 0,
             since_ns: now.mono_ns,
             result: None,

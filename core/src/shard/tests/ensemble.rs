@@ -278,6 +278,18 @@ fn a_session_attached_on_another_node_ends_its_connection_here() {
     assert_eq!(w.ask(&mut other, &exists("/late", false)).err, error::NO_NODE);
 }
 
+#[test]
+fn a_new_session_whose_id_is_taken_is_tried_again_and_not_told_that_it_expired() {
+    let mut w = World::new(1);
+    let next = w.client(0).session + 1;
+    w.core.open_elsewhere(next);
+    let mut c = w.dial(0);
+    w.connect(&mut c, &connect_request(0, &[0; 16]));
+    w.run();
+    assert!(w.is_closed(&c) && w.net.received(c.wire).is_empty());
+    assert_eq!(w.client(0).session, next + 1);
+}
+
 fn read_only_node() -> World {
     let mut w = member(
         1,
