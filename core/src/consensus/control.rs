@@ -22,6 +22,15 @@ pub enum StopReason {
         /// Index of the snapshot.
         index: u64,
     },
+    /// A reconfiguration took this node out of the ensemble.
+    #[error(
+        "this node was removed from the ensemble by a reconfiguration (version {version:x}). It holds no data that others \
+         lack; to let it join again, add it with reconfig and start it"
+    )]
+    Removed {
+        /// Version of the membership without it.
+        version: i64,
+    },
     /// The log cannot be written any more. Nothing acknowledged is lost.
     #[error(
         "the log failed ({0}). Nothing that was acknowledged is lost. Check the disk under the data directory \

@@ -27,10 +27,12 @@ use super::reads::Reads;
 use super::report::Report;
 use super::rounds::Rounds;
 use super::shards::Shards;
+use super::steward::Steward;
 use super::streams::Streams;
 use super::upkeep;
 use crate::commit::{Outcome, Reply};
 use crate::freshness::{ALWAYS, Freshness};
+use crate::machine::MembershipEffect;
 use crate::stats::{Mode, Stats};
 use paddock_storage::{DataDir, State};
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
@@ -71,6 +73,8 @@ pub struct Consensus {
     pub(super) stats: Arc<Stats>,
     pub(super) phase: Phase,
     pub(super) report: Report,
+    pub(super) steward: Steward,
+    pub(super) on_members: Option<OnMembers>,
     /// Keeps the data directory locked. Last: the log's thread ends before.
     pub(super) _dir: DataDir,
 }
@@ -94,6 +98,10 @@ pub(super) struct Phase {
     pub(super) full_since: Option<u64>,
     /// Since when a stop is under way.
     pub(super) stopping_since: Option<u64>,
+    /// Since when this node knows that it is no member any more.
+    pub(super) removed_since: Option<u64>,
+    /// Another node said so, with whom it has no link any more: its own log may never tell.
+    pub(super) told_removed: bool,
     /// When leadership was last offered to somebody.
     pub(super) offered_ns: Option<u64>,
     next_tick_ns: u64,
@@ -113,6 +121,7 @@ impl Consensus {
         self.apply(now_ns)?;
         self.settle_disputes(now_ns, io)?;
         self.lead_or_follow(now, io);
+        self.tend(now, io)?;
         self.admit(now)?;
         self.forward(now_ns, io);
         let install_ns = self.install(now_ns, io)?;
@@ -228,9 +237,16 @@ impl Consensus {
                 };
             self.backlog_bytes -= entry.payload.len();
             self.deadlines.applied(applied, now_ns);
+            if applied.membership != MembershipEffect::default() {
+                let effect = applied.membership.clone();
+                self.follow_members(&effect, now_ns);
+            }
             let is_batch = entry.kind == EntryKind::Batch;
             if is_batch && !entry.payload.is_empty() && entry.term == self.phase.leading {
                 self.phase.in_flight = self.phase.in_flight.saturating_sub(1);
+            }
+            if !is_batch {
+                self.steward.changed();
             }
             if !is_batch || !entry.payload.is_empty() {
                 self.applier.publish(&mut self.outbound, &mut self.phase.extra, &mut self.shards.marked);
@@ -314,6 +330,8 @@ impl Consensus {
             self.has_room().then(|| self.deadlines.next_ns()).flatten(),
             asks.then(|| self.rounds.deadline_ns(!alone)).flatten(),
             self.reads.deadline_ns(),
+            self.steward.deadline_ns().filter(|_| self.phase.leading != 0 && self.is_writable()),
+            self.phase.removed_since.map(|since| since + REMOVED_PATIENCE_NS),
             self.shards.deadline_ns(),
             self.checkpoints.deadline_ns(),
             self.phase.stopping_since.map(|since| since + STOP_PATIENCE_NS),

@@ -57,6 +57,10 @@ impl Consensus {
         if term == 0 {
             return;
         }
+        if !self.admits(node) {
+            self.links.note_strange(node);
+            return;
+        }
         let seq = self.streams.expect(node, incarnation, self.applier.machine.stream(node));
         self.links.send(node, &Message::Expect { term, incarnation, seq }, io);
     }

@@ -10,11 +10,12 @@ use super::disputes::Dispute;
 use super::engine::Consensus;
 use super::group::Group;
 use super::reads::Asked;
+use crate::members::Members;
 use crate::peers::message::RaftMessage;
 use crate::peers::{Message, PeerEvent, Peers};
 use paddock_transport::engine::{Closed, ConnId, Now, Origin};
 use paddock_transport::io::Io;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The peers' side of the core. See the module doc.
 #[derive(Default)]
@@ -27,6 +28,8 @@ pub(super) struct Links {
     /// The term whose leader has told this node the next number of its stream.
     granted: u64,
     asked_ns: Option<u64>,
+    /// Nodes that were not told where their stream stands, since the ensemble does not know their data directory.
+    strange: BTreeSet<u8>,
 }
 
 impl Links {
@@ -83,6 +86,24 @@ impl Links {
         may
     }
 
+    /// The membership has changed.
+    pub(super) fn update(&mut self, linked: &Members) {
+        if let Some(peers) = &mut self.peers {
+            peers.update(linked);
+        }
+    }
+
+    /// The node is not told where its stream stands.
+    pub(super) fn note_strange(&mut self, node: u8) {
+        self.strange.insert(node);
+    }
+
+    /// Nodes that were not told so far, and the numbers of their starts.
+    pub(super) fn take_strange(&mut self) -> Vec<(u8, u64)> {
+        let strange = std::mem::take(&mut self.strange);
+        strange.into_iter().filter_map(|node| Some((node, *self.up.get(&node)?))).collect()
+    }
+
     /// `false`: not sent; there is no link, or it is too full.
     pub(super) fn send(&mut self, to: u8, message: &Message, io: &mut Io) -> bool {
         self.peers.as_mut().is_some_and(|peers| peers.send(to, message, io))
@@ -95,7 +116,8 @@ impl Consensus {
         let deadline = self.links.peers.as_mut()?.turn(now, io);
         while let Some(event) = self.links.peers.as_mut().and_then(Peers::next_event) {
             match event {
-                PeerEvent::Up { node, incarnation, .. } => {
+                PeerEvent::Up { node, incarnation, identity } => {
+                    self.steward.link_up(node, identity);
                     self.links.up.insert(node, incarnation);
                     self.links.asked_ns = None;
                     if u64::from(node) == self.group.leader() {
@@ -105,6 +127,7 @@ impl Consensus {
                     self.expect(node, incarnation, io);
                 }
                 PeerEvent::Down { node } => {
+                    self.steward.link_down(node);
                     self.links.up.remove(&node);
                     if u64::from(node) == self.group.leader() {
                         self.links.granted = 0;
@@ -115,6 +138,11 @@ impl Consensus {
                 PeerEvent::Message { node, message } => self.hear(now, node, message, io),
                 PeerEvent::Removed { by } => {
                     tracing::error!("node {by} says that this node was removed from the ensemble");
+                    // It may have been away while that was logged; a node that never was a member goes on asking.
+                    if !self.applier.machine.members().members.is_empty() {
+                        self.phase.removed_since.get_or_insert(now.mono_ns);
+                        self.phase.told_removed = true;
+                    }
                 }
             }
         }
@@ -122,6 +150,9 @@ impl Consensus {
     }
 
     fn hear(&mut self, now: Now, from: u8, message: Message, io: &mut Io) {
+        if !self.admits(from) {
+            return;
+        }
         match message {
             Message::Raft(message) => {
                 // Dropped before Raft sees them, entries that cannot be kept are sent again later.
@@ -189,7 +220,7 @@ impl Consensus {
     fn send_raft(&mut self, messages: Vec<RaftMessage>, io: &mut Io) {
         for message in messages {
             let to = message.to;
-            if !self.links.send(to as u8, &Message::Raft(message), io) {
+            if !self.admits(to as u8) || !self.links.send(to as u8, &Message::Raft(message), io) {
                 self.group.unreachable(to);
             }
         }

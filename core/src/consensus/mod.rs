@@ -28,7 +28,7 @@
 //! | `disputes` | who is wrong when two nodes differ about the state |
 //! | `report` | what counters and operators are told |
 //! | `shards` | whom to wake, who is stuck |
-//! | [`steward`] | what the leader does about the membership |
+//! | [`steward`], `tend` | what the leader does about the membership, and what every node does when it has changed |
 //! | `checkpoints` | when a snapshot is due, and what the log may forget |
 //! | [`transfer`], `installing` | snapshots for a node that is far behind |
 
@@ -62,6 +62,7 @@ mod rounds;
 mod shards;
 pub mod steward;
 mod streams;
+mod tend;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
@@ -69,7 +70,7 @@ mod upkeep;
 mod window;
 mod wire;
 
-pub use config::ConsensusConfig;
+pub use config::{ConsensusConfig, OnMembers};
 pub use control::{Control, StopReason};
 pub use engine::Consensus;
 pub use open::{Parts, Recovered, ShardParts, StartError};

@@ -25,6 +25,7 @@ use super::reads::Reads;
 use super::report::Report;
 use super::rounds::Rounds;
 use super::shards::{Armed, Shards};
+use super::steward::Steward;
 use super::streams::Streams;
 use super::transfer::{Mode, Transfers};
 use super::window::Span;
@@ -224,11 +225,8 @@ impl Consensus {
         let beat_ns = shard.touch_beat_ns();
         let retry_ns = if group.is_sole_voter() { READ_ROUND_RETRY_ALONE_NS } else { READ_ROUND_RETRY_NS };
         let links = Links::new(config.members.as_ref().map(|members| {
-            let members = if applier.machine.members().members.is_empty() {
-                members
-            } else {
-                applier.machine.members()
-            };
+            let linked = applier.machine.membership().linked();
+            let members = if linked.members.is_empty() { members } else { &linked };
             let address = |(node, m): (&u8, &Member)| PeerAddress {
                 node: *node,
                 host: m.host.clone(),
@@ -246,7 +244,9 @@ impl Consensus {
                 true => Box::new(InlineResolver::default()),
                 false => Box::new(ThreadResolver::new(waker.clone())),
             };
-            Peers::new(peers, resolver)
+            let mut peers = Peers::new(peers, resolver);
+            peers.update(&linked);
+            peers
         }));
         let freshness = Arc::new(Freshness::new(config.shards));
         let recovered = Recovered {
@@ -260,6 +260,7 @@ impl Consensus {
             cut_bytes: recovery.cut_bytes,
         };
         let control = Arc::new(Control::new(waker.clone()));
+        let identity = dir.identity();
         let mut consensus = Consensus {
             node: config.node,
             incarnation: dir.incarnation(),
@@ -290,9 +291,18 @@ impl Consensus {
             stats,
             phase: Phase::default(),
             report: Report::default(),
+            steward: Steward::new(
+                config.node,
+                identity,
+                // Random already, and this directory's alone: good for the ensemble that it founds.
+                identity,
+                config.members.map_or_else(Default::default, |members| members.members),
+            ),
+            on_members: config.on_members,
             _dir: dir,
         };
         consensus.tell(Now::default());
+        consensus.tell_members();
         let shards = readers
             .into_iter()
             .zip(receivers)

@@ -59,7 +59,7 @@ impl Consensus {
         self.phase.in_flight < self.batches_in_flight || self.phase.full_since.is_some()
     }
 
-    fn is_writable(&self) -> bool {
+    pub(super) fn is_writable(&self) -> bool {
         self.phase.full_since.is_none() && !self.journal.is_refusing() && self.phase.leading != 0
     }
 

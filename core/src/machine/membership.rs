@@ -248,6 +248,9 @@ impl Machine {
                 out.membership.changed = true;
             }
         }
+        if replace {
+            self.streams.begin_anew(node, &mut self.sums);
+        }
     }
 
     fn conclude(&mut self, tree: &mut Writer, term: u64, time_ms: i64, number: u64, out: &mut Applied) {
@@ -302,6 +305,10 @@ impl Machine {
         out: &mut Applied,
     ) {
         let state = &mut self.membership;
+        for joining in members.members.keys().filter(|node| state.members.get(**node).is_none()) {
+            // A member of old perhaps, with another disk.
+            self.streams.begin_anew(*joining, &mut self.sums);
+        }
         state.number += 1;
         state.pending = Some(Pending { number: state.number, node, incarnation, seq, members });
         self.sums.set_membership(&self.membership);

@@ -20,6 +20,9 @@ pub struct StreamPosition {
     pub seq: u64,
 }
 
+/// Where the stream of a node stands that begins anew. No start has the number zero.
+const ANEW: StreamPosition = StreamPosition { incarnation: 0, seq: 0 };
+
 /// What to do with a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Turn {
@@ -53,6 +56,8 @@ impl Streams {
                 }
                 last.seq + 1
             }
+            // The rest of a life that is over: nobody waits for it.
+            Some(last) if last == ANEW && came.seq != 1 => return Ok(Turn::Skip),
             _ => 1,
         };
         if came.seq != expected {
@@ -65,6 +70,13 @@ impl Streams {
         }
         self.set(node, came, sums);
         Ok(Turn::Apply)
+    }
+
+    /// The node comes with another data directory, whose starts are counted from one again: whichever comes first counts.
+    pub(super) fn begin_anew(&mut self, node: u8, sums: &mut Sums) {
+        if self.last.contains_key(&node) {
+            self.set(node, ANEW, sums);
+        }
     }
 
     /// Puts a stream where it stands.

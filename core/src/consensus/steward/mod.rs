@@ -158,6 +158,11 @@ impl Steward {
         }
     }
 
+    /// Whether the node at the other end of its link may be listened to; see [`admits`].
+    pub fn admits(&self, state: &MembershipState, node: u8) -> bool {
+        self.links.get(&node).is_none_or(|identity| admits(state, node, identity))
+    }
+
     /// An applied entry touched the membership, Raft's or the machine's.
     pub fn changed(&mut self) {
         self.dirty = true;

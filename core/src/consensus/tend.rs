@@ -1,0 +1,125 @@
+//! The membership within a turn: what the steward says is proposed, and what was applied is told.
+//!
+//! Owns no state. Never decides what happens to the membership (the steward does, on the leader) and never waits for whoever
+//! is told. It stays correct because it acts on what is applied alone: a proposal that got lost is made again by the steward, and
+//! a node stops as removed only when it has applied its own removal.
+
+use super::config::REMOVED_PATIENCE_NS;
+use super::control::StopReason;
+use super::engine::Consensus;
+use super::group::Group;
+use super::steward::{Act, View, batch_of};
+use crate::command::{Batch, SEMANTICS};
+use crate::machine::{MembershipCommand, MembershipEffect};
+use paddock_transport::engine::Now;
+use paddock_transport::io::Io;
+
+impl Consensus {
+    /// Whether the node's data directory is the one that the ensemble knows.
+    pub(super) fn admits(&self, node: u8) -> bool {
+        self.steward.admits(self.applier.machine.membership(), node)
+    }
+
+    /// The leader's step for the membership, if one is due; and the end of a node that is no member.
+    pub(super) fn tend(&mut self, now: Now, io: &mut Io) -> Result<(), StopReason> {
+        let now_ns = now.mono_ns;
+        if self.phase.removed_since.is_some_and(|since| now_ns.saturating_sub(since) >= REMOVED_PATIENCE_NS)
+            && !self.is_back()
+        {
+            return Err(StopReason::Removed { version: self.applier.machine.members().version });
+        }
+        if self.phase.leading == 0 {
+            self.steward.rest();
+            return Ok(());
+        }
+        for (node, incarnation) in self.links.take_strange() {
+            self.expect(node, incarnation, io);
+        }
+        if !self.is_writable() || !self.steward.is_due(now_ns) {
+            return Ok(());
+        }
+        let (raft, progress) = (self.group.membership(), self.group.progress());
+        let view = View {
+            now_ns,
+            applied: self.applier.index,
+            commit: self.group.commit(),
+            state: self.applier.machine.membership(),
+            raft: &raft,
+            progress: &progress,
+        };
+        let Some(act) = self.steward.turn(&view) else { return Ok(()) };
+        let done = match act {
+            Act::Order(command) => {
+                let payload = self.leaders_batch(&command, now)?;
+                self.group.propose(payload).inspect(|()| self.phase.in_flight += 1)
+            }
+            Act::Change { target, command } => {
+                let payload = match command {
+                    Some(command) => self.leaders_batch(&command, now)?,
+                    None => Vec::new(),
+                };
+                self.group.propose_membership(&target, payload)
+            }
+            Act::Transfer { to } => {
+                tracing::info!("leadership is handed to node {to}: this one is not to vote any more");
+                self.group.transfer(to);
+                Ok(())
+            }
+        };
+        if let Err(why) = done {
+            tracing::debug!("a step of the membership waits: {why}");
+        }
+        Ok(())
+    }
+
+    /// Whether a node that found itself removed was added again since: both may have happened while it was away.
+    fn is_back(&mut self) -> bool {
+        let state = self.applier.machine.membership();
+        let joins = state.pending.as_ref().is_some_and(|pending| pending.members.get(self.node).is_some());
+        let back = joins || (!self.phase.told_removed && state.members.get(self.node).is_some());
+        if back {
+            self.phase.removed_since = None;
+        }
+        back
+    }
+
+    /// Follows a change that was applied.
+    pub(super) fn follow_members(&mut self, effect: &MembershipEffect, now_ns: u64) {
+        self.steward.changed();
+        let state = self.applier.machine.membership();
+        self.links.update(&state.linked());
+        if effect.removed.contains(&self.node) {
+            tracing::error!(
+                "this node (server {}) was removed from the ensemble by version {:x} of the membership; it stops",
+                self.node,
+                state.members.version
+            );
+            self.phase.removed_since.get_or_insert(now_ns);
+        }
+        self.tell_members();
+    }
+
+    /// Tells the members to whoever wants to know.
+    pub(super) fn tell_members(&self) {
+        let members = self.applier.machine.members();
+        if let Some(told) = &self.on_members
+            && !members.members.is_empty()
+        {
+            (told.0)(members);
+        }
+    }
+
+    fn leaders_batch(&self, command: &MembershipCommand, now: Now) -> Result<Vec<u8>, StopReason> {
+        let (applied_zxid, applied_digest) = self.applier.machine.stamp();
+        let frame = Batch {
+            semantics: SEMANTICS,
+            policy: self.policy,
+            time_ms: now.wall_ms,
+            applied_zxid,
+            applied_digest,
+            commands: Vec::new(),
+        };
+        rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&batch_of(command, frame), Vec::new())
+            .map_err(|e| StopReason::LogFailed(format!("a batch cannot be written down: {e}")))
+    }
+}
