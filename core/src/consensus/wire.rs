@@ -57,6 +57,8 @@ pub(super) fn incoming(m: RaftMessage, to: u64) -> Option<Message> {
         && (1..=u64::from(NODE_MAX)).contains(&m.from)
         && (1..=TERM_MAX).contains(&m.term)
         && (kind == MessageType::MsgAppend || m.entries.is_empty())
+        // Only the beginning of all logs has no term: the crate would take any place beyond a log's end for a match.
+        && (kind != MessageType::MsgAppend || (m.index == 0) == (m.log_term == 0))
         && m.index < u64::MAX - m.entries.len() as u64
         && follows(&m);
     if !sane {

@@ -2,7 +2,10 @@
 
 mod backpressure;
 mod checkpoints;
+mod cluster;
 mod disks;
+mod raft;
+mod recovery;
 mod restarts;
 mod rig;
 mod sessions;
