@@ -115,7 +115,8 @@ impl Cluster {
                 tail.push(entry.clone());
             }
         }
-        let start = GroupStart { node, membership, vote: disk.vote, applied, span, tail, seed };
+        let vote = disk.vote;
+        let start = GroupStart { node, membership, vote, applied, span, tail, seed, ..GroupStart::default() };
         let mut group = RaftGroup::new(start).unwrap();
         if disk.base.0 > 0 {
             group.set_snapshot(disk.base.0, disk.base.1);
