@@ -85,7 +85,7 @@ pub struct Config {
     pub extended_types: bool,
     /// `reconfig` is allowed.
     pub reconfig: bool,
-    /// How long a server that joins may take to catch up before it is said to be late, ms.
+    /// `initLimit`, ms: told by `conf`, and no bound here. Whoever joins is fed for as long as it takes.
     pub init_limit_ms: u32,
     /// How long a follower may be silent, ms; see `max_staleness_ms`.
     pub sync_limit_ms: u32,
@@ -202,8 +202,8 @@ impl Config {
         if let Some(ensemble) = &self.ensemble {
             let of_ensemble = [
                 ("peerType", ensemble.role().to_string()),
-                ("initLimit", format!("{} ms", self.init_limit_ms)),
-                ("syncLimit", format!("{} ms", self.sync_limit_ms)),
+                ("initLimit", (self.init_limit_ms / self.tick_time_ms).to_string()),
+                ("syncLimit", (self.sync_limit_ms / self.tick_time_ms).to_string()),
                 ("paddock.maxStaleness", self.max_staleness_ms.to_string()),
                 ("readonlymode.enabled", self.read_only_mode.to_string()),
                 ("standaloneEnabled", self.standalone_enabled.to_string()),
@@ -216,6 +216,45 @@ impl Config {
             let servers = &ensemble.members.members;
             all.extend(servers.iter().map(|(node, member)| (format!("server.{node}"), member.spec())));
         }
+        all
+    }
+}
+
+impl Config {
+    /// The lines of the word `conf`: ZooKeeper's keys in its order and with its values, then what only Paddock has. The
+    /// servers are not among them: the membership stands behind.
+    pub fn conf_lines(&self) -> Vec<String> {
+        let port =
+            self.listeners().find_map(|a| if let Address::Tcp(at) = a { Some(at.port()) } else { None });
+        let effective = self.effective();
+        let value = |name: &str| {
+            let found = effective.iter().find(|(n, _)| n == name);
+            found.map_or_else(String::new, |(_, value)| value.clone())
+        };
+        let me = self.ensemble.as_ref().and_then(|e| e.members.get(self.node).map(|m| (e, m)));
+        let mut lines = vec![
+            ("clientPort", port.map_or("-1".to_owned(), |p| p.to_string())),
+            ("secureClientPort", "-1".to_owned()),
+        ];
+        for name in ["dataDir", "tickTime", "maxClientCnxns", "minSessionTimeout", "maxSessionTimeout"] {
+            lines.push((name, value(name)));
+        }
+        lines.push(("serverId", if me.is_some() { self.node.to_string() } else { "0".to_owned() }));
+        if let Some((ensemble, me)) = me {
+            let observer = u8::from(ensemble.role() == crate::members::MemberRole::Observer);
+            lines.extend([
+                ("initLimit", value("initLimit")),
+                ("syncLimit", value("syncLimit")),
+                ("electionAlg", "3".to_owned()),
+                ("electionPort", me.election_port.to_string()),
+                ("quorumPort", me.peer_port.to_string()),
+                ("peerType", observer.to_string()),
+            ]);
+        }
+        let mut all: Vec<String> = lines.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let ours = effective.iter().filter(|(name, _)| !name.starts_with("server."));
+        let ours = ours.filter(|(name, _)| !lines.iter().any(|(known, _)| known == name));
+        all.extend(ours.map(|(name, value)| format!("{name}={value}")));
         all
     }
 }

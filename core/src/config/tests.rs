@@ -222,3 +222,34 @@ fn what_is_in_force_names_every_server() {
         assert!(lines.iter().any(|l| l == want), "{want} in {lines:?}");
     }
 }
+
+#[test]
+fn the_word_conf_tells_zookeepers_keys_as_zookeeper_does() {
+    let lines = settled(THREE, "3").0.conf_lines();
+    let known = [
+        "clientPort=2181",
+        "secureClientPort=-1",
+        "dataDir=/data",
+        "tickTime=1000",
+        "maxClientCnxns=60",
+        "minSessionTimeout=2000",
+        "maxSessionTimeout=20000",
+        "serverId=3",
+        "initLimit=10",
+        "syncLimit=5",
+        "electionAlg=3",
+        "electionPort=3890",
+        "quorumPort=2890",
+        "peerType=1",
+    ];
+    assert_eq!(lines[..known.len()], known);
+    let mut names: Vec<&str> = lines.iter().filter_map(|l| l.split('=').next()).collect();
+    names.sort();
+    let all = names.len();
+    names.dedup();
+    assert_eq!(names.len(), all, "a key comes twice: {lines:?}");
+    assert!(!lines.iter().any(|l| l.starts_with("server.")));
+    assert!(
+        with("dataDir=/d\nclientPort=1\n", &[]).unwrap().0.conf_lines().contains(&"serverId=0".to_owned())
+    );
+}

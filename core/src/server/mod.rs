@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cores;
+mod dynamic;
 mod reopen;
 mod single;
 mod stop;
@@ -25,6 +26,7 @@ use crate::shard::{self, CountedIds, Neighbours, Shard, ShardConfig};
 use crate::stats::Stats;
 use cores::Placement;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use dynamic::DynamicFile;
 use paddock_transport::accept::{Acceptor, ListenError, Listener};
 use paddock_transport::engine::{Address, Engine};
 use paddock_transport::event_loop::{
@@ -257,8 +259,14 @@ impl Server {
     /// is stopped, all clients are closed, and the server goes on with the data directory as it is then, on the same addresses.
     pub fn run_until(mut self, stop: &Receiver<i32>) -> Result<(), RunError> {
         let mut reopenings = Reopenings::default();
+        let mut dynamic = DynamicFile::new(&self.options.config);
+        let look = dynamic.ticks();
         loop {
             let end = crossbeam_channel::select! {
+                recv(look) -> _ => {
+                    dynamic.look(self.stats.membership());
+                    continue;
+                }
                 recv(stop) -> _ => {
                     tracing::info!("stopping");
                     Ok(End::Told)
@@ -474,7 +482,7 @@ fn shard_config(config: &Config, id: u16) -> ShardConfig {
         policy: policy(config),
         super_digest: config.super_digest.clone(),
         words,
-        conf_lines: config.effective().into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        conf_lines: config.conf_lines(),
         max_staleness_ns: u64::from(config.max_staleness_ms) * 1_000_000,
         read_only_mode: config.read_only_mode,
         linearizable: (0u16..).zip(config.listeners()).map(|(n, _)| config.is_linearizable(n)).collect(),

@@ -1,0 +1,91 @@
+//! Keeps the file that `dynamicConfigFile` names as the ensemble's membership is.
+//!
+//! Owns when that file is written. Never decides who belongs to the ensemble and never reads the file again for that: the
+//! membership comes from the log. It stays correct because it only ever writes what the core has told as applied, and a
+//! file that cannot be written is told once and costs nothing but its being out of date.
+
+#![forbid(unsafe_code)]
+
+use crate::config::{Config, write_dynamic};
+use crate::members::Members;
+use crossbeam_channel::Receiver;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How often the membership is compared: an operator who looks at the file after a change should find it there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// See the module doc.
+pub(super) struct DynamicFile {
+    path: Option<PathBuf>,
+    /// The text that was looked at last: nothing is written twice, and a failure is told once.
+    seen: String,
+}
+
+impl DynamicFile {
+    /// For the file that `config` names, if it names one.
+    pub(super) fn new(config: &Config) -> Self {
+        let path = config.dynamic_file.clone().filter(|_| config.ensemble.is_some());
+        Self { path, seen: String::new() }
+    }
+
+    /// When to look. Never, without a file: an idle server is not woken for it.
+    pub(super) fn ticks(&self) -> Receiver<Instant> {
+        if self.path.is_some() { crossbeam_channel::tick(LOOK) } else { crossbeam_channel::never() }
+    }
+
+    /// Brings the file up to date with the text of `/zookeeper/config`; an empty one is not known yet.
+    pub(super) fn look(&mut self, config_text: String) {
+        let Some(path) = &self.path else { return };
+        if config_text.is_empty() || config_text == self.seen {
+            return;
+        }
+        let members = Members::parse_text(&config_text);
+        self.seen = config_text;
+        let Ok(members) = members else { return };
+        let there = std::fs::read_to_string(path).ok().and_then(|text| Members::parse_text(&text).ok());
+        if there.is_some_and(|there| there.members == members.members) {
+            return;
+        }
+        match write_dynamic(path, &members) {
+            Ok(()) => tracing::info!("{} holds membership {:x} now", path.display(), members.version),
+            Err(error) => tracing::warn!(
+                "{} is out of date, membership {:x} could not be written to it: {error}",
+                path.display(),
+                members.version
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_change_of_the_members_is_written_and_an_operators_file_is_left_alone_until_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("zoo.dynamic");
+        let own = "# by hand\nserver.1 = a:1:2\nserver.2=b:1:2\n";
+        std::fs::write(&path, own).unwrap();
+        let mut file = DynamicFile { path: Some(path.clone()), seen: String::new() };
+        let read = || std::fs::read_to_string(&path).unwrap();
+        file.look(String::new());
+        file.look("server.1=a:1:2:participant\nserver.2=b:1:2:participant\nversion=100000001".to_owned());
+        assert_eq!(read(), own);
+        file.look("server.1=a:1:2:participant\nserver.3=c:1:2:observer\nversion=100000009".to_owned());
+        assert_eq!(read(), "server.1=a:1:2:participant\nserver.3=c:1:2:observer\n");
+        // What an operator writes into it afterwards stays until the next change.
+        std::fs::write(&path, own).unwrap();
+        file.look("server.1=a:1:2:participant\nserver.3=c:1:2:observer\nversion=100000009".to_owned());
+        assert_eq!(read(), own);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = DynamicFile { path: Some(dir.path().join("no/dir")), seen: String::new() };
+        file.look("server.1=a:1:2:participant\nversion=1".to_owned());
+        file.look("not a membership".to_owned());
+    }
+}
