@@ -375,6 +375,10 @@ impl Engine for Consensus {
         self.links.received(now, conn, bytes, io);
     }
 
+    fn eof(&mut self, now: Now, conn: ConnId, io: &mut Io) {
+        self.links.eof(now, conn, io);
+    }
+
     fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io) {
         self.links.closed(now, conn, why, io);
     }

@@ -52,6 +52,13 @@ impl Links {
         }
     }
 
+    pub(super) fn eof(&mut self, now: Now, conn: ConnId, io: &mut Io) {
+        match &mut self.peers {
+            Some(peers) => peers.eof(now, conn, io),
+            None => io.close(conn),
+        }
+    }
+
     pub(super) fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io) {
         if let Some(peers) = &mut self.peers {
             peers.closed(now, conn, why, io);
