@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod ensemble;
+
 use paddock_transport::wire::{
     self, ConnectRequest, ConnectResponse, Limits, ReplyHeader, Request, Response, Text, put_request,
 };
@@ -121,25 +123,31 @@ pub struct Client {
     pub session: i64,
     pub password: [u8; 16],
     pub timeout_ms: i32,
+    /// Highest zxid that any reply carried.
+    pub zxid: i64,
+    /// The server said that it serves read-only.
+    pub read_only: bool,
     xid: i32,
 }
 
 impl Client {
     /// Shakes hands. A refused reattach has `session` 0.
-    pub fn open(
-        mut socket: TcpStream,
-        session: i64,
-        password: [u8; 16],
-        timeout_ms: i32,
-    ) -> io::Result<Client> {
-        let request = ConnectRequest {
-            protocol_version: 0,
-            last_zxid_seen: 0,
-            timeout_ms,
-            session_id: session,
-            password: Some(&password),
-            read_only: Some(false),
-        };
+    pub fn open(socket: TcpStream, session: i64, password: [u8; 16], timeout_ms: i32) -> io::Result<Client> {
+        Self::shake(socket, &greeting(session, &password, timeout_ms))
+    }
+
+    /// Shakes hands as a client that takes a read-only server too.
+    pub fn open_read_only(socket: TcpStream, timeout_ms: i32) -> io::Result<Client> {
+        Self::shake(socket, &ConnectRequest { read_only: Some(true), ..greeting(0, &[0; 16], timeout_ms) })
+    }
+
+    /// The same session on another connection, as a client library moves it.
+    pub fn moved(&self, socket: TcpStream) -> io::Result<Client> {
+        let greeting = greeting(self.session, &self.password, self.timeout_ms);
+        Self::shake(socket, &ConnectRequest { last_zxid_seen: self.zxid, ..greeting })
+    }
+
+    fn shake(mut socket: TcpStream, request: &ConnectRequest<'_>) -> io::Result<Client> {
         let mut out = Vec::new();
         wire::put_frame(&mut out, |out| request.put(out));
         socket.write_all(&out)?;
@@ -147,7 +155,8 @@ impl Client {
         let response = ConnectResponse::decode(&payload, Limits::NONE).map_err(io::Error::other)?;
         let (session, timeout_ms) = (response.session_id, response.timeout_ms);
         let password = response.password.and_then(|p| p.try_into().ok()).unwrap_or([0; 16]);
-        Ok(Client { socket, session, password, timeout_ms, xid: 0 })
+        let read_only = response.read_only == Some(true);
+        Ok(Client { socket, session, password, timeout_ms, zxid: request.last_zxid_seen, read_only, xid: 0 })
     }
 
     /// Sends without waiting; gives the xid.
@@ -163,6 +172,7 @@ impl Client {
     pub fn receive(&mut self) -> io::Result<Message> {
         let payload = read_frame(&mut self.socket)?;
         let (header, body) = ReplyHeader::split(&payload).map_err(io::Error::other)?;
+        self.zxid = self.zxid.max(header.zxid);
         Ok(Message { xid: header.xid, zxid: header.zxid, err: header.err, body: body.to_vec() })
     }
 
@@ -181,6 +191,24 @@ impl Client {
 
     pub fn create(&mut self, path: &str, data: &[u8], flags: i32) -> io::Result<Message> {
         self.call(&create(path, data, flags))
+    }
+
+    /// Creates a sequential znode; gives the name it got.
+    pub fn create_sequential(&mut self, prefix: &str, data: &[u8]) -> io::Result<String> {
+        const SEQUENTIAL: i32 = 2;
+        let reply = self.create(prefix, data, SEQUENTIAL)?;
+        assert_eq!(reply.err, 0, "create {prefix}");
+        match Response::decode(1, &reply.body, Limits::NONE) {
+            Ok(Response::Path(path)) => Ok(path.into_owned()),
+            other => panic!("create answered {other:?}"),
+        }
+    }
+
+    /// Waits until this server has everything that was committed before.
+    pub fn sync(&mut self) -> io::Result<()> {
+        let reply = self.call(&Request::Sync { path: "/".into() })?;
+        assert_eq!(reply.err, 0, "sync");
+        Ok(())
     }
 
     pub fn set(&mut self, path: &str, data: &[u8]) -> io::Result<Message> {
@@ -207,6 +235,17 @@ impl Client {
             Ok(Response::Names(names)) => Ok(names.iter().map(Text::into_owned).collect()),
             other => panic!("getChildren answered {other:?}"),
         }
+    }
+}
+
+fn greeting(session_id: i64, password: &[u8; 16], timeout_ms: i32) -> ConnectRequest<'_> {
+    ConnectRequest {
+        protocol_version: 0,
+        last_zxid_seen: 0,
+        timeout_ms,
+        session_id,
+        password: Some(password),
+        read_only: Some(false),
     }
 }
 
