@@ -356,7 +356,7 @@ impl Consensus {
 impl Consensus {
     /// Whether [`Consensus::disk_turn`] has something to write.
     pub fn has_disk_work(&self) -> bool {
-        self.journal.is_behind() || self.checkpoints.is_writing()
+        self.journal.wants_flush() || self.checkpoints.is_writing()
     }
 
     /// Writes and syncs what waits for the disk.

@@ -108,6 +108,11 @@ impl Journal {
             || self.taken.front().is_some_and(|(_, ticket)| *ticket <= durable)
     }
 
+    /// Whether [`Journal::flush`] has something to do: records wait, or a full disk is to be asked again.
+    pub(super) fn wants_flush(&self) -> bool {
+        self.is_behind() || matches!(self.log.state(), State::WritesStopped { .. })
+    }
+
     /// Where nobody else does it: writes and syncs what waits.
     pub(super) fn flush(&mut self) {
         self.log.flush_turn();

@@ -126,6 +126,8 @@ impl Shard {
             cells.latency_sum_us.add(latency_us);
             cells.latency_max_us.raise(latency_us);
             Self::mark_ready(&mut self.ready, connection);
+            // A refusal may have waited behind results of later zxids: a client's time never goes back.
+            let zxid = if let Outcome::NotOrdered(_) = outcome { self.zxid } else { zxid };
             let answered = match pending.what {
                 Waiting::Session { read_only, new } => {
                     // A new session is refused when its id is taken already, by a start of this node under a clock that

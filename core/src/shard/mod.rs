@@ -49,7 +49,6 @@ pub use neighbours::Neighbours;
 
 use crate::freshness::Freshness;
 use crate::ring::CommitReceiver;
-use crate::sim::{Mutation, mutated};
 use crate::stats::{ShardCells, Stats};
 use crate::submit::Submit;
 use crate::tree::Reader;
@@ -366,16 +365,11 @@ impl Engine for Shard {
         self.visited = 0;
         // Loaded before commits are taken: what is confirmed is among them. Whoever may not be served is told nothing more.
         self.find_footing(now, io);
-        if !mutated(Mutation::ServeBeforeCommits) || !self.standing {
-            self.take_commits(now, io);
-        }
+        self.take_commits(now, io);
         self.take_letters(now, io);
         self.answer_rolls(now, io);
         let more = self.serve(now, io);
         self.ask_round();
-        if mutated(Mutation::ServeBeforeCommits) {
-            self.take_commits(now, io);
-        }
         self.expire(now, io);
         self.report_touched(now);
         self.uplink.wake();

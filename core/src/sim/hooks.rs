@@ -39,8 +39,6 @@ macro_rules! mutations {
 mutations! {
     /// What was handed to the log counts as durable before it is.
     AcknowledgeUnsynced = "acknowledge-unsynced", "durability|replicas|history", 1;
-    /// A turn serves before it takes commits.
-    ServeBeforeCommits = "serve-before-commits", "order|session", 1;
     /// Some notifications are not sent.
     DropNotification = "drop-notification", "watches", 1;
     /// Some notifications are sent twice.
@@ -50,7 +48,7 @@ mutations! {
     /// A session that is due is never expired.
     NeverExpire = "never-expire", "expiry|liveness", 1;
     /// Closing a session leaves one of its ephemerals.
-    LeaveEphemeral = "leave-ephemeral", "history|ephemerals|replicas", 1;
+    LeaveEphemeral = "leave-ephemeral", "history|ephemerals|watches", 1;
     /// Sequence numbers are the number of children.
     ReuseSequence = "reuse-sequence", "sequences|history", 1;
     /// Apply reads the node's own clock.

@@ -8,4 +8,27 @@
 
 pub mod hooks;
 
+#[cfg(any(test, feature = "sim"))]
+mod check;
+#[cfg(any(test, feature = "sim"))]
+mod client;
+#[cfg(any(test, feature = "sim"))]
+mod faults;
+#[cfg(any(test, feature = "sim"))]
+mod model;
+#[cfg(any(test, feature = "sim"))]
+mod net;
+#[cfg(any(test, feature = "sim"))]
+mod node;
+#[cfg(any(test, feature = "sim"))]
+mod rng;
+#[cfg(any(test, feature = "sim"))]
+pub mod run;
+#[cfg(test)]
+mod tests;
+#[cfg(any(test, feature = "sim"))]
+mod workload;
+#[cfg(any(test, feature = "sim"))]
+mod world;
+
 pub use hooks::{Mutation, applied, apply_time_ms, mutated};

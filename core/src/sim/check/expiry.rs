@@ -1,0 +1,91 @@
+//! Sessions expire when they may, and not before.
+//!
+//! Keeps: a session is not expired sooner than its timeout after the last moment at which its client sent something that was
+//! answered (less what clocks may differ); and when all is quiet, no session is left whose client went away long before.
+
+use super::{Checker, Event, Facts};
+use crate::sim::model::Done;
+use std::collections::BTreeMap;
+
+/// What clocks of the simulation may run too fast, parts per hundred, and a little more.
+const CLOCKS_PERCENT: u64 = 6;
+
+/// How long after its timeout a silent session may live in calm times: two ticks, a leader's change and its full timeout again.
+const LATE_NS: u64 = 12_000_000_000;
+
+#[derive(Clone, Copy)]
+struct Life {
+    contact_ns: u64,
+    timeout_ms: i32,
+}
+
+/// See the module doc.
+#[derive(Default)]
+pub struct Expiry {
+    sessions: BTreeMap<i64, Life>,
+    clients: BTreeMap<usize, i64>,
+}
+
+impl Expiry {
+    fn contact(&mut self, session: i64, at_ns: u64) {
+        if let Some(life) = self.sessions.get_mut(&session) {
+            life.contact_ns = life.contact_ns.max(at_ns);
+        }
+    }
+}
+
+impl Checker for Expiry {
+    fn name(&self) -> &'static str {
+        "expiry"
+    }
+
+    fn see(&mut self, facts: &Facts, event: &Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Opened { client, session, timeout_ms, asked_ns, .. } => {
+                self.clients.insert(*client, *session);
+                let life = self.sessions.entry(*session).or_insert(Life { contact_ns: 0, timeout_ms: 0 });
+                life.timeout_ms = *timeout_ms;
+                self.contact(*session, *asked_ns);
+                Ok(())
+            }
+            Event::Answered { session, ask, .. } => {
+                self.contact(*session, ask.sent_ns);
+                Ok(())
+            }
+            Event::Applied { done: Some(done), .. } => {
+                for done in *done {
+                    if let Done::Ended { session, expired: true, timeout_ms, .. } = done
+                        && let Some(life) = self.sessions.get(session)
+                    {
+                        let least =
+                            *timeout_ms.min(&life.timeout_ms) as u64 * 10_000 * (100 - CLOCKS_PERCENT);
+                        if facts.now < life.contact_ns + least {
+                            return Err(format!(
+                                "session {session:x} (timeout {timeout_ms} ms) expired {} ms after its client had sent \
+                                 something that was answered",
+                                (facts.now - life.contact_ns) / 1_000_000
+                            ));
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Event::Ended { .. } => {
+                let calm = facts.calm_since.unwrap_or(facts.now);
+                for (session, held) in &facts.model.sessions {
+                    let life = self.sessions.get(session);
+                    let since = life.map_or(0, |l| l.contact_ns).max(calm);
+                    if facts.now > since + held.timeout_ms as u64 * 1_000_000 + LATE_NS {
+                        return Err(format!(
+                            "session {session:x} (timeout {} ms) still lives {} ms after its client went away",
+                            held.timeout_ms,
+                            (facts.now - since) / 1_000_000
+                        ));
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

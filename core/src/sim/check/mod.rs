@@ -1,0 +1,160 @@
+//! The checkers: each keeps one promise, and nothing else decides whether a run was right.
+//!
+//! Owns what is known for certain of a run ([`Facts`]: the committed log as nodes applied it, and the model's reading of it),
+//! the [`Event`]s that checkers see, and the list of them. A checker is an object with a name that sees every event and says
+//! what is wrong. None looks into a node.
+
+mod durability;
+mod ephemerals;
+mod expiry;
+mod history;
+mod leases;
+mod liveness;
+mod order;
+mod replicas;
+mod sequences;
+mod session;
+mod watches;
+
+use super::hooks::AppliedEntry;
+use super::model::{Done, Model};
+use super::workload::Ask;
+
+pub use liveness::BOUND_NS as LIVENESS_BOUND_NS;
+
+/// One entry of the committed log.
+#[derive(Clone, Debug)]
+pub struct Fact {
+    /// Its term.
+    pub term: u64,
+    /// Its payload.
+    pub payload: bytes::Bytes,
+    /// Zxid behind it.
+    pub zxid: i64,
+    /// Digest behind it.
+    pub digest: u64,
+}
+
+/// What is known for certain.
+pub struct Facts {
+    /// True time.
+    pub now: u64,
+    /// The entries from index 1 on.
+    pub log: Vec<Fact>,
+    /// What they mean.
+    pub model: Model,
+    /// Whether every read must see every write that was acknowledged before it was sent: there is one node.
+    pub fresh_reads: bool,
+    /// How old a state may be that is served.
+    pub max_staleness_ns: u64,
+    /// When the faults ended.
+    pub calm_since: Option<u64>,
+}
+
+/// What happened.
+pub enum Event<'e> {
+    /// A node applied an entry. `done`: what it did, when it is the first to apply it.
+    Applied {
+        /// The node.
+        node: u8,
+        /// The entry.
+        entry: &'e AppliedEntry,
+        /// What it did.
+        done: Option<&'e [Done]>,
+    },
+    /// A node started from its disk.
+    Started {
+        /// The node.
+        node: u8,
+        /// Zxid that it recovered.
+        zxid: i64,
+    },
+    /// A client sent a request.
+    Sent {
+        /// The client.
+        client: usize,
+        /// The request.
+        ask: &'e Ask,
+    },
+    /// A client was answered.
+    Answered {
+        /// The client.
+        client: usize,
+        /// Its session when it asked.
+        session: i64,
+        /// The request.
+        ask: &'e Ask,
+        /// Of the header.
+        zxid: i64,
+        /// Of the header.
+        err: i32,
+        /// Behind it.
+        body: &'e [u8],
+    },
+    /// A client was notified.
+    Notified {
+        /// The client.
+        client: usize,
+        /// Of the header.
+        zxid: i64,
+        /// Type.
+        kind: i32,
+        /// Path.
+        path: &'e str,
+    },
+    /// A client has a session.
+    Opened {
+        /// The client.
+        client: usize,
+        /// The session.
+        session: i64,
+        /// Its timeout.
+        timeout_ms: i32,
+        /// When it was asked for.
+        asked_ns: u64,
+    },
+    /// A client's connection is gone, with what was on its way.
+    Lost {
+        /// The client.
+        client: usize,
+    },
+    /// What came makes no sense.
+    Nonsense {
+        /// The client.
+        client: usize,
+        /// What.
+        what: &'e str,
+    },
+    /// All is over, everything is quiet. `down`: nodes that do not run; `behind`: (node, last entry applied).
+    Ended {
+        /// Every node with the last entry that it applied.
+        applied: &'e [(u8, u64)],
+        /// Requests without an answer: (client, sent at).
+        unanswered: &'e [(usize, u64)],
+    },
+}
+
+/// Keeps one promise.
+pub trait Checker {
+    /// Its name.
+    fn name(&self) -> &'static str;
+    /// Sees everything that happens, and says what is wrong.
+    fn see(&mut self, facts: &Facts, event: &Event<'_>) -> Result<(), String>;
+}
+
+/// All of them.
+pub fn all() -> Vec<Box<dyn Checker>> {
+    vec![
+        Box::new(replicas::Replicas::default()),
+        Box::new(durability::Durability::default()),
+        Box::new(session::SessionOrder::default()),
+        Box::new(watches::Watches::default()),
+        Box::new(history::History::default()),
+        Box::new(order::Order::default()),
+        Box::new(sequences::Sequences::default()),
+        Box::new(ephemerals::Ephemerals::default()),
+        Box::new(expiry::Expiry::default()),
+        Box::new(leases::Leases::default()),
+        Box::new(liveness::Liveness::default()),
+    ]
+}

@@ -1,0 +1,81 @@
+//! Each session is in order, and its time never goes back.
+//!
+//! Keeps: answers come in the order of requests; the zxids of a session's answers never fall, across reconnects and nodes
+//! too; a read is never older than an event that its client was told of; notifications come in the order of zxids.
+
+use super::{Checker, Event, Facts};
+use paddock_transport::wire::opcode;
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+struct Seen {
+    session: i64,
+    answered: i64,
+    notified: i64,
+    /// Numbers of the requests on their way.
+    waiting: std::collections::VecDeque<u64>,
+}
+
+/// See the module doc.
+#[derive(Default)]
+pub struct SessionOrder {
+    clients: BTreeMap<usize, Seen>,
+}
+
+impl Checker for SessionOrder {
+    fn name(&self) -> &'static str {
+        "session"
+    }
+
+    fn see(&mut self, _: &Facts, event: &Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Nonsense { client, what } => Err(format!("client {client}: {what}")),
+            Event::Opened { client, session, .. } => {
+                let seen = self.clients.entry(*client).or_default();
+                if seen.session != *session {
+                    *seen = Seen { session: *session, ..Seen::default() };
+                }
+                Ok(())
+            }
+            Event::Sent { client, ask } => {
+                self.clients.entry(*client).or_default().waiting.push_back(ask.op);
+                Ok(())
+            }
+            Event::Lost { client } => {
+                self.clients.entry(*client).or_default().waiting.clear();
+                Ok(())
+            }
+            Event::Answered { client, ask, zxid, .. } => {
+                let seen = self.clients.entry(*client).or_default();
+                if seen.waiting.pop_front() != Some(ask.op) {
+                    return Err(format!("client {client}: the answer to {} overtook another", ask.xid));
+                }
+                if *zxid < seen.answered {
+                    return Err(format!(
+                        "client {client} was answered at zxid {:x}, and now at {zxid:x} (opcode {})",
+                        seen.answered, ask.opcode
+                    ));
+                }
+                let reads = opcode::class(ask.opcode) == Some(opcode::Class::Read);
+                if reads && *zxid < seen.notified {
+                    return Err(format!(
+                        "client {client} was told of an event of {:x}, and reads at {zxid:x} afterwards",
+                        seen.notified
+                    ));
+                }
+                seen.answered = *zxid;
+                Ok(())
+            }
+            Event::Notified { client, zxid, path, .. } if *zxid != -1 => {
+                let seen = self.clients.entry(*client).or_default();
+                if *zxid < seen.notified {
+                    let last = seen.notified;
+                    return Err(format!("client {client}: event {zxid:x} of {path} came after {last:x}"));
+                }
+                seen.notified = *zxid;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

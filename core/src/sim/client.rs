@@ -1,0 +1,486 @@
+//! A client made of bytes: one session after the other, as ZooKeeper's own client keeps them.
+//!
+//! Owns its session, its place in the stream of a connection, the watches it believes in, and its patience. Never knows
+//! more than it was told. It behaves as the Java client does where servers can tell the difference: it pings when idle for a
+//! third of its timeout, gives a connection up after two thirds without a word, comes back with the highest zxid it saw,
+//! sets its watches again before anything else, and takes a refusal for the end of its session.
+
+use super::net::WireId;
+use super::rng::Rng;
+use super::workload::{Ask, Workload, encode};
+use paddock_transport::wire::{
+    ConnectRequest, ConnectResponse, Limits, ReplyHeader, Request, RequestHeader, Response, SetWatches,
+    Split, Text, WatchMode, WatcherEvent, WatcherKind, event, opcode, put_frame, split, xid,
+};
+use std::collections::{BTreeSet, VecDeque};
+
+/// What a client does with its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Asks what its workload draws.
+    Load,
+    /// Asks nothing new; what is on its way is answered.
+    Drain,
+    /// Reads these requests one after the other, then is done.
+    Audit(VecDeque<(i32, Vec<u8>)>),
+}
+
+/// Where it stands with a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// No connection; it tries again at its next turn.
+    Away,
+    /// Connecting.
+    Dialing(WireId),
+    /// The session was asked for.
+    Opening(WireId),
+    /// Serving.
+    Open(WireId),
+}
+
+/// What came of something that arrived.
+#[derive(Debug)]
+pub enum News {
+    /// The session stands.
+    Opened {
+        /// Which.
+        session: i64,
+        /// Negotiated timeout.
+        timeout_ms: i32,
+        /// When it was asked for.
+        asked_ns: u64,
+        /// Whether it is the session of before.
+        again: bool,
+    },
+    /// The session is gone.
+    Refused {
+        /// Which.
+        session: i64,
+    },
+    /// An answer.
+    Answered {
+        /// To what.
+        ask: Ask,
+        /// Of the header.
+        zxid: i64,
+        /// Of the header.
+        err: i32,
+        /// Behind it.
+        body: Vec<u8>,
+    },
+    /// A notification.
+    Notified {
+        /// Of the header.
+        zxid: i64,
+        /// Type.
+        kind: i32,
+        /// Path.
+        path: String,
+    },
+    /// What came makes no sense.
+    Nonsense(String),
+}
+
+/// The watches that a client believes it has.
+#[derive(Clone, Debug, Default)]
+struct Book {
+    data: BTreeSet<String>,
+    exist: BTreeSet<String>,
+    child: BTreeSet<String>,
+    persistent: BTreeSet<String>,
+    recursive: BTreeSet<String>,
+}
+
+/// See the module doc.
+pub struct Client {
+    /// Its own stream of chance.
+    pub rng: Rng,
+    /// What it asks.
+    pub workload: Workload,
+    /// What it does with its time.
+    pub mode: Mode,
+    /// Where it stands.
+    pub state: State,
+    /// Its session, 0 without one.
+    pub session: i64,
+    password: [u8; 16],
+    /// Negotiated timeout, or the one it will ask for.
+    pub timeout_ms: i32,
+    wanted_ms: i32,
+    /// Highest zxid it saw.
+    pub zxid: i64,
+    next_xid: i32,
+    /// On their way, in order.
+    pub waiting: VecDeque<Ask>,
+    input: Vec<u8>,
+    book: Book,
+    heard_ns: u64,
+    said_ns: u64,
+    asked_ns: u64,
+    /// When it does something next.
+    pub next_ns: u64,
+    /// Requests it has on their way at most.
+    pub depth: usize,
+    /// Mean pause between bursts, ns.
+    pub pause_ns: u64,
+    /// The node it talks to, if it is bound to one.
+    pub home: Option<usize>,
+}
+
+impl Client {
+    /// A client without a session.
+    pub fn new(mut rng: Rng) -> Client {
+        let wanted_ms = *rng.pick(&[1000, 1500, 2000, 4000]);
+        Client {
+            workload: Workload::new(&mut rng),
+            mode: Mode::Load,
+            state: State::Away,
+            session: 0,
+            password: [0; 16],
+            timeout_ms: wanted_ms,
+            wanted_ms,
+            zxid: 0,
+            next_xid: 1,
+            waiting: VecDeque::new(),
+            input: Vec::new(),
+            book: Book::default(),
+            heard_ns: 0,
+            said_ns: 0,
+            asked_ns: 0,
+            next_ns: rng.below(200_000_000),
+            depth: rng.range(1, 12) as usize,
+            pause_ns: rng.range(5, 60) * 1_000_000,
+            home: None,
+            rng,
+        }
+    }
+
+    /// The wire it talks over.
+    pub fn wire(&self) -> Option<WireId> {
+        match self.state {
+            State::Away => None,
+            State::Dialing(wire) | State::Opening(wire) | State::Open(wire) => Some(wire),
+        }
+    }
+
+    /// Whether it has nothing more to do.
+    pub fn is_done(&self) -> bool {
+        match &self.mode {
+            Mode::Load => false,
+            Mode::Drain => self.waiting.is_empty() || self.state == State::Away,
+            Mode::Audit(left) => left.is_empty() && self.waiting.is_empty(),
+        }
+    }
+
+    /// It dials.
+    pub fn dial(&mut self, wire: WireId, now: u64) {
+        self.state = State::Dialing(wire);
+        (self.heard_ns, self.said_ns, self.asked_ns) = (now, now, now);
+        self.input.clear();
+    }
+
+    /// The connection is gone. What was on its way may have happened or not.
+    pub fn lost(&mut self, now: u64) -> Vec<Ask> {
+        self.state = State::Away;
+        self.input.clear();
+        self.next_ns = now + self.rng.range(1, 300) * 1_000_000;
+        let unknown: Vec<Ask> = self.waiting.drain(..).collect();
+        if let Mode::Audit(left) = &mut self.mode {
+            let again =
+                unknown.iter().filter(|a| a.opcode != opcode::PING && a.opcode != opcode::SET_WATCHES2);
+            for ask in again.rev() {
+                left.push_front((ask.opcode, ask.body.clone()));
+            }
+        }
+        unknown
+    }
+
+    /// It forgets its session, as a process that dies does.
+    pub fn die(&mut self) {
+        (self.session, self.password, self.zxid) = (0, [0; 16], 0);
+        self.book = Book::default();
+    }
+
+    /// The connection stands: the session is asked for.
+    pub fn connected(&mut self, now: u64) -> Vec<u8> {
+        let Some(wire) = self.wire() else { return Vec::new() };
+        self.state = State::Opening(wire);
+        (self.heard_ns, self.said_ns, self.asked_ns) = (now, now, now);
+        let mut bytes = Vec::new();
+        let request = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen: self.zxid,
+            timeout_ms: self.wanted_ms,
+            session_id: self.session,
+            password: Some(&self.password),
+            read_only: Some(false),
+        };
+        put_frame(&mut bytes, |out| request.put(out));
+        bytes
+    }
+
+    /// Time passed: requests to send, or `None` when it gives the connection up.
+    pub fn turn(&mut self, now: u64, next_op: &mut u64) -> Option<(Vec<u8>, Vec<Ask>)> {
+        let timeout_ns = self.timeout_ms as u64 * 1_000_000;
+        let (mut bytes, mut asks) = (Vec::new(), Vec::new());
+        let patience_ns = timeout_ns * 2 / 3;
+        if now >= self.heard_ns + patience_ns {
+            return None;
+        }
+        if let State::Open(_) = self.state {
+            let burst = match &self.mode {
+                Mode::Load => self.rng.range(1, self.depth as u64) as usize,
+                Mode::Drain => 0,
+                Mode::Audit(left) => left.len().min(4),
+            };
+            for _ in 0..burst {
+                if self.waiting.len() >= self.depth.max(4) {
+                    break;
+                }
+                *next_op += 1;
+                let (opcode, body) = match &mut self.mode {
+                    Mode::Load if self.rng.one_in(400) => (opcode::CLOSE_SESSION, Vec::new()),
+                    Mode::Load => self.workload.next(*next_op, &mut self.rng),
+                    Mode::Audit(left) => match left.pop_front() {
+                        Some(next) => next,
+                        None => break,
+                    },
+                    Mode::Drain => break,
+                };
+                asks.push(self.ask(*next_op, opcode, body, now, &mut bytes));
+                if opcode == opcode::CLOSE_SESSION {
+                    break;
+                }
+            }
+            if asks.is_empty() && now >= self.said_ns + timeout_ns / 3 {
+                *next_op += 1;
+                asks.push(self.ask(*next_op, opcode::PING, Vec::new(), now, &mut bytes));
+            }
+        }
+        let pause_ns = match self.mode {
+            Mode::Load => self.rng.below(2 * self.pause_ns) + 1_000_000,
+            _ => 20_000_000,
+        };
+        self.next_ns = now + pause_ns.min(timeout_ns / 6);
+        Some((bytes, asks))
+    }
+
+    fn ask(&mut self, op: u64, opcode: i32, body: Vec<u8>, now: u64, bytes: &mut Vec<u8>) -> Ask {
+        let number = match opcode {
+            opcode::PING => xid::PING,
+            opcode::SET_WATCHES2 => xid::SET_WATCHES,
+            _ => {
+                self.next_xid += 1;
+                self.next_xid
+            }
+        };
+        put_frame(bytes, |out| {
+            RequestHeader { xid: number, opcode }.put(out);
+            out.extend_from_slice(&body);
+        });
+        self.said_ns = now;
+        let ask = Ask { op, xid: number, opcode, body, sent_ns: now };
+        self.waiting.push_back(ask.clone());
+        ask
+    }
+
+    /// Bytes came: what they say. The second list are requests that follow at once.
+    pub fn received(&mut self, bytes: &[u8], now: u64, next_op: &mut u64) -> (Vec<News>, Vec<u8>, Vec<Ask>) {
+        self.input.extend_from_slice(bytes);
+        self.heard_ns = now;
+        let (mut news, mut out, mut asks) = (Vec::new(), Vec::new(), Vec::new());
+        let input = std::mem::take(&mut self.input);
+        let mut left = &input[..];
+        loop {
+            let payload = match split(left, i32::MAX as u32) {
+                Ok(Split::Frame { payload, rest }) => {
+                    left = rest;
+                    payload
+                }
+                Ok(Split::Incomplete { .. }) => break,
+                Err(e) => {
+                    news.push(News::Nonsense(format!("no frame: {e}")));
+                    break;
+                }
+            };
+            match self.state {
+                State::Opening(wire) => {
+                    self.take_session(wire, payload, now, next_op, &mut news, &mut out, &mut asks)
+                }
+                State::Open(_) => self.take_message(payload, &mut news),
+                _ => news.push(News::Nonsense("a message before the session".to_owned())),
+            }
+            if self.state == State::Away {
+                break;
+            }
+        }
+        self.input = left.to_vec();
+        (news, out, asks)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "where what came goes, and what follows")]
+    fn take_session(
+        &mut self,
+        wire: WireId,
+        payload: &[u8],
+        now: u64,
+        next_op: &mut u64,
+        news: &mut Vec<News>,
+        out: &mut Vec<u8>,
+        asks: &mut Vec<Ask>,
+    ) {
+        let Ok(response) = ConnectResponse::decode(payload, Limits::NONE) else {
+            news.push(News::Nonsense("a ConnectResponse that cannot be read".to_owned()));
+            return;
+        };
+        if response.timeout_ms <= 0 {
+            news.push(News::Refused { session: self.session });
+            self.die();
+            return;
+        }
+        let again = self.session == response.session_id;
+        if self.session != 0 && !again {
+            news.push(News::Nonsense("another session than the one asked for".to_owned()));
+        }
+        if !again {
+            self.book = Book::default();
+        }
+        (self.session, self.timeout_ms) = (response.session_id, response.timeout_ms);
+        self.password = response.password.and_then(|p| p.try_into().ok()).unwrap_or_default();
+        self.state = State::Open(wire);
+        let (session, timeout_ms, asked_ns) = (self.session, self.timeout_ms, self.asked_ns);
+        news.push(News::Opened { session, timeout_ms, asked_ns, again });
+        let book = self.book.clone();
+        let all = [&book.data, &book.exist, &book.child, &book.persistent, &book.recursive];
+        if again && all.iter().any(|list| !list.is_empty()) {
+            let lists = all.map(|l| l.iter().map(|p| Text::Borrowed(p.as_str())).collect::<Vec<_>>());
+            let list = |n: usize| paddock_transport::wire::List::new(&lists[n]);
+            let request = Request::SetWatches2(SetWatches {
+                relative_zxid: self.zxid,
+                data: list(0),
+                exist: list(1),
+                child: list(2),
+                persistent: list(3),
+                persistent_recursive: list(4),
+            });
+            let (opcode, body) = encode(&request, None);
+            *next_op += 1;
+            asks.push(self.ask(*next_op, opcode, body, now, out));
+        }
+        self.next_ns = now;
+    }
+
+    fn take_message(&mut self, payload: &[u8], news: &mut Vec<News>) {
+        let Ok((ReplyHeader { xid: number, zxid, err }, body)) = ReplyHeader::split(payload) else {
+            news.push(News::Nonsense("a message without a header".to_owned()));
+            return;
+        };
+        if number == xid::NOTIFICATION {
+            match WatcherEvent::decode(body, Limits::NONE) {
+                Ok(told) => {
+                    self.zxid = self.zxid.max(zxid);
+                    self.fired(told.kind, &told.path);
+                    let path = told.path.into_owned();
+                    news.push(News::Notified { zxid, kind: told.kind, path });
+                }
+                Err(e) => news.push(News::Nonsense(format!("a notification that cannot be read: {e:?}"))),
+            }
+            return;
+        }
+        let Some(ask) = self.waiting.pop_front() else {
+            news.push(News::Nonsense(format!("an answer to nothing: xid {number}")));
+            return;
+        };
+        if ask.xid != number {
+            let what = format!("the answer to xid {number} where that to {} was due", ask.xid);
+            news.push(News::Nonsense(what));
+            return;
+        }
+        if zxid > 0 {
+            self.zxid = self.zxid.max(zxid);
+        }
+        self.note(&ask, err, body);
+        if ask.opcode == opcode::CLOSE_SESSION && err == 0 {
+            self.die();
+        }
+        news.push(News::Answered { ask, zxid, err, body: body.to_vec() });
+    }
+
+    /// One-shot watches that an event ends.
+    fn fired(&mut self, kind: i32, path: &str) {
+        match kind {
+            event::NODE_CREATED | event::NODE_DATA_CHANGED => {
+                self.book.data.remove(path);
+                self.book.exist.remove(path);
+            }
+            event::NODE_DELETED => {
+                self.book.data.remove(path);
+                self.book.exist.remove(path);
+                self.book.child.remove(path);
+            }
+            _ => {
+                self.book.child.remove(path);
+            }
+        }
+    }
+
+    /// Watches armed and removed, names and versions learned.
+    fn note(&mut self, ask: &Ask, err: i32, body: &[u8]) {
+        let Ok(request) = Request::decode(ask.opcode, &ask.body, Limits::NONE) else { return };
+        let missing = err == paddock_transport::wire::error::NO_NODE;
+        match &request {
+            Request::Exists { path, watch: true } if missing => {
+                self.book.exist.insert(path.to_string());
+            }
+            Request::Exists { path, watch: true } | Request::GetData { path, watch: true } if err == 0 => {
+                self.book.data.insert(path.to_string());
+            }
+            Request::GetChildren { path, watch: true } | Request::GetChildren2 { path, watch: true }
+                if err == 0 =>
+            {
+                self.book.child.insert(path.to_string());
+            }
+            Request::AddWatch { path, mode } if err == 0 => {
+                let list = match mode {
+                    WatchMode::Persistent => &mut self.book.persistent,
+                    WatchMode::PersistentRecursive => &mut self.book.recursive,
+                };
+                list.insert(path.to_string());
+            }
+            Request::RemoveWatches { path, kind } if err == 0 => {
+                let any = *kind == WatcherKind::Any;
+                let book = &mut self.book;
+                if any || *kind == WatcherKind::Data {
+                    book.data.remove(&**path);
+                    book.exist.remove(&**path);
+                }
+                if any || *kind == WatcherKind::Children {
+                    book.child.remove(&**path);
+                }
+                if any || *kind == WatcherKind::Persistent {
+                    book.persistent.remove(&**path);
+                }
+                if any || *kind == WatcherKind::PersistentRecursive {
+                    book.recursive.remove(&**path);
+                }
+            }
+            _ => {}
+        }
+        if err != 0 {
+            return;
+        }
+        match Response::decode(ask.opcode, body, Limits::NONE) {
+            Ok(Response::Path(path)) if ask.opcode == opcode::CREATE => self.workload.hear(&path),
+            Ok(Response::PathStat(path, _)) => self.workload.hear(&path),
+            Ok(Response::Data(_, stat) | Response::Stat(stat)) => {
+                if let Request::GetData { path, .. }
+                | Request::Exists { path, .. }
+                | Request::SetData { path, .. } = &request
+                {
+                    self.workload.versions.insert(path.to_string(), stat.version);
+                }
+            }
+            _ => {}
+        }
+    }
+}

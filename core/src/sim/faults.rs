@@ -1,0 +1,300 @@
+//! What goes wrong: crashes, disks, clocks, networks.
+//!
+//! Owns the choice of faults, their ends, and the count of each. Never strikes after the world was told to calm down. It
+//! stays fair because each fault is one that the design says a node survives; where a node must refuse to start instead
+//! (corruption of what was durable), the refusal is awaited and the disk mended afterwards.
+
+use super::net::Host;
+use super::rng::Rng;
+use super::world::{SECOND, World};
+use paddock_storage::fault::SECTOR_BYTES;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal, $weight:literal;)*) => {
+        /// Kinds of faults.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum FaultKind { $($(#[doc = $doc])* $name),* }
+
+        impl FaultKind {
+            /// All of them, with their weights.
+            pub const ALL: &'static [(FaultKind, u64)] = &[$((FaultKind::$name, $weight)),*];
+
+            /// Its name in reports.
+            pub const fn name(self) -> &'static str {
+                match self { $(FaultKind::$name => $text),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The power fails: unsynced sectors and names are lost or torn.
+    PowerCut = "power cut", 6;
+    /// The power fails within a write.
+    TornWrite = "power cut within a write", 4;
+    /// The process is killed.
+    Kill = "kill", 4;
+    /// The process is asked to stop.
+    CleanStop = "clean stop", 2;
+    /// The process stands still.
+    Pause = "pause", 4;
+    /// The disk is a hundred times slower.
+    SlowDisk = "slow disk", 3;
+    /// No room on the disk.
+    FullDisk = "full disk", 3;
+    /// A sync fails.
+    FailedSync = "failed sync", 2;
+    /// Nothing gets from one host to another, or either way.
+    Cut = "network cut", 6;
+    /// The hosts fall apart in two halves.
+    Partition = "partition", 4;
+    /// A connection is torn down.
+    Reset = "connection reset", 6;
+    /// The calendar jumps.
+    WallJump = "calendar jump", 2;
+    /// A clock changes its pace.
+    Drift = "clock pace", 2;
+    /// A client's process dies and its session is left behind.
+    ClientDeath = "client death", 4;
+    /// The newest snapshot is damaged while the node is down.
+    BadSnapshot = "damaged snapshot", 1;
+    /// What was durable in the log is damaged: the node must refuse to start.
+    BadLog = "damaged log", 1;
+}
+
+/// What is under way.
+enum Ongoing {
+    FullDisk(usize),
+    Cut(Host, Host),
+    Partition(Vec<(Host, Host)>),
+}
+
+/// See the module doc.
+pub struct Faults {
+    /// How many of each.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// Mean time between two, ns.
+    pause_ns: u64,
+    ongoing: BTreeMap<u64, Ongoing>,
+    next: u64,
+    /// Nodes whose disk was damaged, with the file as it was.
+    damaged: BTreeMap<usize, (PathBuf, Vec<u8>)>,
+}
+
+impl Faults {
+    /// As the seed wants them.
+    pub fn new(rng: &mut Rng) -> Faults {
+        Faults {
+            counts: BTreeMap::new(),
+            pause_ns: rng.range(300, 4000) * 1_000_000,
+            ongoing: BTreeMap::new(),
+            next: 0,
+            damaged: BTreeMap::new(),
+        }
+    }
+
+    fn begin(world: &mut World, what: Ongoing, for_ns: u64) {
+        world.faults.next += 1;
+        let number = world.faults.next;
+        world.faults.ongoing.insert(number, what);
+        world.undo_at(world.now + for_ns, number);
+    }
+
+    /// Something goes wrong; how long until the next.
+    pub fn strike(world: &mut World) -> u64 {
+        let total: u64 = FaultKind::ALL.iter().map(|(_, weight)| weight).sum();
+        let mut drawn = world.rng.below(total);
+        let mut kind = FaultKind::Kill;
+        for (of, weight) in FaultKind::ALL {
+            if drawn < *weight {
+                kind = *of;
+                break;
+            }
+            drawn -= weight;
+        }
+        let n = world.rng.below(world.nodes.len() as u64) as usize;
+        if Self::apply(world, kind, n) {
+            world.count(kind);
+            let number = world.nodes[n].setup.consensus.node;
+            world.note(|| format!("fault: {} (node {number})", kind.name()));
+        }
+        let pause = world.faults.pause_ns;
+        world.rng.range(pause / 4, pause * 2)
+    }
+
+    /// Whether it could be done.
+    fn apply(world: &mut World, kind: FaultKind, n: usize) -> bool {
+        let ms = |world: &mut World, low: u64, high: u64| world.rng.range(low, high) * 1_000_000;
+        let running = world.nodes[n].process.is_some();
+        match kind {
+            FaultKind::PowerCut | FaultKind::TornWrite | FaultKind::Kill if running => {
+                Self::crash(world, n, kind);
+                let after = ms(world, 1, 3000);
+                world.start_at(world.now + after, n);
+            }
+            FaultKind::CleanStop if running => {
+                if let Some(process) = &world.nodes[n].process {
+                    process.ask_to_stop();
+                }
+                world.wake_all(n);
+            }
+            FaultKind::Pause if running => {
+                let until = world.now + ms(world, 10, 6000);
+                world.nodes[n].paused_until = until;
+            }
+            FaultKind::SlowDisk => world.nodes[n].slow_until = world.now + ms(world, 100, 5000),
+            FaultKind::FullDisk => {
+                let room = world.rng.below(100_000);
+                let disk = &world.nodes[n].disk;
+                disk.set_capacity(Some(disk.used_bytes() + room));
+                let long = ms(world, 300, 14_000);
+                Self::begin(world, Ongoing::FullDisk(n), long);
+            }
+            FaultKind::FailedSync if running => {
+                let good = world.rng.below(4);
+                world.nodes[n].disk.fail_sync_after(good);
+            }
+            FaultKind::Cut => {
+                let hosts = world.hosts();
+                let (from, to) = (*world.rng.pick(&hosts), *world.rng.pick(&hosts));
+                if from == to || !matches!((from, to), (Host::Node(_), _) | (_, Host::Node(_))) {
+                    return false;
+                }
+                world.net.cut(from, to);
+                if world.rng.one_in(2) {
+                    world.net.cut(to, from);
+                }
+                let long = ms(world, 100, 6000);
+                Self::begin(world, Ongoing::Cut(from, to), long);
+            }
+            FaultKind::Partition if world.nodes.len() > 1 => {
+                let (mut here, mut there) = (Vec::new(), Vec::new());
+                for host in world.hosts() {
+                    if world.rng.one_in(2) { here.push(host) } else { there.push(host) }
+                }
+                let pairs: Vec<_> = here.iter().flat_map(|a| there.iter().map(|b| (*a, *b))).collect();
+                for (a, b) in &pairs {
+                    world.net.cut(*a, *b);
+                    world.net.cut(*b, *a);
+                }
+                let long = ms(world, 200, 8000);
+                Self::begin(world, Ongoing::Partition(pairs), long);
+            }
+            FaultKind::Reset => {
+                let c = world.rng.below(world.clients.len() as u64) as usize;
+                world.lose(c, true);
+            }
+            FaultKind::WallJump => {
+                let off = world.rng.range(0, 20_000_000) as i64 - 10_000_000;
+                world.nodes[n].clock.wall_off_ms = off;
+            }
+            FaultKind::Drift => {
+                let ppm = world.rng.range(0, 40_000) as i64 - 20_000;
+                let now = world.now;
+                world.nodes[n].clock.set_drift(now, ppm);
+            }
+            FaultKind::ClientDeath => {
+                let c = world.rng.below(world.clients.len() as u64) as usize;
+                world.lose(c, true);
+                world.clients[c].die();
+            }
+            FaultKind::BadSnapshot | FaultKind::BadLog if running => return Self::damage(world, n, kind),
+            _ => return false,
+        }
+        true
+    }
+
+    fn crash(world: &mut World, n: usize, kind: FaultKind) {
+        let seed = world.rng.next();
+        let after = world.rng.below(8);
+        let node = &mut world.nodes[n];
+        if kind == FaultKind::TornWrite {
+            node.disk.break_at(node.disk.operations() + after);
+            if let Some(process) = &mut node.process {
+                process.disk_turn();
+            }
+        }
+        if kind != FaultKind::Kill {
+            node.disk.power_cut(seed);
+        }
+        // A host without power says nothing until it is back; a killed process is answered for by its kernel.
+        world.end_process(n, kind == FaultKind::Kill);
+    }
+
+    /// Damages a file of a node that goes down for it.
+    fn damage(world: &mut World, n: usize, kind: FaultKind) -> bool {
+        let node = &world.nodes[n];
+        let of_kind = |path: &&PathBuf| match kind {
+            FaultKind::BadLog => path.starts_with("/data/log"),
+            _ => path.starts_with("/data/snapshots"),
+        };
+        let paths = node.disk.paths();
+        let mut files: Vec<&PathBuf> = paths.iter().filter(of_kind).collect();
+        files.sort();
+        if files.len() < 2 && kind == FaultKind::BadSnapshot || files.is_empty() {
+            // Without an older snapshot and the log from there on, nothing could be recovered.
+            return false;
+        }
+        let path = match kind {
+            FaultKind::BadLog => files[0].clone(),
+            _ => files[files.len() - 1].clone(),
+        };
+        let Some(before) = node.disk.contents(&path) else { return false };
+        Self::crash(world, n, FaultKind::Kill);
+        let sector = match kind {
+            // Certainly durable: the first records of the oldest segment.
+            FaultKind::BadLog => 4096 + world.rng.below(64),
+            _ => world.rng.below(before.len() as u64),
+        };
+        world.nodes[n].disk.corrupt(&path, |bytes| {
+            let end = bytes.len().min((sector + SECTOR_BYTES / 8) as usize);
+            for byte in bytes.iter_mut().take(end).skip(sector as usize) {
+                *byte ^= 0x5a;
+            }
+        });
+        world.faults.damaged.insert(n, (path, before));
+        world.start_at(world.now + SECOND / 10, n);
+        true
+    }
+
+    /// A node refused to start. With a damaged disk that is right: it gets its file back; without, it is a fault of ours.
+    pub fn refused(world: &mut World, n: usize, why: &str) {
+        let full = world.faults.ongoing.values().any(|o| matches!(o, Ongoing::FullDisk(at) if *at == n));
+        match world.faults.damaged.remove(&n) {
+            Some((path, before)) => world.nodes[n].disk.corrupt(&path, |bytes| *bytes = before),
+            None if full => {}
+            None => {
+                let number = world.nodes[n].setup.consensus.node;
+                return world.violate("durability", format!("node {number} refuses to start: {why}"));
+            }
+        }
+        world.nodes[n].disk.kill();
+        world.start_at(world.now + SECOND / 5, n);
+    }
+
+    /// A fault ends.
+    pub fn undo(world: &mut World, number: u64) {
+        match world.faults.ongoing.remove(&number) {
+            Some(Ongoing::FullDisk(n)) => world.nodes[n].disk.set_capacity(None),
+            Some(Ongoing::Cut(a, b)) => world.net.mend(a, b),
+            Some(Ongoing::Partition(pairs)) => pairs.iter().for_each(|(a, b)| world.net.mend(*a, *b)),
+            None => {}
+        }
+    }
+
+    /// Everything is in order again, and every node runs.
+    pub fn undo_all(world: &mut World) {
+        let ongoing: Vec<u64> = world.faults.ongoing.keys().copied().collect();
+        for number in ongoing {
+            Self::undo(world, number);
+        }
+        world.net.mend_all();
+        for n in 0..world.nodes.len() {
+            (world.nodes[n].paused_until, world.nodes[n].slow_until) = (0, 0);
+            world.wake_all(n);
+            world.start_at(world.now, n);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Many seeds, one after the other or side by side, and what is told of them.
+//!
+//! Owns the sums over runs. A seed that fails is run a second time with its events kept as text: determinism makes the second
+//! run the same.
+
+use super::hooks::{self, Mutation};
+use super::world::{Plan, Report, SECOND, Violation, World};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Virtual time with faults in one run.
+pub const FAULTY_NS: u64 = 30 * SECOND;
+
+/// Runs a plan. A panic of a node is a broken promise like any other.
+fn run(plan: &Plan) -> Report {
+    catch_unwind(AssertUnwindSafe(|| World::run(plan))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let what = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
+        let violation =
+            Violation { checker: "panic".to_owned(), what: what.unwrap_or_else(|| "a panic".to_owned()) };
+        Report { seed: plan.seed, violation: Some(violation), ..Report::default() }
+    })
+}
+
+/// Runs one seed, with a defect switched on or not; a failure comes with its last events.
+pub fn seed(seed: u64, voters: Option<usize>, mutation: Option<Mutation>) -> Report {
+    hooks::mutate(mutation);
+    let mut plan = Plan { seed, trace: false, faulty_ns: FAULTY_NS, voters };
+    let mut report = run(&plan);
+    if report.violation.is_some() {
+        plan.trace = true;
+        report = run(&plan);
+    }
+    hooks::mutate(None);
+    report
+}
+
+/// Tries seeds until a defect is caught by one of the checkers that shall catch it; which seed and which checker.
+pub fn catch(mutation: Mutation, seeds: u64) -> Option<(u64, String)> {
+    hooks::mutate(Some(mutation));
+    let voters = Some(mutation.nodes_min());
+    let caught = (0..seeds).find_map(|seed| {
+        let report = run(&Plan { seed, trace: false, faulty_ns: FAULTY_NS, voters });
+        let caught = report.violation.map(|violation| violation.checker);
+        caught
+            .filter(|c| mutation.caught_by().split('|').any(|name| name == c))
+            .map(|checker| (seed, checker))
+    });
+    hooks::mutate(None);
+    caught
+}
+
+/// The sum of many runs.
+#[derive(Default, Debug)]
+pub struct Sum {
+    /// Seeds.
+    pub seeds: u64,
+    /// Virtual time.
+    pub simulated_ns: u64,
+    /// Requests answered.
+    pub answered: u64,
+    /// Entries of logs.
+    pub entries: u64,
+    /// Terms of leaders.
+    pub terms: u64,
+    /// Events handled.
+    pub events: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+impl Sum {
+    /// One more run.
+    pub fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.simulated_ns += report.simulated_ns;
+        self.answered += report.answered;
+        self.entries += report.entries;
+        self.terms += report.terms;
+        self.events += report.events;
+        for (kind, count) in &report.faults {
+            *self.faults.entry(kind).or_insert(0) += count;
+        }
+    }
+
+    /// What is printed.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!(
+            "{} seeds, {} s simulated, {} requests answered, {} log entries, {} terms, {} events",
+            self.seeds,
+            self.simulated_ns / SECOND,
+            self.answered,
+            self.entries,
+            self.terms,
+            self.events
+        )];
+        lines.extend(self.faults.iter().map(|(kind, count)| format!("  {count:>8}  {kind}")));
+        lines
+    }
+}
+
+/// What is printed of a failure.
+pub fn failure(report: &Report, voters: Option<usize>, mutation: Option<Mutation>) -> Vec<String> {
+    let Some(violation) = &report.violation else { return Vec::new() };
+    let switched = mutation.map(|m| format!(" --mutation {}", m.name())).unwrap_or_default();
+    let among = voters.map(|n| format!(" --voters {n}")).unwrap_or_default();
+    let mut lines = vec![
+        format!("seed {} FAILED: {}", report.seed, violation.checker),
+        format!("  {}", violation.what),
+        "  the last events:".to_owned(),
+    ];
+    lines.extend(report.last.iter().map(|line| format!("  {line}")));
+    lines.push(format!(
+        "  replay: cargo run --profile sim -p paddock-core --features sim --bin paddock-sim -- --seed {}{among}{switched}",
+        report.seed
+    ));
+    lines
+}

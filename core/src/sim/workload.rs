@@ -1,0 +1,207 @@
+//! What clients ask: every operation, over few enough paths that they meet.
+//!
+//! Owns the choice. Never looks at the model: a client knows what it was told and no more. Each write carries its number
+//! behind its record, where servers look at nothing, so that its entry in the log can be told from every other.
+
+use super::rng::Rng;
+use paddock_transport::wire::{
+    Acl, Create, CreateOp, List, Multi, Request, WatchMode, WatcherKind, create_flags, opcode, perms,
+};
+use std::collections::BTreeMap;
+
+/// One request on its way, and what a checker needs to know of it.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Its number, unique in a run.
+    pub op: u64,
+    /// Number on its connection.
+    pub xid: i32,
+    /// Opcode.
+    pub opcode: i32,
+    /// Record, with the number behind it if it is a write.
+    pub body: Vec<u8>,
+    /// When it was sent.
+    pub sent_ns: u64,
+}
+
+impl Ask {
+    /// Whether it goes through the log.
+    pub fn is_write(&self) -> bool {
+        opcode::class(self.opcode) == Some(opcode::Class::Write) && self.opcode != opcode::CLOSE_SESSION
+    }
+}
+
+/// The paths of a run.
+pub fn paths() -> Vec<String> {
+    let mut all = Vec::new();
+    for top in ["/a", "/b", "/c"] {
+        all.push(top.to_owned());
+        for below in ["x", "y", "z"] {
+            all.push(format!("{top}/{below}"));
+        }
+    }
+    all.extend(["/a/x/1", "/a/x/2", "/b/y/1", "/queue", "/locks"].map(str::to_owned));
+    all
+}
+
+/// Draws requests.
+pub struct Workload {
+    paths: Vec<String>,
+    /// Names that sequential creates and lists of children told.
+    heard: Vec<String>,
+    /// Versions that answers told.
+    pub versions: BTreeMap<String, i32>,
+    /// Writes of hundred requests.
+    pub writes_percent: u64,
+}
+
+/// Names remembered beside the fixed paths.
+const HEARD_MAX: usize = 24;
+
+impl Workload {
+    /// A client's own.
+    pub fn new(rng: &mut Rng) -> Workload {
+        let (heard, versions) = (Vec::new(), BTreeMap::new());
+        Workload { paths: paths(), heard, versions, writes_percent: rng.range(20, 70) }
+    }
+
+    /// A path was told by an answer.
+    pub fn hear(&mut self, path: &str) {
+        if !self.heard.iter().any(|p| p == path) {
+            if self.heard.len() >= HEARD_MAX {
+                self.heard.remove(0);
+            }
+            self.heard.push(path.to_owned());
+        }
+    }
+
+    fn path(&self, rng: &mut Rng) -> String {
+        if !self.heard.is_empty() && rng.one_in(4) {
+            return rng.pick(&self.heard).clone();
+        }
+        rng.pick(&self.paths).clone()
+    }
+
+    fn version(&self, path: &str, rng: &mut Rng) -> i32 {
+        match rng.below(4) {
+            0 => self.versions.get(path).copied().unwrap_or(0),
+            1 if rng.one_in(3) => rng.below(4) as i32,
+            _ => -1,
+        }
+    }
+
+    /// Opcode and record of the next request. `op` is the number of a write.
+    pub fn next(&self, op: u64, rng: &mut Rng) -> (i32, Vec<u8>) {
+        if rng.below(100) < self.writes_percent { self.write(op, rng) } else { self.read(rng) }
+    }
+
+    /// A write.
+    pub fn write(&self, op: u64, rng: &mut Rng) -> (i32, Vec<u8>) {
+        let data = value(op, rng);
+        let (acl, path) = (acl(rng), self.path(rng));
+        let version = self.version(&path, rng);
+        let create = |path: &str, flags: i32, op: CreateOp| -> Request<'_> {
+            Request::Create(Create {
+                op,
+                path: path.to_owned().into(),
+                data: Some(&data),
+                acl: List::new(&acl),
+                flags,
+            })
+        };
+        let request = match rng.below(20) {
+            0..=3 => create(&path, create_flags::PERSISTENT, CreateOp::Create),
+            4 => create(&path, create_flags::PERSISTENT, CreateOp::Create2),
+            5..=6 => create(&path, create_flags::EPHEMERAL, CreateOp::Create2),
+            7..=8 => {
+                let stem = format!("{}/n-", rng.pick(&["/queue", "/locks", "/a/x"]));
+                let flags =
+                    *rng.pick(&[create_flags::PERSISTENT_SEQUENTIAL, create_flags::EPHEMERAL_SEQUENTIAL]);
+                create(&stem, flags, *rng.pick(&[CreateOp::Create, CreateOp::Create2]))
+            }
+            9..=12 => Request::SetData { path: path.into(), data: Some(&data), version },
+            13..=15 => Request::Delete { path: path.into(), version },
+            16 => Request::SetAcl { path: path.into(), acl: List::new(&acl), version: -1 },
+            _ => {
+                let (one, two) = (self.path(rng), self.path(rng));
+                let ops = [
+                    Request::Check { path: one.clone().into(), version: self.version(&one, rng) },
+                    Request::SetData { path: one.into(), data: Some(&data), version: -1 },
+                    create(&two, create_flags::EPHEMERAL, CreateOp::Create),
+                    create("/queue/m-", create_flags::PERSISTENT_SEQUENTIAL, CreateOp::Create2),
+                    Request::Delete { path: two.clone().into(), version: -1 },
+                ];
+                let first = rng.below(3) as usize;
+                let last = rng.range(first as u64 + 1, ops.len() as u64) as usize;
+                return encode(&Request::Multi(Multi::new(&ops[first..last])), Some(op));
+            }
+        };
+        encode(&request, Some(op))
+    }
+
+    fn read(&self, rng: &mut Rng) -> (i32, Vec<u8>) {
+        let path = self.path(rng);
+        let watch = rng.one_in(3);
+        let request = match rng.below(20) {
+            0..=4 => Request::GetData { path: path.into(), watch },
+            5..=7 => Request::Exists { path: path.into(), watch },
+            8..=9 => Request::GetChildren { path: path.into(), watch },
+            10..=11 => Request::GetChildren2 { path: path.into(), watch },
+            12 => Request::GetAcl { path: path.into() },
+            13 => Request::GetAllChildrenNumber { path: path.into() },
+            14 => {
+                let two = self.path(rng);
+                let ops = [
+                    Request::GetData { path: path.into(), watch: false },
+                    Request::GetChildren { path: two.into(), watch: false },
+                ];
+                return encode(&Request::MultiRead(Multi::new(&ops)), None);
+            }
+            15 => {
+                let mode = *rng.pick(&[WatchMode::Persistent, WatchMode::PersistentRecursive]);
+                Request::AddWatch { path: path.into(), mode }
+            }
+            16 => Request::CheckWatches { path: path.into(), kind: kind(rng) },
+            17 => Request::RemoveWatches { path: path.into(), kind: kind(rng) },
+            _ => Request::Sync { path: path.into() },
+        };
+        encode(&request, None)
+    }
+}
+
+/// A request's opcode and record, with the number of a write behind it.
+pub fn encode(request: &Request<'_>, op: Option<u64>) -> (i32, Vec<u8>) {
+    let mut body = Vec::new();
+    request.put(&mut body);
+    if let Some(op) = op {
+        body.extend(op.to_be_bytes());
+    }
+    (request.opcode(), body)
+}
+
+fn kind(rng: &mut Rng) -> WatcherKind {
+    use WatcherKind::*;
+    *rng.pick(&[Children, Data, Any, Persistent, PersistentRecursive])
+}
+
+fn value(op: u64, rng: &mut Rng) -> Vec<u8> {
+    let length = if rng.one_in(40) { rng.range(1000, 20_000) } else { rng.range(0, 60) };
+    let mut data = format!("{op:x}:").into_bytes();
+    data.resize(data.len() + length as usize, b'.');
+    data
+}
+
+/// Everybody may always read: what a watcher may not read it is not told of, which would need a second model of ACLs.
+fn acl(rng: &mut Rng) -> Vec<Acl<'static>> {
+    let granted = match rng.below(12) {
+        0 => perms::ALL & !perms::WRITE,
+        1 => perms::ALL & !perms::CREATE,
+        2 => perms::ALL & !perms::DELETE,
+        _ => perms::ALL,
+    };
+    let mut list = vec![Acl::new(granted, "world", "anyone")];
+    if rng.one_in(10) {
+        list.push(Acl::new(perms::READ, "digest", "somebody:hash"));
+    }
+    list
+}
