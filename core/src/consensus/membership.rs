@@ -45,6 +45,13 @@ struct Change {
     command: Vec<u8>,
 }
 
+/// As a standalone server's snapshots had it before there were ensembles.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+struct Standalone {
+    voters: Vec<u64>,
+    learners: Vec<u64>,
+}
+
 /// What applying a membership entry did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MembershipStep {
@@ -186,7 +193,13 @@ impl Membership {
 
     /// The way back from [`Membership::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, MembershipError> {
-        let found: Self = unarchive(bytes)?;
+        let found = unarchive::<Self>(bytes).or_else(|e| match unarchive::<Standalone>(bytes) {
+            // Nothing but one voter was ever written so.
+            Ok(old) if old.voters.len() == 1 && old.learners.is_empty() && bytes == archive(&old) => {
+                Ok(Self::new(old.voters, Vec::new()))
+            }
+            _ => Err(e),
+        })?;
         found.check()?;
         Ok(found)
     }
@@ -302,4 +315,59 @@ fn distinct<'a>(nodes: impl Iterator<Item = &'a u64>) -> Result<(), MembershipEr
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> Membership {
+        Membership::new(vec![1, 2, 3], vec![4])
+    }
+
+    #[test]
+    fn a_change_is_joint_and_ends_at_the_target() {
+        let target = Target { voters: vec![4, 2, 5], learners: vec![3, 6] };
+        let joint = start().enter(&target).unwrap();
+        assert_eq!(joint.voters, [2, 4, 5]);
+        assert_eq!(
+            (&joint.outgoing[..], &joint.learners[..], &joint.learners_next[..]),
+            (&[1, 2, 3][..], &[6][..], &[3][..])
+        );
+        assert_eq!(joint.enter(&target), Err(MembershipError::Order { joint: true }));
+        assert_eq!(joint.leave(), Ok(Membership::new(vec![2, 4, 5], vec![3, 6])));
+        assert_eq!(start().leave(), Err(MembershipError::Order { joint: false }));
+    }
+
+    #[test]
+    fn impossible_memberships_are_refused() {
+        let refused = |voters: &[u64], learners: &[u64]| {
+            let target = Target { voters: voters.to_vec(), learners: learners.to_vec() };
+            start().enter(&target).unwrap_err()
+        };
+        assert_eq!(refused(&[], &[1]), MembershipError::NoVoters);
+        assert_eq!(refused(&[1, 1], &[]), MembershipError::Twice(1));
+        assert_eq!(refused(&[1], &[1]), MembershipError::Twice(1));
+        assert_eq!(refused(&[0], &[]), MembershipError::Node(0));
+        assert_eq!(refused(&[255], &[]), MembershipError::Node(255));
+        assert_eq!(refused(&[u64::MAX], &[]), MembershipError::Node(u64::MAX));
+    }
+
+    #[test]
+    fn every_form_is_read_back_and_nothing_else_is() {
+        let joint = start().enter(&Target { voters: vec![1], learners: Vec::new() }).unwrap();
+        for membership in [start(), joint] {
+            let bytes = membership.encode();
+            assert_eq!(Membership::decode(&bytes), Ok(membership));
+            for cut in 0..bytes.len() {
+                assert!(Membership::decode(&bytes[..cut]).is_err());
+            }
+        }
+        let old = archive(&Standalone { voters: vec![1], learners: Vec::new() });
+        assert_eq!(Membership::decode(&old), Ok(Membership::new(vec![1], Vec::new())));
+        let change = encode(&Target { voters: vec![7], learners: Vec::new() }, b"command".to_vec());
+        assert_eq!(decode(&change).unwrap().unwrap().1, b"command");
+        assert!(decode(&change[1..]).is_err());
+        assert_eq!(decode(&[]), Ok(None));
+    }
 }

@@ -174,7 +174,10 @@ impl RaftGroup {
                     );
                     m.commit = 0;
                 }
-                if !m.entries.is_empty() && raft.raft_log.store.unapplied_bytes() > UNAPPLIED_BYTES_MAX {
+                // Only while there is something to apply: otherwise what is missing may be what commits the rest.
+                let log = &raft.raft_log;
+                let held_up = log.applied < log.committed.min(log.persisted);
+                if held_up && log.store.unapplied_bytes() > UNAPPLIED_BYTES_MAX {
                     m.entries.clear();
                 }
                 true
