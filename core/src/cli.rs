@@ -30,6 +30,9 @@ const EXIT_START: u8 = 3;
 /// `status`: nobody leads, or more than one do.
 const EXIT_NO_LEADER: u8 = 4;
 
+/// The server was removed from its ensemble.
+const EXIT_REMOVED: u8 = 5;
+
 /// Paddock: a coordination server that speaks ZooKeeper's client protocol.
 #[derive(Parser, Debug)]
 #[command(name = "paddock", version, about, after_help = EXIT_CODES)]
@@ -39,7 +42,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 clean stop, 1 failed while running, 2 wrong flags or configuration, \
-3 could not start.\n`paddock status`: 0 healthy, 1 a server is missing or \
+3 could not start, 5 removed \
+from its ensemble by a reconfiguration.\n`paddock status`: 0 healthy, 1 a server is missing or \
 does not serve, 2 wrong flags, 4 no single leader.\nLog level: RUST_LOG=debug (default info), on standard error.";
 
 #[derive(Subcommand, Debug)]
@@ -178,6 +182,7 @@ fn serve(flags: Serve) -> u8 {
     };
     match server.run_until(&stop) {
         Ok(()) => EXIT_OK,
+        Err(error) if error.removed => fail(EXIT_REMOVED, &error.to_string()),
         Err(error) => fail(EXIT_FAILED, &error.to_string()),
     }
 }

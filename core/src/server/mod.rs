@@ -111,6 +111,8 @@ pub struct RunError {
     pub thread: String,
     /// Why.
     pub reason: String,
+    /// The node was removed from its ensemble: nothing is wrong, and starting it again changes nothing.
+    pub removed: bool,
 }
 
 /// The end of a thread that nothing went wrong with.
@@ -274,14 +276,16 @@ impl Server {
                 recv(self.ended) -> end => end.unwrap_or_else(|_| Err(RunError {
                     thread: "a server thread".to_owned(),
                     reason: "it panicked; its message is above".to_owned(),
+                    removed: false,
                 })),
             };
             let why = match end {
                 Ok(End::Reopen(why)) => why,
                 Ok(End::Told) => return self.stop(),
                 Err(error) => {
+                    let removed = matches!(self.core.reason(), Some(StopReason::Removed { .. }));
                     let _ = self.stop();
-                    return Err(error);
+                    return Err(RunError { removed, ..error });
                 }
             };
             tracing::info!("all clients are closed for a moment: {why}");
@@ -294,7 +298,7 @@ impl Server {
                     "{why}; that is more than {REOPENINGS_MAX} times within {REOPENINGS_WINDOW:?}. This node does not \
                      catch up: see the messages above, and those of the leader"
                 );
-                return Err(RunError { thread: "the server".to_owned(), reason });
+                return Err(RunError { thread: "the server".to_owned(), reason, removed: false });
             }
             let (options, listeners) = (self.options.clone(), std::mem::take(&mut self.listeners));
             // Its end of the data directory goes before the new one comes.
@@ -302,6 +306,7 @@ impl Server {
             self = Self::open(options, listeners).map_err(|error| RunError {
                 thread: "the server".to_owned(),
                 reason: format!("its data directory could not be opened again: {error}"),
+                removed: false,
             })?;
         }
     }
@@ -435,7 +440,7 @@ fn run(
             tracing::warn!("{thread} cannot be bound to core {core}: {error}");
         }
         let ended = on.run(&mut engine).map_err(|e| e.to_string()).and_then(|()| reason());
-        let _ = tell.send(ended.map_err(|reason| RunError { thread, reason }));
+        let _ = tell.send(ended.map_err(|reason| RunError { thread, reason, removed: false }));
     };
     std::thread::Builder::new()
         .name(name.to_owned())
