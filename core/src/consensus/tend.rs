@@ -99,11 +99,12 @@ impl Consensus {
         self.tell_members();
     }
 
-    /// Tells the members to whoever wants to know.
+    /// Tells the members to whoever wants to know, if this node is one: with a file from which it is missing it could not
+    /// start, and it does not belong there for as long as it joins.
     pub(super) fn tell_members(&self) {
         let members = self.applier.machine.members();
         if let Some(told) = &self.on_members
-            && !members.members.is_empty()
+            && members.get(self.node).is_some()
         {
             (told.0)(members);
         }
