@@ -96,16 +96,6 @@ const _: () = assert!(EXPIRIES_PER_BATCH_MAX < BATCH_COMMANDS_MAX);
 /// How long a node that was removed goes on before it stops: whoever asked it for that is answered first.
 pub const REMOVED_PATIENCE_NS: u64 = 500_000_000;
 
-/// Told the members at the start of an ensemble's node and whenever they change, on the core's thread: it must not wait.
-#[derive(Clone)]
-pub struct OnMembers(pub Arc<dyn Fn(&Members) + Send + Sync>);
-
-impl std::fmt::Debug for OnMembers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("OnMembers")
-    }
-}
-
 /// How to open the consensus core.
 #[derive(Clone)]
 pub struct ConsensusConfig {
@@ -117,8 +107,6 @@ pub struct ConsensusConfig {
     pub node: u8,
     /// The ensemble as configured; `None`: standalone.
     pub members: Option<Members>,
-    /// Who else wants to know the members.
-    pub on_members: Option<OnMembers>,
     /// How many shards there will be.
     pub shards: usize,
     /// Batches that may be proposed and not yet applied: [`BATCHES_IN_FLIGHT_MAX`] or [`BATCHES_IN_FLIGHT_SHARED_MAX`].
@@ -163,7 +151,6 @@ impl ConsensusConfig {
             disk: Arc::new(RealDisk),
             node: 1,
             members: None,
-            on_members: None,
             shards,
             batches_in_flight: BATCHES_IN_FLIGHT_MAX,
             tick_time_ms: crate::config::TICK_TIME_MS,

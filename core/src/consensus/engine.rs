@@ -74,7 +74,6 @@ pub struct Consensus {
     pub(super) phase: Phase,
     pub(super) report: Report,
     pub(super) steward: Steward,
-    pub(super) on_members: Option<OnMembers>,
     /// Keeps the data directory locked. Last: the log's thread ends before.
     pub(super) _dir: DataDir,
 }

@@ -70,7 +70,7 @@ mod upkeep;
 mod window;
 mod wire;
 
-pub use config::{ConsensusConfig, OnMembers};
+pub use config::ConsensusConfig;
 pub use control::{Control, StopReason};
 pub use engine::Consensus;
 pub use open::{Parts, Recovered, ShardParts, StartError};

@@ -298,11 +298,9 @@ impl Consensus {
                 identity,
                 config.members.map_or_else(Default::default, |members| members.members),
             ),
-            on_members: config.on_members,
             _dir: dir,
         };
         consensus.tell(Now::default());
-        consensus.tell_members();
         let shards = readers
             .into_iter()
             .zip(receivers)

@@ -96,18 +96,6 @@ impl Consensus {
             );
             self.phase.removed_since.get_or_insert(now_ns);
         }
-        self.tell_members();
-    }
-
-    /// Tells the members to whoever wants to know, if this node is one: with a file from which it is missing it could not
-    /// start, and it does not belong there for as long as it joins.
-    pub(super) fn tell_members(&self) {
-        let members = self.applier.machine.members();
-        if let Some(told) = &self.on_members
-            && members.get(self.node).is_some()
-        {
-            (told.0)(members);
-        }
     }
 
     fn leaders_batch(&self, command: &MembershipCommand, now: Now) -> Result<Vec<u8>, StopReason> {

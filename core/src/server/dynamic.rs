@@ -18,6 +18,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// See the module doc.
 pub(super) struct DynamicFile {
     path: Option<PathBuf>,
+    /// This node. With a file that does not name it, it could not start again: while it joins, and once it was removed, the
+    /// file stays.
+    node: u8,
     /// The text that was looked at last: nothing is written twice, and a failure is told once.
     seen: String,
 }
@@ -26,7 +29,7 @@ impl DynamicFile {
     /// For the file that `config` names, if it names one.
     pub(super) fn new(config: &Config) -> Self {
         let path = config.dynamic_file.clone().filter(|_| config.ensemble.is_some());
-        Self { path, seen: String::new() }
+        Self { path, node: config.node, seen: String::new() }
     }
 
     /// When to look. Never, without a file: an idle server is not woken for it.
@@ -42,7 +45,7 @@ impl DynamicFile {
         }
         let members = Members::parse_text(&config_text);
         self.seen = config_text;
-        let Ok(members) = members else { return };
+        let Some(members) = members.ok().filter(|members| members.get(self.node).is_some()) else { return };
         let there = std::fs::read_to_string(path).ok().and_then(|text| Members::parse_text(&text).ok());
         if there.is_some_and(|there| there.members == members.members) {
             return;
@@ -68,11 +71,13 @@ mod tests {
         let path = dir.path().join("zoo.dynamic");
         let own = "# by hand\nserver.1 = a:1:2\nserver.2=b:1:2\n";
         std::fs::write(&path, own).unwrap();
-        let mut file = DynamicFile { path: Some(path.clone()), seen: String::new() };
+        let mut file = DynamicFile { path: Some(path.clone()), node: 1, seen: String::new() };
         let read = || std::fs::read_to_string(&path).unwrap();
         file.look(String::new());
         file.look("server.1=a:1:2:participant\nserver.2=b:1:2:participant\nversion=100000001".to_owned());
         assert_eq!(read(), own);
+        file.look("server.2=b:1:2:participant\nserver.3=c:1:2:observer\nversion=100000008".to_owned());
+        assert_eq!(read(), own, "it is not in it");
         file.look("server.1=a:1:2:participant\nserver.3=c:1:2:observer\nversion=100000009".to_owned());
         assert_eq!(read(), "server.1=a:1:2:participant\nserver.3=c:1:2:observer\n");
         // What an operator writes into it afterwards stays until the next change.
@@ -84,7 +89,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_stops_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = DynamicFile { path: Some(dir.path().join("no/dir")), seen: String::new() };
+        let mut file = DynamicFile { path: Some(dir.path().join("no/dir")), node: 1, seen: String::new() };
         file.look("server.1=a:1:2:participant\nversion=1".to_owned());
         file.look("not a membership".to_owned());
     }
