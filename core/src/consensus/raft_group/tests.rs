@@ -1,0 +1,110 @@
+//! One node of a group: what it gives out, and when.
+
+use super::*;
+
+fn alone(applied: u64, applied_term: u64, term: u64) -> RaftGroup {
+    RaftGroup::new(GroupStart {
+        node: 1,
+        membership: Membership::new(vec![1], Vec::new()),
+        vote: Vote { term, node: 1 },
+        applied,
+        span: Span::new(applied + 1, applied_term, Vec::new()),
+        tail: Vec::new(),
+        seed: 7,
+        clock: RaftClock::default(),
+    })
+    .unwrap()
+}
+
+/// Drains until nothing is left, reporting all as durable when told to.
+fn drain_all(g: &mut RaftGroup, durable: bool) -> (Vec<LogEntry>, Vec<LogEntry>) {
+    let (mut appended, mut committed) = (Vec::new(), Vec::new());
+    let mut e = Effects::default();
+    while g.drain(&mut e) {
+        appended.append(&mut e.entries);
+        committed.append(&mut e.committed);
+        if durable {
+            g.persisted(e.number);
+        }
+        if let Some(last) = committed.last() {
+            g.applied(last.index);
+        }
+    }
+    (appended, committed)
+}
+
+#[test]
+fn a_group_of_one_leads_at_once_in_its_first_term() {
+    let mut g = alone(0, 0, 0);
+    g.campaign().unwrap();
+    assert_eq!((g.role(), g.term(), g.alone()), (Role::Leader, 1, true));
+    let (appended, committed) = drain_all(&mut g, true);
+    assert_eq!(appended, committed);
+    assert_eq!((appended[0].index, appended[0].term, appended[0].payload.len()), (1, 1, 0));
+}
+
+#[test]
+fn nothing_is_committed_before_it_is_durable() {
+    let mut g = alone(5, 2, 2);
+    g.campaign().unwrap();
+    g.propose(b"one".to_vec()).unwrap();
+    let mut e = Effects::default();
+    assert!(g.drain(&mut e));
+    assert_eq!(e.vote, Some(Vote { term: 3, node: 1 }));
+    assert_eq!(e.entries.iter().map(|e| (e.index, e.term)).collect::<Vec<_>>(), [(6, 3), (7, 3)]);
+    assert!(e.committed.is_empty());
+    let first = e.number;
+    g.propose(b"two".to_vec()).unwrap();
+    assert!(g.drain(&mut e) && e.committed.is_empty() && e.entries.len() == 1);
+    let second = e.number;
+    g.persisted(first);
+    assert!(g.drain(&mut e));
+    assert_eq!(e.committed.iter().map(|e| e.index).collect::<Vec<_>>(), [6, 7]);
+    g.applied(7);
+    g.persisted(second);
+    assert!(g.drain(&mut e));
+    assert_eq!(&e.committed[0].payload[..], b"two");
+}
+
+#[test]
+fn a_read_round_is_answered_only_after_the_own_term_has_committed() {
+    let mut g = alone(5, 2, 2);
+    g.campaign().unwrap();
+    g.read_index(1);
+    let mut e = Effects::default();
+    assert!(g.drain(&mut e) && e.reads.is_empty());
+    g.persisted(e.number);
+    drain_all(&mut g, true);
+    g.read_index(2);
+    assert!(g.drain(&mut e));
+    assert_eq!(e.reads, [(2, 6)]);
+}
+
+#[test]
+fn the_election_jitter_comes_from_the_seed() {
+    let timeout = |seed| {
+        let start = GroupStart {
+            node: 1,
+            membership: Membership::new(vec![1, 2, 3], Vec::new()),
+            vote: Vote::default(),
+            applied: 0,
+            span: Span::new(1, 0, []),
+            tail: Vec::new(),
+            seed,
+            clock: RaftClock::default(),
+        };
+        let mut g = RaftGroup::new(start).unwrap();
+        let mut ticks = 0;
+        while g.role() == Role::Follower {
+            g.tick();
+            ticks += 1;
+        }
+        ticks
+    };
+    for seed in 0..20 {
+        assert_eq!(timeout(seed), timeout(seed));
+        // 300 to 600 ms by ticks of 20 ms.
+        assert!((15..30).contains(&timeout(seed)));
+    }
+    assert!((0..20).any(|seed| timeout(seed) != timeout(0)));
+}
