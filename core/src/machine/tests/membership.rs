@@ -436,3 +436,26 @@ fn every_part_of_the_membership_counts_in_the_digest() {
         note(&rig);
     }
 }
+
+/// The starts of a new directory are counted from one again: as repeats of the old one's, its commands would never be answered.
+#[test]
+fn a_node_with_another_disk_begins_its_stream_anew() {
+    let mut rig = Rig::ensemble();
+    let from = |rig: &mut Rig, incarnation, seq| {
+        let op = op_of(&super::rig::create(&format!("/n{incarnation}-{seq}"), 0));
+        let command = Command { node: 2, incarnation, seq, ..rig.command(ALICE, op) };
+        rig.seq -= 1;
+        let batch = rig.batch(vec![command]);
+        rig.apply(&batch).unwrap().len()
+    };
+    assert_eq!((from(&mut rig, 7, 1), from(&mut rig, 7, 2)), (1, 1));
+    assert_eq!(from(&mut rig, 1, 1), 0, "stale");
+    rig.lead_jointly(&MembershipCommand::Adopt { node: 2, identity: [9; 16] });
+    assert_eq!(from(&mut rig, 7, 3), 0, "what the old one left behind is no gap");
+    assert_eq!((from(&mut rig, 1, 1), from(&mut rig, 1, 2), from(&mut rig, 1, 2)), (1, 1, 0));
+    // Removed and added with a new disk.
+    assert_eq!(rig.reconfig(None, Some("2"), None, -1), Outcome::Deferred);
+    rig.lead_jointly(&MembershipCommand::Conclude { number: 1 });
+    assert_eq!(rig.reconfig(Some(&spec(2, "observer")), None, None, -1), Outcome::Deferred);
+    assert_eq!((from(&mut rig, 1, 3), from(&mut rig, 1, 1)), (0, 1));
+}
