@@ -126,6 +126,22 @@ impl Ensemble {
         child.wait().unwrap();
     }
 
+    /// The exit code of a node that ends by itself.
+    pub fn ends(&mut self, node: u8) -> Option<i32> {
+        let child = self.nodes[usize::from(node) - 1].child.as_mut().expect("the node runs");
+        let status = until(&format!("node {node} ends"), || child.try_wait().unwrap());
+        self.nodes[usize::from(node) - 1].child = None;
+        status.code()
+    }
+
+    /// Takes the disk of a node that does not run.
+    pub fn lose_disk(&self, node: u8) {
+        let data = self.node(node).dir.join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join("myid"), format!("{node}\n")).unwrap();
+    }
+
     fn signal(&self, node: u8, signal: Signal) {
         let child = self.node(node).child.as_ref().expect("the node runs");
         kill_process(Pid::from_child(child), signal).unwrap();

@@ -1,0 +1,52 @@
+//! The membership of a running ensemble changes. What could go wrong: a removed server that goes on, one that votes with an empty
+//! disk, a change that is lost with the leader that it removes, clients that are never answered by a server that came back.
+
+mod common;
+
+use common::ensemble::{Ensemble, until};
+use paddock_transport::wire::{Limits, Request, Response, opcode};
+
+const CONFIG: &str = "tickTime=500\ninitLimit=20\nsyncLimit=10\nreconfigEnabled=true\nskipACL=yes\n";
+const SESSION_MS: i32 = 10_000;
+/// Documented: removed from its ensemble.
+const EXIT_REMOVED: i32 = 5;
+
+fn remove(node: &str) -> Request<'_> {
+    Request::Reconfig { joining: None, leaving: Some(node.into()), new_members: None, config_id: -1 }
+}
+
+#[test]
+fn servers_are_removed_the_leader_too_and_a_lost_disk_is_filled_again() {
+    let mut ensemble = Ensemble::start(4, CONFIG);
+    let leader = ensemble.leader();
+    let [removed, wiped, other] = ensemble.followers()[..] else { panic!("three follow") };
+    let mut client = ensemble.client(other, SESSION_MS);
+    assert_eq!(client.create("/a", b"1", 0).unwrap().err, 0);
+
+    let number = removed.to_string();
+    let answer = client.call(&remove(&number)).unwrap();
+    assert_eq!(answer.err, 0);
+    let Ok(Response::Data(text, stat)) = Response::decode(opcode::RECONFIG, &answer.body, Limits::NONE)
+    else {
+        panic!("no configuration")
+    };
+    let text = String::from_utf8(text.unwrap().to_vec()).unwrap();
+    assert!(!text.contains(&format!("server.{removed}=")), "{text}");
+    assert!(text.ends_with(&format!("version={:x}", stat.mzxid)), "{text}");
+    assert_eq!(ensemble.ends(removed), Some(EXIT_REMOVED));
+
+    ensemble.kill(wiped);
+    ensemble.lose_disk(wiped);
+    ensemble.launch(wiped);
+    let mut there = ensemble.client(wiped, SESSION_MS);
+    assert_eq!(there.create("/b", b"2", 0).unwrap().err, 0, "its commands are numbered from one again");
+    assert!(there.get("/a").unwrap().is_some());
+
+    let number = leader.to_string();
+    assert_eq!(client.call(&remove(&number)).unwrap().err, 0);
+    assert_eq!(ensemble.ends(leader), Some(EXIT_REMOVED));
+    assert_ne!(ensemble.leader(), leader);
+    until("both have the write", || there.create("/c", b"3", 0).ok().filter(|answer| answer.err == 0));
+    client.sync().unwrap();
+    assert!(client.get("/c").unwrap().is_some());
+}
