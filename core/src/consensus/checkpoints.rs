@@ -125,7 +125,11 @@ impl Checkpoints {
             }
         }
         self.retry_ns = self.retry_ns.filter(|&at| at > now_ns);
-        let due = applier.commands >= self.commands_max || self.log_bytes >= self.log_bytes_max;
+        // Without room nothing more is applied that would make one due; yet it lets the log and a snapshot go, and where
+        // there is no room for an entry's segment there may be some for it.
+        let due = applier.commands >= self.commands_max
+            || self.log_bytes >= self.log_bytes_max
+            || journal.was_full();
         if due && self.hold.is_none() && self.retry_ns.is_none() && applier.index > self.newest.0 {
             self.begin(now_ns, applier);
         }
@@ -138,7 +142,7 @@ impl Checkpoints {
 
     /// When a turn is needed at the latest.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
-        self.hold.filter(|h| !h.cancelled).map(|h| h.until_ns)
+        self.hold.filter(|h| !h.cancelled).map(|h| h.until_ns).or(self.retry_ns)
     }
 
     /// Where there is no thread for it: writes the checkpoint that was begun.

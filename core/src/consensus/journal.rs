@@ -99,6 +99,11 @@ impl Journal {
         &self.seen.1
     }
 
+    /// Whether the log had no room for entries when it was last looked at.
+    pub(super) fn was_full(&self) -> bool {
+        matches!(self.seen.1, State::WritesStopped { .. })
+    }
+
     /// Whether [`Journal::poll`] or [`Journal::look`] would tell something: the log has got on since, or a drain with nothing to write stands
     /// behind records that were durable before it came.
     pub(super) fn has_news(&self) -> bool {

@@ -145,3 +145,100 @@ fn a_power_cut_at_any_time_around_checkpoints_loses_nothing() {
         }
     }
 }
+
+/// The newest snapshot's file becomes one with good checksums and contents that are no state.
+fn spoil(disk: &Arc<FaultDisk>, path: &std::path::Path) {
+    let on: Arc<FaultDisk> = disk.clone();
+    let snapshots = Snapshots::on(on, "/data/snapshots");
+    let meta = snapshots.open(path).unwrap().header().clone();
+    disk.lose(path);
+    let mut writer = snapshots.create(&meta, Box::new(|_| {})).unwrap();
+    writer.block(crate::checkpoint::block::BLOCK_MACHINE, &[0xa5; 500]).unwrap();
+    writer.finish().unwrap();
+}
+
+#[test]
+fn a_whole_snapshot_that_cannot_be_loaded_gives_way_to_the_one_before_it() {
+    let disk = disk();
+    let mut node = Node::start_with(&disk, often(50)).unwrap();
+    node.open_session(ALICE);
+    let (mut written, mut newest) = (0, 0);
+    for _ in 0..2 {
+        write_until(&mut node, &disk, &mut written, newest);
+        newest = snapshots(&disk).last().unwrap().0;
+    }
+    let digest = node.core.applier.machine.digest();
+    node.stop();
+    let listed = snapshots(&disk);
+    spoil(&disk, &listed[1].1);
+    let node = Node::start_with(&disk, often(100_000)).unwrap();
+    assert_eq!(node.parts.recovered.snapshot_index, listed[0].0);
+    assert_eq!(node.core.applier.machine.digest(), digest);
+    node.stop();
+    assert_eq!(snapshots(&disk), listed[..1]);
+    // With no other one there is no way on, and what is wrong is said.
+    spoil(&disk, &listed[0].1);
+    let error = Node::start_with(&disk, often(50)).err().unwrap();
+    assert!(matches!(&error, StartError::Load { path, .. } if *path == listed[0].1), "{error}");
+    assert_eq!(snapshots(&disk), listed[..1]);
+}
+
+#[test]
+fn a_node_that_is_restarted_often_takes_checkpoints_all_the_same() {
+    let disk = disk();
+    let config = || {
+        let mut config = often(u64::MAX);
+        config.snap_log_bytes = 30_000;
+        config
+    };
+    for life in 0..5 {
+        let mut node = Node::start_with(&disk, config()).unwrap();
+        if life == 0 {
+            node.open_session(ALICE);
+            node.create("/a", PERSISTENT);
+        }
+        // No life writes enough by itself.
+        for _ in 0..10 {
+            node.run(ALICE, set("/a", &[1; 1000]));
+        }
+        node.settle();
+        node.until(|n| !n.core.checkpoints.is_writing());
+        node.stop();
+    }
+    assert!(!snapshots(&disk).is_empty());
+}
+
+#[test]
+fn a_checkpoint_on_a_full_disk_lets_the_log_go_and_writes_go_on() {
+    let disk = disk();
+    let mut node = Node::start_with(&disk, often(150)).unwrap();
+    node.open_session(ALICE);
+    node.create("/a", PERSISTENT);
+    let mut newest = 0;
+    for _ in 0..3 {
+        while snapshots(&disk).last().is_none_or(|(index, _)| *index <= newest) {
+            node.run(ALICE, set("/a", &[1; 1000]));
+            node.settle();
+        }
+        newest = snapshots(&disk).last().unwrap().0;
+    }
+    node.until(|n| !n.core.checkpoints.is_writing());
+    let mut was_full = false;
+    for _ in 0..140 {
+        // Room for a small snapshot, not for a segment; the log is giving segments back all the while.
+        disk.set_capacity(Some(disk.used_bytes() + 10_000));
+        let ticket = node.submit(ALICE, set("/a", &[2; 1000]));
+        node.until(|n| {
+            was_full |= n.core.phase_is_full();
+            was_full || n.reply(ticket).is_some()
+        });
+        if was_full {
+            break;
+        }
+    }
+    assert!(was_full, "the disk is full before a checkpoint is due by count");
+    node.until(|n| !n.core.phase_is_full());
+    assert!(snapshots(&disk).last().unwrap().0 > newest);
+    let reply = node.run(ALICE, set("/a", &[3; 1000]));
+    assert!(matches!(reply.outcome, crate::commit::Outcome::Ok(_)), "{:?}", reply.outcome);
+}
