@@ -7,8 +7,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod catchup;
 pub mod client;
 pub mod echo;
+pub mod ensemble;
+pub mod figures;
 pub mod idle;
 pub mod load;
 pub mod peers;

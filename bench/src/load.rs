@@ -1,6 +1,6 @@
 //! The load: `paddock-load` as a child process on its own cores, its report read back.
 
-use crate::server::{Cores, Running, forget_process, sibling, spawn_on};
+use crate::server::{Cores, Served, forget_process, sibling, spawn_on};
 use anyhow::{Context, bail};
 use paddock_loadgen::report::{IdleReport, Report};
 use serde::de::DeserializeOwned;
@@ -33,7 +33,7 @@ pub struct Load {
 
 impl Load {
     /// Drives `server`.
-    pub fn run(&self, server: &Running, cores: &Cores) -> anyhow::Result<Report> {
+    pub fn run(&self, server: &impl Served, cores: &Cores) -> anyhow::Result<Report> {
         let mut args = vec![
             "run".to_owned(),
             format!("--reads={}", self.reads),
@@ -56,7 +56,7 @@ impl Load {
 
 /// Holds `connections` sessions that only ping on `server`.
 pub fn idle(
-    server: &Running,
+    server: &impl Served,
     cores: &Cores,
     connections: u32,
     timeout: Duration,
@@ -75,15 +75,18 @@ pub fn idle(
     Ok(report)
 }
 
-fn generate<T: DeserializeOwned>(args: Vec<String>, server: &Running, cores: &Cores) -> anyhow::Result<T> {
-    let list: Vec<String> = cores.generator.iter().map(u32::to_string).collect();
+fn generate<T: DeserializeOwned>(
+    args: Vec<String>,
+    server: &impl Served,
+    cores: &Cores,
+) -> anyhow::Result<T> {
     let mut command = Command::new(sibling("paddock-load")?);
     command
         .args(&args)
-        .arg(format!("--target={}", server.address))
-        .arg(format!("--server-pid={}", server.pid()))
-        .arg(format!("--cores={}", list.join(",")))
-        .arg(format!("--threads={}", list.len()))
+        .arg(format!("--target={}", list(&server.addresses())))
+        .arg(format!("--server-pid={}", list(&server.pids())))
+        .arg(format!("--cores={}", list(&cores.generator)))
+        .arg(format!("--threads={}", cores.generator.len()))
         .args(["--json=-", "--quiet"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
@@ -99,4 +102,16 @@ fn generate<T: DeserializeOwned>(args: Vec<String>, server: &Running, cores: &Co
     serde_json::from_str(&document).with_context(|| {
         format!("{} ended with {status} and without a report (its message is above)", said())
     })
+}
+
+fn list<T: ToString>(all: &[T]) -> String {
+    all.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// A command line's seconds.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("write seconds between 0.01 and 3600, for example 5".to_owned()),
+    }
 }

@@ -85,6 +85,33 @@ impl Program {
     }
 }
 
+/// A directory for servers' data. It goes when this is dropped, or when a signal ends the process.
+#[derive(Debug)]
+pub struct Directory(TempDir);
+
+impl Directory {
+    /// A new one below `parent`.
+    pub fn new(parent: &Path) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("paddock-bench-")
+            .tempdir_in(parent)
+            .with_context(|| format!("making a directory in {} (see --dir)", parent.display()))?;
+        left_behind().directories.push(directory.path().to_owned());
+        Ok(Self(directory))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        left_behind().directories.retain(|directory| directory != self.0.path());
+    }
+}
+
 /// A server that can be started, stopped, and started again on the same data.
 #[derive(Debug)]
 pub struct Installation {
@@ -92,7 +119,81 @@ pub struct Installation {
     /// The core that all its threads are bound to; `None`: whatever this process may use.
     core: Option<u32>,
     address: SocketAddr,
-    directory: TempDir,
+    directory: Directory,
+}
+
+/// What a load is driven against: one server or several that are one.
+pub trait Served {
+    /// Where clients connect.
+    fn addresses(&self) -> Vec<SocketAddr>;
+    /// Its processes.
+    fn pids(&self) -> Vec<u32>;
+}
+
+impl Served for Running {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        vec![self.address]
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        vec![self.pid()]
+    }
+}
+
+/// A server that was started and may not answer yet.
+pub struct Launched {
+    name: String,
+    log: PathBuf,
+    began: Instant,
+    running: Running,
+}
+
+impl Launched {
+    /// Starts `command` in `directory`, where its output goes into a file.
+    pub fn start(
+        name: String,
+        mut command: Command,
+        core: Option<u32>,
+        directory: &Path,
+        address: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let log = directory.join("server.log");
+        let out = File::options().create(true).append(true).open(&log)?;
+        command.current_dir(directory).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let began = Instant::now();
+        let child = spawn_on(core, &mut command).with_context(|| format!("starting {name}"))?;
+        Ok(Self { name, log, began, running: Running { child, address, started_in: Duration::ZERO } })
+    }
+
+    /// Returns when it has answered a read of `path`.
+    pub fn ready(self, path: &str) -> anyhow::Result<Running> {
+        let Self { name, log, began, mut running } = self;
+        let failed = |why: String| {
+            let text = std::fs::read(&log).unwrap_or_default();
+            let tail =
+                String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned();
+            anyhow::anyhow!("{name} {why}:\n{tail}")
+        };
+        loop {
+            if let Ok(mut client) = Client::connect(running.address, TRY_PATIENCE)
+                && let Ok(found) = client.get(path)
+            {
+                running.started_in = began.elapsed();
+                if found.is_none() {
+                    return Err(failed(format!("has no znode {path}")));
+                }
+                let _ = client.close();
+                return Ok(running);
+            }
+            if let Some(status) = running.child.try_wait()? {
+                return Err(failed(format!("ended while it started ({status})")));
+            }
+            if began.elapsed() > START_PATIENCE {
+                return Err(failed(format!("did not answer within {} s", START_PATIENCE.as_secs())));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
 }
 
 /// A server that runs. Dropped, it is killed.
@@ -111,11 +212,7 @@ impl Installation {
         if let Program::ZooKeeper(jars) = &program {
             ensure!(jars.is_dir(), "--zookeeper {}: no such directory of jars", jars.display());
         }
-        let directory = tempfile::Builder::new()
-            .prefix("paddock-bench-")
-            .tempdir_in(parent)
-            .with_context(|| format!("making a directory in {} (see --dir)", parent.display()))?;
-        left_behind().directories.push(directory.path().to_owned());
+        let directory = Directory::new(parent)?;
         // Free at this moment; nothing else on this machine's loopback takes ports at random meanwhile, or the server's
         // own message says so.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
@@ -129,39 +226,8 @@ impl Installation {
 
     /// Starts it; returns when it has answered a read of `path`.
     pub fn start(&self, path: &str) -> anyhow::Result<Running> {
-        let name = self.name();
-        let mut command = self.command()?;
-        let log = self.directory.path().join("server.log");
-        let out = File::options().create(true).append(true).open(&log)?;
-        command.current_dir(self.directory.path()).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        let began = Instant::now();
-        let child = spawn_on(self.core, &mut command).with_context(|| format!("starting {name}"))?;
-        let mut running = Running { child, address: self.address, started_in: Duration::ZERO };
-        let failed = |why: String| {
-            let text = std::fs::read(&log).unwrap_or_default();
-            let tail =
-                String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned();
-            anyhow::anyhow!("{name} {why}:\n{tail}")
-        };
-        loop {
-            if let Ok(mut client) = Client::connect(self.address, TRY_PATIENCE)
-                && let Ok(found) = client.get(path)
-            {
-                running.started_in = began.elapsed();
-                if found.is_none() {
-                    return Err(failed(format!("has no znode {path}")));
-                }
-                let _ = client.close();
-                return Ok(running);
-            }
-            if let Some(status) = running.child.try_wait()? {
-                return Err(failed(format!("ended while it started ({status})")));
-            }
-            if began.elapsed() > START_PATIENCE {
-                return Err(failed(format!("did not answer within {} s", START_PATIENCE.as_secs())));
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
+        Launched::start(self.name(), self.command()?, self.core, self.directory.path(), self.address)?
+            .ready(path)
     }
 
     fn command(&self) -> anyhow::Result<Command> {
@@ -188,15 +254,20 @@ impl Installation {
                     data.display()
                 );
                 std::fs::write(&file, settings)?;
-                let mut classes: OsString = jars.clone().into_os_string();
-                classes.push("/*");
-                let mut command = Command::new("java");
-                command.args([ZOOKEEPER_HEAP, "-cp"]).arg(classes);
-                command.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(file);
-                command
+                zookeeper(jars, &file)
             }
         })
     }
+}
+
+/// ZooKeeper from the jars in a directory, with this configuration.
+pub fn zookeeper(jars: &Path, config: &Path) -> Command {
+    let mut classes: OsString = jars.to_owned().into_os_string();
+    classes.push("/*");
+    let mut command = Command::new("java");
+    command.args([ZOOKEEPER_HEAP, "-cp"]).arg(classes);
+    command.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(config);
+    command
 }
 
 impl Running {
@@ -231,12 +302,6 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
         forget_process(self.child.id());
-    }
-}
-
-impl Drop for Installation {
-    fn drop(&mut self) {
-        left_behind().directories.retain(|directory| directory != self.directory.path());
     }
 }
 
@@ -288,6 +353,12 @@ pub fn spawn_on(core: Option<u32>, command: &mut Command) -> std::io::Result<Chi
     }?;
     remains.processes.push(child.id());
     Ok(child)
+}
+
+/// Where the project's own scripts put ZooKeeper's jars, if they are there.
+pub fn default_jars() -> Option<PathBuf> {
+    let jars = PathBuf::from(std::env::var_os("HOME")?).join(".cache/paddock-peers/lib");
+    jars.is_dir().then_some(jars)
 }
 
 /// The binary `name` beside this one.

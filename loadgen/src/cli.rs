@@ -86,9 +86,9 @@ struct Common {
     /// Pin the generator's threads to these cores, for example 1 or 2,3 or 4-7
     #[arg(long, value_name = "LIST", value_parser = core_list)]
     cores: Option<CoreList>,
-    /// Process id of the server, to report its CPU time
-    #[arg(long, value_name = "PID")]
-    server_pid: Option<u32>,
+    /// Process ids of the servers, separated by commas, to report their CPU time
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    server_pid: Vec<u32>,
     /// Session timeout to ask for, in milliseconds
     #[arg(long, default_value_t = 30_000, value_name = "MS")]
     timeout_ms: u64,
@@ -285,7 +285,7 @@ fn common(args: Common, command: Vec<String>) -> RunConfig {
         threads: args.threads,
         transport: args.transport,
         cores: args.cores.map(|list| list.0).unwrap_or_default(),
-        server_pid: args.server_pid,
+        server_pids: args.server_pid,
         session_timeout: Duration::from_millis(args.timeout_ms),
         auth: args.auth,
         command,

@@ -151,8 +151,8 @@ pub struct RunConfig {
     pub cores: Vec<u32>,
     /// Where the tree lies.
     pub root: String,
-    /// Process id of the server, when it runs on this machine and its CPU time is to be reported.
-    pub server_pid: Option<u32>,
+    /// Process ids of the servers, when they run on this machine and their CPU time is to be reported.
+    pub server_pids: Vec<u32>,
     /// Session timeout to ask for.
     pub session_timeout: Duration,
     /// Credentials, if any.
@@ -183,7 +183,7 @@ impl Default for RunConfig {
             check: true,
             cores: Vec::new(),
             root: "/paddock-load".to_owned(),
-            server_pid: None,
+            server_pids: Vec::new(),
             session_timeout: Duration::from_secs(30),
             auth: None,
             command: Vec::new(),

@@ -109,6 +109,15 @@ impl CpuSample {
         Ok(Self { at_ns, threads })
     }
 
+    /// The threads of several processes.
+    pub fn read_all(pids: &[u32], at_ns: u64) -> io::Result<Self> {
+        let mut all = Self { at_ns, threads: Vec::new() };
+        for &pid in pids {
+            all.threads.extend(Self::read(Some(pid), at_ns)?.threads);
+        }
+        Ok(all)
+    }
+
     /// What the threads chosen by `of` used since `before`.
     pub fn since(&self, before: &CpuSample, of: impl Fn(u32) -> bool) -> CpuUsage {
         let seconds = self.at_ns.saturating_sub(before.at_ns) as f64 / 1e9;
@@ -200,5 +209,6 @@ mod tests {
     #[test]
     fn a_process_that_is_not_there_is_an_error() {
         assert!(CpuSample::read(Some(u32::MAX), 0).is_err());
+        assert!(CpuSample::read_all(&[std::process::id(), u32::MAX], 0).is_err());
     }
 }

@@ -285,11 +285,11 @@ struct Sampled {
 impl Sampled {
     fn take(server: &ServerUnderTest) -> Self {
         let at_ns = mono_ns();
-        let read = |pid| CpuSample::read(pid, at_ns).ok();
+        let pids = Some(&server.pids[..]).filter(|pids| !pids.is_empty());
         Self {
             at_ns,
-            own: read(None).unwrap_or_default(),
-            server: server.pid.and_then(|pid| read(Some(pid))),
+            own: CpuSample::read(None, at_ns).unwrap_or_default(),
+            server: pids.and_then(|pids| CpuSample::read_all(pids, at_ns).ok()),
         }
     }
 }

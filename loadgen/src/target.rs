@@ -42,8 +42,8 @@ pub enum StartError {
 pub struct ServerUnderTest {
     /// Where it is.
     pub targets: Arc<[Target]>,
-    /// Its process, when known and not ours.
-    pub pid: Option<u32>,
+    /// Its processes, when known and not ours.
+    pub pids: Vec<u32>,
     version: Option<String>,
     embedded: Option<Embedded>,
 }
@@ -67,7 +67,7 @@ impl ServerUnderTest {
             (config.targets.clone().into(), None)
         };
         let version = targets.first().and_then(|target| version(&target.address));
-        Ok(Self { targets, pid: config.server_pid, version, embedded })
+        Ok(Self { targets, pids: config.server_pids.clone(), version, embedded })
     }
 
     /// For an embedded server: the threads of this process that were there before it.
@@ -81,7 +81,7 @@ impl ServerUnderTest {
             targets: self.targets.iter().map(|t| t.text.clone()).collect(),
             embedded: self.embedded.is_some(),
             version: self.version.clone(),
-            pid: self.pid,
+            pids: self.pids.clone(),
         }
     }
 

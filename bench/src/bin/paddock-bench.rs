@@ -1,7 +1,7 @@
 //! The `paddock-bench` binary: one subcommand per question.
 
 use clap::{Args, Parser, Subcommand};
-use paddock_bench::{echo, idle, peers, server, znodes};
+use paddock_bench::{catchup, echo, ensemble, idle, peers, server, znodes};
 use paddock_transport::engine::Address;
 use paddock_transport::event_loop::{Choice, LoopKind, choose};
 use std::process::ExitCode;
@@ -19,6 +19,8 @@ struct Cli {
 enum What {
     Echo(Echo),
     Peers(peers::PeersArgs),
+    Ensemble(ensemble::EnsembleArgs),
+    Catchup(catchup::CatchupArgs),
     Memory(znodes::MemoryArgs),
     Restart(znodes::RestartArgs),
     Idle(idle::IdleArgs),
@@ -64,6 +66,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().what {
         What::Echo(echo) => run_echo(&echo),
         What::Peers(args) => with_servers(|| peers::run(&args)),
+        What::Ensemble(args) => with_servers(|| ensemble::run(&args)),
+        What::Catchup(args) => with_servers(|| catchup::run(&args)),
         What::Memory(args) => with_servers(|| znodes::memory(&args)),
         What::Restart(args) => with_servers(|| znodes::restart(&args)),
         What::Idle(args) => with_servers(|| idle::run(&args)),

@@ -6,15 +6,14 @@
 
 mod table;
 
+use crate::figures::{Figures, median};
 use crate::load::Load;
 use crate::provenance::{self, Provenance};
-use crate::server::{Cores, Installation, Program, Running};
+use crate::server::{Cores, Installation, Program, Running, default_jars};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use paddock_loadgen::config::Progress;
-use paddock_loadgen::histogram::LatencySummary;
 use paddock_loadgen::progress::Meter;
-use paddock_loadgen::report::Report;
 use paddock_transport::event_loop::{Choice, LoopKind, choose};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -49,10 +48,10 @@ pub struct PeersArgs {
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
     duration: f64,
     /// Seconds of the same load before each measurement
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
     warmup: f64,
     /// Sessions
     #[arg(long, default_value_t = 64, value_name = "N")]
@@ -144,91 +143,6 @@ impl Row {
             Row::Reads16 | Row::Mixed16 | Row::Writes16 => Some(16),
             Row::HalfRate => None,
         }
-    }
-}
-
-/// One measurement.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-struct Figures {
-    /// Operations per second.
-    throughput: f64,
-    /// Latency of reads.
-    reads: Option<Quantiles>,
-    /// Latency of writes.
-    writes: Option<Quantiles>,
-    /// CPU time of all the server's threads per operation.
-    server_ns_per_operation: f64,
-    /// Share of the time that the server's busiest thread was on its core.
-    server_busiest: f64,
-    /// The same for the generator.
-    generator_busiest: f64,
-    /// Error replies, and requests that could not be sent in time.
-    errors: u64,
-    unsent: u64,
-}
-
-/// Latency.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-struct Quantiles {
-    p50_us: f64,
-    p99_us: f64,
-    p999_us: f64,
-}
-
-impl Quantiles {
-    fn of(summary: &LatencySummary) -> Option<Self> {
-        let of = || Self { p50_us: summary.p50_us, p99_us: summary.p99_us, p999_us: summary.p999_us };
-        (summary.count > 0).then(of)
-    }
-}
-
-impl Figures {
-    fn of(report: &Report) -> Self {
-        let latency = |op: &str| report.result.by_operation.get(op).and_then(|r| Quantiles::of(&r.latency));
-        Self {
-            throughput: report.result.throughput,
-            reads: latency("get"),
-            writes: latency("set"),
-            server_ns_per_operation: report.cpu.server_ns_per_operation.unwrap_or_default(),
-            server_busiest: report.cpu.server.as_ref().map_or(0.0, |s| s.busiest),
-            generator_busiest: report.cpu.generator.busiest,
-            errors: report.result.errors.total,
-            unsent: report.result.unsent,
-        }
-    }
-
-    /// The median of each figure.
-    fn median(all: &[Figures]) -> Figures {
-        let of = |pick: &dyn Fn(&Figures) -> f64| median(all.iter().map(pick).collect());
-        let latency = |pick: &dyn Fn(&Figures) -> Option<Quantiles>| {
-            let found: Vec<Quantiles> = all.iter().filter_map(pick).collect();
-            let of = |pick: &dyn Fn(&Quantiles) -> f64| median(found.iter().map(pick).collect());
-            (!found.is_empty()).then(|| Quantiles {
-                p50_us: of(&|q| q.p50_us),
-                p99_us: of(&|q| q.p99_us),
-                p999_us: of(&|q| q.p999_us),
-            })
-        };
-        Figures {
-            throughput: of(&|f| f.throughput),
-            reads: latency(&|f| f.reads),
-            writes: latency(&|f| f.writes),
-            server_ns_per_operation: of(&|f| f.server_ns_per_operation),
-            server_busiest: of(&|f| f.server_busiest),
-            generator_busiest: of(&|f| f.generator_busiest),
-            errors: all.iter().map(|f| f.errors).sum(),
-            unsent: all.iter().map(|f| f.unsent).sum(),
-        }
-    }
-}
-
-/// The middle one; of two, the mean.
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    match all.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => all[n / 2],
-        n => (all[n / 2 - 1] + all[n / 2]) / 2.0,
     }
 }
 
@@ -348,10 +262,6 @@ fn start(args: &PeersArgs, cores: &Cores) -> anyhow::Result<Vec<Contestant>> {
     for choice in args.transport.choices()? {
         programs.extend([Program::Echo(choice), Program::Paddock(choice)]);
     }
-    let default_jars = || {
-        let jars = PathBuf::from(std::env::var_os("HOME")?).join(".cache/paddock-peers/lib");
-        jars.is_dir().then_some(jars)
-    };
     let jars = args.zookeeper.clone().or_else(|| default_jars().filter(|_| !args.no_zookeeper));
     match jars {
         Some(jars) => programs.push(Program::ZooKeeper(jars)),
@@ -405,30 +315,12 @@ fn cells(row: Row, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<Cel
     cells.collect()
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("write seconds between 0.01 and 3600, for example 5".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_is_the_median_and_errors_add_up() {
-        let figures = |throughput, errors| Figures {
-            throughput,
-            errors,
-            reads: Some(Quantiles { p50_us: throughput, ..Quantiles::default() }),
-            ..Figures::default()
-        };
-        let all = [figures(3.0, 1), figures(100.0, 0), figures(1.0, 2)];
-        let median = Figures::median(&all);
-        assert_eq!((median.throughput, median.errors), (3.0, 3));
-        assert_eq!(median.reads.unwrap().p50_us, 3.0);
-        assert_eq!(median.writes, None);
+    fn the_lap_that_warms_up_does_not_tell_the_rate() {
         assert_eq!(saturated(&[7.0]), 7.0);
         assert_eq!(saturated(&[7.0, 20.0, 10.0]), 15.0);
     }

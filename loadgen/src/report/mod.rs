@@ -157,8 +157,9 @@ pub struct ServerSummary {
     pub embedded: bool,
     /// What it calls itself, if it says.
     pub version: Option<String>,
-    /// Its process, when its CPU time was looked at.
-    pub pid: Option<u32>,
+    /// Its processes, when their CPU time was looked at.
+    #[serde(default)]
+    pub pids: Vec<u32>,
 }
 
 /// What came out of a run.

@@ -1,0 +1,288 @@
+//! `paddock-bench ensemble`: an ensemble of Paddocks and one of ZooKeepers, on the same machine, in the same run.
+//!
+//! Owns the order of the measurements. It stays honest as `peers` does: each row is measured on both before the next round
+//! begins, a figure is the median of the rounds, and CPU time is that of all processes of an ensemble together. The
+//! clients' connections are dealt out over all nodes; answers are checked.
+
+pub mod nodes;
+mod table;
+
+use crate::figures::Figures;
+use crate::load::Load;
+use crate::provenance::{self, Provenance};
+use crate::server::{Cores, Program, default_jars};
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use nodes::Ensemble;
+use paddock_loadgen::config::Progress;
+use paddock_loadgen::progress::Meter;
+use paddock_transport::event_loop::Choice;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Version of the JSON document.
+const DOCUMENT_VERSION: u32 = 1;
+
+/// An ensemble of Paddocks beside one of ZooKeepers: throughput, latency, CPU of all nodes per operation.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  paddock-bench ensemble
+  paddock-bench ensemble --nodes 5 --rows reads-95 --rounds 1 --duration 2
+  paddock-bench ensemble --outstanding 1 --json ensemble.json
+
+All nodes are bound to one core, the load generator to the others. Figures are medians of the rounds.")]
+pub struct EnsembleArgs {
+    /// Voters
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=11))]
+    nodes: u8,
+    /// Directory with ZooKeeper's jars [default: ~/.cache/paddock-peers/lib if it is there; java must be in PATH]
+    #[arg(long, value_name = "DIR")]
+    zookeeper: Option<PathBuf>,
+    /// Leave ZooKeeper out
+    #[arg(long, conflicts_with = "zookeeper")]
+    no_zookeeper: bool,
+    /// Event loop of Paddock: auto, uring or epoll
+    #[arg(long, default_value_t, value_name = "NAME")]
+    transport: Choice,
+    /// Rows to measure [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
+    rows: Vec<Row>,
+    /// How often to measure everything, in turns
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
+    duration: f64,
+    /// Seconds of the same load before each measurement
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
+    warmup: f64,
+    /// Sessions, dealt out over the nodes
+    #[arg(long, default_value_t = 66, value_name = "N")]
+    connections: u32,
+    /// Requests in flight on each
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    outstanding: u32,
+    /// Znodes
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    keys: u32,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 100, value_name = "BYTES")]
+    value_size: u32,
+    /// The nodes' core [default: the last usable one]
+    #[arg(long, value_name = "CORE")]
+    core: Option<u32>,
+    /// Where the data directories are made: chooses the disk [default: the directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Write everything as JSON (- for standard output, which then carries nothing else)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Say nothing while measuring
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// One kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+enum Row {
+    /// 99 % reads
+    #[value(name = "reads-99")]
+    #[serde(rename = "reads-99")]
+    Reads99,
+    /// 95 % reads
+    #[value(name = "reads-95")]
+    #[serde(rename = "reads-95")]
+    Reads95,
+    /// 90 % reads
+    #[value(name = "reads-90")]
+    #[serde(rename = "reads-90")]
+    Reads90,
+    /// Writes alone
+    #[value(name = "writes")]
+    #[serde(rename = "writes")]
+    Writes,
+}
+
+impl Row {
+    fn reads(self) -> f64 {
+        match self {
+            Row::Reads99 => 0.99,
+            Row::Reads95 => 0.95,
+            Row::Reads90 => 0.90,
+            Row::Writes => 0.0,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Row::Reads99 => "99 % reads",
+            Row::Reads95 => "95 % reads",
+            Row::Reads90 => "90 % reads",
+            Row::Writes => "writes alone",
+        }
+    }
+}
+
+/// All rounds of one row on one ensemble.
+#[derive(Clone, Debug, Serialize)]
+struct Cell {
+    row: Row,
+    ensemble: String,
+    /// Medians of the rounds.
+    figures: Figures,
+    /// Throughput as a multiple of ZooKeeper's.
+    throughput_to_zookeeper: Option<f64>,
+    /// ZooKeeper's CPU per operation, of all its nodes, as a multiple of this ensemble's. It stands when other processes
+    /// disturb the machine; throughput does not.
+    work_to_zookeeper: Option<f64>,
+    rounds: Vec<Figures>,
+}
+
+/// The JSON document.
+#[derive(Debug, Serialize)]
+struct Document {
+    document_version: u32,
+    bench: &'static str,
+    provenance: Provenance,
+    cores: Cores,
+    nodes: u8,
+    connections: u32,
+    outstanding: u32,
+    keys: u32,
+    value_bytes: u32,
+    seconds: f64,
+    warmup_seconds: f64,
+    cells: Vec<Cell>,
+    notes: Vec<String>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
+    let cores = Cores::divide(args.core)?;
+    let progress = if args.quiet { Progress::Quiet } else { Progress::Live };
+    let mut ensembles = start(args, &cores)?;
+    let rows = if args.rows.is_empty() { Row::value_variants().to_vec() } else { args.rows.clone() };
+    let laps = u64::from(args.rounds) * rows.len() as u64 + 1;
+    let mut meter = Meter::new(progress, "ensemble", laps * ensembles.len() as u64);
+    let mut step = 0;
+    // A lap that does not count: the tree is filled, and a JVM has compiled what is hot.
+    for ensemble in &ensembles {
+        step += 1;
+        meter.line(step, || format!("lap 0: {}", ensemble.name()));
+        load(args, Row::Reads95).run(ensemble, &cores)?;
+    }
+    let mut measured: Vec<Vec<Vec<Figures>>> = vec![vec![Vec::new(); ensembles.len()]; rows.len()];
+    for round in 1..=args.rounds {
+        for (r, &row) in rows.iter().enumerate() {
+            for (at, ensemble) in ensembles.iter().enumerate() {
+                let said = || format!("{} on {}", row.title(), ensemble.name());
+                let report = load(args, row).run(ensemble, &cores).with_context(said)?;
+                step += 1;
+                meter.line(step, || format!("round {round}: {}: {:.0}/s", said(), report.result.throughput));
+                measured[r][at].push(Figures::of(&report));
+            }
+        }
+    }
+    meter.finish();
+    let names: Vec<(String, bool)> = programs(args)?
+        .iter()
+        .map(|program| (program.name(), matches!(program, Program::ZooKeeper(_))))
+        .collect();
+    let cells = rows.iter().zip(measured).flat_map(|(&row, all)| cells(row, &names, all)).collect();
+    let mut notes = vec![format!(
+        "all nodes of an ensemble on core {}, generator on {:?}; the other ensemble is idle meanwhile",
+        cores.server, cores.generator
+    )];
+    if cores.shared() {
+        notes.push("nodes and generator share a core: throughput and latency mean little".to_owned());
+    }
+    ensembles.clear();
+    let document = Document {
+        document_version: DOCUMENT_VERSION,
+        bench: "ensemble",
+        provenance: Provenance::here(),
+        cores,
+        nodes: args.nodes,
+        connections: args.connections,
+        outstanding: args.outstanding,
+        keys: args.keys,
+        value_bytes: args.value_size,
+        seconds: args.duration,
+        warmup_seconds: args.warmup,
+        cells,
+        notes,
+    };
+    provenance::print(args.json.as_deref(), table::text(&document));
+    args.json.as_deref().map_or(Ok(()), |path| provenance::write_json(path, &document))
+}
+
+fn programs(args: &EnsembleArgs) -> anyhow::Result<Vec<Program>> {
+    let mut programs = vec![Program::Paddock(args.transport)];
+    match args.zookeeper.clone().or_else(|| default_jars().filter(|_| !args.no_zookeeper)) {
+        Some(jars) => {
+            anyhow::ensure!(jars.is_dir(), "--zookeeper {}: no such directory of jars", jars.display());
+            programs.push(Program::ZooKeeper(jars));
+        }
+        None if args.no_zookeeper => {}
+        None => eprintln!("ensemble: no ZooKeeper (--zookeeper DIR names a directory with its jars)"),
+    }
+    Ok(programs)
+}
+
+fn start(args: &EnsembleArgs, cores: &Cores) -> anyhow::Result<Vec<Ensemble>> {
+    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let ensembles = programs(args)?.into_iter().map(|program| {
+        let mut ensemble = Ensemble::new(program, args.nodes, Some(cores.server), Vec::new(), &parent)?;
+        ensemble.start()?;
+        Ok(ensemble)
+    });
+    ensembles.collect()
+}
+
+fn load(args: &EnsembleArgs, row: Row) -> Load {
+    Load {
+        reads: row.reads(),
+        connections: args.connections,
+        outstanding: Some(args.outstanding),
+        rate: None,
+        keys: args.keys,
+        value_bytes: args.value_size,
+        duration: Duration::from_secs_f64(args.duration),
+        warmup: Duration::from_secs_f64(args.warmup),
+        check: true,
+    }
+}
+
+fn cells(row: Row, names: &[(String, bool)], measured: Vec<Vec<Figures>>) -> Vec<Cell> {
+    let medians: Vec<Figures> = measured.iter().map(|rounds| Figures::median(rounds)).collect();
+    let zookeeper = names.iter().position(|(_, is_zookeeper)| *is_zookeeper).map(|at| &medians[at]);
+    let ratio = |a: f64, b: f64| (b > 0.0).then(|| a / b);
+    let cells = names.iter().zip(measured).zip(&medians).map(|(((name, _), rounds), figures)| Cell {
+        row,
+        ensemble: name.clone(),
+        figures: figures.clone(),
+        throughput_to_zookeeper: zookeeper.and_then(|z| ratio(figures.throughput, z.throughput)),
+        work_to_zookeeper: zookeeper
+            .and_then(|z| ratio(z.server_ns_per_operation, figures.server_ns_per_operation)),
+        rounds,
+    });
+    cells.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_ensemble_is_held_against_zookeeper() {
+        let one = |throughput, server_ns_per_operation| {
+            vec![Figures { throughput, server_ns_per_operation, ..Figures::default() }]
+        };
+        let names = [("paddock".to_owned(), false), ("zookeeper".to_owned(), true)];
+        let cells = cells(Row::Writes, &names, vec![one(30.0, 2.0), one(10.0, 5.0)]);
+        let ratios: Vec<_> = cells.iter().map(|c| (c.throughput_to_zookeeper, c.work_to_zookeeper)).collect();
+        assert_eq!(ratios, [(Some(3.0), Some(2.5)), (Some(1.0), Some(1.0))]);
+    }
+}
