@@ -1,5 +1,6 @@
 """Starts and stops servers for the suites: the Paddock binary, or a real ZooKeeper. Loopback only."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -16,14 +17,23 @@ BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "re
 START_SECONDS_MAX = 30
 
 
-def free_port():
-    with socket.socket() as s:
+def free_ports(count):
+    """Held all at once, so that no two are the same."""
+    held = [socket.socket() for _ in range(count)]
+    for s in held:
         s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    ports = [s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    return ports
 
 
-def four_letters(port, word, timeout=2.0):
-    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as s:
+def free_port():
+    return free_ports(1)[0]
+
+
+def four_letters(port, word, timeout=2.0, host="127.0.0.1"):
+    with socket.create_connection((host, port), timeout=timeout) as s:
         s.sendall(word.encode())
         answer = b""
         while chunk := s.recv(65536):
@@ -40,16 +50,31 @@ class Server:
         self.process = None
         self.log = self.dir / "server.log"
 
+    @property
+    def connect(self):
+        return f"127.0.0.1:{self.port}"
+
     def start(self):
+        self.launch()
+        return self.wait_until_serving()
+
+    def launch(self):
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command(), cwd=self.dir, stdout=log, stderr=log, env=self.environment())
+
+    def mode(self):
+        """As `srvr` names it; None while it serves nobody."""
+        try:
+            found = re.search(r"^Mode: (.*)$", four_letters(self.port, "srvr"), re.M)
+        except OSError:
+            return None
+        return found and found[1]
+
+    def wait_until_serving(self):
         deadline = time.monotonic() + START_SECONDS_MAX
         while True:
-            try:
-                if re.search(r"^Mode: ", four_letters(self.port, "srvr"), re.M):
-                    return self
-            except OSError:
-                pass
+            if self.mode():
+                return self
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"server did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
             time.sleep(0.02)
@@ -96,6 +121,89 @@ class Paddock(Server):
         else:
             command += ["--listen", f"127.0.0.1:{self.port}", "--data-dir", str(self.dir / "data")]
         return command + list(self.flags)
+
+
+class Ensemble:
+    """Paddock nodes that are all voters; `follower()` is a server like any other for the suites."""
+
+    def __init__(self, count, *flags, config=""):
+        ports = free_ports(3 * count)
+        lines = "".join(
+            f"server.{n}=127.0.0.1:{peer}:{election};127.0.0.1:{client}\n"
+            for n, (client, peer, election) in enumerate(zip(*[iter(ports)] * 3), 1)
+        )
+        common = f"tickTime=1000\ninitLimit=10\nsyncLimit=5\nmaxClientCnxns=0\n4lw.commands.whitelist=*\n{config}{lines}"
+        self.nodes = []
+        for n in range(1, count + 1):
+            node = Paddock(*flags, config=f"clientPortAddress=127.0.0.1\n{common}")
+            node.port = ports[3 * (n - 1)]
+            (node.dir / "data").mkdir()
+            (node.dir / "data/myid").write_text(f"{n}\n")
+            self.nodes.append(node)
+
+    @property
+    def connect(self):
+        return ",".join(node.connect for node in self.nodes)
+
+    def start(self):
+        for node in self.nodes:
+            node.launch()
+        for node in self.nodes:
+            node.wait_until_serving()
+        return self
+
+    def with_mode(self, mode):
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < deadline:
+            for node in self.nodes:
+                if node.mode() == mode:
+                    return node
+            time.sleep(0.02)
+        raise SystemExit(f"no {mode} within {START_SECONDS_MAX} s")
+
+    def leader(self):
+        return self.with_mode("leader")
+
+    def follower(self):
+        return self.with_mode("follower")
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, kind, value, trace):
+        for node in self.nodes:
+            node.__exit__(kind, value, trace)
+
+
+class Elsewhere:
+    """A server that somebody else runs: nothing here starts or stops it."""
+
+    process = None
+
+    def __init__(self, connect):
+        self.connect = connect
+        self.port = int(connect.split(",")[0].rpartition(":")[2])
+
+
+def suite_arguments(parser):
+    parser.add_argument("--transport", default="auto")
+    parser.add_argument("--nodes", type=int, default=1, help="from 3: against a follower of an ensemble of so many")
+    parser.add_argument("--connect", metavar="HOST:PORT", help="a server that runs already; the restart is left out")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def suite_server(arguments):
+    """The server that a suite talks to, and its name in the last line."""
+    flags = ("--transport", arguments.transport)
+    if arguments.connect:
+        yield Elsewhere(arguments.connect), arguments.connect
+    elif arguments.nodes > 1:
+        with Ensemble(arguments.nodes, *flags) as ensemble:
+            yield ensemble.follower(), f"a follower of {arguments.nodes} nodes, transport {arguments.transport}"
+    else:
+        with Paddock(*flags) as server:
+            yield server, f"transport {arguments.transport}"
 
 
 class ZooKeeper(Server):

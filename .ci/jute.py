@@ -73,8 +73,8 @@ class Cursor:
 class Connection:
     """One TCP connection. `base` makes zxids relative (HIDDEN: shows none), `names` makes session ids symbolic."""
 
-    def __init__(self, port, base=None, names=None):
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS_MAX)
+    def __init__(self, port, base=None, names=None, host="127.0.0.1"):
+        self.sock = socket.create_connection((host, port), timeout=ANSWER_SECONDS_MAX)
         self.session, self.password = 0, b"\0" * 16
         self.xid = 0
         self.names = names if names is not None else {}
