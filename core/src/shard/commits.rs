@@ -126,8 +126,9 @@ impl Shard {
             cells.latency_sum_us.add(latency_us);
             cells.latency_max_us.raise(latency_us);
             Self::mark_ready(&mut self.ready, connection);
-            // A refusal may have waited behind results of later zxids: a client's time never goes back.
-            let zxid = if let Outcome::NotOrdered(_) = outcome { self.zxid } else { zxid };
+            // A refusal may have waited behind results of later zxids, and stands before others: a client's time never goes back.
+            connection.told_zxid = connection.told_zxid.max(zxid);
+            let zxid = if let Outcome::NotOrdered(_) = outcome { connection.told_zxid } else { zxid };
             let answered = match pending.what {
                 Waiting::Session { read_only, new } => {
                     // A new session is refused when its id is taken already, by a start of this node under a clock that

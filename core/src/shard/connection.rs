@@ -81,6 +81,8 @@ pub(super) struct Connection {
     pub established_ms: i64,
     pub received: u64,
     pub sent: u64,
+    /// Highest zxid of the results that were told here.
+    pub told_zxid: i64,
     /// The beat in which its session was last noted as heard from.
     pub touched_beat: u64,
     /// Stands in the shard's list of connections to look at.
@@ -133,6 +135,7 @@ impl Connection {
             established_ms: wall_ms,
             received: 0,
             sent: 0,
+            told_zxid: 0,
             touched_beat: 0,
             ready: false,
             paused: false,

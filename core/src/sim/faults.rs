@@ -7,7 +7,7 @@
 use super::net::Host;
 use super::rng::Rng;
 use super::world::{SECOND, World};
-use paddock_storage::fault::SECTOR_BYTES;
+use paddock_storage::fault::{FaultDisk, SECTOR_BYTES};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -60,6 +60,8 @@ kinds! {
     ClientDeath = "client death", 4;
     /// The newest snapshot is damaged while the node is down.
     BadSnapshot = "damaged snapshot", 1;
+    /// A node's disk is lost, once in a run: it comes back under its number with an empty one.
+    LostDisk = "lost disk", 1;
     /// What was durable in the log is damaged: the node must refuse to start.
     BadLog = "damaged log", 1;
 }
@@ -81,6 +83,10 @@ pub struct Faults {
     next: u64,
     /// Nodes whose disk was damaged, with the file as it was.
     damaged: BTreeMap<usize, (PathBuf, Vec<u8>)>,
+    /// A disk was lost: another one might be one too many.
+    lost: bool,
+    /// Whether disks may be lost at all.
+    pub may_lose_disk: bool,
 }
 
 impl Faults {
@@ -92,6 +98,8 @@ impl Faults {
             ongoing: BTreeMap::new(),
             next: 0,
             damaged: BTreeMap::new(),
+            lost: false,
+            may_lose_disk: false,
         }
     }
 
@@ -199,6 +207,16 @@ impl Faults {
                 let c = world.rng.below(world.clients.len() as u64) as usize;
                 world.lose(c, true);
                 world.clients[c].die();
+            }
+            FaultKind::LostDisk if running && world.faults.may_lose_disk && !world.faults.lost => {
+                let all_up = world.nodes.iter().all(|node| node.process.is_some());
+                if world.nodes.len() < 3 || !all_up || !world.faults.ongoing.is_empty() {
+                    return false;
+                }
+                world.faults.lost = true;
+                Self::crash(world, n, FaultKind::Kill);
+                world.nodes[n].disk = FaultDisk::new();
+                world.start_at(world.now + SECOND / 2, n);
             }
             FaultKind::BadSnapshot | FaultKind::BadLog if running => return Self::damage(world, n, kind),
             _ => return false,

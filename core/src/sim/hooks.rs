@@ -63,8 +63,6 @@ mutations! {
     ApplyTwice = "apply-twice", "history|replicas|durability", 3;
     /// A sync is answered without waiting for its read index.
     StaleSync = "stale-sync", "order", 3;
-    /// A node's vote is not written.
-    ForgetVote = "forget-vote", "durability|replicas|history", 3;
     /// Sessions stay served after their lease ran out.
     IgnoreLease = "ignore-lease", "leases", 3;
 }

@@ -160,7 +160,13 @@ pub struct Setup {
 
 impl Process {
     /// Starts a process on what the disk holds.
-    pub fn start(setup: &Setup, disk: &FaultDisk, now: Now, seed: u64) -> Result<Process, StartError> {
+    pub fn start(
+        setup: &Setup,
+        disk: &FaultDisk,
+        now: Now,
+        life: u64,
+        seed: u64,
+    ) -> Result<Process, StartError> {
         let mut config = setup.consensus.clone();
         config.disk = Arc::new(disk.clone());
         (config.seed, config.log_salt) = (seed, seed ^ 0x5a17);
@@ -183,13 +189,8 @@ impl Process {
                     commits: ends.commits,
                     submit: ends.submits,
                     consensus: waker.clone(),
-                    // The start's own number in place of the time: a calendar that jumps back gives no id twice.
-                    ids: Box::new(CountedIds::new(
-                        node,
-                        id,
-                        (recovered.incarnation as i64) << 12,
-                        move || draw.bytes(),
-                    )),
+                    // The start's number in place of the time: a calendar that jumps back gives no id twice.
+                    ids: Box::new(CountedIds::new(node, id, (life as i64) << 12, move || draw.bytes())),
                     stats: stats.clone(),
                     armed: ends.armed,
                     neighbours: neighbours.clone(),

@@ -46,6 +46,8 @@ pub struct Plan {
     pub trace: bool,
     /// Virtual time with faults.
     pub faulty_ns: u64,
+    /// Whether a node may lose its disk.
+    pub lose_disk: bool,
     /// Voters; `None`: as the seed wants it.
     pub voters: Option<usize>,
 }
@@ -167,6 +169,7 @@ impl World {
     pub fn run(plan: &Plan) -> Report {
         hooks::watch_applied(true);
         let mut world = World::new(plan);
+        world.faults.may_lose_disk = plan.lose_disk;
         world.live(plan);
         hooks::watch_applied(false);
         world.into_report()
@@ -342,7 +345,7 @@ impl World {
         hooks::set_wall_ms(now.wall_ms);
         let seed = self.rng.next();
         let node = &mut self.nodes[n];
-        let started = Process::start(&node.setup, &node.disk, now, seed);
+        let started = Process::start(&node.setup, &node.disk, now, node.life, seed);
         let number = node.setup.consensus.node;
         match started {
             Ok(process) => {
