@@ -59,8 +59,6 @@ mutations! {
     WrongVersion = "wrong-version", "history", 1;
     /// Some replies are never sent.
     LoseReply = "lose-reply", "liveness|session", 1;
-    /// A command that comes twice is applied twice.
-    ApplyTwice = "apply-twice", "history|replicas|durability", 3;
     /// A sync is answered without waiting for its read index.
     StaleSync = "stale-sync", "order", 3;
     /// Sessions stay served after their lease ran out.

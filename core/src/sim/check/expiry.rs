@@ -1,7 +1,9 @@
 //! Sessions expire when they may, and not before.
 //!
 //! Keeps: a session is not expired sooner than its timeout after the last moment at which its client sent something that was
-//! answered (less what clocks may differ); and when all is quiet, no session is left whose client went away long before.
+//! answered (less what clocks may differ). In an ensemble that holds for the session's opening and its moves, which go
+//! through the log, always, and for everything else while there are no faults, less a beat: what a node heard reaches the
+//! leader with the next beat, or not at all if the node is cut off before (then the lease ends there, too). And when all is quiet, no session is left whose client went away long before.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::Done;
@@ -10,12 +12,18 @@ use std::collections::BTreeMap;
 /// What clocks of the simulation may run too fast, parts per hundred, and a little more.
 const CLOCKS_PERCENT: u64 = 6;
 
+/// What a node's report may take on its way to the leader: a beat, and the round that carries it.
+const REPORT_NS: u64 = 750_000_000;
+
 /// How long after its timeout a silent session may live in calm times: two ticks, a leader's change and its full timeout again.
 const LATE_NS: u64 = 12_000_000_000;
 
 #[derive(Clone, Copy)]
 struct Life {
+    /// Last contact that its client can count on.
     contact_ns: u64,
+    /// Last contact.
+    heard_ns: u64,
     timeout_ms: i32,
 }
 
@@ -27,6 +35,12 @@ pub struct Expiry {
 }
 
 impl Expiry {
+    fn heard(&mut self, session: i64, at_ns: u64) {
+        if let Some(life) = self.sessions.get_mut(&session) {
+            life.heard_ns = life.heard_ns.max(at_ns);
+        }
+    }
+
     fn contact(&mut self, session: i64, at_ns: u64) {
         if let Some(life) = self.sessions.get_mut(&session) {
             life.contact_ns = life.contact_ns.max(at_ns);
@@ -43,13 +57,22 @@ impl Checker for Expiry {
         match event {
             Event::Opened { client, session, timeout_ms, asked_ns, .. } => {
                 self.clients.insert(*client, *session);
-                let life = self.sessions.entry(*session).or_insert(Life { contact_ns: 0, timeout_ms: 0 });
+                let life = self.sessions.entry(*session).or_insert(Life {
+                    contact_ns: 0,
+                    heard_ns: 0,
+                    timeout_ms: 0,
+                });
                 life.timeout_ms = *timeout_ms;
                 self.contact(*session, *asked_ns);
                 Ok(())
             }
             Event::Answered { session, ask, .. } => {
-                self.contact(*session, ask.sent_ns);
+                if facts.fresh_reads {
+                    self.contact(*session, ask.sent_ns);
+                } else if facts.calm_since.is_some_and(|since| ask.sent_ns > since + LATE_NS) {
+                    self.contact(*session, ask.sent_ns.saturating_sub(REPORT_NS));
+                }
+                self.heard(*session, ask.sent_ns);
                 Ok(())
             }
             Event::Applied { done: Some(done), .. } => {
@@ -74,7 +97,7 @@ impl Checker for Expiry {
                 let calm = facts.calm_since.unwrap_or(facts.now);
                 for (session, held) in &facts.model.sessions {
                     let life = self.sessions.get(session);
-                    let since = life.map_or(0, |l| l.contact_ns).max(calm);
+                    let since = life.map_or(0, |l| l.heard_ns.max(l.contact_ns)).max(calm);
                     if facts.now > since + held.timeout_ms as u64 * 1_000_000 + LATE_NS {
                         return Err(format!(
                             "session {session:x} (timeout {} ms) still lives {} ms after its client went away",
