@@ -62,7 +62,12 @@ impl Workload {
     /// A client's own.
     pub fn new(rng: &mut Rng) -> Workload {
         let (heard, versions) = (Vec::new(), BTreeMap::new());
-        Workload { paths: paths(), heard, versions, writes_percent: if rng.one_in(3) { 0 } else { rng.range(20, 70) } }
+        Workload {
+            paths: paths(),
+            heard,
+            versions,
+            writes_percent: if rng.one_in(3) { 0 } else { rng.range(20, 70) },
+        }
     }
 
     /// A path was told by an answer.
