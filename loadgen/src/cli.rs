@@ -43,6 +43,8 @@ Examples:
       A server of yours under 200 000 requests per second that come whether it keeps up or not.
   paddock-load run --target zk1:2181,zk2:2181,zk3:2181 --distribution zipf --json run.json --hgrm run.hgrm
       An ensemble, popular and unpopular keys, everything written down.
+  paddock-load run --target zk1:2181,zk2:2181,zk3:2181 --through-failures --rate 5000 --writers 16 --timeout-ms 6000 --duration 10m
+      The same while servers are killed: times without writes, lost or wrong answers, all keys read back at the end.
 
 Exit codes:
   0  every answer was right
@@ -92,6 +94,9 @@ struct Common {
     /// Session timeout to ask for, in milliseconds
     #[arg(long, default_value_t = 30_000, value_name = "MS")]
     timeout_ms: u64,
+    /// A session that expires although its server was heard within half of its timeout is a wrong answer
+    #[arg(long)]
+    sessions_must_live: bool,
     /// Credentials for each connection, for example digest:user:password
     #[arg(long, value_name = "SCHEME:CREDENTIALS", value_parser = parse::<Auth>)]
     auth: Option<Auth>,
@@ -152,6 +157,18 @@ struct RunArgs {
     /// Do not check answers
     #[arg(long)]
     no_check: bool,
+    /// Servers are expected to fail: connections go on to the next target, and the report says when nothing was answered
+    #[arg(long)]
+    through_failures: bool,
+    /// Read all keys back through every target at the end [default: with several targets or --through-failures]
+    #[arg(long, overrides_with = "no_verify")]
+    verify_at_end: bool,
+    /// Do not read keys back at the end
+    #[arg(long)]
+    no_verify: bool,
+    /// Only so many connections write, the others only read: reads then never wait behind a write of their session
+    #[arg(long, value_name = "N")]
+    writers: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -246,6 +263,12 @@ fn run(args: RunArgs, command: Vec<String>, stop: &AtomicBool) -> Result<u8, Fai
         distribution,
         seed: args.seed,
         check: !args.no_check,
+        through_failures: args.through_failures,
+        verify_at_end: match (args.verify_at_end, args.no_verify) {
+            (false, false) => None,
+            (wanted, _) => Some(wanted),
+        },
+        writers: args.writers,
         root: args.root,
         ..common(args.common, command)
     };
@@ -262,7 +285,11 @@ fn run(args: RunArgs, command: Vec<String>, stop: &AtomicBool) -> Result<u8, Fai
     }
     let missing = tally.wrong.get(&Wrong::MissingReply).copied().unwrap_or(0);
     let wrong = tally.wrong_total() - missing;
-    eprintln!("paddock-load: {wrong} wrong answers, {missing} missing replies");
+    if wrong + missing == 0 {
+        eprintln!("paddock-load: no server could be read back at the end");
+    } else {
+        eprintln!("paddock-load: {wrong} wrong answers, {missing} missing replies");
+    }
     Ok(EXIT_WRONG_ANSWERS)
 }
 
@@ -286,6 +313,7 @@ fn common(args: Common, command: Vec<String>) -> RunConfig {
         transport: args.transport,
         cores: args.cores.map(|list| list.0).unwrap_or_default(),
         server_pids: args.server_pid,
+        sessions_must_live: args.sessions_must_live,
         session_timeout: Duration::from_millis(args.timeout_ms),
         auth: args.auth,
         command,

@@ -147,6 +147,14 @@ pub struct RunConfig {
     pub seed: u64,
     /// Whether answers are checked.
     pub check: bool,
+    /// Servers are expected to fail under the load: the report says when nothing was answered.
+    pub through_failures: bool,
+    /// A session that expires although its server was heard within half of its timeout is a wrong answer.
+    pub sessions_must_live: bool,
+    /// Whether all keys are read back through every server at the end; `None`: with several targets, or through failures.
+    pub verify_at_end: Option<bool>,
+    /// Connections that write; the others only read. `None`: all.
+    pub writers: Option<u32>,
     /// Cores to pin the generator's threads to, in turn; empty: no pinning.
     pub cores: Vec<u32>,
     /// Where the tree lies.
@@ -181,6 +189,10 @@ impl Default for RunConfig {
             transport: Choice::Auto,
             seed: 1,
             check: true,
+            through_failures: false,
+            sessions_must_live: false,
+            verify_at_end: None,
+            writers: None,
             cores: Vec::new(),
             root: "/paddock-load".to_owned(),
             server_pids: Vec::new(),
@@ -224,6 +236,11 @@ impl RunConfig {
         if self.check && self.value_bytes < VALUE_BYTES_MIN {
             return Err(ConfigError::ValueTooSmall);
         }
+        let writers_ok = self.writers.is_none_or(|w| (1..=self.connections).contains(&w));
+        range("--writers", writers_ok, "between 1 and --connections")?;
+        if self.verify_at_end == Some(true) && !self.check {
+            return Err(ConfigError::VerifyUnchecked);
+        }
         if self.reads < 1.0 && self.keys < self.connections {
             return Err(ConfigError::FewerKeysThanConnections {
                 keys: self.keys,
@@ -241,6 +258,11 @@ impl RunConfig {
     pub fn outstanding(&self) -> u32 {
         let default = if self.rate.is_some() { OUTSTANDING_OPEN_DEFAULT } else { OUTSTANDING_CLOSED_DEFAULT };
         self.outstanding.unwrap_or(default)
+    }
+
+    /// Whether all keys are read back at the end.
+    pub fn verifies(&self) -> bool {
+        self.check && self.verify_at_end.unwrap_or(self.through_failures || self.targets.len() > 1)
     }
 
     /// Threads that this run uses, given the cores that this process may use: a third of them, since a server does
@@ -289,6 +311,9 @@ pub enum ConfigError {
         /// As given.
         connections: u32,
     },
+    /// What is not checked cannot be verified.
+    #[error("--verify-at-end compares values with what was acknowledged: leave --no-check out")]
+    VerifyUnchecked,
     /// A root that is no path.
     #[error("--root {root}: give an absolute path below /, for example /paddock-load")]
     Root {

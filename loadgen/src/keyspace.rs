@@ -7,7 +7,8 @@
 //! Keys are numbered by popularity: key 0 is the hottest of a Zipf distribution. On the server neighbours in
 //! popularity lie far apart ([`Keyspace::append_path`] scatters them), so that hot keys do not share a directory.
 //!
-//! **One writer per key.** Connection `c` of `n` writes the keys `k` with `k % n == c`. The sequence numbers in a key's
+//! **One writer per key.** Writer `c` of `n` (all connections, or those that [`Roles`] choose) writes the keys `k` with
+//! `k % n == c`. The sequence numbers in a key's
 //! values are then exactly the order of its writes, which is what makes every read checkable. The price: a write
 //! that drew key `k` goes to the key of the same block of `n` keys that belongs to its connection. Popularity of
 //! writes is therefore flat within each block and Zipf between blocks.
@@ -132,20 +133,56 @@ impl Picker {
         Self { rng: SmallRng::seed_from_u64(seed), zipf, keys, connections, reads_below }
     }
 
-    /// The next operation of `connection`.
+    /// The next operation of writer `connection`.
     pub fn next(&mut self, connection: u32) -> (Op, u32) {
+        match self.draw() {
+            (Op::Set, key) => (Op::Set, self.own(key, connection)),
+            read => read,
+        }
+    }
+
+    /// The next operation, whoever it will be for.
+    pub fn draw(&mut self) -> (Op, u32) {
         let bits = self.rng.next_u64();
         let key = match &self.zipf {
             None => (((bits >> 32) * u64::from(self.keys)) >> 32) as u32,
             // The sampler counts ranks from 1.
             Some(zipf) => (zipf.sample(&mut self.rng) as u32).clamp(1, self.keys) - 1,
         };
-        if bits & 0xffff_ffff < self.reads_below {
-            return (Op::Get, key);
-        }
-        let own = key - key % self.connections + connection;
-        // The last block may be short; the one before it is whole, since there are at least as many keys as connections.
-        (Op::Set, if own < self.keys { own } else { own - self.connections })
+        (if bits & 0xffff_ffff < self.reads_below { Op::Get } else { Op::Set }, key)
+    }
+
+    /// The key that `writer` writes when `key` was drawn.
+    pub fn own(&self, key: u32, writer: u32) -> u32 {
+        let own = key - key % self.connections + writer;
+        // The last block may be short; the one before it is whole, since there are at least as many keys as writers.
+        if own < self.keys { own } else { own - self.connections }
+    }
+}
+
+/// Which connections write: `writers` of `connections`, evenly spread.
+#[derive(Clone, Copy, Debug)]
+pub struct Roles {
+    /// All of them.
+    pub connections: u32,
+    /// Those that write.
+    pub writers: u32,
+}
+
+impl Roles {
+    /// How manieth writer `connection` is, if it is one.
+    pub fn writer(self, connection: u32) -> Option<u32> {
+        let before = self.writers_before(connection);
+        (self.writers_before(connection + 1) > before).then_some(before)
+    }
+
+    /// How manieth it is among those of its role.
+    pub fn rank(self, connection: u32) -> u32 {
+        self.writer(connection).unwrap_or_else(|| connection - self.writers_before(connection))
+    }
+
+    fn writers_before(self, connection: u32) -> u32 {
+        (u64::from(connection) * u64::from(self.writers) / u64::from(self.connections)) as u32
     }
 }
 
@@ -196,6 +233,17 @@ mod tests {
                     assert_eq!(key % connections, connection);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn writers_are_spread_over_the_connections_and_counted_without_holes() {
+        for (connections, writers) in [(64, 64), (64, 16), (10, 3), (7, 1)] {
+            let roles = Roles { connections, writers };
+            let found: Vec<_> = (0..connections).filter_map(|c| roles.writer(c)).collect();
+            assert_eq!(found, (0..writers).collect::<Vec<_>>());
+            let readers = (0..connections).filter(|&c| roles.writer(c).is_none()).map(|c| roles.rank(c));
+            assert_eq!(readers.collect::<Vec<_>>(), (0..connections - writers).collect::<Vec<_>>());
         }
     }
 

@@ -12,7 +12,7 @@
 //! | [`workload`] | what sessions are used for: filling the tree, load, idling |
 //! | [`keyspace`], [`value`], [`pacing`] | which znode, which bytes, which instant |
 //! | [`check`] | whether an answer is right |
-//! | [`tally`], [`histogram`], [`machine`], [`report`] | counts, latencies, CPU time, and what is made of them |
+//! | [`tally`], [`histogram`], [`gaps`], [`machine`], [`report`] | counts, latencies, times without answers, CPU time, and what is made of them |
 //! | [`target`], [`crew`], [`progress`], [`run`] | the server of a run, its threads, its display, its order |
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod crew;
+pub mod gaps;
 pub mod histogram;
 pub mod keyspace;
 pub mod machine;

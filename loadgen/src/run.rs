@@ -3,15 +3,17 @@
 //! Owns the order of things and the instants at which CPU time is looked at. Never touches a request: that is the
 //! engines'.
 
-use crate::check::Checker;
+use crate::check::{Checker, Doubts};
 use crate::config::{ConfigError, RunConfig, Target};
 use crate::crew::{Crew, CrewError, LOOK_EVERY, control, mono_ns, shares, sleep_until};
 use crate::histogram::Latencies;
-use crate::keyspace::{Keyspace, Picker};
+use crate::keyspace::{Keyspace, Picker, Roles};
 use crate::machine::{CpuSample, CpuUsage, Machine, usable_cores};
 use crate::pacing::Pace;
 use crate::progress::{Meter, second_text};
-use crate::report::{Findings, IdleReport, Provenance, REPORT_VERSION, Report, Tool, thousands};
+use crate::report::{
+    Findings, IdleReport, Provenance, REPORT_VERSION, Report, Tool, Verification, VerifiedServer, thousands,
+};
 use crate::session::{Client, SessionOptions, Sessions, Trouble};
 use crate::tally::{Seconds, Tally};
 use crate::target::{ServerUnderTest, StartError};
@@ -19,6 +21,7 @@ use crate::value::Values;
 use crate::workload::idle::Idle;
 use crate::workload::load::{Load, LoadPlan};
 use crate::workload::preload::{PRELOAD_OUTSTANDING, Preload, PreloadError, Preloaded};
+use crate::workload::verify::{VERIFY_CONNECTIONS, VERIFY_OUTSTANDING, Verified, Verify};
 use paddock_transport::event_loop::{LoopError, LoopKind, choose};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -83,18 +86,17 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
     let (control, seconds) = (control(), Arc::new(Seconds::new(threads)));
     let options = session_options(config, &server.targets, preloaded.zxid);
     let outstanding = config.outstanding() as usize;
+    let roles =
+        Roles { connections: config.connections, writers: config.writers.unwrap_or(config.connections) };
+    let doubts = Arc::new(Doubts::default());
     let clients = shares(config.connections as usize, threads).enumerate().map(|(thread, (first, count))| {
         let plan = LoadPlan {
             keyspace: keyspace.clone(),
             values: values.clone(),
-            picker: Picker::new(
-                seeds.next(),
-                config.keys,
-                config.connections,
-                config.reads,
-                config.distribution,
-            ),
-            checker: config.check.then(|| Checker::new(config.keys, preloaded.created_all)),
+            picker: Picker::new(seeds.next(), config.keys, roles.writers, config.reads, config.distribution),
+            checker: config
+                .check
+                .then(|| Checker::new(config.keys, preloaded.created_all, Arc::clone(&doubts))),
             pace: config.rate.map(|rate| Pace {
                 rate,
                 arrivals: config.arrivals,
@@ -105,14 +107,16 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
             outstanding,
             first_connection: first as u32,
             connections_here: count as u32,
-            connections: config.connections,
+            roles,
             warmup_ns: config.warmup.as_nanos() as u64,
             duration_ns: config.duration.as_nanos() as u64,
+            through_failures: config.through_failures,
+            timeout_ns: config.session_timeout.as_nanos() as u64,
         };
-        Client {
-            sessions: Sessions::new(options.clone(), first, count, outstanding),
-            workload: Load::new(plan, Arc::clone(&control), Arc::clone(&seconds)),
-        }
+        let mut sessions = Sessions::new(options.clone(), first, count, outstanding);
+        // Writers and readers each go to all servers evenly.
+        sessions.spread(|index| roles.rank((first + index) as u32) as usize);
+        Client { sessions, workload: Load::new(plan, Arc::clone(&control), Arc::clone(&seconds)) }
     });
     let crew = Crew::start(config, kind, clients.collect())?;
     if !crew.wait_ready(&control) {
@@ -160,9 +164,23 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
     show(&mut meter);
     meter.finish();
     let mut tally = Tally::default();
+    let (mut checker, mut highest_zxid): (Option<Checker>, _) = (None, preloaded.zxid);
     for client in crew.join()? {
-        tally.merge(&client.workload.into_tally(&client.sessions));
+        highest_zxid = highest_zxid.max(client.sessions.highest_zxid());
+        let (one, its_checker) = client.workload.into_tally(&client.sessions);
+        tally.merge(&one);
+        match (&mut checker, its_checker) {
+            (Some(all), Some(one)) => all.merge(&one),
+            (all, one) => *all = one,
+        }
     }
+    let verification = match checker.filter(|_| config.verifies()) {
+        Some(checker) => {
+            let tree = Tree { keyspace, values, checker };
+            Some(verify(config, kind, &server.targets, tree, highest_zxid, &mut tally, stop)?)
+        }
+        None => None,
+    };
     let measured_ns = (config.duration.as_nanos() as u64).min(after.at_ns.saturating_sub(from_ns));
     let report = Report::new(Findings {
         config,
@@ -170,6 +188,8 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
         transport: kind.to_string(),
         tally: &tally,
         per_second: seconds.done(0),
+        gaps: seconds.gaps(),
+        verification,
         seconds: measured_ns as f64 / 1e9,
         started_ms,
         generator: after.own.since(&before.own, is_ours),
@@ -214,6 +234,69 @@ fn preload(
     meter.finish();
     let outcomes = crew.join()?.into_iter().map(|client| client.workload.outcome());
     Ok(outcomes.collect::<Result<Vec<_>, _>>()?.pop().ok_or(CrewError::Panic)?)
+}
+
+/// What is read back.
+struct Tree {
+    keyspace: Keyspace,
+    values: Values,
+    checker: Checker,
+}
+
+/// Reads `tree` back through each of `targets` in turn; wrong answers go to `tally`.
+fn verify(
+    config: &RunConfig,
+    kind: LoopKind,
+    targets: &[Target],
+    tree: Tree,
+    zxid: i64,
+    tally: &mut Tally,
+    stop: &AtomicBool,
+) -> Result<Verification, RunError> {
+    let Tree { keyspace, values, mut checker } = tree;
+    let mut servers = Vec::new();
+    let mut again = false;
+    for (number, target) in targets.iter().enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let done = Arc::new(AtomicU32::new(0));
+        let only: Arc<[Target]> = Arc::new([target.clone()]);
+        let connections = VERIFY_CONNECTIONS.min(config.keys as usize);
+        let options = session_options(config, &only, zxid);
+        let mut sessions = Sessions::new(options, 0, connections, VERIFY_OUTSTANDING);
+        sessions.tolerate();
+        let (keyspace, values) = (keyspace.clone(), values.clone());
+        let workload = Verify::new(keyspace, values, checker, again, Arc::clone(&done), connections);
+        let crew = Crew::start(config, kind, vec![Client { sessions, workload }])?;
+        let mut meter = Meter::new(config.progress, "verify", u64::from(config.keys));
+        while !crew.all_finished() {
+            let done = done.load(Ordering::Relaxed);
+            meter.update(done.into(), || {
+                let (done, all) = (thousands(done.into()), thousands(config.keys.into()));
+                format!("{done} of {all} keys of {}", target.text)
+            });
+            std::thread::sleep(LOOK_EVERY);
+        }
+        meter.finish();
+        let client = crew.join()?.pop().ok_or(CrewError::Panic)?;
+        let Verified { checker: so_far, tally: mut one, read, zxid } = client.workload.outcome();
+        for place in one.examples.iter_mut().filter_map(|(_, place)| place.as_mut()) {
+            place.target = number;
+        }
+        servers.push(VerifiedServer {
+            server: target.text.clone(),
+            complete: read == config.keys,
+            keys: read,
+            zxid,
+            wrong_answers: one.wrong_total(),
+        });
+        tally.merge(&one);
+        again |= read == config.keys;
+        checker = so_far;
+    }
+    let complete = servers.iter().filter(|server| server.complete).count();
+    Ok(Verification { servers, complete })
 }
 
 /// Holds `config.connections` idle sessions for `config.duration`.
@@ -266,6 +349,9 @@ pub fn idle_until(config: &RunConfig, stop: &AtomicBool) -> Result<IdleReport, R
         seconds: after.at_ns.saturating_sub(before.at_ns) as f64 / 1e9,
         pings: pings.summary(),
         connections: troubles.filter(|&(_, n)| n > 0).collect(),
+        reattached: tally.moves.reattached,
+        new_sessions: tally.moves.renewed,
+        expired_early: tally.moves.expired_early,
         wrong_answers: tally.wrong_total(),
         generator: after.own.since(&before.own, is_ours),
         server_cpu: server_usage(&server, &before, &after, is_ours),
@@ -312,6 +398,8 @@ fn session_options(config: &RunConfig, targets: &Arc<[Target]>, first_zxid: i64)
         timeout_ms: i32::try_from(config.session_timeout.as_millis()).unwrap_or(i32::MAX),
         auth: config.auth.clone(),
         first_zxid,
+        through_failures: config.through_failures,
+        sessions_must_live: config.sessions_must_live,
     }
 }
 

@@ -4,10 +4,11 @@
 //! [`Tally`]; once a second it adds the second's figures to the shared [`Seconds`], behind a lock that nobody
 //! holds for longer than such an addition.
 
-use crate::check::{Accusation, Wrong};
+use crate::check::{Accusation, Place, Wrong};
+use crate::gaps::{GapFinder, Gaps, MARKS, Mark};
 use crate::histogram::Latencies;
 use crate::keyspace::Op;
-use crate::session::Trouble;
+use crate::session::{Moves, Trouble};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -30,22 +31,26 @@ pub struct Tally {
     pub errors: BTreeMap<i32, u64>,
     /// Requests whose connection was lost before the reply: nobody knows whether they were carried out.
     pub outcome_unknown: u64,
+    /// How many of them were writes.
+    pub writes_unknown: u64,
     /// Requests that an open loop intended to send and could not, because all connections were full or down.
     pub unsent: u64,
     /// Wrong answers by kind.
     pub wrong: BTreeMap<Wrong, u64>,
     /// The first of them.
-    pub examples: Vec<Accusation>,
+    pub examples: Vec<(Accusation, Option<Place>)>,
     /// What happened to connections, by [`Trouble`].
     pub troubles: [u64; Trouble::ALL.len()],
+    /// What became of sessions.
+    pub moves: Moves,
 }
 
 impl Tally {
-    /// Notes a wrong answer that stands for `count` of its kind.
-    pub fn accuse(&mut self, accusation: Accusation, count: u64) {
+    /// Notes a wrong answer that stands for `count` of its kind, and where it was given if that is one place.
+    pub fn accuse(&mut self, accusation: Accusation, count: u64, place: Option<Place>) {
         *self.wrong.entry(accusation.wrong).or_default() += count;
         if self.examples.len() < EXAMPLES_MAX {
-            self.examples.push(accusation);
+            self.examples.push((accusation, place));
         }
     }
 
@@ -72,7 +77,9 @@ impl Tally {
             *self.errors.entry(code).or_default() += count;
         }
         self.outcome_unknown += other.outcome_unknown;
+        self.writes_unknown += other.writes_unknown;
         self.unsent += other.unsent;
+        self.moves.merge(&other.moves);
         for (&wrong, &count) in &other.wrong {
             *self.wrong.entry(wrong).or_default() += count;
         }
@@ -91,6 +98,12 @@ pub struct Second {
     pub second: u32,
     /// Operations answered in it.
     pub operations: u64,
+    /// How many of them were reads.
+    #[serde(default)]
+    pub reads: u64,
+    /// How many were writes.
+    #[serde(default)]
+    pub writes: u64,
     /// Error replies in it.
     pub errors: u64,
     /// Median latency of those operations, µs.
@@ -108,11 +121,50 @@ pub struct Interval {
     pub latency: Latencies,
     /// Error replies in it.
     pub errors: u64,
+    /// Each of its milliseconds. A thousand, of which the first [`Self::length_ms`] count.
+    marks: Vec<Mark>,
+    /// How long it is: the last one of a run may be shorter than a second.
+    pub length_ms: usize,
 }
 
 impl Default for Interval {
     fn default() -> Self {
-        Self { latency: Latencies::interval(), errors: 0 }
+        let marks = vec![Mark::default(); MARKS];
+        Self { latency: Latencies::interval(), errors: 0, marks, length_ms: MARKS }
+    }
+}
+
+impl Interval {
+    /// An operation was answered without error `after_ns` after the interval's beginning.
+    pub fn answered(&mut self, op: Op, after_ns: u64, latency_ns: u64) {
+        self.latency.record(latency_ns);
+        let mark = &mut self.marks[(after_ns / 1_000_000).min(MARKS as u64 - 1) as usize];
+        match op {
+            Op::Get => mark.reads += 1,
+            Op::Set => mark.writes += 1,
+        }
+    }
+
+    fn merge(&mut self, other: &Interval) {
+        self.latency.merge(&other.latency);
+        self.errors += other.errors;
+        self.length_ms = self.length_ms.max(other.length_ms);
+        for (mine, theirs) in self.marks.iter_mut().zip(&other.marks) {
+            mine.reads += theirs.reads;
+            mine.writes += theirs.writes;
+        }
+    }
+
+    /// Empty again, without a length.
+    pub fn reset(&mut self) {
+        self.latency.reset();
+        self.errors = 0;
+        self.marks.fill(Mark::default());
+        self.length_ms = 0;
+    }
+
+    fn marks(&self) -> &[Mark] {
+        &self.marks[..self.length_ms.min(MARKS)]
     }
 }
 
@@ -129,6 +181,7 @@ struct Inner {
     /// Seconds that some threads have reported and some have not; the first is number `done.len()`.
     open: VecDeque<(usize, Interval)>,
     spare: Vec<Interval>,
+    gaps: GapFinder,
 }
 
 impl Seconds {
@@ -143,27 +196,34 @@ impl Seconds {
         let inner = &mut *guard;
         let Some(place) = (second as usize).checked_sub(inner.done.len()) else { return };
         while inner.open.len() <= place {
-            let fresh = inner.spare.pop().unwrap_or_default();
+            let mut fresh = inner.spare.pop().unwrap_or_default();
+            fresh.reset();
             inner.open.push_back((0, fresh));
         }
         let (reports, sum) = &mut inner.open[place];
         *reports += 1;
-        sum.latency.merge(&interval.latency);
-        sum.errors += interval.errors;
+        sum.merge(interval);
         while inner.open.front().is_some_and(|(reports, _)| *reports == self.threads) {
-            let Some((_, mut sum)) = inner.open.pop_front() else { break };
+            let Some((_, sum)) = inner.open.pop_front() else { break };
+            sum.marks().iter().for_each(|&mark| inner.gaps.feed(mark));
+            let total = |of: fn(&Mark) -> u32| sum.marks.iter().map(|mark| u64::from(of(mark))).sum();
             inner.done.push(Second {
                 second: inner.done.len() as u32,
                 operations: sum.latency.count(),
+                reads: total(|mark| mark.reads),
+                writes: total(|mark| mark.writes),
                 errors: sum.errors,
                 p50_us: sum.latency.quantile_us(0.5),
                 p99_us: sum.latency.quantile_us(0.99),
                 max_us: sum.latency.max_us(),
             });
-            sum.latency.reset();
-            sum.errors = 0;
             inner.spare.push(sum);
         }
+    }
+
+    /// Gaps of reads and of writes in those seconds.
+    pub fn gaps(&self) -> (Gaps, Gaps) {
+        self.inner.lock().unwrap_or_else(|e| e.into_inner()).gaps.clone().finish()
     }
 
     /// The seconds that all threads have reported, from the `from`th on.
@@ -198,7 +258,7 @@ mod tests {
         let mut one = Tally::default();
         let wrong = Accusation { wrong: Wrong::StaleValue, key: 1, got: 1, wanted: 2 };
         for _ in 0..EXAMPLES_MAX + 5 {
-            one.accuse(wrong, 1);
+            one.accuse(wrong, 1, None);
         }
         one.errors.insert(-102, 1);
         let mut sum = Tally::default();

@@ -123,6 +123,8 @@ fn nobody_there_is_an_error_that_says_what_to_do() {
         timeout_ms: 6_000,
         auth: None,
         first_zxid: 0,
+        through_failures: false,
+        sessions_must_live: false,
     };
     let meet = |target: &str, greets: bool| {
         let mut server = FakeServer::new(Fault::None);

@@ -3,11 +3,15 @@
 //! Owns the shape of the JSON document (its version is in it; fields are added, not renamed) and the printed
 //! summary, and the judgement whether the figures are the server's or the generator's. Never measures anything.
 
+mod availability;
 mod text;
 
+pub use availability::{Availability, Verification, VerifiedServer};
 pub use text::{duration, thousands};
 
+use crate::check::{Accusation, Place};
 use crate::config::{Arrivals, Distribution, RunConfig};
+use crate::gaps::Gaps;
 use crate::histogram::{Latencies, LatencySummary};
 use crate::keyspace::Op;
 use crate::machine::{CpuUsage, Machine};
@@ -89,6 +93,9 @@ pub struct WorkloadSummary {
     pub arrivals: Option<String>,
     /// Sessions.
     pub connections: u32,
+    /// Those that write, when they are not all.
+    #[serde(default)]
+    pub writers: Option<u32>,
     /// Requests in flight per connection.
     pub outstanding: u32,
     /// Generator threads.
@@ -132,6 +139,7 @@ impl WorkloadSummary {
             rate: config.rate,
             arrivals: config.rate.map(|_| arrivals.to_owned()),
             connections: config.connections,
+            writers: config.writers,
             outstanding: config.outstanding(),
             threads,
             transport: transport.to_owned(),
@@ -189,6 +197,12 @@ pub struct RunResult {
     pub send_lateness: Option<LatencySummary>,
     /// Second by second.
     pub per_second: Vec<Second>,
+    /// When nothing was answered, and what became of sessions; of runs through failures.
+    #[serde(default)]
+    pub availability: Option<Availability>,
+    /// What reading everything back at the end showed.
+    #[serde(default)]
+    pub verification: Option<Verification>,
 }
 
 /// One kind of operation.
@@ -259,6 +273,10 @@ pub struct Findings<'a> {
     pub tally: &'a Tally,
     /// The seconds.
     pub per_second: Vec<Second>,
+    /// Gaps of reads and of writes in them.
+    pub gaps: (Gaps, Gaps),
+    /// What reading everything back showed.
+    pub verification: Option<Verification>,
     /// Time measured, seconds.
     pub seconds: f64,
     /// When the run began.
@@ -301,10 +319,12 @@ impl Report {
             outcome_unknown: tally.outcome_unknown,
             unsent: tally.unsent,
             wrong_answers: Counts::of(tally.wrong.iter().map(|(wrong, &n)| (wrong.name().to_owned(), n))),
-            wrong_examples: tally.examples.iter().map(ToString::to_string).collect(),
+            wrong_examples: wrong_examples(tally, &findings.server),
             connections: troubles.filter(|&(_, n)| n > 0).collect(),
             send_lateness: open.then(|| tally.lateness.summary()),
             per_second: findings.per_second,
+            availability: config.through_failures.then(|| Availability::new(config, tally, findings.gaps)),
+            verification: findings.verification,
         };
         let cpu = Cpu {
             generator_ns_per_operation: per_operation(&findings.generator),
@@ -327,6 +347,18 @@ impl Report {
             cpu,
         }
     }
+}
+
+/// The first wrong answers, each with where it was given.
+fn wrong_examples(tally: &Tally, server: &ServerSummary) -> Vec<String> {
+    let words = |(accusation, place): &(Accusation, Option<Place>)| match place {
+        Some(Place { target, session }) => {
+            let target = server.targets.get(*target).map_or("an unknown server", String::as_str);
+            format!("{accusation} (by {target}, session {session:#x})")
+        }
+        None => accusation.to_string(),
+    };
+    tally.examples.iter().map(words).collect()
 }
 
 fn judge(result: &RunResult, cpu: &Cpu) -> Verdict {
@@ -368,7 +400,12 @@ fn judge(result: &RunResult, cpu: &Cpu) -> Verdict {
     if cfg!(debug_assertions) {
         notes.push("built without optimisation: figures mean nothing (use --release)".to_owned());
     }
-    Verdict { correct: result.wrong_answers.total == 0, generator_was_the_bottleneck: bottleneck, notes }
+    let mut correct = result.wrong_answers.total == 0;
+    if let Some(verification) = &result.verification {
+        correct &= verification.complete > 0;
+        notes.extend(verification.notes());
+    }
+    Verdict { correct, generator_was_the_bottleneck: bottleneck, notes }
 }
 
 /// The report of `paddock-load idle`.
@@ -392,6 +429,15 @@ pub struct IdleReport {
     pub pings: LatencySummary,
     /// What happened to connections.
     pub connections: BTreeMap<String, u64>,
+    /// Sessions taken up again after their connections were lost.
+    #[serde(default)]
+    pub reattached: u64,
+    /// Sessions opened in place of expired ones.
+    #[serde(default)]
+    pub new_sessions: u64,
+    /// Sessions that expired although their server had been heard within half of their timeout.
+    #[serde(default)]
+    pub expired_early: u64,
     /// Wrong answers.
     pub wrong_answers: u64,
     /// CPU time of the generator.

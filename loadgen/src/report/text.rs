@@ -75,6 +75,12 @@ impl Report {
         if let (Some(cpu), Some(per)) = (&self.cpu.server, self.cpu.server_ns_per_operation) {
             write_cpu(out, "server", cpu, per)?;
         }
+        if let Some(availability) = &r.availability {
+            availability.write_text(out)?;
+        }
+        if let Some(verification) = &r.verification {
+            verification.write_text(out)?;
+        }
         for example in &r.wrong_examples {
             writeln!(out, "WRONG: {example}")?;
         }
@@ -107,6 +113,15 @@ impl IdleReport {
         )?;
         for (kind, n) in &self.connections {
             writeln!(out, "note: connections: {kind} {n}")?;
+        }
+        for (what, n) in [
+            ("sessions taken up again", self.reattached),
+            ("new sessions in place of expired ones", self.new_sessions),
+            ("sessions expired early", self.expired_early),
+        ] {
+            if n > 0 {
+                writeln!(out, "note: {n} {what}")?;
+            }
         }
         let share =
             |cpu: &CpuUsage| if cpu.seconds > 0.0 { cpu.cpu_seconds / cpu.seconds * 100.0 } else { 0.0 };

@@ -19,6 +19,9 @@ const RETRY_MIN_NS: u64 = 50_000_000;
 const RETRY_MAX_NS: u64 = 1_000_000_000;
 /// Attempts per target, before any session of this thread stood, after which a refusal is believed.
 const REFUSALS_MAX: usize = 3;
+/// A session has surely expired too early if its server was heard within this part of the timeout: servers tell each other of
+/// live sessions every so often, and what a server had not told yet when it died is lost.
+const LIVES_FOR: u64 = 2;
 /// The longest reply that is taken for one. Far above any value that is read here.
 const REPLY_MAX_BYTES: u32 = 64 * 1024 * 1024;
 /// A handshake's answer has 36 or 37 bytes; anything above this comes from something that is no ZooKeeper server.
@@ -69,18 +72,23 @@ impl<W: Workload> Client<W> {
         let session = &mut self.sessions.all[index];
         let password = response.password.and_then(|p| <[u8; PASSWORD_BYTES]>::try_from(p).ok());
         let (true, Some(password)) = (response.timeout_ms > 0, password) else {
-            // Refused: the session is no more. What it had seen still binds the next one.
-            session.id = 0;
-            session.password = [0; PASSWORD_BYTES];
-            self.sessions.note(Trouble::SessionExpired);
-            self.workload.trouble(Trouble::SessionExpired);
-            return self.sessions.give_up(index, io);
+            return self.expired(now, index, io);
         };
+        match session.id {
+            0 if session.had_session => self.sessions.moves.renewed += 1,
+            0 => {}
+            _ => self.sessions.moves.reattached += 1,
+        }
+        let session = &mut self.sessions.all[index];
+        session.had_session = true;
         session.id = response.session_id;
         session.password = password;
         session.timeout_ns = response.timeout_ms as u64 * 1_000_000;
         session.phase = Phase::Ready;
         session.failures = 0;
+        session.answered_ns = now.mono_ns;
+        // The next server promises what it is told, not what the last one showed beyond that.
+        session.seen = session.header_zxid;
         (session.heard_ns, session.sent_ns) = (now.mono_ns, now.mono_ns);
         self.sessions.opening -= 1;
         self.sessions.ready += 1;
@@ -90,11 +98,37 @@ impl<W: Workload> Client<W> {
         self.workload.ready(now, index, &mut self.sessions, io);
     }
 
+    /// Refused: the session is no more. What it had seen still binds the next one.
+    fn expired(&mut self, now: Now, index: usize, io: &mut Io) {
+        let place = self.sessions.place(index);
+        let session = &mut self.sessions.all[index];
+        let unheard_ns = now.mono_ns.saturating_sub(session.answered_ns);
+        if session.id != 0 {
+            self.sessions.moves.expired += 1;
+            if unheard_ns < session.timeout_ns / LIVES_FOR {
+                self.sessions.moves.expired_early += 1;
+                if self.sessions.options.sessions_must_live {
+                    let (got, wanted) =
+                        ((unheard_ns / 1_000_000) as i64, (session.timeout_ns / 1_000_000) as i64);
+                    self.workload
+                        .wrong(Accusation { wrong: Wrong::ExpiredEarly, key: 0, got, wanted }, place);
+                }
+            }
+        }
+        session.id = 0;
+        session.password = [0; PASSWORD_BYTES];
+        self.sessions.note(Trouble::SessionExpired);
+        self.workload.trouble(Trouble::SessionExpired);
+        self.sessions.give_up(index, io);
+    }
+
     fn reply(&mut self, now: Now, index: usize, payload: &[u8], io: &mut Io) {
         let Ok((header, body)) = ReplyHeader::split(payload) else {
             return self.malformed(index, payload.len(), io);
         };
+        let place = self.sessions.place(index);
         let session = &mut self.sessions.all[index];
+        session.answered_ns = now.mono_ns;
         match header.xid {
             xid::NOTIFICATION => return,
             xid::AUTH if header.err != 0 => {
@@ -108,7 +142,7 @@ impl<W: Workload> Client<W> {
         if header.zxid > 0 {
             if header.zxid < session.header_zxid {
                 let (got, wanted) = (header.zxid, session.header_zxid);
-                self.workload.wrong(Accusation { wrong: Wrong::ZxidWentBack, key: 0, got, wanted });
+                self.workload.wrong(Accusation { wrong: Wrong::ZxidWentBack, key: 0, got, wanted }, place);
             } else {
                 session.header_zxid = header.zxid;
             }
@@ -124,7 +158,7 @@ impl<W: Workload> Client<W> {
             Some(&(xid, request)) if xid == header.xid => request,
             front => {
                 let (got, wanted) = (i64::from(header.xid), front.map_or(0, |&(xid, _)| i64::from(xid)));
-                self.workload.wrong(Accusation { wrong: Wrong::UnexpectedXid, key: 0, got, wanted });
+                self.workload.wrong(Accusation { wrong: Wrong::UnexpectedXid, key: 0, got, wanted }, place);
                 return self.sessions.give_up(index, io);
             }
         };
@@ -143,12 +177,9 @@ impl<W: Workload> Client<W> {
             let target = self.sessions.target(index).text.clone();
             self.sessions.fatal.get_or_insert(ClientError::NotZooKeeper { target });
         } else {
-            self.workload.wrong(Accusation {
-                wrong: Wrong::MalformedReply,
-                key: 0,
-                got: bytes as i64,
-                wanted: 0,
-            });
+            let (wrong, got) = (Wrong::MalformedReply, bytes as i64);
+            let place = self.sessions.place(index);
+            self.workload.wrong(Accusation { wrong, key: 0, got, wanted: 0 }, place);
         }
         self.sessions.give_up(index, io);
     }
@@ -228,7 +259,7 @@ impl<W: Workload> Engine for Client<W> {
         }
         for (_, request) in session.pending.drain(..) {
             sessions.in_flight -= 1;
-            self.workload.lost(request);
+            self.workload.lost(now, request);
         }
         session.phase = Phase::Down;
         let tried = session.target;
@@ -237,7 +268,8 @@ impl<W: Workload> Engine for Client<W> {
         let pause_ns = if phase == Phase::Ready {
             0
         } else {
-            (RETRY_MIN_NS << session.failures.min(8)).min(RETRY_MAX_NS)
+            // A round over all servers before the pause grows.
+            (RETRY_MIN_NS << (session.failures / targets as u32).min(8)).min(RETRY_MAX_NS)
         };
         session.at_ns = now.mono_ns + pause_ns - pause_ns / 16 * (index as u64 % 4);
         session.failures += 1;

@@ -11,7 +11,7 @@ mod table;
 pub use client::Client;
 pub use table::Sessions;
 
-use crate::check::Accusation;
+use crate::check::{Accusation, Place};
 use crate::config::{Auth, Target};
 use paddock_transport::engine::{Next, Now};
 use paddock_transport::io::Io;
@@ -32,6 +32,33 @@ pub struct SessionOptions {
     pub auth: Option<Auth>,
     /// No server that has not reached this zxid is accepted.
     pub first_zxid: i64,
+    /// Servers are expected to fail: one that cannot be reached is never the end of the run, once sessions stood.
+    pub through_failures: bool,
+    /// A session that expires although its server was heard within half of its timeout is a wrong answer.
+    pub sessions_must_live: bool,
+}
+
+/// What became of sessions whose connections were lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Taken up again by the same or another server.
+    pub reattached: u64,
+    /// Opened anew in place of one that had expired.
+    pub renewed: u64,
+    /// Found expired.
+    pub expired: u64,
+    /// Of these, those whose server had been heard within half of their timeout.
+    pub expired_early: u64,
+}
+
+impl Moves {
+    /// Adds another thread's.
+    pub fn merge(&mut self, other: &Moves) {
+        self.reattached += other.reattached;
+        self.renewed += other.renewed;
+        self.expired += other.expired;
+        self.expired_early += other.expired_early;
+    }
 }
 
 /// Why sessions cannot be had at all. Each says what to do.
@@ -150,9 +177,9 @@ pub trait Workload {
         io: &mut Io,
     ) -> i64;
     /// The connection of a request was lost before its reply.
-    fn lost(&mut self, request: Self::Request);
+    fn lost(&mut self, now: Now, request: Self::Request);
     /// The server broke the protocol.
-    fn wrong(&mut self, accusation: Accusation);
+    fn wrong(&mut self, accusation: Accusation, place: Place);
     /// Something happened to a connection.
     fn trouble(&mut self, _trouble: Trouble) {}
     /// A ping was answered.

@@ -4,7 +4,8 @@
 //! the counts of opening and ready sessions change in one place per direction (`connect`, `leave`, and where a
 //! handshake ends).
 
-use super::{ClientError, OPEN_PATIENCE_NS, SessionOptions, Trouble};
+use super::{ClientError, Moves, OPEN_PATIENCE_NS, SessionOptions, Trouble};
+use crate::check::Place;
 use crate::config::Target;
 use paddock_transport::engine::{ConnId, Now};
 use paddock_transport::io::Io;
@@ -15,6 +16,8 @@ use std::collections::VecDeque;
 const OPENING_MAX: usize = 64;
 /// How often sessions are looked at for pings, silence and retries. A hundredth of the shortest usual timeout.
 const SCAN_NS: u64 = 50_000_000;
+/// However many servers there are, each gets this long to take a session.
+const OPEN_PATIENCE_MIN_NS: u64 = 500_000_000;
 /// A ping at the latest after this time, as the Java client does.
 const PING_MAX_NS: u64 = 10_000_000_000;
 
@@ -49,6 +52,10 @@ pub(super) struct Session<R> {
     pub(super) pending: VecDeque<(i32, R)>,
     pub(super) partial: Vec<u8>,
     pub(super) heard_ns: u64,
+    /// When a server last answered in this session.
+    pub(super) answered_ns: u64,
+    /// It stood once: another one replaces it.
+    pub(super) had_session: bool,
     pub(super) sent_ns: u64,
     pub(super) ping_sent_ns: Option<u64>,
     /// When the phase began, or (down) when to try again.
@@ -70,6 +77,7 @@ pub struct Sessions<R> {
     pub(super) scan_at_ns: u64,
     pub(super) in_flight: usize,
     pub(super) troubles: [u64; Trouble::ALL.len()],
+    pub(super) moves: Moves,
     pub(super) fatal: Option<ClientError>,
 }
 
@@ -91,6 +99,8 @@ impl<R: Copy> Sessions<R> {
             pending: VecDeque::with_capacity(outstanding.min(4096)),
             partial: Vec::new(),
             heard_ns: 0,
+            answered_ns: 0,
+            had_session: false,
             sent_ns: 0,
             ping_sent_ns: None,
             at_ns: 0,
@@ -107,6 +117,7 @@ impl<R: Copy> Sessions<R> {
             scan_at_ns: 0,
             in_flight: 0,
             troubles: [0; Trouble::ALL.len()],
+            moves: Moves::default(),
             fatal: None,
         }
     }
@@ -142,6 +153,28 @@ impl<R: Copy> Sessions<R> {
     /// How often what happened.
     pub fn troubles(&self) -> impl Iterator<Item = (Trouble, u64)> + '_ {
         Trouble::ALL.into_iter().map(|t| (t, self.troubles[t as usize]))
+    }
+    /// What became of sessions that lost their connections.
+    pub fn moves(&self) -> Moves {
+        self.moves
+    }
+    /// Highest zxid that any session was answered at.
+    pub fn highest_zxid(&self) -> i64 {
+        self.all.iter().map(|s| s.header_zxid).max().unwrap_or(0)
+    }
+    /// Server and id of session `index`.
+    pub fn place(&self, index: usize) -> Place {
+        let session = &self.all[index];
+        Place { target: session.target, session: session.id }
+    }
+    /// Lets the sessions begin at other servers: `nth(index)` modulo the number of servers.
+    pub fn spread(&mut self, nth: impl Fn(usize) -> usize) {
+        let targets = self.options.targets.len().max(1);
+        self.all.iter_mut().enumerate().for_each(|(index, session)| session.target = nth(index) % targets);
+    }
+    /// Whether a server can be had is not for the sessions to decide: they go on trying.
+    pub fn tolerate(&mut self) {
+        self.stood = true;
     }
     /// Why sessions cannot be had, once that is certain.
     pub fn fatal(&self) -> Option<&ClientError> {
@@ -234,6 +267,16 @@ impl<R: Copy> Sessions<R> {
         self.troubles[trouble as usize] += 1;
     }
 
+    /// How long one server may take to take a session. With others to go to, all together no longer than the session lives.
+    fn open_patience_ns(&self) -> u64 {
+        let targets = self.options.targets.len() as u64;
+        if targets < 2 || !self.options.through_failures {
+            return OPEN_PATIENCE_NS;
+        }
+        let timeout_ns = self.options.timeout_ms.max(0) as u64 * 1_000_000;
+        (timeout_ns / targets).clamp(OPEN_PATIENCE_MIN_NS, OPEN_PATIENCE_NS)
+    }
+
     fn connect(&mut self, now: Now, index: usize, io: &mut Io) {
         let address = self.target(index).address.clone();
         let conn = io.connect(address);
@@ -253,6 +296,7 @@ impl<R: Copy> Sessions<R> {
     /// Connects what is down, pings what is idle, gives up what is silent.
     pub(super) fn scan(&mut self, now: Now, io: &mut Io) {
         let at = now.mono_ns;
+        let patience_ns = self.open_patience_ns();
         let began_ns = *self.began_ns.get_or_insert(at);
         if at < self.scan_at_ns {
             return;
@@ -264,7 +308,7 @@ impl<R: Copy> Sessions<R> {
                 Phase::Down if session.at_ns <= at && self.opening < OPENING_MAX => {
                     self.connect(now, index, io)
                 }
-                Phase::Opening if at.saturating_sub(session.at_ns) > OPEN_PATIENCE_NS => {
+                Phase::Opening if at.saturating_sub(session.at_ns) > patience_ns => {
                     self.give_up(index, io);
                     if !self.stood && at - began_ns > OPEN_PATIENCE_NS {
                         let target = self.target(index).text.clone();

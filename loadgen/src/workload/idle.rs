@@ -4,7 +4,7 @@
 //! much of a core a server spends on clients that ask nothing.
 
 use super::{Control, START_POLL_NS};
-use crate::check::Accusation;
+use crate::check::{Accusation, Place};
 use crate::session::{Reply, Sessions, Workload};
 use crate::tally::Tally;
 use paddock_transport::engine::{Next, Now};
@@ -50,6 +50,7 @@ impl Idle {
         for (trouble, count) in sessions.troubles() {
             self.tally.troubles[trouble as usize] = count;
         }
+        self.tally.moves = sessions.moves();
         (self.tally, self.pings)
     }
 }
@@ -71,10 +72,10 @@ impl Workload for Idle {
         0
     }
 
-    fn lost(&mut self, _request: ()) {}
+    fn lost(&mut self, _now: Now, _request: ()) {}
 
-    fn wrong(&mut self, accusation: Accusation) {
-        self.tally.accuse(accusation, 1);
+    fn wrong(&mut self, accusation: Accusation, place: Place) {
+        self.tally.accuse(accusation, 1, Some(place));
     }
 
     fn ponged(&mut self, now: Now, sent_ns: u64) {

@@ -9,8 +9,8 @@
 //! waited. Requests without a reply at the end are wrong answers, not silence.
 
 use super::{Control, START_POLL_NS};
-use crate::check::{Accusation, Checker, Facts, Wrong};
-use crate::keyspace::{Keyspace, Op, Picker};
+use crate::check::{Accusation, Checker, Doubt, Facts, Place, Wrong};
+use crate::keyspace::{Keyspace, Op, Picker, Roles};
 use crate::pacing::{Pace, Pacer};
 use crate::session::{Reply, Sessions, Workload};
 use crate::tally::{Interval, Seconds, Tally};
@@ -49,12 +49,17 @@ pub struct LoadPlan {
     pub first_connection: u32,
     /// Connections of this thread.
     pub connections_here: u32,
-    /// Connections of the whole run.
-    pub connections: u32,
+    /// Connections of the whole run, and which of them write.
+    pub roles: Roles,
     /// Load before measuring, ns.
     pub warmup_ns: u64,
     /// Measured time, ns.
     pub duration_ns: u64,
+    /// Servers are expected to fail: requests lost with their connections count with the time they had waited, and
+    /// missing replies are waited for until silent servers are given up.
+    pub through_failures: bool,
+    /// Session timeout, ns.
+    pub timeout_ns: u64,
 }
 
 /// What is remembered of a request.
@@ -75,6 +80,28 @@ enum Phase {
     Closing { until_ns: u64 },
 }
 
+/// Sessions that take requests in turn.
+#[derive(Debug)]
+struct Pool {
+    sessions: Vec<usize>,
+    /// Where the search for one with room goes on.
+    cursor: usize,
+}
+
+impl Pool {
+    /// The next session that can take a request.
+    fn with_room(&mut self, outstanding: usize, sessions: &Sessions<InFlight>) -> Option<usize> {
+        for _ in 0..self.sessions.len() {
+            let index = self.sessions[self.cursor];
+            self.cursor = if self.cursor + 1 == self.sessions.len() { 0 } else { self.cursor + 1 };
+            if sessions.is_ready(index) && sessions.in_flight(index) < outstanding {
+                return Some(index);
+            }
+        }
+        None
+    }
+}
+
 /// One thread's load.
 #[derive(Debug)]
 pub struct Load {
@@ -83,48 +110,68 @@ pub struct Load {
     seconds: Arc<Seconds>,
     phase: Phase,
     pacer: Option<Pacer>,
-    /// Where the search for a connection with room goes on.
-    cursor: usize,
+    /// Sessions that take writes, and those that take reads where these are others.
+    pools: [Pool; 2],
+    /// For each session, how manieth writer of the run it is.
+    writers: Vec<Option<u32>>,
+    /// What the open loop drew and could not send yet.
+    drawn: Option<(Op, u32)>,
     /// Measured time.
     from_ns: u64,
     until_ns: u64,
     settle_at_ns: u64,
     interval: Interval,
     second: u32,
+    /// When the next second is over.
+    tick_at_ns: u64,
     tally: Tally,
 }
 
 impl Load {
     /// A load that begins when `control` says so.
     pub fn new(plan: LoadPlan, control: Arc<Control>, seconds: Arc<Seconds>) -> Self {
+        let writers: Vec<_> = (0..plan.connections_here)
+            .map(|index| plan.roles.writer(plan.first_connection + index))
+            .collect();
+        let (write, read) = (0..writers.len()).partition(|&index| writers[index].is_some());
+        let pools = [write, read].map(|sessions| Pool { sessions, cursor: 0 });
         Self {
             plan,
             control,
             seconds,
             phase: Phase::Waiting { announced: false },
             pacer: None,
-            cursor: 0,
+            pools,
+            writers,
+            drawn: None,
             from_ns: u64::MAX,
             until_ns: u64::MAX,
             settle_at_ns: 0,
             interval: Interval::default(),
             second: 0,
+            tick_at_ns: u64::MAX,
             tally: Tally::default(),
         }
     }
 
-    /// What was counted. The sessions know the troubles.
-    pub fn into_tally(mut self, sessions: &Sessions<InFlight>) -> Tally {
+    /// What was counted, and the checker. The sessions know the troubles. Only once all threads are done: the last doubts
+    /// of one may explain what another one saw.
+    pub fn into_tally(mut self, sessions: &Sessions<InFlight>) -> (Tally, Option<Checker>) {
         for (trouble, count) in sessions.troubles() {
             self.tally.troubles[trouble as usize] = count;
         }
-        self.tally
+        self.tally.moves = sessions.moves();
+        for accusation in self.plan.checker.iter_mut().flat_map(Checker::unexplained) {
+            self.tally.accuse(accusation, 1, None);
+        }
+        (self.tally, self.plan.checker)
     }
 
     fn begin(&mut self, now: Now, start_ns: u64, sessions: &mut Sessions<InFlight>, io: &mut Io) {
         self.from_ns = start_ns + self.plan.warmup_ns;
         self.until_ns = self.from_ns + self.plan.duration_ns;
         self.phase = Phase::Running;
+        self.tick_at_ns = self.next_tick_ns();
         match self.plan.pace {
             Some(pace) => self.pacer = Some(Pacer::new(start_ns, pace)),
             None => (0..sessions.len()).for_each(|index| self.fill(now, index, sessions, io)),
@@ -147,8 +194,10 @@ impl Load {
             if due_ns > now.mono_ns || due_ns >= self.until_ns {
                 return Some(due_ns);
             }
-            let index = self.with_room(sessions)?;
-            if !self.issue(now, index, due_ns, sessions, io) {
+            let (op, key) = *self.drawn.get_or_insert_with(|| self.plan.picker.draw());
+            let index = self.with_room(op, sessions)?;
+            self.drawn = None;
+            if !self.send(now, index, due_ns, (op, key), sessions, io) {
                 return None;
             }
             if self.is_measured(due_ns) {
@@ -160,16 +209,11 @@ impl Load {
         }
     }
 
-    /// The next session in turn that can take a request.
-    fn with_room(&mut self, sessions: &Sessions<InFlight>) -> Option<usize> {
-        for _ in 0..sessions.len() {
-            let index = self.cursor;
-            self.cursor = if index + 1 == sessions.len() { 0 } else { index + 1 };
-            if sessions.is_ready(index) && sessions.in_flight(index) < self.plan.outstanding {
-                return Some(index);
-            }
-        }
-        None
+    /// The next session in turn that can take `op`.
+    fn with_room(&mut self, op: Op, sessions: &Sessions<InFlight>) -> Option<usize> {
+        let [writers, readers] = &mut self.pools;
+        let apart = !readers.sessions.is_empty() && (op == Op::Get || writers.sessions.is_empty());
+        (if apart { readers } else { writers }).with_room(self.plan.outstanding, sessions)
     }
 
     fn issue(
@@ -183,18 +227,46 @@ impl Load {
         if !sessions.is_ready(index) {
             return false;
         }
+        let drawn = self.plan.picker.draw();
+        self.send(now, index, intended_ns, drawn, sessions, io)
+    }
+
+    /// Sends what was drawn on session `index`: a session that does not write reads instead.
+    fn send(
+        &mut self,
+        now: Now,
+        index: usize,
+        intended_ns: u64,
+        drawn: (Op, u32),
+        sessions: &mut Sessions<InFlight>,
+        io: &mut Io,
+    ) -> bool {
         let plan = &mut self.plan;
-        let (op, key) = plan.picker.next(plan.first_connection + index as u32);
+        let (op, key) = match (drawn, self.writers[index]) {
+            ((Op::Set, key), Some(writer)) => (Op::Set, plan.picker.own(key, writer)),
+            ((_, key), _) => (Op::Get, key),
+        };
         let seq = match (op, &mut plan.checker) {
             (Op::Set, Some(checker)) => checker.next_seq(key),
             _ => 0,
         };
         let request = InFlight { intended_ns, sent_ns: now.mono_ns, key, seq, op };
         let (keyspace, values) = (&plan.keyspace, &plan.values);
-        sessions.send(now, index, request, io, |out, xid| match op {
+        let sent = sessions.send(now, index, request, io, |out, xid| match op {
             Op::Get => put_get(out, xid, keyspace, key),
             Op::Set => put_set(out, xid, keyspace, values, key, seq),
-        })
+        });
+        if !sent && op == Op::Set {
+            // Its number is used up all the same.
+            self.doubt(key, seq, Doubt::Refused);
+        }
+        sent
+    }
+
+    fn doubt(&mut self, key: u32, seq: u32, doubt: Doubt) {
+        if let Some(checker) = &mut self.plan.checker {
+            checker.doubt(key, seq, doubt);
+        }
     }
 
     fn is_measured(&self, at_ns: u64) -> bool {
@@ -203,25 +275,33 @@ impl Load {
 
     /// Hands in the seconds that are over.
     fn tick(&mut self, now: Now) {
-        while now.mono_ns
-            >= self.from_ns.saturating_add((u64::from(self.second) + 1) * SECOND_NS).min(self.until_ns)
-            && self.from_ns.saturating_add(u64::from(self.second) * SECOND_NS) < self.until_ns
-        {
+        while now.mono_ns >= self.tick_at_ns {
+            let length_ns = self.tick_at_ns - self.second_at_ns();
+            self.interval.length_ms = length_ns.div_ceil(1_000_000) as usize;
             self.seconds.add(self.second, &self.interval);
-            self.interval.latency.reset();
-            self.interval.errors = 0;
+            self.interval.reset();
             self.second += 1;
+            self.tick_at_ns = self.next_tick_ns();
         }
     }
 
-    /// When the next second is over.
-    fn tick_at_ns(&self) -> u64 {
-        (self.from_ns + (u64::from(self.second) + 1) * SECOND_NS).min(self.until_ns)
+    /// When the running second began.
+    fn second_at_ns(&self) -> u64 {
+        self.from_ns + u64::from(self.second) * SECOND_NS
+    }
+
+    /// When the running second is over: never, after the last one.
+    fn next_tick_ns(&self) -> u64 {
+        if self.second_at_ns() >= self.until_ns {
+            return u64::MAX;
+        }
+        (self.second_at_ns() + SECOND_NS).min(self.until_ns)
     }
 
     fn run(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Next {
         if self.control.stopped() {
             self.until_ns = self.until_ns.min(now.mono_ns);
+            self.tick_at_ns = self.next_tick_ns();
         }
         self.tick(now);
         if now.mono_ns >= self.settle_at_ns {
@@ -233,10 +313,12 @@ impl Load {
         let due_ns = if self.pacer.is_some() { self.send_due(now, sessions, io) } else { None };
         if now.mono_ns >= self.until_ns {
             self.count_unsent();
-            self.phase = Phase::Draining { until_ns: now.mono_ns + DRAIN_NS };
+            // Through failures a silent server is given up in time for its requests to be of unknown outcome, not missing.
+            let silence_ns = if self.plan.through_failures { self.plan.timeout_ns } else { 0 };
+            self.phase = Phase::Draining { until_ns: now.mono_ns + DRAIN_NS.max(silence_ns) };
             return self.drain(now, sessions, io);
         }
-        let wake_ns = self.tick_at_ns().min(self.settle_at_ns);
+        let wake_ns = self.tick_at_ns.min(self.settle_at_ns);
         Next::Sleep { deadline_ns: Some(due_ns.map_or(wake_ns, |due| due.min(wake_ns))) }
     }
 
@@ -249,7 +331,7 @@ impl Load {
             if intended_ns >= self.from_ns {
                 self.tally.unsent += 1;
                 // Which operation it would have been was not drawn yet: the drawing goes on as if it had been sent.
-                let (op, _) = self.plan.picker.next(self.plan.first_connection);
+                let (op, _) = self.drawn.take().unwrap_or_else(|| self.plan.picker.draw());
                 self.tally.latency[op as usize].record(self.until_ns - intended_ns);
             }
         }
@@ -264,7 +346,7 @@ impl Load {
         if waiting > 0 {
             let accusation =
                 Accusation { wrong: Wrong::MissingReply, key: 0, got: waiting as i64, wanted: 0 };
-            self.tally.accuse(accusation, waiting as u64);
+            self.tally.accuse(accusation, waiting as u64, None);
         }
         sessions.close_all(now, io);
         self.phase = Phase::Closing { until_ns: now.mono_ns + CLOSE_NS };
@@ -281,7 +363,7 @@ impl Load {
     }
 
     /// Compares an answer with what is known. Returns the highest zxid that it shows.
-    fn check(&mut self, request: InFlight, reply: Reply<'_>) -> i64 {
+    fn check(&mut self, index: usize, request: InFlight, reply: Reply<'_>, place: Place) -> i64 {
         let InFlight { op, key, seq, .. } = request;
         let mut reader = Reader::new(reply.body, Limits::NONE);
         let data = match op {
@@ -290,25 +372,21 @@ impl Load {
         };
         let (Ok(data), Ok(stat)) = (data, Stat::read(&mut reader)) else {
             let (wrong, got) = (Wrong::MalformedReply, reply.body.len() as i64);
-            self.tally.accuse(Accusation { wrong, key, got, wanted: 0 }, 1);
+            self.tally.accuse(Accusation { wrong, key, got, wanted: 0 }, 1, Some(place));
             return 0;
         };
         let plan = &mut self.plan;
         let Some(checker) = &mut plan.checker else { return stat.mzxid };
-        if self.control.versions_doubted() {
-            checker.outcome_unknown();
-        }
         let facts = Facts { mzxid: stat.mzxid, version: stat.version, data_length: stat.data_length };
         let verdict = match op {
             Op::Get => {
-                let writer = key % plan.connections;
-                let owned = writer.wrapping_sub(plan.first_connection) < plan.connections_here;
-                checker.read(&plan.values, key, owned, data, facts, reply.seen)
+                let own = self.writers[index] == Some(key % plan.roles.writers);
+                checker.read(&plan.values, key, own, data, facts, reply.seen)
             }
             Op::Set => checker.written(key, seq, facts),
         };
         if let Err(accusation) = verdict {
-            self.tally.accuse(accusation, 1);
+            self.tally.accuse(accusation, 1, Some(place));
         }
         stat.mzxid
     }
@@ -333,6 +411,8 @@ impl Workload for Load {
         io: &mut Io,
     ) -> i64 {
         let at_ns = now.mono_ns;
+        self.tick(now);
+        let place = sessions.place(index);
         let within = self.is_measured(at_ns);
         let shown = if reply.err == 0 {
             let op = request.op as usize;
@@ -345,19 +425,21 @@ impl Workload for Load {
             }
             if within {
                 self.tally.completed[op] += 1;
-                self.interval.latency.record(latency_ns);
+                let after_ns = at_ns - self.second_at_ns();
+                self.interval.answered(request.op, after_ns, latency_ns);
             }
-            self.check(request, reply)
+            self.check(index, request, reply, place)
         } else {
             self.interval.errors += u64::from(within);
             *self.tally.errors.entry(reply.err).or_default() += 1;
             if request.op == Op::Set {
-                // Its sequence number is used up and the znode's version did not move.
-                self.control.doubt_versions();
+                let doubt = if tells_the_outcome(reply.err) { Doubt::Refused } else { Doubt::Unknown };
+                self.doubt(request.key, request.seq, doubt);
             }
             if reply.err == error::NO_NODE && self.plan.checker.is_some() {
                 let (key, got) = (request.key, i64::from(reply.err));
-                self.tally.accuse(Accusation { wrong: Wrong::MissingZnode, key, got, wanted: 0 }, 1);
+                let accusation = Accusation { wrong: Wrong::MissingZnode, key, got, wanted: 0 };
+                self.tally.accuse(accusation, 1, Some(place));
             }
             0
         };
@@ -367,15 +449,20 @@ impl Workload for Load {
         shown
     }
 
-    fn lost(&mut self, request: InFlight) {
+    fn lost(&mut self, now: Now, request: InFlight) {
         self.tally.outcome_unknown += 1;
         if request.op == Op::Set {
-            self.control.doubt_versions();
+            self.tally.writes_unknown += 1;
+            self.doubt(request.key, request.seq, Doubt::Unknown);
+        }
+        if self.plan.through_failures && self.is_measured(request.intended_ns) {
+            // A lower bound, but not nothing: somebody waited this long and has no answer.
+            self.tally.latency[request.op as usize].record(now.mono_ns.saturating_sub(request.intended_ns));
         }
     }
 
-    fn wrong(&mut self, accusation: Accusation) {
-        self.tally.accuse(accusation, 1);
+    fn wrong(&mut self, accusation: Accusation, place: Place) {
+        self.tally.accuse(accusation, 1, Some(place));
     }
 
     fn turn(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Next {
@@ -403,7 +490,15 @@ impl Workload for Load {
     }
 }
 
-fn put_get(out: &mut Vec<u8>, xid: i32, keyspace: &Keyspace, key: u32) {
+/// Whether a write that was answered with this error was surely not applied.
+fn tells_the_outcome(err: i32) -> bool {
+    let unsure =
+        [error::SYSTEM_ERROR, error::RUNTIME_INCONSISTENCY, error::CONNECTION_LOSS, error::OPERATION_TIMEOUT];
+    !unsure.contains(&err)
+}
+
+/// Appends a `getData`.
+pub(super) fn put_get(out: &mut Vec<u8>, xid: i32, keyspace: &Keyspace, key: u32) {
     put_frame(out, |out| {
         RequestHeader { xid, opcode: opcode::GET_DATA }.put(out);
         put_int(out, keyspace.path_bytes() as i32);

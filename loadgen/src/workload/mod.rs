@@ -1,4 +1,4 @@
-//! What sessions are used for: filling the tree, driving load, or just being there.
+//! What sessions are used for: filling the tree, driving load, reading everything back, or just being there.
 //!
 //! Each workload is an engine's upper half ([`crate::session::Workload`]): it is given time and replies and leaves
 //! requests; it reads no clock and does no I/O.
@@ -6,6 +6,7 @@
 pub mod idle;
 pub mod load;
 pub mod preload;
+pub mod verify;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -15,7 +16,6 @@ pub struct Control {
     ready: AtomicUsize,
     start_ns: AtomicU64,
     stop: AtomicBool,
-    versions_doubted: AtomicBool,
 }
 
 /// How often a thread that waits for the start looks whether it has come. A thousandth of the shortest useful run.
@@ -45,14 +45,5 @@ impl Control {
     /// Whether the run is to end early.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
-    }
-    /// A write failed or its outcome is unknown: from now on no znode's version need count its writes. Said before
-    /// another write is sent, hence before any thread can see a version that is off.
-    pub fn doubt_versions(&self) {
-        self.versions_doubted.store(true, Ordering::SeqCst);
-    }
-    /// Whether that was said.
-    pub fn versions_doubted(&self) -> bool {
-        self.versions_doubted.load(Ordering::Acquire)
     }
 }

@@ -4,7 +4,7 @@
 //! lost connection. Never deletes anything: a znode that is there already gets its first value by `setData`, and the run
 //! then does not expect versions to count its writes.
 
-use crate::check::Accusation;
+use crate::check::{Accusation, Place};
 use crate::keyspace::Keyspace;
 use crate::session::{Reply, Sessions, Workload};
 use crate::value::Values;
@@ -228,13 +228,13 @@ impl Workload for Preload {
         0
     }
 
-    fn lost(&mut self, item: Item) {
+    fn lost(&mut self, _now: Now, item: Item) {
         // It may have been carried out: then it exists, which is an answer like any other.
         self.created_all = false;
         self.again.push(item);
     }
 
-    fn wrong(&mut self, accusation: Accusation) {
+    fn wrong(&mut self, accusation: Accusation, _place: Place) {
         self.failed.get_or_insert(PreloadError::Wrong(accusation.to_string()));
     }
 

@@ -7,7 +7,7 @@
 
 use paddock_loadgen::check::Checker;
 use paddock_loadgen::config::{Arrivals, Distribution, Target};
-use paddock_loadgen::keyspace::{Keyspace, Picker};
+use paddock_loadgen::keyspace::{Keyspace, Picker, Roles};
 use paddock_loadgen::pacing::Pace;
 use paddock_loadgen::session::{Client, ClientError, SessionOptions, Sessions, Workload};
 use paddock_loadgen::tally::{Seconds, Tally};
@@ -388,7 +388,14 @@ pub struct Played {
 }
 
 fn options(target: &Target, first_zxid: i64, timeout_ms: i32) -> SessionOptions {
-    SessionOptions { targets: Arc::new([target.clone()]), timeout_ms, auth: None, first_zxid }
+    SessionOptions {
+        targets: Arc::new([target.clone()]),
+        timeout_ms,
+        auth: None,
+        first_zxid,
+        through_failures: false,
+        sessions_must_live: false,
+    }
 }
 
 /// Lets `client` and `server` run until the client stops. Each instant has a few turns; then time moves to the next
@@ -457,14 +464,16 @@ pub fn run(scene: &Scene) -> Played {
         keyspace,
         values,
         picker: Picker::new(5, scene.keys, scene.connections, scene.reads, Distribution::Uniform),
-        checker: Some(Checker::new(scene.keys, true)),
+        checker: Some(Checker::new(scene.keys, true, Arc::default())),
         pace: scene.rate.map(|rate| Pace { rate, arrivals: scene.arrivals, thread: 0, threads: 1, seed: 6 }),
         outstanding: scene.outstanding,
         first_connection: 0,
         connections_here: scene.connections,
-        connections: scene.connections,
+        roles: Roles { connections: scene.connections, writers: scene.connections },
         warmup_ns: scene.warmup_ns,
         duration_ns: scene.duration_ns,
+        through_failures: false,
+        timeout_ns: scene.timeout_ms as u64 * MS,
     };
     let mut client = Client {
         sessions: Sessions::<InFlight>::new(
@@ -477,6 +486,6 @@ pub fn run(scene: &Scene) -> Played {
     };
     play(&mut now, scene.step_ns, &scene.fragments, &mut client, &mut server);
     let fatal = client.sessions.fatal().cloned();
-    let tally = client.workload.into_tally(&client.sessions);
+    let (tally, _) = client.workload.into_tally(&client.sessions);
     Played { tally, server, seconds, fatal }
 }

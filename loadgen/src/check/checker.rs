@@ -1,0 +1,469 @@
+//! One thread's table of keys, and the judgement of each answer.
+//!
+//! Owns what is known of each key; the rules and why they accuse no correct server stand in the module above.
+
+use super::{Accusation, Doubt, Doubts, Wrong};
+use crate::value::Values;
+use std::sync::Arc;
+
+/// Versions that no doubt explains yet and that are looked at again at the end. More tell nothing new: they are dropped.
+const SUSPECTS_MAX: usize = 10_000;
+
+/// The fields of a stat that answers are checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// Zxid of the last write to the znode's data.
+    pub mzxid: i64,
+    /// The znode's data version.
+    pub version: i32,
+    /// The length the stat gives.
+    pub data_length: i32,
+}
+
+/// What one thread knows of a key.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// The newest write heard of.
+    zxid: i64,
+    /// An older one that every connection of this thread must see by now.
+    settled_zxid: i64,
+    seq: u32,
+    settled_seq: u32,
+    /// The version that the newest one made.
+    version: i32,
+    /// The last sequence number sent, on the thread that owns the key's writer.
+    sent: u32,
+    /// The last one acknowledged, there too.
+    acked: u32,
+}
+
+/// A version that is lower than the writes before it: right if enough of `from..until` turn out to be in doubt.
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    key: u32,
+    from: u32,
+    until: u32,
+    missing: u32,
+    version: i32,
+}
+
+/// A thread's checker.
+#[derive(Debug)]
+pub struct Checker {
+    known: Vec<Known>,
+    /// Every connection of the thread has been answered at or above this zxid.
+    floor: i64,
+    /// The first value of every key made version 0.
+    from_zero: bool,
+    doubts: Arc<Doubts>,
+    suspects: Vec<Suspect>,
+}
+
+impl Checker {
+    /// Knows that each of `keys` keys holds its preloaded value. `from_zero`: this run created them all. `doubts` are the
+    /// whole run's.
+    pub fn new(keys: u32, from_zero: bool, doubts: Arc<Doubts>) -> Self {
+        let known = vec![Known::default(); keys as usize];
+        Self { known, floor: 0, from_zero, doubts, suspects: Vec::new() }
+    }
+
+    /// Every connection of this thread was answered at or above `floor`.
+    pub fn settle(&mut self, floor: i64) {
+        self.floor = self.floor.max(floor);
+    }
+
+    /// The sequence number of the next write to `key`, which this thread's connection is about to send.
+    pub fn next_seq(&mut self, key: u32) -> u32 {
+        let known = &mut self.known[key as usize];
+        known.sent += 1;
+        known.sent
+    }
+
+    /// A read of `key` returned `value`; the session had seen `seen` before this reply. `own`: it is the
+    /// session that writes the key.
+    pub fn read(
+        &mut self,
+        values: &Values,
+        key: u32,
+        own: bool,
+        value: &[u8],
+        facts: Facts,
+        seen: i64,
+    ) -> Result<(), Accusation> {
+        let accuse = |wrong, got: u32, wanted: u32| {
+            Err(Accusation { wrong, key, got: i64::from(got), wanted: i64::from(wanted) })
+        };
+        let seq = sequence(values, key, value, facts)?;
+        let known = self.known[key as usize];
+        // Nothing sent: most likely the writer is on another thread.
+        if known.sent > 0 && seq > known.sent {
+            return accuse(Wrong::FutureValue, seq, known.sent);
+        }
+        let bound = known.bound(seen).max(if own { known.acked } else { 0 });
+        if seq < bound {
+            return accuse(Wrong::StaleValue, seq, bound);
+        }
+        self.learn(key, seq, facts)
+    }
+
+    /// The `seq`th write to `key` was acknowledged with these facts.
+    pub fn written(&mut self, key: u32, seq: u32, facts: Facts) -> Result<(), Accusation> {
+        let known = &mut self.known[key as usize];
+        known.acked = known.acked.max(seq);
+        self.learn(key, seq, facts)
+    }
+
+    /// The `seq`th write to `key` was not acknowledged.
+    pub fn doubt(&mut self, key: u32, seq: u32, doubt: Doubt) {
+        self.doubts.add(key, seq, doubt);
+    }
+
+    /// All replies of the run are in: what is still unexplained is wrong.
+    pub fn unexplained(&mut self) -> Vec<Accusation> {
+        let wrong = |s: &Suspect| s.missing > self.doubts.count(s.key, s.from..s.until);
+        let accusations = self.suspects.iter().filter(|s| wrong(s)).map(|s| Accusation {
+            wrong: Wrong::VersionDisagrees,
+            key: s.key,
+            got: i64::from(s.version),
+            wanted: i64::from(s.version) + i64::from(s.missing),
+        });
+        let accusations = accusations.collect();
+        self.suspects.clear();
+        accusations
+    }
+
+    /// Takes over what another thread's checker knows. Only at the end: what this one's connections have seen no longer counts.
+    pub fn merge(&mut self, other: &Checker) {
+        for (mine, theirs) in self.known.iter_mut().zip(&other.known) {
+            let (sent, acked) = (mine.sent.max(theirs.sent), mine.acked.max(theirs.acked));
+            if theirs.zxid > mine.zxid {
+                *mine = *theirs;
+            }
+            (mine.sent, mine.acked) = (sent, acked);
+        }
+    }
+
+    /// What a server says of `key` after the end of all writes, and after a `sync`. `again`: another server was asked before.
+    pub fn verify(
+        &mut self,
+        values: &Values,
+        key: u32,
+        value: &[u8],
+        facts: Facts,
+        again: bool,
+    ) -> Result<(), Accusation> {
+        let seq = sequence(values, key, value, facts)?;
+        let known = self.known[key as usize];
+        let accuse = |wrong, got, wanted| Err(Accusation { wrong, key, got, wanted });
+        let last = known.acked.max(known.seq);
+        if seq < last || facts.mzxid < known.zxid {
+            return accuse(Wrong::LostWrite, i64::from(seq), i64::from(last));
+        }
+        if seq > known.sent {
+            return accuse(Wrong::FutureValue, i64::from(seq), i64::from(known.sent));
+        }
+        if self.doubts.of(key, seq) == Some(Doubt::Refused) {
+            return accuse(Wrong::RefusedWriteApplied, i64::from(seq), i64::from(known.acked));
+        }
+        if again && facts.mzxid != known.zxid {
+            return accuse(Wrong::NodesDisagree, facts.mzxid, known.zxid);
+        }
+        self.learn(key, seq, facts)
+    }
+
+    fn learn(&mut self, key: u32, seq: u32, facts: Facts) -> Result<(), Accusation> {
+        let known = self.known[key as usize];
+        for (zxid, of) in [(known.zxid, known.seq), (known.settled_zxid, known.settled_seq)] {
+            if zxid != 0 && facts.mzxid.cmp(&zxid) != seq.cmp(&of) {
+                let (got, wanted) = (i64::from(seq), i64::from(of));
+                return Err(Accusation { wrong: Wrong::OrderDisagrees, key, got, wanted });
+            }
+        }
+        if known.zxid != 0 || self.from_zero {
+            self.count_versions(key, seq, facts.version)?;
+        }
+        if facts.mzxid > known.zxid {
+            let known = &mut self.known[key as usize];
+            if known.zxid <= self.floor {
+                (known.settled_zxid, known.settled_seq) = (known.zxid, known.seq);
+            }
+            (known.zxid, known.seq, known.version) = (facts.mzxid, seq, facts.version);
+        }
+        Ok(())
+    }
+
+    /// Between this write and the newest known one, each write has made a version, but for those in doubt.
+    fn count_versions(&mut self, key: u32, seq: u32, version: i32) -> Result<(), Accusation> {
+        let known = self.known[key as usize];
+        let wanted = i64::from(known.version) + (i64::from(seq) - i64::from(known.seq));
+        let (from, until) = (seq.min(known.seq) + 1, seq.max(known.seq));
+        // How many of the writes between the two were not applied.
+        let missing =
+            if seq >= known.seq { wanted - i64::from(version) } else { i64::from(version) - wanted };
+        match u32::try_from(missing) {
+            Ok(0) => Ok(()),
+            Ok(missing) if missing <= until.saturating_sub(from) => {
+                // The reply that puts a write in doubt may come after a value that shows its absence: later tells.
+                if missing > self.doubts.count(key, from..until) && self.suspects.len() < SUSPECTS_MAX {
+                    self.suspects.push(Suspect { key, from, until, missing, version });
+                }
+                Ok(())
+            }
+            _ => Err(Accusation { wrong: Wrong::VersionDisagrees, key, got: i64::from(version), wanted }),
+        }
+    }
+}
+
+/// The sequence number in a value that verifies.
+fn sequence(values: &Values, key: u32, value: &[u8], facts: Facts) -> Result<u32, Accusation> {
+    let accuse = |wrong, got, wanted| Err(Accusation { wrong, key, got, wanted });
+    let whole = |_: &_| i64::from(facts.data_length) == value.len() as i64;
+    let Some(written) = values.read(value).filter(whole) else {
+        return accuse(Wrong::CorruptValue, value.len() as i64, 0);
+    };
+    if written.key != key {
+        return accuse(Wrong::WrongKey, i64::from(written.key), i64::from(key));
+    }
+    Ok(written.seq)
+}
+
+impl Known {
+    /// The oldest sequence number that a session which has seen `seen` may read.
+    fn bound(&self, seen: i64) -> u32 {
+        match seen {
+            _ if self.zxid <= seen => self.seq,
+            _ if self.settled_zxid <= seen => self.settled_seq,
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        values: Values,
+        checker: Checker,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let checker = Checker::new(10, true, Arc::default());
+            Self { values: Values::new(1, 32), checker }
+        }
+        fn value(&self, key: u32, seq: u32) -> Vec<u8> {
+            let mut value = Vec::new();
+            self.values.append(key, seq, &mut value);
+            value
+        }
+        /// Key 3 as a connection at zxid `seen` reads it: write `seq`, done at `mzxid`.
+        fn read(&mut self, seq: u32, mzxid: i64, seen: i64) -> Result<(), Wrong> {
+            let value = self.value(3, seq);
+            self.read_value(&value, seq, mzxid, seen)
+        }
+        fn read_value(&mut self, value: &[u8], version: u32, mzxid: i64, seen: i64) -> Result<(), Wrong> {
+            let facts = Facts { mzxid, version: version as i32, data_length: value.len() as i32 };
+            self.checker.read(&self.values, 3, false, value, facts, seen).map_err(|a| a.wrong)
+        }
+        fn written(&mut self, seq: u32, mzxid: i64) -> Result<(), Wrong> {
+            let facts = Facts { mzxid, version: seq as i32, data_length: 32 };
+            self.checker.written(3, seq, facts).map_err(|a| a.wrong)
+        }
+    }
+
+    #[test]
+    fn a_correct_history_is_not_accused() {
+        let mut bench = Bench::new();
+        bench.read(0, 50, 60).unwrap();
+        bench.written(1, 70).unwrap();
+        bench.read(1, 70, 75).unwrap();
+        bench.written(2, 80).unwrap();
+        bench.read(2, 80, 80).unwrap();
+    }
+
+    #[test]
+    fn a_stale_value_after_a_newer_one_was_seen() {
+        let mut bench = Bench::new();
+        bench.read(5, 100, 90).unwrap();
+        assert_eq!(bench.read(4, 95, 100), Err(Wrong::StaleValue));
+    }
+
+    #[test]
+    fn a_stale_value_after_the_own_write_was_acknowledged() {
+        let mut bench = Bench::new();
+        bench.written(1, 100).unwrap();
+        assert_eq!(bench.read(0, 50, 100), Err(Wrong::StaleValue));
+    }
+
+    #[test]
+    fn a_replica_that_lags_is_not_accused_until_its_session_has_seen_the_write() {
+        let mut bench = Bench::new();
+        bench.read(1, 50, 60).unwrap();
+        bench.checker.settle(60);
+        bench.written(2, 100).unwrap();
+        bench.written(3, 110).unwrap();
+        bench.read(1, 50, 60).unwrap();
+        bench.read(2, 100, 60).unwrap();
+        assert_eq!(bench.read(0, 40, 60), Err(Wrong::StaleValue), "older than the settled write");
+        assert_eq!(bench.read(2, 100, 110), Err(Wrong::StaleValue));
+    }
+
+    #[test]
+    fn a_value_of_another_key() {
+        let mut bench = Bench::new();
+        let other = bench.value(4, 0);
+        assert_eq!(bench.read_value(&other, 0, 50, 60), Err(Wrong::WrongKey));
+    }
+
+    #[test]
+    fn a_value_that_nobody_wrote_or_with_a_stat_of_another_length() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.read_value(&[0; 32], 0, 50, 60), Err(Wrong::CorruptValue));
+        assert_eq!(bench.read_value(&[], 0, 50, 60), Err(Wrong::CorruptValue));
+        let value = bench.value(3, 0);
+        let facts = Facts { mzxid: 1, version: 0, data_length: 31 };
+        let accused = bench.checker.read(&bench.values, 3, false, &value, facts, 1).unwrap_err();
+        assert_eq!(accused.wrong, Wrong::CorruptValue);
+    }
+
+    #[test]
+    fn a_value_that_was_not_sent_yet() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.checker.next_seq(3), 1);
+        let facts = Facts { mzxid: 100, version: 2, data_length: 32 };
+        let value = bench.value(3, 2);
+        let accused = bench.checker.read(&bench.values, 3, true, &value, facts, 0).unwrap_err();
+        assert_eq!(accused.wrong, Wrong::FutureValue);
+    }
+
+    #[test]
+    fn new_data_under_an_old_stat_and_old_data_under_a_new_stat() {
+        let mut bench = Bench::new();
+        bench.read(5, 100, 0).unwrap();
+        assert_eq!(bench.read(6, 100, 0), Err(Wrong::OrderDisagrees), "one zxid, two values");
+        assert_eq!(bench.read(4, 101, 0), Err(Wrong::OrderDisagrees), "later zxid, earlier value");
+        assert_eq!(bench.read(6, 99, 0), Err(Wrong::OrderDisagrees), "earlier zxid, later value");
+    }
+
+    #[test]
+    fn a_write_applied_twice_shows_in_the_version() {
+        let mut bench = Bench::new();
+        bench.written(1, 100).unwrap();
+        let value = bench.value(3, 2);
+        assert_eq!(bench.read_value(&value, 3, 110, 100), Err(Wrong::VersionDisagrees));
+        // A doubt explains writes that are missing, none that are too many.
+        bench.checker.doubt(3, 1, Doubt::Unknown);
+        assert_eq!(bench.read_value(&value, 3, 110, 100), Err(Wrong::VersionDisagrees));
+    }
+
+    #[test]
+    fn a_version_may_lack_the_writes_in_doubt_and_no_other() {
+        let mut bench = Bench::new();
+        bench.written(1, 100).unwrap();
+        bench.checker.doubt(3, 2, Doubt::Unknown);
+        bench.checker.doubt(3, 3, Doubt::Refused);
+        let value = bench.value(3, 4);
+        bench.read_value(&value, 2, 110, 100).unwrap();
+        assert_eq!(bench.checker.unexplained(), []);
+        // The fifth write is not in doubt.
+        let value = bench.value(3, 6);
+        bench.read_value(&value, 3, 120, 100).unwrap();
+        let accused = bench.checker.unexplained();
+        assert_eq!(
+            accused.iter().map(|a| (a.wrong, a.got, a.wanted)).collect::<Vec<_>>(),
+            [(Wrong::VersionDisagrees, 3, 4)]
+        );
+    }
+
+    #[test]
+    fn a_doubt_that_comes_after_the_value_that_shows_it_still_explains_it() {
+        let mut bench = Bench::new();
+        let value = bench.value(3, 2);
+        bench.read_value(&value, 1, 110, 100).unwrap();
+        bench.checker.doubt(3, 1, Doubt::Refused);
+        assert_eq!(bench.checker.unexplained(), []);
+    }
+
+    #[test]
+    fn an_older_value_of_a_lagging_replica_has_a_version_that_fits_too() {
+        let mut bench = Bench::new();
+        bench.read(5, 100, 0).unwrap();
+        let value = bench.value(3, 3);
+        bench.read_value(&value, 3, 80, 0).unwrap();
+        assert_eq!(bench.read_value(&value, 2, 80, 0), Err(Wrong::VersionDisagrees));
+        assert_eq!(bench.read_value(&value, 5, 80, 0), Err(Wrong::VersionDisagrees));
+    }
+
+    #[test]
+    fn the_writers_own_session_sees_what_was_acknowledged_even_where_others_need_not() {
+        let mut bench = Bench::new();
+        bench.written(1, 100).unwrap();
+        // Somebody else is ahead: what is known of write 1 is forgotten, but for the acknowledgement.
+        bench.read(2, 110, 0).unwrap();
+        let value = bench.value(3, 0);
+        let facts = Facts { mzxid: 50, version: 0, data_length: 32 };
+        bench.checker.read(&bench.values, 3, false, &value, facts, 60).unwrap();
+        let accused = bench.checker.read(&bench.values, 3, true, &value, facts, 60).unwrap_err();
+        assert_eq!((accused.wrong, accused.wanted), (Wrong::StaleValue, 1));
+    }
+
+    /// Two writes acknowledged, the third of unknown outcome, the fourth refused: and then what a server has at the end.
+    fn read_back(seq: u32, mzxid: i64, version: i32) -> Result<(), Wrong> {
+        let mut bench = at_the_end();
+        bench.verify(seq, mzxid, version, false)
+    }
+
+    fn at_the_end() -> Bench {
+        let mut bench = Bench::new();
+        (0..4).for_each(|_| {
+            bench.checker.next_seq(3);
+        });
+        bench.written(1, 100).unwrap();
+        bench.written(2, 110).unwrap();
+        bench.checker.doubt(3, 3, Doubt::Unknown);
+        bench.checker.doubt(3, 4, Doubt::Refused);
+        bench
+    }
+
+    impl Bench {
+        fn verify(&mut self, seq: u32, mzxid: i64, version: i32, again: bool) -> Result<(), Wrong> {
+            let value = self.value(3, seq);
+            let facts = Facts { mzxid, version, data_length: 32 };
+            self.checker.verify(&self.values, 3, &value, facts, again).map_err(|a| a.wrong)
+        }
+    }
+
+    #[test]
+    fn at_the_end_the_last_acknowledged_write_or_an_unknown_one_is_there() {
+        read_back(2, 110, 2).unwrap();
+        read_back(3, 120, 3).unwrap();
+        assert_eq!(read_back(1, 100, 1), Err(Wrong::LostWrite));
+        assert_eq!(read_back(0, 50, 0), Err(Wrong::LostWrite));
+        assert_eq!(read_back(4, 120, 3), Err(Wrong::RefusedWriteApplied));
+        assert_eq!(read_back(5, 120, 3), Err(Wrong::FutureValue));
+        assert_eq!(read_back(3, 120, 5), Err(Wrong::VersionDisagrees));
+        assert_eq!(read_back(2, 105, 2), Err(Wrong::LostWrite), "the write was shown at a later zxid");
+    }
+
+    #[test]
+    fn what_another_thread_was_shown_must_be_there_at_the_end_too() {
+        let mut bench = at_the_end();
+        let mut other = Bench::new();
+        other.read(3, 120, 0).unwrap();
+        bench.checker.merge(&other.checker);
+        assert_eq!(bench.verify(2, 110, 2, false), Err(Wrong::LostWrite));
+        bench.verify(3, 120, 3, false).unwrap();
+    }
+
+    #[test]
+    fn all_servers_are_the_same_at_the_end() {
+        let mut bench = at_the_end();
+        bench.verify(2, 110, 2, false).unwrap();
+        bench.verify(2, 110, 2, true).unwrap();
+        assert_eq!(bench.verify(3, 120, 3, true), Err(Wrong::NodesDisagree));
+        let mut bench = at_the_end();
+        bench.verify(3, 120, 3, false).unwrap();
+        assert_eq!(bench.verify(2, 110, 2, true), Err(Wrong::LostWrite));
+    }
+}

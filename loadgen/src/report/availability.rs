@@ -1,0 +1,173 @@
+//! What a run through failures says besides its figures: when nothing was answered, what became of sessions, and what reading
+//! everything back at the end showed.
+//!
+//! Owns these parts of the JSON document and of the printed summary. Never measures.
+
+use super::text::{duration, thousands};
+use crate::config::RunConfig;
+use crate::gaps::{GAP_MS, Gap, Gaps};
+use crate::session::Trouble;
+use crate::tally::Tally;
+use serde::{Deserialize, Serialize};
+use std::fmt::{Result, Write};
+
+/// Gaps that the text names one by one.
+const GAPS_TOLD: usize = 20;
+
+/// How the servers were there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Availability {
+    /// Times longer than this without a success count as gaps, ms.
+    pub gap_threshold_ms: u64,
+    /// Times without a read answered; none if the load has no reads.
+    pub read_gaps: Option<Gaps>,
+    /// Times without a write answered; none if the load has no writes.
+    pub write_gaps: Option<Gaps>,
+    /// Established connections that were closed or given up for their silence.
+    pub connection_losses: u64,
+    /// Attempts to connect that failed or were closed in the handshake.
+    pub failed_attempts: u64,
+    /// Sessions taken up again.
+    pub reattached: u64,
+    /// Sessions found expired.
+    pub expired_sessions: u64,
+    /// Of these, those whose server had been heard within half of the session timeout.
+    pub expired_early: u64,
+    /// Sessions opened in place of expired ones.
+    pub new_sessions: u64,
+    /// Writes lost with their connections: applied or not.
+    pub writes_of_unknown_outcome: u64,
+    /// Reads lost with their connections.
+    pub reads_unanswered: u64,
+    /// Wrong answers of all kinds, those of the reading back included.
+    pub wrong_answers: u64,
+}
+
+impl Availability {
+    /// What `tally` and `gaps` (of reads, of writes) say.
+    pub fn new(config: &RunConfig, tally: &Tally, gaps: (Gaps, Gaps)) -> Self {
+        let troubles = |kinds: [Trouble; 2]| kinds.iter().map(|&kind| tally.troubles[kind as usize]).sum();
+        let moves = tally.moves;
+        Self {
+            gap_threshold_ms: GAP_MS,
+            read_gaps: (config.reads > 0.0).then_some(gaps.0),
+            write_gaps: (config.reads < 1.0).then_some(gaps.1),
+            connection_losses: troubles([Trouble::ConnectionLost, Trouble::ServerSilent]),
+            failed_attempts: troubles([Trouble::ConnectFailed, Trouble::HandshakeClosed]),
+            reattached: moves.reattached,
+            expired_sessions: moves.expired,
+            expired_early: moves.expired_early,
+            new_sessions: moves.renewed,
+            writes_of_unknown_outcome: tally.writes_unknown,
+            reads_unanswered: tally.outcome_unknown - tally.writes_unknown,
+            wrong_answers: tally.wrong_total(),
+        }
+    }
+
+    pub(super) fn write_text(&self, out: &mut String) -> Result {
+        writeln!(out, "\navailability (times longer than {} ms without an answer)", self.gap_threshold_ms)?;
+        for (name, gaps, other) in
+            [("writes", &self.write_gaps, "reads"), ("reads", &self.read_gaps, "writes")]
+        {
+            let Some(gaps) = gaps else { continue };
+            let answered = |gap: &Gap| thousands((gap.reads + gap.writes) as f64);
+            writeln!(
+                out,
+                "{name:<10} {} gaps, longest {}, {} in all; {} {other} answered meanwhile",
+                gaps.count,
+                ms(gaps.longest_ms),
+                ms(gaps.total_ms),
+                thousands((gaps.reads + gaps.writes) as f64),
+            )?;
+            for gap in gaps.list.iter().take(GAPS_TOLD) {
+                let at = gap.start_ms as f64 / 1e3;
+                writeln!(
+                    out,
+                    "  at {at:>9.3} s   {:>8}   {} {other} answered",
+                    ms(gap.length_ms),
+                    answered(gap)
+                )?;
+            }
+            if gaps.list.len() > GAPS_TOLD {
+                writeln!(out, "  … and {} more (in the JSON document)", gaps.list.len() - GAPS_TOLD)?;
+            }
+        }
+        writeln!(
+            out,
+            "sessions   {} connections lost, {} attempts failed; {} reattached, {} expired ({} early), {} new",
+            self.connection_losses,
+            self.failed_attempts,
+            self.reattached,
+            self.expired_sessions,
+            self.expired_early,
+            self.new_sessions,
+        )?;
+        writeln!(
+            out,
+            "in flight  {} writes of unknown outcome, {} reads unanswered",
+            thousands(self.writes_of_unknown_outcome as f64),
+            thousands(self.reads_unanswered as f64),
+        )
+    }
+}
+
+/// What reading every key back through every server showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Servers in the order in which they were read.
+    pub servers: Vec<VerifiedServer>,
+    /// How many of them gave all keys.
+    pub complete: usize,
+}
+
+/// One server read back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedServer {
+    /// Which.
+    pub server: String,
+    /// It gave all keys.
+    pub complete: bool,
+    /// Keys that it gave.
+    pub keys: u32,
+    /// Its highest zxid.
+    pub zxid: i64,
+    /// Lost writes, disagreements and the like: they are counted and named with the run's wrong answers.
+    pub wrong_answers: u64,
+}
+
+impl Verification {
+    pub(super) fn notes(&self) -> Vec<String> {
+        let unread = self.servers.iter().filter(|server| !server.complete);
+        let mut notes: Vec<String> = unread
+            .map(|s| {
+                format!(
+                    "{} was not read back: {} keys came, then nothing",
+                    s.server,
+                    thousands(s.keys.into())
+                )
+            })
+            .collect();
+        if self.complete == 0 {
+            notes.push("no server could be read back: whether writes were lost is unknown".to_owned());
+        }
+        notes
+    }
+
+    pub(super) fn write_text(&self, out: &mut String) -> Result {
+        for server in self.servers.iter().filter(|server| server.complete) {
+            writeln!(
+                out,
+                "read back  {}: {} keys at zxid {:#x}, {} wrong",
+                server.server,
+                thousands(server.keys.into()),
+                server.zxid,
+                server.wrong_answers,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn ms(ms: u64) -> String {
+    duration(ms as f64 * 1e3)
+}
