@@ -124,7 +124,7 @@ pub struct Model {
     /// Last zxid.
     pub zxid: i64,
     nodes: BTreeMap<String, Rc<Znode>>,
-    past: BTreeMap<String, Vec<(i64, Option<Rc<Znode>>)>>,
+    past: BTreeMap<String, Past>,
     /// Living sessions.
     pub sessions: BTreeMap<i64, Session>,
     streams: BTreeMap<u8, (u64, u64)>,
@@ -139,6 +139,9 @@ pub struct Model {
 }
 
 type Code = i32;
+
+/// Every state of a path, with the zxid that began it; `None` while there was no znode.
+type Past = Vec<(i64, Option<Rc<Znode>>)>;
 
 impl Model {
     /// The state of an ensemble that never did anything.

@@ -25,10 +25,8 @@ impl Checker for Ephemerals {
             Event::Applied { done: Some(done), .. } => {
                 for done in *done {
                     match done {
-                        Done::Opened { session } => {
-                            if self.sessions.insert(*session, None).is_some() {
-                                return Err(format!("the id of session {session:x} was given twice"));
-                            }
+                        Done::Opened { session } if self.sessions.insert(*session, None).is_some() => {
+                            return Err(format!("the id of session {session:x} was given twice"));
                         }
                         Done::Ended { session, zxid, .. } => {
                             self.sessions.insert(*session, Some(*zxid));

@@ -145,7 +145,7 @@ pub trait Checker {
 /// All of them.
 pub fn all() -> Vec<Box<dyn Checker>> {
     vec![
-        Box::new(replicas::Replicas::default()),
+        Box::new(replicas::Replicas),
         Box::new(durability::Durability::default()),
         Box::new(session::SessionOrder::default()),
         Box::new(watches::Watches::default()),
