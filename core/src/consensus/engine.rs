@@ -274,6 +274,7 @@ impl Consensus {
     /// Tells the shards how fresh the node is: everything applied is in the commit ring by now.
     fn refresh(&mut self, now: Now) {
         if self.group.alone() && self.phase.leading != 0 {
+            self.rounds.forget_freshness();
             if self.freshness.fresh_ns() != ALWAYS {
                 self.freshness.confirm(ALWAYS);
                 self.shards.mark_all();
@@ -322,7 +323,8 @@ impl Consensus {
         }
         let alone = self.group.alone();
         let undecided = self.phase.full_since.filter(|_| self.outbound.undecided() > 0);
-        let asks = self.phase.leading != 0 || (!alone && self.group.leader() != 0);
+        // Only where it can ask: what is overdue and cannot be done must not keep the core awake.
+        let asks = self.phase.leading != 0 || self.asks_leader().is_some();
         let deadlines = [
             links_ns,
             self.phase.blocked.then_some(now_ns + PAUSED_POLL_NS),

@@ -95,10 +95,15 @@ impl Consensus {
         }
     }
 
+    /// The other node that leads and can be asked.
+    pub(super) fn asks_leader(&self) -> Option<u8> {
+        let leader = u8::try_from(self.group.leader()).ok()?;
+        (leader != self.node && self.links.is_up(leader)).then_some(leader)
+    }
+
     /// Begins the rounds that are due.
     pub(super) fn ask(&mut self, now_ns: u64, io: &mut Io) {
         let beats = !self.group.alone();
-        let leader = self.group.leader() as u8;
         if self.phase.leading != 0 {
             if let Some(begun) = self.rounds.begin(now_ns, beats) {
                 let floor = self.note_touched(&begun.touched, now_ns);
@@ -107,9 +112,7 @@ impl Consensus {
             if let Some(read) = self.reads.begin(now_ns) {
                 self.group.read_index(read);
             }
-        } else if leader != 0
-            && leader != self.node
-            && self.links.is_up(leader)
+        } else if let Some(leader) = self.asks_leader()
             && let Some(begun) = self.rounds.begin(now_ns, beats)
         {
             let (zxid, digest) = self.applier.machine.stamp();

@@ -223,7 +223,7 @@ impl Consensus {
             ..ShardConfig::default()
         };
         let beat_ns = shard.touch_beat_ns();
-        let retry_ns = if group.is_sole_voter() { READ_ROUND_RETRY_ALONE_NS } else { READ_ROUND_RETRY_NS };
+        let retry_ns = (READ_ROUND_RETRY_ALONE_NS, READ_ROUND_RETRY_NS);
         let links = Links::new(config.members.as_ref().map(|members| {
             let linked = applier.machine.membership().linked();
             let members = if linked.members.is_empty() { members } else { &linked };
@@ -278,7 +278,7 @@ impl Consensus {
             intake,
             outbound,
             streams: Streams::default(),
-            rounds: Rounds::new(beat_ns, retry_ns),
+            rounds: Rounds::new(beat_ns, retry_ns, dir.incarnation() << 32),
             reads: Reads::default(),
             links,
             freshness: freshness.clone(),

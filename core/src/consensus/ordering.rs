@@ -81,9 +81,8 @@ impl Consensus {
             let refused = self.outbound.withdraw();
             self.refuse(refused);
             let last = self.outbound.last_seq();
-            for (_, behind) in &mut got.syncs {
-                *behind = (*behind).min(last);
-            }
+            self.rounds.arrive(&mut got.syncs);
+            self.rounds.withdrawn(last);
         }
         self.rounds.arrive(&mut got.syncs);
     }

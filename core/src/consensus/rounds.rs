@@ -13,6 +13,10 @@ use crate::commit::Ticket;
 use crate::sim::{Mutation, mutated};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Confirmed beats kept while nothing is applied; above it the oldest renews no lease. More are confirmed only while apply is
+/// held up for a minute.
+const FRESH_KEPT_MAX: usize = 64;
+
 /// Who waits, and for which number of the node's stream.
 type Waiting = (Ticket, u64);
 
@@ -53,7 +57,8 @@ pub(super) struct Begun {
 #[derive(Debug)]
 pub(super) struct Rounds {
     beat_ns: u64,
-    retry_ns: u64,
+    /// After which time a round without an answer is lost: in a group of one, and among others.
+    retry_ns: (u64, u64),
     /// When the last beat was begun.
     last_beat_ns: Option<u64>,
     arrived: Vec<Waiting>,
@@ -66,8 +71,10 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// Beats every `beat_ns`; a round without an answer is lost after `retry_ns`.
-    pub(super) fn new(beat_ns: u64, retry_ns: u64) -> Self {
+    /// Beats every `beat_ns`; a round without an answer is lost after `retry_ns`: the first one in a group of one, the second
+    /// one among others. Rounds are numbered behind `start`, which no other start of the node may share: the leader may
+    /// still confirm what the node asked before it was restarted.
+    pub(super) fn new(beat_ns: u64, retry_ns: (u64, u64), start: u64) -> Self {
         Self {
             beat_ns,
             retry_ns,
@@ -77,13 +84,22 @@ impl Rounds {
             round: None,
             confirmed: Vec::new(),
             fresh: VecDeque::new(),
-            last_number: 0,
+            last_number: start,
         }
     }
 
     /// Syncs arrived, each behind a number of the stream.
     pub(super) fn arrive(&mut self, syncs: &mut Vec<Waiting>) {
         self.arrived.append(syncs);
+    }
+
+    /// The numbers of the stream above `last` were given back: their commands will never have a result.
+    pub(super) fn withdrawn(&mut self, last: u64) {
+        let round = self.round.iter_mut().flat_map(|r| &mut r.members);
+        let confirmed = self.confirmed.iter_mut().map(|(waiting, _)| waiting);
+        for (_, behind) in self.arrived.iter_mut().chain(round).chain(confirmed) {
+            *behind = (*behind).min(last);
+        }
     }
 
     /// A shard heard from sessions.
@@ -95,7 +111,8 @@ impl Rounds {
 
     /// The round to begin now, if one is due. `beats`: the node needs freshness.
     pub(super) fn begin(&mut self, now_ns: u64, beats: bool) -> Option<Begun> {
-        if self.round.as_ref().is_some_and(|r| now_ns < r.begun_ns.saturating_add(self.retry_ns)) {
+        let retry_ns = self.retry_after_ns(beats);
+        if self.round.as_ref().is_some_and(|r| now_ns < r.begun_ns.saturating_add(retry_ns)) {
             return None;
         }
         let due = beats && self.last_beat_ns.is_none_or(|at| now_ns >= at.saturating_add(self.beat_ns));
@@ -129,7 +146,15 @@ impl Rounds {
         self.confirmed.extend(round.members.into_iter().map(|m| (m, index)));
         // Every confirmed round tells that the node was up to date when it began; only a beat confirms reports.
         let reports = round.beat.map_or_else(BTreeMap::new, |b| b.reports);
+        if self.fresh.len() >= FRESH_KEPT_MAX {
+            self.fresh.pop_front();
+        }
         self.fresh.push_back((index, Fresh { at_ns: round.begun_ns, reports }));
+    }
+
+    /// The node needs nobody's confirmation: what was confirmed is of no use, and would only be older than that later.
+    pub(super) fn forget_freshness(&mut self) {
+        self.fresh.clear();
     }
 
     /// Takes those who may be answered: everything up to `applied` is applied, and every command up to `resolved` has
@@ -142,19 +167,27 @@ impl Rounds {
             .map(|((ticket, _), _)| ticket)
     }
 
-    /// Takes the next confirmation whose index is applied.
+    /// Takes the next confirmation whose index is applied. One that still waits is dropped where a later one does not: a leader
+    /// that died may have named an entry that was never committed.
     pub(super) fn fresh(&mut self, applied: u64) -> Option<Fresh> {
-        self.fresh.pop_front_if(|(index, _)| *index <= applied).map(|(_, fresh)| fresh)
+        let next = self.fresh.iter().position(|(index, _)| *index <= applied)?;
+        self.fresh.drain(..next);
+        self.fresh.pop_front().map(|(_, fresh)| fresh)
     }
 
     /// When a round must be begun at the latest.
     pub(super) fn deadline_ns(&self, beats: bool) -> Option<u64> {
-        let retry = self.round.as_ref().map(|r| r.begun_ns.saturating_add(self.retry_ns));
+        let retry_ns = self.retry_after_ns(beats);
+        let retry = self.round.as_ref().map(|r| r.begun_ns.saturating_add(retry_ns));
         let beat = beats.then(|| self.last_beat_ns.map_or(0, |at| at.saturating_add(self.beat_ns)));
         match retry {
             Some(retry) => Some(retry),
             None => beat,
         }
+    }
+
+    fn retry_after_ns(&self, among_others: bool) -> u64 {
+        if among_others { self.retry_ns.1 } else { self.retry_ns.0 }
     }
 }
 
@@ -165,7 +198,7 @@ mod tests {
     const RETRY: u64 = 100;
 
     fn rounds() -> Rounds {
-        Rounds::new(1000, RETRY)
+        Rounds::new(1000, (RETRY, RETRY), 0)
     }
 
     fn ticket(token: u64) -> Ticket {
@@ -243,5 +276,61 @@ mod tests {
         assert_eq!(again.touched, [7, 8]);
         s.confirm(again.number, 1);
         assert_eq!(s.fresh(1), Some(Fresh { at_ns: 20 + RETRY, reports: [(1, 30)].into() }));
+    }
+
+    #[test]
+    fn a_group_that_grows_gives_its_rounds_the_time_of_a_network() {
+        let mut s = Rounds::new(1000, (20, 500), 0);
+        assert!(s.begin(0, true).is_some());
+        assert_eq!((s.begin(20, true), s.deadline_ns(true)), (None, Some(500)));
+        s.confirm(1, 1);
+        assert_eq!(s.fresh(1).map(|f| f.at_ns), Some(0));
+        s.arrive(&mut vec![(ticket(1), 0)]);
+        assert!(s.begin(100, false).is_some());
+        assert_eq!(s.deadline_ns(false), Some(120));
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_start_of_the_node_counts_for_nothing() {
+        let (mut before, mut s) =
+            (Rounds::new(1000, (RETRY, RETRY), 1 << 32), Rounds::new(1000, (RETRY, RETRY), 2 << 32));
+        let (old, new) = (before.begin(0, true).unwrap(), s.begin(5, true).unwrap());
+        s.confirm(old.number, 3);
+        assert_eq!(s.fresh(9), None);
+        s.confirm(new.number, 4);
+        assert!(s.fresh(9).is_some());
+    }
+
+    #[test]
+    fn an_index_that_was_never_committed_does_not_hold_up_later_rounds() {
+        let mut s = rounds();
+        let lost = s.begin(0, true).unwrap();
+        s.confirm(lost.number, 105);
+        let next = s.begin(1000, true).unwrap();
+        s.confirm(next.number, 100);
+        assert_eq!(s.fresh(100).map(|f| f.at_ns), Some(1000));
+        assert_eq!(s.fresh(200), None);
+    }
+
+    #[test]
+    fn a_sync_behind_a_command_that_was_given_back_is_answered() {
+        let mut s = rounds();
+        s.arrive(&mut vec![(ticket(1), 9)]);
+        s.withdrawn(7);
+        begin(&mut s, 0);
+        s.confirm(1, 5);
+        assert_eq!(ready(&mut s, 5, 7), [1]);
+    }
+
+    #[test]
+    fn what_nobody_needs_to_be_told_is_not_kept() {
+        let mut s = rounds();
+        for n in 0..10 * FRESH_KEPT_MAX as u64 {
+            let begun = s.begin(n * 1000, true).unwrap();
+            s.confirm(begun.number, 1);
+        }
+        assert_eq!(s.fresh.len(), FRESH_KEPT_MAX);
+        s.forget_freshness();
+        assert_eq!(s.fresh(9), None);
     }
 }
