@@ -9,18 +9,30 @@
 //!   at twice, with time enough in between for every shard to report whom it heard from;
 //! - whoever begins to lead gives all sessions their full timeout.
 //!
-//! Only a leader has deadlines. A session whose expiry is proposed may still be heard from, here or through another node:
-//! whoever hears of it learns that it is dying ([`Deadlines::touched`]).
+//! Only a leader has deadlines. A session whose expiry is on its way may still be heard from, here or through another node:
+//! whoever hears of it learns how it stands with it ([`Deadlines::touched`]). Nobody may be told that its report counts while
+//! its expiry is about to be ordered behind what it was told.
 
 use super::config::{EXPIRIES_PER_BATCH_MAX, STALL_NS};
 use crate::commit::{Outcome, SessionEvent};
 use crate::machine::{Applied, Machine};
 use crate::session::Expiry;
 use crate::sim::{Mutation, mutated};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What a shard's report may take beyond its beat: being scheduled, a full turn.
 const REPORT_SLACK_NS: u64 = 100_000_000;
+
+/// How it stands with sessions that were heard from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    /// All live.
+    Living,
+    /// The expiry of one stands in the log: the report counts from there on at the earliest.
+    Dying,
+    /// The expiry of one will be proposed, nobody knows where: the report counts for nothing yet.
+    Condemned,
+}
 
 /// See the module doc.
 pub(super) struct Deadlines {
@@ -30,8 +42,8 @@ pub(super) struct Deadlines {
     /// Time within which every shard reports.
     report_ns: u64,
     leading: bool,
-    /// Proposed to expire, not applied.
-    dying: BTreeSet<i64>,
+    /// Given out to expire, not applied; whether the expiry stands in the log.
+    dying: BTreeMap<i64, bool>,
     last_turn_ns: u64,
     /// When the next turn was to come at the latest.
     expected_ns: Option<u64>,
@@ -48,7 +60,7 @@ impl Deadlines {
             due: VecDeque::new(),
             report_ns: beat_ns + REPORT_SLACK_NS,
             leading: false,
-            dying: BTreeSet::new(),
+            dying: BTreeMap::new(),
             last_turn_ns: 0,
             expected_ns: None,
             paused_since: None,
@@ -102,15 +114,38 @@ impl Deadlines {
         self.expected_ns = expected_ns.map(|at| at.max(self.last_turn_ns));
     }
 
-    /// Some node heard from these sessions. `true`: the expiry of one of them is proposed already.
-    pub(super) fn touched(&mut self, sessions: &[i64], at_ns: u64) -> bool {
+    /// Some node heard from these sessions. Those that are due and not given out live on.
+    pub(super) fn touched(&mut self, sessions: &[i64], at_ns: u64) -> Heard {
         if mutated(Mutation::ExpireEarly) {
-            return false;
+            return Heard::Living;
+        }
+        if !self.due.is_empty() {
+            let heard: BTreeSet<i64> = sessions.iter().copied().collect();
+            let expiry = &mut self.expiry;
+            self.due.retain(|session| {
+                let lives = heard.contains(session);
+                if lives {
+                    expiry.revive(*session, at_ns);
+                }
+                !lives
+            });
         }
         for &session in sessions {
             self.expiry.touch(session, at_ns);
         }
-        sessions.iter().any(|s| self.dying.contains(s) || self.due.contains(s))
+        let standing = sessions.iter().filter_map(|session| self.dying.get(session));
+        match standing.copied().min() {
+            None => Heard::Living,
+            Some(true) => Heard::Dying,
+            Some(false) => Heard::Condemned,
+        }
+    }
+
+    /// The expiry of a session stands in the log.
+    pub(super) fn ordered(&mut self, session: i64) {
+        if let Some(ordered) = self.dying.get_mut(&session) {
+            *ordered = true;
+        }
     }
 
     /// A client with the right password is about to come back to a session: it must not be expired under its hands.
@@ -169,7 +204,7 @@ impl Deadlines {
         }
         self.due.extend(self.expiry.expired(now_ns));
         for session in self.due.drain(..self.due.len().min(EXPIRIES_PER_BATCH_MAX)) {
-            self.dying.insert(session);
+            self.dying.insert(session, false);
             propose(session);
         }
     }
@@ -215,5 +250,33 @@ mod tests {
         let (last, at_ms) = *died.last().expect("some died");
         assert_eq!(last, many);
         assert!((10_000..=12_000).contains(&at_ms), "died after {at_ms} ms");
+    }
+
+    #[test]
+    fn a_session_heard_from_before_its_expiry_stands_in_the_log_is_never_reported_as_living() {
+        let (tree, _) = crate::tree::tree(1);
+        let mut deadlines = Deadlines::new(2000 * MS, 1000 * MS);
+        deadlines.turn(0);
+        deadlines.lead(0, &Machine::new(&tree));
+        let many = 2 * EXPIRIES_PER_BATCH_MAX as i64;
+        for session in 0..many {
+            deadlines.expiry.arm(session, 4000, 0);
+        }
+        deadlines.grace_until = 0;
+        let mut died = Vec::new();
+        deadlines.expired(6000 * MS, |session| died.push(session));
+        assert_eq!(died.len(), EXPIRIES_PER_BATCH_MAX);
+        // Given out, but in no entry yet: no index tells when its report may count.
+        assert_eq!(deadlines.touched(&died[..1], 6000 * MS), Heard::Condemned);
+        died.iter().for_each(|session| deadlines.ordered(*session));
+        assert_eq!(deadlines.touched(&died[..1], 6000 * MS), Heard::Dying);
+        // Due, and not given out: it lives on, and dies a whole timeout later.
+        let saved = (0..many).find(|s| !died.contains(s)).expect("half are left");
+        assert_eq!(deadlines.touched(&[saved], 6000 * MS), Heard::Living);
+        let mut later = Vec::new();
+        deadlines.expired(6000 * MS, |session| later.push(session));
+        assert!(!later.contains(&saved) && later.len() == EXPIRIES_PER_BATCH_MAX - 1);
+        deadlines.expired(12_000 * MS, |session| later.push(session));
+        assert!(later.contains(&saved));
     }
 }

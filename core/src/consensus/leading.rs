@@ -5,8 +5,8 @@
 //! older than what a former leader ordered. It stays correct because everything that belongs to a term is dropped with it,
 //! and because a follower sends nothing to a leader that has not told it the next number.
 
-use super::config::FORWARD_RETRY_NS;
-use super::config::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
+use super::config::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, FORWARD_RETRY_NS};
+use super::deadlines::Heard;
 use super::engine::Consensus;
 use super::group::{Group, Role};
 use super::reads::Asked;
@@ -106,8 +106,7 @@ impl Consensus {
         let beats = !self.group.alone();
         if self.phase.leading != 0 {
             if let Some(begun) = self.rounds.begin(now_ns, beats) {
-                let floor = self.note_touched(&begun.touched, now_ns);
-                self.reads.ask(Asked { node: self.node, number: begun.number, floor });
+                self.take_round(self.node, begun.number, &begun.touched, now_ns);
             }
             if let Some(read) = self.reads.begin(now_ns) {
                 self.group.read_index(read);
@@ -128,10 +127,15 @@ impl Consensus {
         }
     }
 
-    /// The leader notes sessions heard from, and gives the index below which a round with them must not count: one of them
-    /// may be about to expire.
-    pub(super) fn note_touched(&mut self, touched: &[i64], now_ns: u64) -> u64 {
-        if self.deadlines.touched(touched, now_ns) { self.group.last_index() } else { 0 }
+    /// The leader notes sessions heard from by a node, and has the quorum confirm its round: not below the entry in which one of
+    /// them expires, and not at all while it is not known which entry that will be. The node asks again.
+    pub(super) fn take_round(&mut self, node: u8, number: u64, touched: &[i64], now_ns: u64) {
+        let floor = match self.deadlines.touched(touched, now_ns) {
+            Heard::Living => 0,
+            Heard::Dying => self.group.last_index(),
+            Heard::Condemned => return,
+        };
+        self.reads.ask(Asked { node, number, floor });
     }
 
     /// Raft confirmed a read index.

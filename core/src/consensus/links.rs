@@ -9,7 +9,6 @@ use super::config::BACKLOG_BYTES_MAX;
 use super::disputes::Dispute;
 use super::engine::Consensus;
 use super::group::Group;
-use super::reads::Asked;
 use crate::members::Members;
 use crate::peers::message::RaftMessage;
 use crate::peers::{Message, PeerEvent, Peers};
@@ -190,8 +189,7 @@ impl Consensus {
             }
             Message::Round { term, number, touched, .. } => {
                 if term == self.phase.leading && term != 0 {
-                    let floor = self.note_touched(&touched, now.mono_ns);
-                    self.reads.ask(Asked { node: from, number, floor });
+                    self.take_round(from, number, &touched, now.mono_ns);
                 }
             }
             Message::RoundConfirmed { number, index } => {

@@ -154,6 +154,9 @@ impl Consensus {
             Ok(()) => {
                 self.phase.in_flight += 1;
                 self.stats.note_proposal(bytes);
+                for command in batch.commands.iter().filter(|c| c.op == Op::ExpireSession) {
+                    self.deadlines.ordered(command.session);
+                }
                 if !self.group.alone() {
                     let node = self.node;
                     self.outbound.give_back(batch.commands.into_iter().filter(|c| c.node == node), true);

@@ -69,6 +69,18 @@ impl Expiry {
         }
     }
 
+    /// A session that was named as expired was heard from before its expiry was proposed: it lives on, with its full timeout
+    /// from now.
+    pub fn revive(&mut self, session: i64, now_ns: u64) {
+        let Some(timeout_ns) = self.sessions.get(&session).map(|armed| armed.timeout_ns) else { return };
+        let deadline = self.round(now_ns, timeout_ns);
+        if let Some(armed) = self.sessions.get_mut(&session).filter(|armed| armed.bucket.is_none()) {
+            armed.deadline = armed.deadline.max(deadline);
+            armed.bucket = Some(armed.deadline);
+            self.buckets.entry(armed.deadline).or_default().push(session);
+        }
+    }
+
     /// The session is gone: closed or expired, as applied.
     pub fn remove(&mut self, session: i64) {
         self.sessions.remove(&session);
