@@ -59,6 +59,7 @@ impl Consensus {
         }
         if !self.admits(node) {
             self.links.note_strange(node);
+            self.streams.forget(node);
             return;
         }
         let seq = self.streams.expect(node, incarnation, self.applier.machine.stream(node));
@@ -68,6 +69,7 @@ impl Consensus {
     /// Sends this node's commands to the leader.
     pub(super) fn forward(&mut self, now_ns: u64, io: &mut Io) {
         let leader = self.group.leader() as u8;
+        let stalled = self.outbound.is_stalled(now_ns, FORWARD_RETRY_NS);
         if self.group.role() == Role::Leader || leader == 0 {
             return;
         }
@@ -78,6 +80,10 @@ impl Consensus {
                 self.links.send(leader, &Message::Forward { term, commands: Vec::new() }, io);
             }
             return;
+        }
+        if stalled && self.links.may_ask(now_ns, FORWARD_RETRY_NS) {
+            // Whatever was lost on the way, the commands or the leader's word that it misses some: it says where it stands.
+            self.links.send(leader, &Message::Forward { term, commands: Vec::new() }, io);
         }
         while self.outbound.has_unsent() {
             let commands = self.outbound.lend(BATCH_COMMANDS_MAX, BATCH_BYTES_MAX);

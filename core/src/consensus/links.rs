@@ -16,6 +16,10 @@ use paddock_transport::engine::{Closed, ConnId, Now, Origin};
 use paddock_transport::io::Io;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Drains whose messages wait for the disk. A disk that hangs for minutes must not gather answers to every heartbeat without
+/// end: what is beyond is dropped, as if the link were down, and Raft repeats what matters.
+const HELD_DRAINS_MAX: usize = 4096;
+
 /// The peers' side of the core. See the module doc.
 #[derive(Default)]
 pub(super) struct Links {
@@ -108,6 +112,13 @@ impl Links {
     pub(super) fn take_strange(&mut self) -> Vec<(u8, u64)> {
         let strange = std::mem::take(&mut self.strange);
         strange.into_iter().filter_map(|node| Some((node, *self.up.get(&node)?))).collect()
+    }
+
+    /// Keeps messages until the drain `number` is persisted.
+    fn hold(&mut self, number: u64, messages: Vec<RaftMessage>) {
+        if self.held.len() < HELD_DRAINS_MAX {
+            self.held.push_back((number, messages));
+        }
     }
 
     /// `false`: not sent; there is no link, or it is too full.
@@ -210,7 +221,7 @@ impl Consensus {
         self.send_raft(messages, io);
         if !self.effects.after.is_empty() {
             let after = std::mem::take(&mut self.effects.after);
-            self.links.held.push_back((self.effects.number, after));
+            self.links.hold(self.effects.number, after);
         }
     }
 
@@ -229,5 +240,19 @@ impl Consensus {
                 self.group.unreachable(to);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_hangs_does_not_gather_answers_without_end() {
+        let mut links = Links::new(None);
+        for number in 0..2 * HELD_DRAINS_MAX as u64 {
+            links.hold(number, Vec::new());
+        }
+        assert_eq!(links.held.len(), HELD_DRAINS_MAX);
     }
 }

@@ -39,12 +39,15 @@ pub(super) struct Outbound {
     bytes: usize,
     /// Number of the next command to be lent.
     next: u64,
+    /// What was decided when it was last looked at, and since when nothing more was.
+    decided: (u64, u64),
 }
 
 impl Outbound {
     /// The stream (`node`, `incarnation`), from 1.
     pub(super) fn new(node: u8, incarnation: u64) -> Self {
-        Self { node, incarnation, last_seq: 0, pending: VecDeque::new(), deferred: None, bytes: 0, next: 1 }
+        let (pending, deferred) = (VecDeque::new(), None);
+        Self { node, incarnation, last_seq: 0, pending, deferred, bytes: 0, next: 1, decided: (0, 0) }
     }
 
     /// Whether more may be taken in.
@@ -173,6 +176,15 @@ impl Outbound {
         self.pending.iter_mut().filter_map(|p| p.ticket.take())
     }
 
+    /// Whether something waits and nothing was decided for so long. To be asked in every turn.
+    pub(super) fn is_stalled(&mut self, now_ns: u64, after_ns: u64) -> bool {
+        let resolved = self.resolved();
+        if self.pending.is_empty() || self.decided.0 != resolved {
+            self.decided = (resolved, now_ns);
+        }
+        now_ns.saturating_sub(self.decided.1) >= after_ns
+    }
+
     /// Commands whose result is not known.
     pub(super) fn undecided(&self) -> usize {
         self.pending.len()
@@ -247,6 +259,19 @@ mod tests {
         assert_eq!(out.resolve(3, 7, 2).unwrap().token, 2);
         assert_eq!(out.resolve(3, 7, 3), None);
         assert_eq!((out.resolved(), out.undecided(), out.bytes), (3, 0, 0));
+    }
+
+    #[test]
+    fn commands_that_nobody_decides_are_noticed() {
+        let mut out = Outbound::new(3, 7);
+        assert!(!out.is_stalled(0, 100) && !out.is_stalled(500, 100));
+        out.push(None, 9, 0, Vec::new(), Op::CloseSession);
+        out.push(None, 9, 0, Vec::new(), Op::CloseSession);
+        assert!(!out.is_stalled(599, 100) && out.is_stalled(600, 100));
+        out.resolve(3, 7, 1);
+        assert!(!out.is_stalled(700, 100) && out.is_stalled(800, 100));
+        out.resolve(3, 7, 2);
+        assert!(!out.is_stalled(900, 100));
     }
 
     #[test]

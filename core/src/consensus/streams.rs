@@ -64,6 +64,12 @@ impl Streams {
         }
     }
 
+    /// A node comes with another data directory: whatever was known of its stream, and what waits of it, is of a life that is
+    /// over, whose starts may have had the same numbers.
+    pub(super) fn forget(&mut self, node: u8) {
+        self.nodes.remove(&node);
+    }
+
     /// Takes what a node forwards. An error is the number of the command that is wanted instead, with its incarnation;
     /// what stood before it in `commands` was taken.
     pub(super) fn take(&mut self, node: u8, commands: Vec<Command>) -> Result<(), Option<(u64, u64)>> {
@@ -191,6 +197,16 @@ mod tests {
         assert_eq!(s.expect(2, 5, None), 4);
         assert_eq!(s.expect(2, 6, Some(StreamPosition { incarnation: 5, seq: 2 })), 1);
         assert!(!s.has_more());
+    }
+
+    #[test]
+    fn a_node_with_another_disk_begins_at_one_though_its_start_has_the_same_number() {
+        let mut s = Streams::default();
+        s.expect(2, 1, None);
+        s.take(2, run(2, 1, 1..=3)).unwrap();
+        s.forget(2);
+        assert!(!s.has_more());
+        assert_eq!(s.expect(2, 1, Some(StreamPosition { incarnation: 0, seq: 0 })), 1);
     }
 
     #[test]
