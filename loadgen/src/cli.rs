@@ -4,6 +4,7 @@
 
 use crate::check::Wrong;
 use crate::config::{Arrivals, Auth, Distribution, Progress, RunConfig, Target};
+use crate::gaps::GAP_MS_DEFAULT;
 use crate::histogram::Latencies;
 use crate::keyspace::Op;
 use crate::report::all_latencies;
@@ -160,6 +161,9 @@ struct RunArgs {
     /// Servers are expected to fail: connections go on to the next target, and the report says when nothing was answered
     #[arg(long)]
     through_failures: bool,
+    /// With --through-failures: a longer time than this without an answer is a gap, in milliseconds
+    #[arg(long, default_value_t = GAP_MS_DEFAULT, value_name = "MS")]
+    gap_ms: u64,
     /// Read all keys back through every target at the end [default: with several targets or --through-failures]
     #[arg(long, overrides_with = "no_verify")]
     verify_at_end: bool,
@@ -268,6 +272,7 @@ fn run(args: RunArgs, command: Vec<String>, stop: &AtomicBool) -> Result<u8, Fai
             (false, false) => None,
             (wanted, _) => Some(wanted),
         },
+        gap_ms: args.gap_ms,
         writers: args.writers,
         root: args.root,
         ..common(args.common, command)

@@ -3,6 +3,7 @@
 //! Owns the settings and their validation. Never reads a command line (that is `cli`) and never starts anything. It
 //! stays correct because everything downstream takes a [`RunConfig`] that [`RunConfig::validate`] has accepted.
 
+use crate::gaps::GAP_MS_DEFAULT;
 use crate::keyspace::KEYS_MAX;
 use crate::value::VALUE_BYTES_MIN;
 use paddock_transport::engine::Address;
@@ -153,6 +154,8 @@ pub struct RunConfig {
     pub sessions_must_live: bool,
     /// Whether all keys are read back through every server at the end; `None`: with several targets, or through failures.
     pub verify_at_end: Option<bool>,
+    /// A time without answers is a gap when it is longer than this, ms.
+    pub gap_ms: u64,
     /// Connections that write; the others only read. `None`: all.
     pub writers: Option<u32>,
     /// Cores to pin the generator's threads to, in turn; empty: no pinning.
@@ -192,6 +195,7 @@ impl Default for RunConfig {
             through_failures: false,
             sessions_must_live: false,
             verify_at_end: None,
+            gap_ms: GAP_MS_DEFAULT,
             writers: None,
             cores: Vec::new(),
             root: "/paddock-load".to_owned(),
@@ -236,6 +240,7 @@ impl RunConfig {
         if self.check && self.value_bytes < VALUE_BYTES_MIN {
             return Err(ConfigError::ValueTooSmall);
         }
+        range("--gap-ms", (1..=3_600_000).contains(&self.gap_ms), "between 1 and 3600000")?;
         let writers_ok = self.writers.is_none_or(|w| (1..=self.connections).contains(&w));
         range("--writers", writers_ok, "between 1 and --connections")?;
         if self.verify_at_end == Some(true) && !self.check {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// Milliseconds in the interval that threads report at once.
 pub const MARKS: usize = 1000;
-/// A shorter silence is no gap: two orders of magnitude above a write's usual time, a sixth of the shortest election timeout.
-pub const GAP_MS: u64 = 50;
+/// A shorter silence is no gap unless another bound is asked for: two orders of magnitude above a write's usual time, a sixth of
+/// the shortest election timeout.
+pub const GAP_MS_DEFAULT: u64 = 50;
 /// Gaps that are kept one by one; beyond this they are only added up. One every 60 ms for ten minutes.
 const GAPS_MAX: usize = 10_000;
 
@@ -52,8 +53,8 @@ pub struct Gaps {
 }
 
 impl Gaps {
-    fn close(&mut self, running: Gap) {
-        if running.length_ms <= GAP_MS {
+    fn close(&mut self, running: Gap, bound_ms: u64) {
+        if running.length_ms <= bound_ms {
             return;
         }
         self.count += 1;
@@ -68,20 +69,32 @@ impl Gaps {
 }
 
 /// Finds the gaps of reads and of writes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct GapFinder {
+    bound_ms: u64,
     at_ms: u64,
     reads: (Gap, Gaps),
     writes: (Gap, Gaps),
 }
 
+impl Default for GapFinder {
+    fn default() -> Self {
+        Self::new(GAP_MS_DEFAULT)
+    }
+}
+
 impl GapFinder {
+    /// A silence of `bound_ms` and less is no gap.
+    pub fn new(bound_ms: u64) -> Self {
+        Self { bound_ms, at_ms: 0, reads: Default::default(), writes: Default::default() }
+    }
+
     /// The next millisecond.
     pub fn feed(&mut self, mark: Mark) {
         let next_ms = self.at_ms + 1;
         for ((running, gaps), count) in [(&mut self.reads, mark.reads), (&mut self.writes, mark.writes)] {
             if count > 0 {
-                gaps.close(*running);
+                gaps.close(*running, self.bound_ms);
                 *running = Gap { start_ms: next_ms, ..Gap::default() };
             } else {
                 running.length_ms += 1;
@@ -95,7 +108,7 @@ impl GapFinder {
     /// Gaps of reads and of writes when nothing more comes: what still runs ends here.
     pub fn finish(mut self) -> (Gaps, Gaps) {
         for (running, gaps) in [&mut self.reads, &mut self.writes] {
-            gaps.close(*running);
+            gaps.close(*running, self.bound_ms);
         }
         (self.reads.1, self.writes.1)
     }
@@ -126,18 +139,18 @@ mod tests {
 
     #[test]
     fn a_short_silence_is_none_and_one_at_either_end_is() {
-        let (_, writes) = found(&[(1, 0, 1), (GAP_MS, 0, 0), (1, 0, 1)]);
+        let (_, writes) = found(&[(1, 0, 1), (GAP_MS_DEFAULT, 0, 0), (1, 0, 1)]);
         assert_eq!(writes.count, 0);
-        let (_, writes) = found(&[(GAP_MS + 1, 1, 0), (1, 0, 1), (70, 1, 0)]);
+        let (_, writes) = found(&[(GAP_MS_DEFAULT + 1, 1, 0), (1, 0, 1), (70, 1, 0)]);
         let starts: Vec<_> = writes.list.iter().map(|gap| (gap.start_ms, gap.length_ms)).collect();
-        assert_eq!(starts, [(0, GAP_MS + 1), (GAP_MS + 2, 70)]);
+        assert_eq!(starts, [(0, GAP_MS_DEFAULT + 1), (GAP_MS_DEFAULT + 2, 70)]);
     }
 
     #[test]
     fn however_many_gaps_there_are_memory_is_bounded_and_sums_are_whole() {
         let mut finder = GapFinder::default();
         for _ in 0..GAPS_MAX + 5 {
-            (0..=GAP_MS).for_each(|_| finder.feed(Mark::default()));
+            (0..=GAP_MS_DEFAULT).for_each(|_| finder.feed(Mark::default()));
             finder.feed(Mark { reads: 1, writes: 1 });
         }
         let (_, writes) = finder.finish();

@@ -83,7 +83,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
     let values = Values::new(nonce, config.value_bytes);
     let preloaded = preload(config, kind, &server, &keyspace, &values, stop)?;
 
-    let (control, seconds) = (control(), Arc::new(Seconds::new(threads)));
+    let (control, seconds) = (control(), Arc::new(Seconds::with_gaps(threads, config.gap_ms)));
     let options = session_options(config, &server.targets, preloaded.zxid);
     let outstanding = config.outstanding() as usize;
     let roles =
@@ -177,7 +177,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
     let verification = match checker.filter(|_| config.verifies()) {
         Some(checker) => {
             let tree = Tree { keyspace, values, checker };
-            Some(verify(config, kind, &server.targets, tree, highest_zxid, &mut tally, stop)?)
+            Some(verify(config, kind, &server.targets, tree, highest_zxid, &mut tally)?)
         }
         None => None,
     };
@@ -243,7 +243,8 @@ struct Tree {
     checker: Checker,
 }
 
-/// Reads `tree` back through each of `targets` in turn; wrong answers go to `tally`.
+/// Reads `tree` back through each of `targets` in turn; wrong answers go to `tally`. A load that was ended early is read
+/// back like any other.
 fn verify(
     config: &RunConfig,
     kind: LoopKind,
@@ -251,15 +252,11 @@ fn verify(
     tree: Tree,
     zxid: i64,
     tally: &mut Tally,
-    stop: &AtomicBool,
 ) -> Result<Verification, RunError> {
     let Tree { keyspace, values, mut checker } = tree;
     let mut servers = Vec::new();
     let mut again = false;
     for (number, target) in targets.iter().enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
         let done = Arc::new(AtomicU32::new(0));
         let only: Arc<[Target]> = Arc::new([target.clone()]);
         let connections = VERIFY_CONNECTIONS.min(config.keys as usize);

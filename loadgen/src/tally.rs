@@ -190,6 +190,12 @@ impl Seconds {
         Self { threads, inner: Mutex::default() }
     }
 
+    /// The same with gaps from another length on.
+    pub fn with_gaps(threads: usize, bound_ms: u64) -> Self {
+        let inner = Inner { gaps: GapFinder::new(bound_ms), ..Inner::default() };
+        Self { threads, inner: Mutex::new(inner) }
+    }
+
     /// A thread's figures for the next second that it has not reported: the `second`th.
     pub fn add(&self, second: u32, interval: &Interval) {
         let mut guard = self.inner.lock().unwrap_or_else(|e| e.into_inner());

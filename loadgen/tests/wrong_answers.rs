@@ -5,7 +5,7 @@ mod common;
 
 use common::{Fault, Played, SECOND, Scene, run};
 use paddock_loadgen::check::Wrong;
-use paddock_loadgen::session::{ClientError, Trouble};
+use paddock_loadgen::session::{ClientError, Moves, Trouble};
 use paddock_transport::wire::error;
 
 fn with(fault: Fault) -> Played {
@@ -89,6 +89,35 @@ fn lost_connections_are_taken_up_again_and_accuse_nobody() {
     assert_eq!(played.tally.troubles[Trouble::ConnectionLost as usize], 4);
     assert_eq!(played.server.reattached, 4, "the same sessions go on");
     assert!(played.tally.completed.iter().sum::<u64>() > 1_000, "{:?}", played.tally.completed);
+}
+
+#[test]
+fn sessions_that_expire_are_replaced_and_counted_and_wrong_only_on_demand() {
+    let scene = Scene { fault: Fault::Expired { nth: 200 }, duration_ns: SECOND / 2, ..Scene::default() };
+    let played = run(&scene);
+    assert_eq!(played.tally.wrong_total(), 0, "{:?}", played.tally.examples);
+    let Moves { reattached, renewed, expired, expired_early } = played.tally.moves;
+    assert_eq!((reattached, renewed, expired, expired_early), (0, 4, 4, 4));
+    assert!(played.tally.completed.iter().sum::<u64>() > 1_000, "{:?}", played.tally.completed);
+
+    let played = run(&Scene { sessions_must_live: true, ..scene });
+    accused_of(&played, Wrong::ExpiredEarly);
+    let (accusation, place) = played.tally.examples[0];
+    assert_eq!(accusation.wanted, 60_000);
+    assert!(place.is_some_and(|place| place.session > 0), "{place:?}");
+}
+
+#[test]
+fn requests_lost_with_their_connections_count_with_the_time_they_had_waited() {
+    let lost = |through_failures| {
+        let stall = Fault::ClosedWithout { nth: 200 };
+        let played = run(&Scene { fault: stall, through_failures, ..Scene::default() });
+        let recorded: u64 = played.tally.latency.iter().map(|latency| latency.count()).sum();
+        (recorded, played.tally)
+    };
+    let ((without, _), (with, tally)) = (lost(false), lost(true));
+    assert_eq!(with - without, tally.outcome_unknown);
+    assert!(tally.writes_unknown > 0 && tally.writes_unknown < tally.outcome_unknown, "{tally:?}");
 }
 
 #[test]

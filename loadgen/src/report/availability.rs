@@ -3,14 +3,17 @@
 //!
 //! Owns these parts of the JSON document and of the printed summary. Never measures.
 
+use super::WorkloadSummary;
 use super::text::{duration, thousands};
 use crate::config::RunConfig;
-use crate::gaps::{GAP_MS, Gap, Gaps};
+use crate::gaps::{Gap, Gaps};
 use crate::session::Trouble;
 use crate::tally::Tally;
 use serde::{Deserialize, Serialize};
 use std::fmt::{Result, Write};
 
+/// With exponential gaps between requests, fewer than one in 20 000 is longer than ten times the mean.
+const SELDOM: f64 = 10.0;
 /// Gaps that the text names one by one.
 const GAPS_TOLD: usize = 20;
 
@@ -49,7 +52,7 @@ impl Availability {
         let troubles = |kinds: [Trouble; 2]| kinds.iter().map(|&kind| tally.troubles[kind as usize]).sum();
         let moves = tally.moves;
         Self {
-            gap_threshold_ms: GAP_MS,
+            gap_threshold_ms: config.gap_ms,
             read_gaps: (config.reads > 0.0).then_some(gaps.0),
             write_gaps: (config.reads < 1.0).then_some(gaps.1),
             connection_losses: troubles([Trouble::ConnectionLost, Trouble::ServerSilent]),
@@ -62,6 +65,22 @@ impl Availability {
             reads_unanswered: tally.outcome_unknown - tally.writes_unknown,
             wrong_answers: tally.wrong_total(),
         }
+    }
+
+    /// What to know before believing the gaps: with few requests there are times without an answer because nobody asked.
+    pub(super) fn notes(&self, workload: &WorkloadSummary) -> Vec<String> {
+        let Some(rate) = workload.rate else { return Vec::new() };
+        let seldom = |share: f64| share > 0.0 && 1e3 / (rate * share) > self.gap_threshold_ms as f64 / SELDOM;
+        [("writes", 1.0 - workload.reads), ("reads", workload.reads)]
+            .into_iter()
+            .filter(|&(_, share)| seldom(share))
+            .map(|(name, share)| {
+                format!(
+                    "{name} come every {:.1} ms on average: some of their gaps are the load's own (raise --rate or --gap-ms)",
+                    1e3 / (rate * share)
+                )
+            })
+            .collect()
     }
 
     pub(super) fn write_text(&self, out: &mut String) -> Result {
@@ -79,7 +98,12 @@ impl Availability {
                 ms(gaps.total_ms),
                 thousands((gaps.reads + gaps.writes) as f64),
             )?;
-            for gap in gaps.list.iter().take(GAPS_TOLD) {
+            // The longest, in the order of time.
+            let mut told: Vec<&Gap> = gaps.list.iter().collect();
+            told.sort_by_key(|gap| std::cmp::Reverse(gap.length_ms));
+            told.truncate(GAPS_TOLD);
+            told.sort_by_key(|gap| gap.start_ms);
+            for gap in told {
                 let at = gap.start_ms as f64 / 1e3;
                 writeln!(
                     out,
@@ -89,7 +113,7 @@ impl Availability {
                 )?;
             }
             if gaps.list.len() > GAPS_TOLD {
-                writeln!(out, "  … and {} more (in the JSON document)", gaps.list.len() - GAPS_TOLD)?;
+                writeln!(out, "  … and {} shorter ones (in the JSON document)", gaps.list.len() - GAPS_TOLD)?;
             }
         }
         writeln!(

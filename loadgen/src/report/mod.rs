@@ -332,6 +332,9 @@ impl Report {
             generator: findings.generator,
             server: findings.server_cpu,
         };
+        let workload = WorkloadSummary::of(config, findings.threads, &findings.transport);
+        let mut verdict = judge(&result, &cpu);
+        verdict.notes.extend(result.availability.iter().flat_map(|a| a.notes(&workload)));
         Self {
             report_version: REPORT_VERSION,
             tool: Tool::this(),
@@ -340,9 +343,9 @@ impl Report {
                 started_ms: findings.started_ms,
                 machine: Machine::read(),
             },
-            workload: WorkloadSummary::of(config, findings.threads, &findings.transport),
+            workload,
             server: findings.server,
-            verdict: judge(&result, &cpu),
+            verdict,
             result,
             cpu,
         }

@@ -80,6 +80,10 @@ pub enum Fault {
     ClosedWithout {
         nth: u64,
     },
+    /// The same, and all sessions have expired.
+    Expired {
+        nth: u64,
+    },
     /// Every write is refused with this error.
     Refuse {
         err: i32,
@@ -118,6 +122,8 @@ pub struct FakeServer {
     pub armed: bool,
     pub reattached: u64,
     pub greets: bool,
+    /// Sessions up to this one are no more.
+    expired: i64,
 }
 
 impl FakeServer {
@@ -134,6 +140,7 @@ impl FakeServer {
             armed: false,
             reattached: 0,
             greets: true,
+            expired: 0,
         }
     }
 
@@ -243,6 +250,19 @@ impl FakeServer {
                 return io.abort(conn);
             }
             peer.greeted = true;
+            if (1..=self.expired).contains(&request.session_id) {
+                let refusal = ConnectResponse {
+                    protocol_version: 0,
+                    timeout_ms: 0,
+                    session_id: 0,
+                    password: Some(&[0; 16]),
+                    read_only: Some(false),
+                };
+                if let Some(out) = io.out(conn) {
+                    put_connect(out.bytes(), &refusal);
+                }
+                return io.close(conn);
+            }
             if request.session_id == 0 {
                 self.sessions += 1;
             } else {
@@ -275,7 +295,10 @@ impl FakeServer {
         }
         self.replies += 1;
         let count = self.replies;
-        if matches!(self.fault, Fault::ClosedWithout { nth } if nth == count) {
+        if matches!(self.fault, Fault::Expired { nth } if nth == count) {
+            self.expired = self.sessions;
+        }
+        if matches!(self.fault, Fault::ClosedWithout { nth } | Fault::Expired { nth } if nth == count) {
             self.peers.keys().for_each(|&conn| io.abort(conn));
             return;
         }
@@ -358,6 +381,8 @@ pub struct Scene {
     /// Virtual time moves in steps of at most this much in a closed loop, so that it does not run for ever at one instant.
     pub step_ns: u64,
     pub timeout_ms: i32,
+    pub sessions_must_live: bool,
+    pub through_failures: bool,
 }
 
 impl Default for Scene {
@@ -375,6 +400,8 @@ impl Default for Scene {
             fragments: Vec::new(),
             step_ns: MS,
             timeout_ms: 60_000,
+            sessions_must_live: false,
+            through_failures: false,
         }
     }
 }
@@ -472,16 +499,16 @@ pub fn run(scene: &Scene) -> Played {
         roles: Roles { connections: scene.connections, writers: scene.connections },
         warmup_ns: scene.warmup_ns,
         duration_ns: scene.duration_ns,
-        through_failures: false,
+        through_failures: scene.through_failures,
         timeout_ns: scene.timeout_ms as u64 * MS,
     };
+    let options = SessionOptions {
+        through_failures: scene.through_failures,
+        sessions_must_live: scene.sessions_must_live,
+        ..options(&target, zxid, scene.timeout_ms)
+    };
     let mut client = Client {
-        sessions: Sessions::<InFlight>::new(
-            options(&target, zxid, scene.timeout_ms),
-            0,
-            scene.connections as usize,
-            scene.outstanding,
-        ),
+        sessions: Sessions::<InFlight>::new(options, 0, scene.connections as usize, scene.outstanding),
         workload: Load::new(plan, control, Arc::clone(&seconds)),
     };
     play(&mut now, scene.step_ns, &scene.fragments, &mut client, &mut server);
