@@ -6,6 +6,7 @@ mod common;
 use common::{Fault, Played, SECOND, Scene, run};
 use paddock_loadgen::check::Wrong;
 use paddock_loadgen::session::{ClientError, Moves, Trouble};
+use paddock_loadgen::workload::verify::Verified;
 use paddock_transport::wire::error;
 
 fn with(fault: Fault) -> Played {
@@ -89,6 +90,31 @@ fn lost_connections_are_taken_up_again_and_accuse_nobody() {
     assert_eq!(played.tally.troubles[Trouble::ConnectionLost as usize], 4);
     assert_eq!(played.server.reattached, 4, "the same sessions go on");
     assert!(played.tally.completed.iter().sum::<u64>() > 1_000, "{:?}", played.tally.completed);
+}
+
+/// Few enough writes for their keys that a lost one is not written again.
+fn read_back(fault: Fault) -> (Played, Verified) {
+    let mut played = run(&Scene { fault, reads: 0.0, keys: 20_000, verify: true, ..Scene::default() });
+    let verified = played.verified.take().unwrap();
+    (played, verified)
+}
+
+#[test]
+fn everything_is_read_back_from_a_correct_server_through_lost_connections_too() {
+    for fault in [Fault::None, Fault::ClosedWithout { nth: 200 }] {
+        let (played, verified) = read_back(fault);
+        assert_eq!(played.tally.wrong_total(), 0, "{:?}", played.tally.examples);
+        assert_eq!(verified.tally.wrong_total(), 0, "{:?}", verified.tally.examples);
+        assert_eq!(verified.read, 20_000);
+    }
+}
+
+#[test]
+fn an_acknowledged_write_that_nobody_reads_is_missed_at_the_end() {
+    let (played, verified) = read_back(Fault::LostWrite { nth: 100 });
+    assert_eq!(played.tally.wrong_total(), 0, "{:?}", played.tally.examples);
+    assert_eq!(verified.tally.wrong.get(&Wrong::LostWrite), Some(&1), "{:?}", verified.tally.examples);
+    assert_eq!(verified.tally.wrong_total(), 1);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use paddock_loadgen::value::Values;
 use paddock_loadgen::workload::Control;
 use paddock_loadgen::workload::load::{InFlight, Load, LoadPlan};
 use paddock_loadgen::workload::preload::{PRELOAD_OUTSTANDING, Preload, Preloaded};
+use paddock_loadgen::workload::verify::{VERIFY_OUTSTANDING, Verified, Verify};
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::inproc::InProc;
 use paddock_transport::io::Io;
@@ -204,6 +205,7 @@ impl FakeServer {
                     Err(err) => put_error(&mut out, xid, self.zxid, err),
                 }
             }
+            Request::Sync { path } => put_response(&mut out, xid, self.zxid, &Response::Path(path.clone())),
             Request::GetData { path, .. } => self.read(&mut out, xid, path),
             _ => put_error(&mut out, xid, self.zxid, error::UNIMPLEMENTED),
         }
@@ -383,6 +385,8 @@ pub struct Scene {
     pub timeout_ms: i32,
     pub sessions_must_live: bool,
     pub through_failures: bool,
+    /// Whether everything is read back at the end.
+    pub verify: bool,
 }
 
 impl Default for Scene {
@@ -402,6 +406,7 @@ impl Default for Scene {
             timeout_ms: 60_000,
             sessions_must_live: false,
             through_failures: false,
+            verify: false,
         }
     }
 }
@@ -412,6 +417,8 @@ pub struct Played {
     pub server: FakeServer,
     pub seconds: Arc<Seconds>,
     pub fatal: Option<ClientError>,
+    /// What reading everything back showed.
+    pub verified: Option<Verified>,
 }
 
 fn options(target: &Target, first_zxid: i64, timeout_ms: i32) -> SessionOptions {
@@ -488,8 +495,8 @@ pub fn run(scene: &Scene) -> Played {
     control.start_at(start_ns);
     let seconds = Arc::new(Seconds::new(1));
     let plan = LoadPlan {
-        keyspace,
-        values,
+        keyspace: keyspace.clone(),
+        values: values.clone(),
         picker: Picker::new(5, scene.keys, scene.connections, scene.reads, Distribution::Uniform),
         checker: Some(Checker::new(scene.keys, true, Arc::default())),
         pace: scene.rate.map(|rate| Pace { rate, arrivals: scene.arrivals, thread: 0, threads: 1, seed: 6 }),
@@ -508,11 +515,24 @@ pub fn run(scene: &Scene) -> Played {
         ..options(&target, zxid, scene.timeout_ms)
     };
     let mut client = Client {
-        sessions: Sessions::<InFlight>::new(options, 0, scene.connections as usize, scene.outstanding),
+        sessions: Sessions::<InFlight>::new(
+            options.clone(),
+            0,
+            scene.connections as usize,
+            scene.outstanding,
+        ),
         workload: Load::new(plan, control, Arc::clone(&seconds)),
     };
     play(&mut now, scene.step_ns, &scene.fragments, &mut client, &mut server);
     let fatal = client.sessions.fatal().cloned();
-    let (tally, _) = client.workload.into_tally(&client.sessions);
-    Played { tally, server, seconds, fatal }
+    let (tally, checker) = client.workload.into_tally(&client.sessions);
+    let verified = checker.filter(|_| scene.verify).map(|checker| {
+        let workload = Verify::new(keyspace, values, checker, false, Arc::default(), 2);
+        let mut sessions = Sessions::new(options, 0, 2, VERIFY_OUTSTANDING);
+        sessions.tolerate();
+        let mut client = Client { sessions, workload };
+        play(&mut now, scene.step_ns, &scene.fragments, &mut client, &mut server);
+        client.workload.outcome()
+    });
+    Played { tally, server, seconds, fatal, verified }
 }
