@@ -9,6 +9,7 @@ use super::config::BACKLOG_BYTES_MAX;
 use super::disputes::Dispute;
 use super::engine::Consensus;
 use super::group::Group;
+use super::wire;
 use crate::members::Members;
 use crate::peers::message::RaftMessage;
 use crate::peers::{Message, PeerEvent, Peers};
@@ -167,7 +168,7 @@ impl Consensus {
     }
 
     fn hear(&mut self, now: Now, from: u8, message: Message, io: &mut Io) {
-        if !self.admits(from) {
+        if !self.admits(from) && !is_leaders_word(&message) {
             return;
         }
         match message {
@@ -236,16 +237,57 @@ impl Consensus {
     fn send_raft(&mut self, messages: Vec<RaftMessage>, io: &mut Io) {
         for message in messages {
             let to = message.to;
-            if !self.admits(to as u8) || !self.links.send(to as u8, &Message::Raft(message), io) {
+            let answers = to == self.group.leader() && wire::is_answer_to_leader(&message);
+            if !(answers || self.admits(to as u8)) || !self.links.send(to as u8, &Message::Raft(message), io)
+            {
                 self.group.unreachable(to);
             }
         }
     }
 }
 
+/// What is heard from a node, too, whose data directory this one does not know: it can lead only where a majority knows it, so
+/// it is this node that has not come so far in the log. Its vote, and what it says as a follower, must not count: the
+/// directory that was recorded may have promised something else.
+fn is_leaders_word(message: &Message) -> bool {
+    match message {
+        Message::Raft(message) => wire::is_leaders_word(message),
+        Message::Snapshot(_) => true,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use raft::eraftpb::MessageType;
+
+    #[test]
+    fn a_leader_whose_new_disk_is_not_known_here_yet_is_followed_and_its_vote_does_not_count() {
+        let said = |kind: MessageType| {
+            let message =
+                raft::eraftpb::Message { msg_type: kind, from: 2, to: 1, term: 3, ..Default::default() };
+            wire::outgoing(message).unwrap()
+        };
+        for kind in [MessageType::MsgAppend, MessageType::MsgHeartbeat] {
+            assert!(is_leaders_word(&Message::Raft(said(kind))), "{kind:?}");
+        }
+        for kind in [
+            MessageType::MsgRequestVote,
+            MessageType::MsgRequestVoteResponse,
+            MessageType::MsgRequestPreVote,
+            MessageType::MsgRequestPreVoteResponse,
+            MessageType::MsgAppendResponse,
+            MessageType::MsgHeartbeatResponse,
+            MessageType::MsgTimeoutNow,
+        ] {
+            assert!(!is_leaders_word(&Message::Raft(said(kind))), "{kind:?}");
+        }
+        assert!(!is_leaders_word(&Message::Forward { term: 3, commands: Vec::new() }));
+        // What it is told: how far this node is, and no vote.
+        assert!(wire::is_answer_to_leader(&said(MessageType::MsgAppendResponse)));
+        assert!(!wire::is_answer_to_leader(&said(MessageType::MsgRequestVoteResponse)));
+    }
 
     #[test]
     fn a_disk_that_hangs_does_not_gather_answers_without_end() {

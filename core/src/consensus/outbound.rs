@@ -12,6 +12,7 @@
 use super::config::{OUTBOUND_BYTES_MAX, OUTBOUND_COMMANDS_MAX};
 use crate::command::{Command, Identity, Op};
 use crate::commit::Ticket;
+use crate::machine::StreamPosition;
 use std::collections::VecDeque;
 
 /// Bytes that a command is reckoned to take beside its body and identities.
@@ -176,6 +177,12 @@ impl Outbound {
         self.pending.iter_mut().filter_map(|p| p.ticket.take())
     }
 
+    /// Whether the log, in which the stream stands at `position`, has begun it anew behind commands of this start: nothing more
+    /// of this start would ever have a result.
+    pub(super) fn is_cut_off(&self, position: Option<StreamPosition>) -> bool {
+        self.resolved() > 0 && position.is_some_and(|at| at.incarnation == 0)
+    }
+
     /// Whether something waits and nothing was decided for so long. To be asked in every turn.
     pub(super) fn is_stalled(&mut self, now_ns: u64, after_ns: u64) -> bool {
         let resolved = self.resolved();
@@ -259,6 +266,17 @@ mod tests {
         assert_eq!(out.resolve(3, 7, 2).unwrap().token, 2);
         assert_eq!(out.resolve(3, 7, 3), None);
         assert_eq!((out.resolved(), out.undecided(), out.bytes), (3, 0, 0));
+    }
+
+    #[test]
+    fn a_node_that_was_removed_and_added_again_while_it_ran_needs_another_start() {
+        let anew = Some(StreamPosition { incarnation: 0, seq: 0 });
+        let mut out = filled(2);
+        // It has done nothing yet: its first command is the first one of the stream.
+        assert!(!out.is_cut_off(anew) && !out.is_cut_off(None));
+        out.resolve(3, 7, 1);
+        assert!(!out.is_cut_off(Some(StreamPosition { incarnation: 7, seq: 1 })));
+        assert!(out.is_cut_off(anew));
     }
 
     #[test]

@@ -23,6 +23,10 @@ impl Consensus {
     /// The leader's step for the membership, if one is due; and the end of a node that is no member.
     pub(super) fn tend(&mut self, now: Now, io: &mut Io) -> Result<(), StopReason> {
         let now_ns = now.mono_ns;
+        if self.outbound.is_cut_off(self.applier.machine.stream(self.node)) {
+            tracing::warn!("this node was added to the ensemble anew while it ran: it begins anew as well");
+            return Err(StopReason::Reopen { index: self.applier.index });
+        }
         if self.phase.removed_since.is_some_and(|since| now_ns.saturating_sub(since) >= REMOVED_PATIENCE_NS)
             && !self.is_back()
         {

@@ -83,6 +83,20 @@ pub(super) fn incoming(m: RaftMessage, to: u64) -> Option<Message> {
     })
 }
 
+/// Whether only a leader says this. It needs no trust in his data directory: a majority trusts it.
+pub(super) fn is_leaders_word(m: &RaftMessage) -> bool {
+    is_one_of(m, [MessageType::MsgAppend, MessageType::MsgHeartbeat])
+}
+
+/// Whether it answers that: it promises something to a leader, and asks nothing of him.
+pub(super) fn is_answer_to_leader(m: &RaftMessage) -> bool {
+    is_one_of(m, [MessageType::MsgAppendResponse, MessageType::MsgHeartbeatResponse])
+}
+
+fn is_one_of(m: &RaftMessage, kinds: [MessageType; 2]) -> bool {
+    kinds.into_iter().any(|kind| kind as i32 == i32::from(m.kind))
+}
+
 /// Whether the entries continue each other and what the message stands on, in index and term.
 fn follows(m: &RaftMessage) -> bool {
     let mut before = (m.index, m.log_term);

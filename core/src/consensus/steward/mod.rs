@@ -7,7 +7,8 @@
 //! twice ([`crate::machine::MembershipCommand`]). That nobody votes who forgot something hangs on three rules:
 //!
 //! - a node with another data directory than the recorded one is not listened to ([`admits`]), on no node, until the change
-//!   that drops it from Raft's membership is done;
+//!   that drops it from Raft's membership is done; but for what only a leader says, which it can be only where a majority has
+//!   applied that change;
 //! - a node gets a vote only as a learner that is caught up, and Raft knows nothing of it from an earlier life: it was dropped
 //!   in between;
 //! - a leader that shall not vote hands over before it changes the voters.
