@@ -142,7 +142,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
         look()
     });
     meter.finish();
-    let before = Sampled::take(&server);
+    let (before, measured_from_ms) = (Sampled::take(&server), wall_ms());
     let mut meter = Meter::new(config.progress, "load", config.duration.as_millis() as u64);
     let mut shown = 0;
     let mut show = |meter: &mut Meter| {
@@ -187,6 +187,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
         threads,
         transport: kind.to_string(),
         tally: &tally,
+        measured_from_ms,
         per_second: seconds.done(0),
         gaps: seconds.gaps(),
         verification,

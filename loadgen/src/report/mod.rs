@@ -195,6 +195,9 @@ pub struct RunResult {
     pub connections: BTreeMap<String, u64>,
     /// How late requests left after their intended instants (open loop).
     pub send_lateness: Option<LatencySummary>,
+    /// Wall clock at the beginning of the measured time, from which seconds and gaps count, ms since the Unix epoch.
+    #[serde(default)]
+    pub measured_from_ms: i64,
     /// Second by second.
     pub per_second: Vec<Second>,
     /// When nothing was answered, and what became of sessions; of runs through failures.
@@ -271,6 +274,8 @@ pub struct Findings<'a> {
     pub server: ServerSummary,
     /// All threads' counts together.
     pub tally: &'a Tally,
+    /// Wall clock at the beginning of the measured time.
+    pub measured_from_ms: i64,
     /// The seconds.
     pub per_second: Vec<Second>,
     /// Gaps of reads and of writes in them.
@@ -322,6 +327,7 @@ impl Report {
             wrong_examples: wrong_examples(tally, &findings.server),
             connections: troubles.filter(|&(_, n)| n > 0).collect(),
             send_lateness: open.then(|| tally.lateness.summary()),
+            measured_from_ms: findings.measured_from_ms,
             per_second: findings.per_second,
             availability: config.through_failures.then(|| Availability::new(config, tally, findings.gaps)),
             verification: findings.verification,
