@@ -19,6 +19,13 @@ pub const UNTAKEN_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Room that an empty link's input keeps: a batch's worth. A larger one goes back to the allocator.
 pub const INBOX_KEEP_BYTES: usize = 2 * 1024 * 1024;
 
+/// Bytes of frames that have not arrived whole, of all links together whose nodes are no members here: strangers among them,
+/// since nobody's word is proven. One largest frame and a little, so that a newcomer that leads already can feed this node.
+pub const NEWCOMERS_BYTES_MAX: usize = FRAME_BYTES_MAX + 4 * 1024 * 1024;
+
+/// Such a link may hold this much without being counted: what comes in one read.
+pub const NEWCOMER_BYTES: usize = 64 * 1024;
+
 /// From dial or accept to the end of the handshake: several retransmissions of a lost packet, and less than a silent
 /// listener may hold up the next attempt.
 pub const HANDSHAKE_NS: u64 = 3_000_000_000;

@@ -93,6 +93,11 @@ impl Inbox {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Bytes of what has not arrived whole.
+    pub(super) fn waiting(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
     /// The other end's greeting; `None`: it has not arrived whole.
     pub(super) fn greeting(&mut self) -> Result<Option<Greeting>, GreetingError> {
         let found = Greeting::decode(&self.bytes[self.taken..])?;

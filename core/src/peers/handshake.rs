@@ -198,15 +198,17 @@ impl Peers {
         io.close(conn);
     }
 
+    /// A refusal names neither ensemble nor data directory: with these numbers a stranger could come back as a member.
     fn greeting(&self, wanted: u8, attempt: u64, refusal: Option<Refusal>) -> Greeting {
+        let shown = |number| if refusal.is_none() { number } else { [0; 16] };
         Greeting {
             version: PROTOCOL_VERSION,
             node: self.node,
             wanted,
             refusal,
             member: self.member,
-            cluster: self.cluster,
-            identity: self.identity,
+            cluster: shown(self.cluster),
+            identity: shown(self.identity),
             incarnation: self.incarnation,
             attempt,
             members_version: self.version,

@@ -142,7 +142,24 @@ impl Peers {
             peer.counters.bytes_in += bytes.len() as u64;
         }
         while self.take_one(conn, io) {}
+        self.bound_newcomers(conn, io);
         self.pause_when_full(conn, io);
+    }
+
+    /// Nodes that this node does not know as members get room for one large frame between them.
+    fn bound_newcomers(&mut self, conn: ConnId, io: &mut Io) {
+        let newcomer = |link: &Link| match link.state {
+            State::Up(node) => self.peers.get(&node).is_none_or(|p| !p.member),
+            State::Connecting | State::Greeting => true,
+        };
+        let Some(link) = self.links.get(&conn) else { return };
+        if link.inbox.waiting() <= NEWCOMER_BYTES || !newcomer(link) {
+            return;
+        }
+        let held: usize = self.links.values().filter(|l| newcomer(l)).map(|l| l.inbox.waiting()).sum();
+        if held > NEWCOMERS_BYTES_MAX {
+            self.abort(conn, LinkError::CrowdedNewcomers, io);
+        }
     }
 
     /// The other end sends no more: a link has two directions or none.
@@ -311,8 +328,11 @@ impl Peers {
             }
             Ok(Some(Frame::Goodbye(code))) => {
                 let why = Refusal::from_code(code);
+                // Only somebody at a member's address is believed that this node's time is over: whoever dialled us can be
+                // anybody. A member that says it rightly says it again when it is dialled.
+                let believed = why == Refusal::Removed && link.side == Side::Dialled(node);
                 self.abort(conn, LinkError::RefusedBy(why, None), io);
-                if why == Refusal::Removed {
+                if believed {
                     self.tell(0, PeerEvent::Removed { by: node });
                 }
                 false

@@ -39,6 +39,8 @@ pub(super) enum LinkError {
     WeRefused(Refusal, Option<Box<Greeting>>),
     #[error("too many connections that do not say who they are")]
     Crowded,
+    #[error("it is not a member here, and those that are not have sent too much at once; it may dial again")]
+    CrowdedNewcomers,
 }
 
 /// The same for both ends, as far as both know the same.
@@ -53,10 +55,11 @@ fn common(why: &Refusal, said: &Option<Box<Greeting>>) -> Option<String> {
         (Refusal::WrongVersion, None) => {
             "it speaks another version of the peer protocol; run the same release on all nodes".to_owned()
         }
-        (Refusal::WrongCluster, Some(it)) => {
+        // Who refuses does not say which ensemble is his.
+        (Refusal::WrongCluster, Some(it)) if it.refusal.is_none() => {
             format!("another ensemble (cluster {}); check its configuration", Hex(&it.cluster))
         }
-        (Refusal::WrongCluster, None) => "another ensemble; check its configuration".to_owned(),
+        (Refusal::WrongCluster, _) => "another ensemble; check its configuration".to_owned(),
         (Refusal::Other(code), _) => format!("reason {code}, which this version does not know"),
         _ => return None,
     })

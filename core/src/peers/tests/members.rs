@@ -85,10 +85,11 @@ fn a_removed_node_keeps_its_link_for_a_while_and_is_then_told() {
     rig.pass(SECOND);
     assert_eq!(rig.node(2).messages, [message(1)]);
     let told = rig.told(2);
-    assert!(told.contains(&"removed by 1".into()) && told.contains(&"removed by 3".into()), "{told:?}");
-    // Whether it dials or is dialled, it hears the same.
+    assert!(told.contains(&"removed by 1".into()) && !told.contains(&"removed by 3".into()), "{told:?}");
+    // Who dialled it is believed when it dials him.
     rig.pass(5 * SECOND);
     let told = rig.told(2);
+    assert!(told.contains(&"removed by 3".into()), "{told:?}");
     assert!(told.iter().all(|t| t.starts_with("removed by")) && told.len() > 2, "{told:?}");
     assert!(!rig.node(1).peers.is_up(2) && rig.node(1).peers.is_up(3));
 }
@@ -142,4 +143,49 @@ fn a_member_that_moved_is_dialled_at_its_new_address() {
     rig.node(2).peers.update(&members(6, &[1, 2]));
     rig.pass(BACKOFF_MAX_NS);
     assert!(rig.node(2).peers.is_up(1));
+}
+
+#[test]
+fn a_stranger_who_dials_cannot_tell_a_node_that_it_was_removed() {
+    let mut rig = rig_at(5, &[1, 2]);
+    let wire = rig.wire(&of_member(9, 6));
+    let mut goodbye = Vec::new();
+    frame::put(Kind::Goodbye, &[Refusal::Removed.code()], &mut goodbye);
+    rig.inproc.send(wire, &goodbye);
+    rig.run();
+    assert!(rig.inproc.is_closed(wire));
+    assert_eq!(rig.told(1), ["up 9.1 9", "down 9"]);
+}
+
+#[test]
+fn a_refusal_tells_a_stranger_nothing_with_which_he_could_come_back() {
+    let mut rig = rig_at(5, &[1, 2]);
+    for stranger in
+        [Greeting { cluster: [0; 16], ..of_member(9, 5) }, Greeting { cluster: [8; 16], ..of_member(2, 5) }]
+    {
+        let wire = rig.wire(&stranger);
+        let bytes = rig.inproc.received(wire);
+        let answer = Greeting::decode(&bytes).unwrap().unwrap();
+        assert!(answer.refusal.is_some());
+        assert_eq!((answer.cluster, answer.identity), ([0; 16], [0; 16]));
+    }
+}
+
+#[test]
+fn newcomers_share_the_room_of_one_large_frame_and_members_do_not() {
+    let mut rig = rig_at(5, &[1, 2]);
+    let part = |wire, rig: &mut Rig| {
+        let frame = frame_of(&large(1, FRAME_BYTES_MAX / 2));
+        rig.inproc.send(wire, &frame[..frame.len() - 1]);
+        rig.run();
+    };
+    let wires: Vec<Wire> = (7..10).map(|node| rig.wire(&of_member(node, 6))).collect();
+    for wire in &wires {
+        part(*wire, &mut rig);
+    }
+    let member = rig.wire(&of_member(2, 5));
+    part(member, &mut rig);
+    let closed: Vec<bool> = wires.iter().map(|wire| rig.inproc.is_closed(*wire)).collect();
+    assert_eq!(closed, [false, false, true]);
+    assert!(!rig.inproc.is_closed(member));
 }
