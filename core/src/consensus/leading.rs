@@ -41,6 +41,7 @@ impl Consensus {
             tracing::info!("this node leads in term {term}");
         }
         self.deadlines.lead(now_ns, &self.applier.machine);
+        self.reads.lead(self.group.last_index());
         let next = self.streams.expect(self.node, self.incarnation, self.applier.machine.stream(self.node));
         if !self.outbound.rewind(next) {
             // The machine has seen commands of this start that were never given out: only a copied directory does that.

@@ -17,7 +17,7 @@ use super::wire;
 use crate::config::RaftClock;
 use crate::peers::message::RaftMessage;
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
-use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 
 /// Bytes of committed entries handed out at once: a few batches, so that apply returns to the loop between them.
 const COMMITTED_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -165,6 +165,16 @@ impl RaftGroup {
                     );
                     return false;
                 }
+                if m.term >= term && self.contradicts_committed(m) {
+                    tracing::error!(
+                        "node {} leads with a log that contradicts what is committed here up to entry {}; it is not heard. \
+                         The two never belonged to the same ensemble, or one has another's data directory. Keep both \
+                         directories; let one of the nodes join as new, with an empty one",
+                        m.from,
+                        raft.raft_log.committed
+                    );
+                    return false;
+                }
                 if m.msg_type == MessageType::MsgHeartbeat && m.commit > last {
                     tracing::error!(
                         "node {} believes that this node has entry {}, but the log ends at {last}: this data directory \
@@ -189,6 +199,17 @@ impl RaftGroup {
             MessageType::MsgTimeoutNow => self.is_settled(),
             _ => true,
         }
+    }
+
+    /// Whether a leader's entries, or the one before them, differ from what is committed here. No leader's of the same group
+    /// do. The crate would take such a log for its own, and be counted for entries that it does not have.
+    fn contradicts_committed(&self, m: &Message) -> bool {
+        let log = &self.node.raft.raft_log;
+        let known = log.store.first_index().unwrap_or(u64::MAX).saturating_sub(1)..=log.committed;
+        let differs =
+            |index: u64, term: u64| known.contains(&index) && log.term(index).is_ok_and(|t| t != term);
+        m.msg_type == MessageType::MsgAppend
+            && (differs(m.index, m.log_term) || m.entries.iter().any(|e| differs(e.index, e.term)))
     }
 
     /// What came of an application: the crate appends the end of a joint membership without telling anybody.

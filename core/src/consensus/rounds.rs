@@ -143,6 +143,11 @@ impl Rounds {
     /// A round is confirmed: it counts from `index` on.
     pub(super) fn confirm(&mut self, number: u64, index: u64) {
         let Some(round) = self.round.take_if(|r| r.number == number) else { return };
+        // Whoever still waits for an earlier round came before this one, too: a leader that died may have named an entry that was
+        // never committed.
+        for (_, at) in &mut self.confirmed {
+            *at = index.min(*at);
+        }
         self.confirmed.extend(round.members.into_iter().map(|m| (m, index)));
         // Every confirmed round tells that the node was up to date when it began; only a beat confirms reports.
         let reports = round.beat.map_or_else(BTreeMap::new, |b| b.reports);
@@ -304,10 +309,13 @@ mod tests {
     #[test]
     fn an_index_that_was_never_committed_does_not_hold_up_later_rounds() {
         let mut s = rounds();
+        s.arrive(&mut vec![(ticket(1), 0)]);
         let lost = s.begin(0, true).unwrap();
         s.confirm(lost.number, 105);
+        s.arrive(&mut vec![(ticket(2), 0)]);
         let next = s.begin(1000, true).unwrap();
         s.confirm(next.number, 100);
+        assert_eq!(ready(&mut s, 100, 0), [1, 2]);
         assert_eq!(s.fresh(100).map(|f| f.at_ns), Some(1000));
         assert_eq!(s.fresh(200), None);
     }

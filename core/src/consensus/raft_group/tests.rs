@@ -108,3 +108,51 @@ fn the_election_jitter_comes_from_the_seed() {
     }
     assert!((0..20).any(|seed| timeout(seed) != timeout(0)));
 }
+
+/// What a leader, node 2, sends behind entry `index` of `log_term`.
+fn append(term: u64, (index, log_term): (u64, u64), entries: &[(u64, u64)]) -> RaftMessage {
+    let entries = entries.iter().map(|&(index, term)| Entry { index, term, ..Entry::default() });
+    let message = Message {
+        msg_type: MessageType::MsgAppend,
+        from: 2,
+        to: 1,
+        term,
+        log_term,
+        index,
+        entries: entries.collect::<Vec<_>>().into(),
+        ..Message::default()
+    };
+    wire::outgoing(message).unwrap()
+}
+
+#[test]
+fn a_server_that_stood_alone_is_not_counted_for_the_log_of_an_ensemble_that_it_never_belonged_to() {
+    let mut g = alone(0, 0, 0);
+    g.campaign().unwrap();
+    for _ in 0..5 {
+        g.propose(b"its own".to_vec()).unwrap();
+    }
+    drain_all(&mut g, true);
+    assert_eq!(g.commit(), 6);
+    // The others have founded an ensemble without its data. Whatever is committed here is not theirs.
+    for message in
+        [append(5, (3, 5), &[(4, 5)]), append(5, (0, 0), &[(1, 4), (2, 5)]), append(5, (6, 5), &[])]
+    {
+        g.step(message);
+        let mut e = Effects::default();
+        while g.drain(&mut e) {
+            assert!(e.messages.is_empty() && e.after.is_empty(), "{:?} {:?}", e.messages, e.after);
+            g.persisted(e.number);
+        }
+        assert_eq!((g.role(), g.commit()), (Role::Leader, 6));
+    }
+    // A leader of its own group may well send again what is committed here.
+    g.step(append(5, (3, 1), &[(4, 1)]));
+    let mut e = Effects::default();
+    let mut answered = 0;
+    while g.drain(&mut e) {
+        g.persisted(e.number);
+        answered += e.messages.len() + e.after.len();
+    }
+    assert_eq!((answered, g.role()), (1, Role::Follower));
+}
