@@ -263,7 +263,13 @@ impl<W: Workload> Engine for Client<W> {
         }
         session.phase = Phase::Down;
         let tried = session.target;
-        session.target = (tried + 1) % targets;
+        session.target = match phase {
+            Phase::Ready => {
+                session.losses += 1;
+                elsewhere(tried, targets, index + session.losses)
+            }
+            _ => (tried + 1) % targets,
+        };
         // The first attempt after a loss is immediate; later ones are spread so that sessions do not come back in step.
         let pause_ns = if phase == Phase::Ready {
             0
@@ -313,5 +319,28 @@ impl<W: Workload> Engine for Client<W> {
             }
             next => next,
         }
+    }
+}
+
+/// Where a session goes that lost `tried`: those of one server spread over all others, so that its neighbour does not get
+/// them all.
+fn elsewhere(tried: usize, targets: usize, number: usize) -> usize {
+    match targets {
+        0 | 1 => 0,
+        _ => (tried + 1 + number % (targets - 1)) % targets,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sessions_of_a_lost_server_spread_over_all_others() {
+        let mut got = [0; 5];
+        (0..40).for_each(|number| got[elsewhere(3, 5, number)] += 1);
+        assert_eq!(got, [10, 10, 10, 0, 10]);
+        assert_eq!(elsewhere(0, 1, 7), 0);
+        assert_eq!(elsewhere(1, 2, 7), 0);
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Session<R> {
     /// When the phase began, or (down) when to try again.
     pub(super) at_ns: u64,
     pub(super) failures: u32,
+    /// Established connections lost so far.
+    pub(super) losses: usize,
 }
 
 /// The sessions of one thread.
@@ -105,6 +107,7 @@ impl<R: Copy> Sessions<R> {
             ping_sent_ns: None,
             at_ns: 0,
             failures: 0,
+            losses: 0,
         };
         Self {
             all: (0..count).map(session).collect(),
