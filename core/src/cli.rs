@@ -76,6 +76,20 @@ enum Command {
                             leads and another is missing or does not serve, 2 wrong flags, 4 nobody leads or more than one do."
     )]
     Status(Status),
+    /// Make a server the leader of its ensemble, before maintenance of the one that leads.
+    #[command(
+        after_help = "Example:\n  paddock lead 127.0.0.1:2182\n\nThe server needs `lead` in its 4lw.commands.whitelist \
+                            (`*` does not include it) and a vote.\nExit codes: 0 it leads, 2 wrong flags, 4 it does not lead \
+                            within the time."
+    )]
+    Lead {
+        /// The server: HOST:PORT.
+        #[arg(value_name = "SERVER")]
+        server: String,
+        /// How long it may take, ms.
+        #[arg(long, default_value_t = 10_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+        timeout: u64,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -150,6 +164,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check { config } => check(&config),
         Command::Cluster(flags) => cluster(flags),
         Command::Status(flags) => status(&flags),
+        Command::Lead { server, timeout } => lead(&server, Duration::from_millis(timeout)),
     })
 }
 
@@ -240,6 +255,21 @@ fn status(flags: &Status) -> u8 {
     };
     why.iter().for_each(|reason| eprintln!("paddock: {reason}"));
     code
+}
+
+fn lead(server: &str, patience: Duration) -> u8 {
+    let server = match status::parse_servers(server) {
+        Ok(servers) if servers.len() == 1 => servers.into_iter().next().unwrap_or_default(),
+        Ok(_) => return fail(EXIT_USAGE, "name one server: the one that shall lead"),
+        Err(message) => return fail(EXIT_USAGE, &message),
+    };
+    match status::lead(&server, patience) {
+        Ok(()) => {
+            println!("{server} leads");
+            EXIT_OK
+        }
+        Err(why) => fail(EXIT_NO_LEADER, &format!("{server} does not lead: {why}")),
+    }
 }
 
 fn check(path: &Path) -> u8 {

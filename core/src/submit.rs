@@ -33,6 +33,8 @@ pub enum Submit {
         /// Who asks.
         ticket: Ticket,
     },
+    /// An operator wants this node to lead.
+    Lead,
     /// Sessions heard from since the last report, with the time (`Now::mono_ns`) of the report.
     Touched {
         /// Session ids, no duplicates.

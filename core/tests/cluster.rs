@@ -152,6 +152,24 @@ fn three_nodes_data_and_ports_survive_the_command() {
 }
 
 #[test]
+fn leadership_moves_by_command_and_back() {
+    let (_guard, dir) = scratch();
+    let cluster = Cluster::start(&dir, 3, &[]);
+    let servers = cluster.connect_string();
+    let lead = |server: &str| {
+        let done = Command::new(env!("CARGO_BIN_EXE_paddock")).args(["lead", server]).output().unwrap();
+        assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    for server in servers.split(',').chain(servers.split(',').take(1)) {
+        lead(server);
+        let (table, _) = status(server, &[]);
+        assert!(table.contains("leader"), "{table}");
+    }
+    assert_eq!(cluster.client().create("/after", b"x", 0).unwrap().err, 0);
+    assert_eq!(cluster.stop(Signal::TERM), Some(0));
+}
+
+#[test]
 fn servers_do_not_outlive_a_killed_parent() {
     let (_guard, dir) = scratch();
     let cluster = Cluster::start(&dir, 1, &[]);

@@ -84,6 +84,7 @@ pub fn answer(word: Word, facts: &Facts<'_>) -> String {
     }
     match word {
         Word::Ruok => "imok".to_owned(),
+        Word::Lead => "asked; srvr tells who leads\n".to_owned(),
         Word::Isro => match facts.serving() {
             Serving::Full => "rw",
             Serving::ReadOnly => "ro",

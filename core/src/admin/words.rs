@@ -6,8 +6,20 @@
 pub use paddock_transport::wire::FourLetterWord as Word;
 
 /// The words that this server answers; a known other one gets the whitelist's refusal even under `*`.
-const ANSWERED: [Word; 8] =
-    [Word::Conf, Word::Cons, Word::Isro, Word::Mntr, Word::Ruok, Word::Srvr, Word::Stat, Word::Wchs];
+const ANSWERED: [Word; 9] = [
+    Word::Conf,
+    Word::Cons,
+    Word::Isro,
+    Word::Lead,
+    Word::Mntr,
+    Word::Ruok,
+    Word::Srvr,
+    Word::Stat,
+    Word::Wchs,
+];
+
+/// Words that change something: enabled by name only, never by `*`.
+const ACTIVE: [Word; 1] = [Word::Lead];
 
 const fn bit(word: Word) -> u32 {
     1 << word as u32
@@ -36,7 +48,7 @@ impl Words {
         let mut unknown = Vec::new();
         for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
             if name == "*" {
-                bits |= all(&ANSWERED);
+                bits |= all(&ANSWERED) & !all(&ACTIVE);
             } else if let Some(word) = Word::ALL.iter().find(|w| w.name() == name) {
                 bits |= bit(*word);
             } else {
@@ -64,5 +76,11 @@ mod tests {
         assert!(Words::parse("*").0.allows(Word::Cons));
         assert!(!Words::parse("*").0.allows(Word::Dump), "no answer exists yet");
         assert!(Words::default().allows(Word::Isro));
+    }
+
+    #[test]
+    fn a_word_that_changes_something_is_not_enabled_by_a_star() {
+        assert!(!Words::parse("*").0.allows(Word::Lead));
+        assert!(Words::parse("*,lead").0.allows(Word::Lead));
     }
 }

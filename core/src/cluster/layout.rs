@@ -162,7 +162,7 @@ fn config_text(data: &Path, wanted: &Wanted, first: &[u16; 3], servers: &str) ->
     let data = data.display().to_string().replace('\\', "\\\\");
     let mut text = format!(
         "# Made by `paddock cluster`; yours to edit. By itself: paddock serve --config THIS_FILE\n\
-         tickTime=2000\ninitLimit=10\nsyncLimit=5\nmaxClientCnxns=0\n4lw.commands.whitelist=*\ndataDir={data}\n"
+         tickTime=2000\ninitLimit=10\nsyncLimit=5\nmaxClientCnxns=0\n4lw.commands.whitelist=*,lead\ndataDir={data}\n"
     );
     match (wanted.nodes, wanted.observers) {
         (1, 0) => {

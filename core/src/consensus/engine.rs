@@ -91,6 +91,8 @@ pub(super) struct Phase {
     pub(super) blocked: bool,
     /// What waits in the rings may be taken.
     pub(super) admitting: bool,
+    /// An operator wants this node to lead.
+    pub(super) wants_to_lead: bool,
     /// The group took no proposal in this turn: it is handing over.
     pub(super) busy: bool,
     /// Since when the log has no room.

@@ -22,6 +22,8 @@ pub(super) struct Gathered {
     pub(super) syncs: Vec<(Ticket, u64)>,
     /// Commands that no entry of the log can hold.
     pub(super) oversized: Vec<Ticket>,
+    /// This node is wanted as leader.
+    pub(super) lead: bool,
     /// Reports of sessions heard from: (shard, sessions, when).
     pub(super) touched: Vec<(u16, Vec<i64>, u64)>,
     /// Shards whose ring was full and now is not: they may be waiting for room.
@@ -98,6 +100,7 @@ impl Intake {
                 into.commands += 1;
                 stream.push(Some(ticket), session, attachment, identities.to_vec(), op);
             }
+            Submit::Lead => into.lead = true,
             Submit::Sync { ticket } => into.syncs.push((ticket, stream.last_seq())),
             Submit::Touched { sessions, at_ns } => into.touched.push((shard, sessions, at_ns)),
         }
@@ -107,7 +110,7 @@ impl Intake {
 fn submit_bytes(submit: &Submit) -> usize {
     match submit {
         Submit::Command { op, identities, .. } => command_bytes(op, identities),
-        Submit::Sync { .. } | Submit::Touched { .. } => 0,
+        Submit::Sync { .. } | Submit::Lead | Submit::Touched { .. } => 0,
     }
 }
 

@@ -71,10 +71,14 @@ impl Consensus {
     pub(super) fn forward(&mut self, now_ns: u64, io: &mut Io) {
         let leader = self.group.leader() as u8;
         let stalled = self.outbound.is_stalled(now_ns, FORWARD_RETRY_NS);
+        let wanted = std::mem::take(&mut self.phase.wants_to_lead);
         if self.group.role() == Role::Leader || leader == 0 {
             return;
         }
         let term = self.group.term();
+        if wanted {
+            self.links.send(leader, &Message::Lead { term }, io);
+        }
         if !self.links.is_granted(term) {
             if self.outbound.undecided() > 0 && self.links.may_ask(now_ns, FORWARD_RETRY_NS) {
                 // A question: the answer is the number that it wants.

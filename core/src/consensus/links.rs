@@ -211,6 +211,12 @@ impl Consensus {
             Message::Disputed { index, zxid, logged, digest } => {
                 self.answer_dispute(from, Dispute { index, zxid, logged, found: digest }, io);
             }
+            Message::Lead { term } => {
+                if term == self.phase.leading && term != 0 && self.admits(from) {
+                    tracing::info!("node {from} is wanted as leader; leadership is offered to it");
+                    self.group.transfer(u64::from(from));
+                }
+            }
             Message::Computed { zxid, digest } => self.disputes.hear(zxid, from, digest),
             Message::Snapshot(message) => self.hear_of_snapshot(from, message, now.mono_ns),
         }

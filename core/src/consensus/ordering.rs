@@ -76,6 +76,7 @@ impl Consensus {
         for shard in got.relieved.drain(..) {
             self.shards.marked[shard] = true;
         }
+        self.phase.wants_to_lead |= got.lead;
         self.refuse(got.oversized.drain(..));
         if self.group.alone() && self.phase.full_since.is_some() {
             let refused = self.outbound.withdraw();

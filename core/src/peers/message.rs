@@ -69,6 +69,11 @@ pub enum Message {
         /// The digest.
         digest: u64,
     },
+    /// To the leader: an operator wants the sender to lead.
+    Lead {
+        /// The leader's term as the sender knows it.
+        term: u64,
+    },
     /// A snapshot is offered, asked for, sent, or refused.
     Snapshot(SnapshotMessage),
 }

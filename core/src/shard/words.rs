@@ -11,6 +11,7 @@ use super::neighbours::{Letter, Roll};
 use crate::admin::text::{self, ClientLine, Facts, Serving};
 use crate::admin::words::Word;
 use crate::freshness::ALWAYS;
+use crate::submit::Submit;
 use paddock_transport::engine::{ConnId, Now};
 use paddock_transport::io::Io;
 use std::sync::Arc;
@@ -91,7 +92,10 @@ impl Shard {
                 at => Some(now.mono_ns.saturating_sub(at) / 1_000_000),
             },
         };
-        let answer = if word == Word::TelnetClose { String::new() } else { text::answer(word, &facts) };
+        let mut answer = if word == Word::TelnetClose { String::new() } else { text::answer(word, &facts) };
+        if word == Word::Lead && self.config.words.allows(word) && !self.uplink.push_plain(Submit::Lead) {
+            answer = "busy; try again\n".to_owned();
+        }
         if let Some(out) = self.connections.slot(slot).and_then(|c| io.out(c.id)) {
             out.bytes().extend_from_slice(answer.as_bytes());
         }

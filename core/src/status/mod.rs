@@ -12,13 +12,16 @@ mod report;
 pub use ask::{ANSWER_MAX_BYTES, AskError, ask};
 pub use report::{Report, Verdict};
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Servers asked at once, each by a thread of its own: as many as an ensemble can have.
 pub const SERVERS_MAX: usize = 254;
 
 /// How long a server may take for one answer unless told otherwise: longer than any turn of a healthy one.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks whether a server leads.
+const LEAD_POLL: Duration = Duration::from_millis(200);
 
 /// What a four-letter word answers on a server that has no quorum.
 const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requests";
@@ -98,6 +101,32 @@ pub fn parse_servers(text: &str) -> Result<Vec<String>, String> {
         0 => Err("no server named; write HOST:PORT,HOST:PORT".to_owned()),
         1..=SERVERS_MAX => Ok(servers),
         n => Err(format!("{n} servers; at most {SERVERS_MAX} can be asked at once")),
+    }
+}
+
+/// Asks a server to become the leader, and waits until it is.
+pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
+    let until = Instant::now() + patience;
+    let mut role = String::new();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(format!(
+                "it is {role} after {} ms. Has it a vote, and is it caught up (paddock status)? An election may also have \
+                 chosen another server meanwhile: ask again",
+                patience.as_millis()
+            ));
+        }
+        role = ask_one(server, left)?.role;
+        if role == "leader" || role == "standalone" {
+            return Ok(());
+        }
+        let answer = ask(server, "lead", left).map_err(|e| e.to_string())?;
+        if !answer.starts_with("asked") {
+            return Err(format!("it answers: {}", answer.trim()));
+        }
+        // An election among servers that agree takes a few round trips; the word may be said again without harm.
+        std::thread::sleep(LEAD_POLL.min(left));
     }
 }
 

@@ -120,6 +120,8 @@ words! {
     Hash = b"hash";
     /// `rw`, `ro` or `null`.
     Isro = b"isro";
+    /// Paddock's own: this server shall lead.
+    Lead = b"lead";
     /// Metrics.
     Mntr = b"mntr";
     /// `imok`.

@@ -39,6 +39,7 @@ impl Core {
             while let Ok(submit) = ring.pop() {
                 match submit {
                     Submit::Touched { sessions, at_ns } => self.touched.push((sessions, at_ns)),
+                    Submit::Lead => {}
                     other => self.waiting.push(other),
                 }
             }
@@ -61,7 +62,7 @@ impl Core {
                     commands.push((ticket, session, attachment, identities.to_vec(), op));
                 }
                 Submit::Sync { ticket } => syncs.push(ticket),
-                Submit::Touched { .. } => unreachable!("taken apart before"),
+                Submit::Touched { .. } | Submit::Lead => unreachable!("taken apart before"),
             }
         }
         self.commit(commands, &syncs);
