@@ -11,11 +11,18 @@ use super::engine::Consensus;
 use super::group::{Group, Role};
 use super::reads::Asked;
 use crate::peers::Message;
+use crate::shard::config::MAX_STALENESS_NS;
 use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
 
-/// How soon leadership is offered again after nobody took it.
+/// How soon leadership is offered again after nobody took it, by a leader that stops.
 const OFFER_RETRY_NS: u64 = 300_000_000;
+
+/// The same for a leader whose disk is full. An offer that nobody takes costs an election timeout in which no round is confirmed; the
+/// disks of an ensemble tend to fill at the same time, and then its reads hang on the rest of the time.
+const OFFER_RETRY_FULL_NS: u64 = 5_000_000_000;
+
+const _: () = assert!(OFFER_RETRY_FULL_NS < MAX_STALENESS_NS);
 
 impl Consensus {
     /// Notices that the node's part has changed.
@@ -160,9 +167,10 @@ impl Consensus {
         }
     }
 
-    /// Offers leadership to the voter that is nearest.
+    /// Offers leadership to the voter that is nearest, unless it was just offered.
     pub(super) fn hand_over(&mut self, now_ns: u64) {
-        if self.phase.offered_ns.is_some_and(|at| now_ns.saturating_sub(at) < OFFER_RETRY_NS) {
+        let pause_ns = offer_retry_ns(self.phase.full_since.is_some(), self.phase.stopping_since.is_some());
+        if self.phase.offered_ns.is_some_and(|at| now_ns.saturating_sub(at) < pause_ns) {
             return;
         }
         let node = u64::from(self.node);
@@ -172,5 +180,23 @@ impl Consensus {
             tracing::info!("leadership is offered to node {}", to.node);
             self.group.transfer(to.node);
         }
+    }
+}
+
+fn offer_retry_ns(full: bool, stopping: bool) -> u64 {
+    if full && !stopping { OFFER_RETRY_FULL_NS } else { OFFER_RETRY_NS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RaftClock;
+
+    #[test]
+    fn an_ensemble_whose_disks_are_all_full_has_time_to_confirm_reads() {
+        let clock = RaftClock::default();
+        let election_ns = clock.election_ticks() as u64 * clock.tick_ns();
+        assert!(offer_retry_ns(true, false) > 10 * election_ns);
+        assert!(offer_retry_ns(true, true) <= election_ns && offer_retry_ns(false, false) <= election_ns);
     }
 }
