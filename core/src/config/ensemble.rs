@@ -11,7 +11,7 @@ use super::findings::{ConfigError, Finding};
 use super::keys;
 use super::listeners::{any_address, resolve};
 use super::properties::{Property, parse};
-use crate::members::{MemberRole, Members, MembersError, NODE_MAX};
+use crate::members::{MemberRole, Members, MembersError, NODE_MAX, is_wildcard};
 use paddock_transport::engine::Address;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -104,6 +104,8 @@ pub(super) fn settle(
     let node = myid(data_dir, &members, read)?;
     let Some(me) = members.get(node) else { return Err(ConfigError::NoParticipants) };
     check_role(file, node, me.role, findings)?;
+    let nowhere = members.members.iter().filter(|(_, m)| is_wildcard(&m.host));
+    findings.extend(nowhere.map(|(n, _)| Finding::Nowhere { node: *n, own: *n == node }));
     let client = me.client_parts();
     let listen_all = file.switch("quorumListenOnAllIPs")?.unwrap_or(false);
     let ensemble = Some(Ensemble { node, members, listen_all });

@@ -37,6 +37,13 @@ pub enum Finding {
         /// How many voters.
         voters: usize,
     },
+    /// A server line whose address is no place.
+    Nowhere {
+        /// The server's number.
+        node: u8,
+        /// Whether it is this server's own line.
+        own: bool,
+    },
     /// A single server line: the server runs standalone.
     OneServer {
         /// Its number.
@@ -78,6 +85,17 @@ impl std::fmt::Display for Finding {
                 "{voters} participants tolerate no more losses than {}: consider an odd number",
                 voters - 1
             ),
+            Finding::Nowhere { node, own: true } => write!(
+                f,
+                "server.{node}, this server's own line, says every interface: the other servers and clients that read the \
+                 configuration cannot reach it there. Write the address that they know, and quorumListenOnAllIPs=true"
+            ),
+            Finding::Nowhere { node, own: false } => {
+                write!(
+                    f,
+                    "server.{node} is another server, and its address is no place: this server cannot dial it"
+                )
+            }
             Finding::OneServer { node } => write!(
                 f,
                 "server.{node} is the only server: it runs standalone (standaloneEnabled=false makes it an ensemble of one)"

@@ -63,14 +63,17 @@ const NO_EFFECT: &[&str] = &[
     "autopurge.snapRetainCount",
     "client.certReload",
     "client.portUnification",
+    "client.secure",
     "clientPortListenBacklog",
     "clientTcpKeepAlive",
+    "cnxTimeout",
     "commitLogCount",
     "connectToLearnerMasterLimit",
     "connectionMaxTokens",
     "dataLogDir",
     "digest.enabled",
     "electionAlg",
+    "electionPortBindRetry",
     "enableEagerACLCheck",
     "enforce.auth.schemes",
     "enforceQuota",
@@ -78,6 +81,7 @@ const NO_EFFECT: &[&str] = &[
     "flushDelay",
     "fsync.warningthresholdms",
     "globalOutstandingLimit",
+    "jute.maxbuffer.extrasize",
     "largeRequestMaxBytes",
     "largeRequestThreshold",
     "leaderServes",
@@ -92,6 +96,7 @@ const NO_EFFECT: &[&str] = &[
     "observerMasterPort",
     "portUnification",
     "preAllocSize",
+    "quorumCnxnTimeoutMs",
     "requestThrottleLimit",
     "requestThrottleStallTime",
     "secureClientPort",
@@ -112,9 +117,15 @@ const NO_EFFECT_PREFIXES: &[&str] = &[
     "X509AuthenticationProvider.superUser.",
     "admin.",
     "authProvider.",
+    "commitProcessor.",
     "connection",
+    "fastleader.",
+    "leader.",
+    "learner.",
     "metricsProvider.",
     "multiAddress.",
+    "nio.",
+    "observer.",
     "quorum.",
     "snapshot.",
     "ssl.",
@@ -191,6 +202,18 @@ mod tests {
         assert_eq!(nearest("maxClientCnxn"), Some("maxClientCnxns"));
         assert_eq!(nearest("datadir"), Some("dataDir"));
         assert_eq!(nearest("zzzzzz"), None);
+    }
+
+    #[test]
+    fn what_a_real_ensemble_sets_is_no_unknown_key() {
+        for key in ["cnxTimeout", "quorumCnxnTimeoutMs", "electionPortBindRetry", "learner.asyncSending"] {
+            assert_eq!(known(key), Known::NoEffect, "{key}");
+        }
+        for key in
+            ["leader.maxConcurrentSnapSyncs", "zookeeper.nio.numWorkerThreads", "observer.reconnectDelayMs"]
+        {
+            assert_eq!(known(key), Known::NoEffect, "{key}");
+        }
     }
 
     #[test]

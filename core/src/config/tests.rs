@@ -120,6 +120,13 @@ fn numbers_of_voters_that_waste_or_tolerate_nothing_are_told() {
 }
 
 #[test]
+fn an_address_that_is_no_place_is_told() {
+    let lines = "dataDir=/data\nclientPort=1\ninitLimit=1\nsyncLimit=1\nserver.1=0.0.0.0:1:2\nserver.2=[::]:1:2\nserver.3=c:1:2\n";
+    let want = [Finding::Nowhere { node: 1, own: true }, Finding::Nowhere { node: 2, own: false }];
+    assert_eq!(settled(lines, "1").1, want);
+}
+
+#[test]
 fn a_peer_type_that_contradicts_the_server_line_is_told_and_loses() {
     let (config, findings) = settled(&format!("{THREE}peerType=observer\n"), "1");
     assert_eq!(config.ensemble.unwrap().role(), MemberRole::Participant);

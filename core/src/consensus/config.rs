@@ -56,6 +56,10 @@ pub const OUTBOUND_COMMANDS_MAX: usize = 8192;
 /// Bytes of them, except that one command always fits: they are kept until they are applied, to be sent again if the leader dies.
 pub const OUTBOUND_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Bytes on the way to the leader above which no more commands are sent: what Raft and the rounds say on the same link stands
+/// behind them, and must get there within an election timeout even where a network carries some ten megabytes a second.
+pub const FORWARD_AHEAD_BYTES: usize = 2 * 1024 * 1024;
+
 /// How soon a node whose commands are undecided asks a silent leader where its stream stands.
 pub const FORWARD_RETRY_NS: u64 = 1_000_000_000;
 

@@ -122,6 +122,11 @@ impl Links {
         }
     }
 
+    /// Bytes that wait to be sent to a node.
+    pub(super) fn unsent(&self, node: u8, io: &Io) -> usize {
+        self.peers.as_ref().map_or(0, |peers| peers.unsent(node, io))
+    }
+
     /// `false`: not sent; there is no link, or it is too full.
     pub(super) fn send(&mut self, to: u8, message: &Message, io: &mut Io) -> bool {
         self.peers.as_mut().is_some_and(|peers| peers.send(to, message, io))

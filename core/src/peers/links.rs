@@ -13,7 +13,7 @@ use super::greeting::Refusal;
 use super::message::Message;
 use super::peer::{Complaints, Dial, Link, LinkError, Peer, PeerStatus, Side, State, backoff};
 use super::resolver::Resolver;
-use crate::members::Members;
+use crate::members::{Members, is_wildcard};
 use paddock_transport::engine::{Address, Closed, ConnId, Now, Origin};
 use paddock_transport::io::Io;
 use std::collections::{BTreeMap, VecDeque};
@@ -93,8 +93,13 @@ impl Peers {
         self.member = members.get(self.node).is_some();
         for (&node, member) in members.members.iter().filter(|(node, _)| **node != self.node) {
             let peer = self.peers.entry(node).or_insert_with(Peer::new);
-            let address = PeerAddress { node, host: member.host.clone(), port: member.peer_port };
-            peer.address = Some(address);
+            // What a server says of where it listens ("every interface") tells nobody else where it is: the own configuration's
+            // line for it may.
+            let nowhere = is_wildcard(&member.host);
+            if !nowhere || peer.address.as_ref().is_none_or(|a| a.port != member.peer_port) {
+                let address = PeerAddress { node, host: member.host.clone(), port: member.peer_port };
+                peer.address = Some(address);
+            }
             (peer.member, peer.recorded, peer.leaving) = (true, member.identity, None);
         }
         // Who is not in it himself may be older or newer than it: he drops nobody.

@@ -189,3 +189,16 @@ fn newcomers_share_the_room_of_one_large_frame_and_members_do_not() {
     assert_eq!(closed, [false, false, true]);
     assert!(!rig.inproc.is_closed(member));
 }
+
+#[test]
+fn a_member_that_only_says_every_interface_is_dialled_where_the_own_configuration_has_it() {
+    let mut rig = Rig::ensemble(3);
+    let mut recorded = members(5, &[1, 2, 3]);
+    recorded.members.get_mut(&2).unwrap().host = "0.0.0.0".to_owned();
+    rig.node(1).peers.update(&recorded);
+    assert_eq!(rig.node(1).peers.peers[&2].address, Some(address(2)));
+    // Another port is another place: what is recorded counts.
+    recorded.members.get_mut(&2).unwrap().peer_port = PORT + 1;
+    rig.node(1).peers.update(&recorded);
+    assert_eq!(rig.node(1).peers.peers[&2].address.as_ref().unwrap().host, "0.0.0.0");
+}
