@@ -210,12 +210,12 @@ class Schedule:
             return "all killed", r.uniform(0.2, 2), True, lambda: [n.start() for n in ensemble.nodes]
         first = leader if favoured and leader else order[0]
         ends, names, hit = [picked[0](ensemble, first)], [picked[0].__name__], [first]
-        if roll < 0.2 and len(ensemble.nodes) > 3:
-            # Never a majority of the voters: with three of them the second one is an observer.
-            pool = ensemble.nodes if len(ensemble.voters) >= 5 else ensemble.observers
-            second = next(n for n in order if n in pool and n is not first)
-            # An emptied voter must not be fed while another one is away, for that is a majority's business.
-            if lose_disk not in picked and picked[1] is not parted and picked[0] is not parted:
+        if roll < 0.2:
+            # Never a majority of the voters: with three of them only one of the two is a voter.
+            both = len(ensemble.voters) >= 5 or first in ensemble.observers
+            second = next((n for n in order if n is not first and (both or n in ensemble.observers)), None)
+            # An emptied voter counts as lost until it is fed, and who is parted from one of two is away from a third.
+            if second and not {lose_disk, parted} & set(picked):
                 ends.append(picked[1](ensemble, second))
                 names.append(picked[1].__name__)
                 hit.append(second)
