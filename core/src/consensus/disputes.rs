@@ -4,7 +4,7 @@
 //! stays correct because a node that finds a difference applies nothing more until a majority of the voters has said
 //! what it computed: then whoever is not of the majority's opinion stops, a leader like any other, and the rest goes on.
 //! A node that has applied the disputed entry without complaint, and remembers no digest so old, is of the opinion that
-//! stands in the log.
+//! stands in the log. Beside the entries, every read round tells the leader what its sender has.
 
 use super::control::StopReason;
 use super::engine::Consensus;
@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Disputes remembered; each is of one zxid, and the oldest goes first. One node that is wrong has one at a time.
 const DISPUTES_MAX: usize = 8;
+
+/// Entries remembered whose proposers were wrong: what one leader has under way before it stops, many times over.
+const ACCEPTED_MAX: usize = 1024;
 
 /// How often a node that waits for a verdict asks again.
 const ASK_AGAIN_NS: u64 = 500_000_000;
@@ -47,6 +50,8 @@ pub(super) struct Disputes {
     opinions: BTreeMap<i64, BTreeMap<u8, u64>>,
     /// The one that holds up this node, and when it last asked.
     own: Option<(Dispute, u64)>,
+    /// Entries that were applied although their proposers were wrong.
+    accepted: BTreeSet<u64>,
 }
 
 impl Disputes {
@@ -99,10 +104,29 @@ impl Consensus {
     pub(super) fn answer_dispute(&mut self, from: u8, dispute: Dispute, io: &mut Io) {
         let Dispute { index, zxid, logged, found } = dispute;
         self.disputes.hear(zxid, from, found);
-        let accepted = (self.applier.index >= index).then_some(logged);
-        if let Some(digest) = self.applier.machine.digest_at(zxid).or(accepted) {
+        let agreed = self.applier.index >= index && !self.disputes.accepted.contains(&index);
+        if let Some(digest) = self.applier.machine.digest_at(zxid).or(agreed.then_some(logged)) {
             self.disputes.hear(zxid, self.node, digest);
-            self.links.send(from, &Message::Computed { zxid, digest }, io);
+            // To all: who is wrong must hear it from a majority, and may not be the one who asks.
+            for (node, _) in self.links.up() {
+                self.links.send(node, &Message::Computed { zxid, digest }, io);
+            }
+        }
+    }
+
+    /// A read round tells what its sender has: if this node has something else, everybody is asked.
+    pub(super) fn compare(&mut self, from: u8, zxid: i64, digest: u64, io: &mut Io) {
+        let Some(own) = self.applier.machine.digest_at(zxid).filter(|own| *own != digest) else { return };
+        tracing::error!(
+            "node {from} has digest {digest:016x} at zxid 0x{zxid:x}, this node {own:016x}: whoever is not of the majority's \
+             opinion stops"
+        );
+        self.disputes.hear(zxid, from, digest);
+        self.disputes.hear(zxid, self.node, own);
+        // Of no entry: nobody has accepted it yet.
+        let question = Message::Disputed { index: u64::MAX, zxid, logged: own, digest: own };
+        for (node, _) in self.links.up() {
+            self.links.send(node, &question, io);
         }
     }
 
@@ -121,15 +145,21 @@ impl Consensus {
         }
         let Some((dispute, asked_ns)) = self.disputes.own else { return Ok(()) };
         let Dispute { index, zxid, logged, found } = dispute;
-        if self.disputes.verdict(zxid, found, &voters) == Verdict::Right {
-            tracing::warn!("a majority has the same state at zxid 0x{zxid:x} as this node, which goes on");
-            self.applier.accepted = index;
-            self.disputes.own = None;
-        } else if asked_ns == 0 || now_ns.saturating_sub(asked_ns) >= ASK_AGAIN_NS {
+        // Told even if the others have said enough already: whoever is wrong must hear it from a majority.
+        if asked_ns == 0 || now_ns.saturating_sub(asked_ns) >= ASK_AGAIN_NS {
             self.disputes.own = Some((dispute, now_ns));
             for (node, _) in self.links.up() {
                 self.links.send(node, &Message::Disputed { index, zxid, logged, digest: found }, io);
             }
+        }
+        if self.disputes.verdict(zxid, found, &voters) == Verdict::Right {
+            tracing::warn!("a majority has the same state at zxid 0x{zxid:x} as this node, which goes on");
+            self.applier.accepted = index;
+            self.disputes.accepted.insert(index);
+            while self.disputes.accepted.len() > ACCEPTED_MAX {
+                self.disputes.accepted.pop_first();
+            }
+            self.disputes.own = None;
         }
         Ok(())
     }

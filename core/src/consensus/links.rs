@@ -204,7 +204,8 @@ impl Consensus {
                     self.links.granted = term;
                 }
             }
-            Message::Round { term, number, touched, .. } => {
+            Message::Round { term, number, touched, zxid, digest, .. } => {
+                self.compare(from, zxid, digest, io);
                 if term == self.phase.leading && term != 0 {
                     self.take_round(from, number, &touched, now.mono_ns);
                 }

@@ -439,7 +439,16 @@ fn replay(
             continue;
         }
         let applied = match entry.kind {
-            EntryKind::Batch => applier.apply(&entry),
+            EntryKind::Batch => match applier.apply(&entry) {
+                Err(why @ StopReason::Diverged { .. }) if !membership.is_sole_voter(node) => {
+                    // A majority may have found the entry's proposer wrong while this node ran. If it is this node, the first
+                    // read round that it joins tells.
+                    tracing::warn!("replay goes on, and the others are asked: {why}");
+                    applier.accepted = entry.index;
+                    applier.apply(&entry)
+                }
+                applied => applied,
+            },
             EntryKind::Membership => {
                 let step = membership.apply(&entry.payload).map_err(|e| GroupError(e.to_string()))?;
                 applier.apply_change(&entry, &step)

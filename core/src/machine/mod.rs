@@ -189,6 +189,12 @@ impl Machine {
         self.history.at(zxid)
     }
 
+    /// Makes this node's state another one than it should be, as a defect of its memory would.
+    #[cfg(test)]
+    pub(crate) fn spoil(&mut self) {
+        self.sums.add_part(1);
+    }
+
     /// The sessions.
     pub fn sessions(&self) -> &SessionTable {
         &self.sessions

@@ -4,6 +4,7 @@ mod backpressure;
 mod checkpoints;
 mod cluster;
 mod disks;
+mod ensemble;
 mod raft;
 mod recovery;
 mod restarts;

@@ -1,0 +1,182 @@
+//! Three whole cores with their links, in one thread: the node that is wrong stops, and the others go on.
+
+use super::rig::{TIMEOUT_MS, disk};
+use crate::command::Op;
+use crate::commit::{Outcome, Ticket};
+use crate::consensus::group::{Group, Role};
+use crate::consensus::{Consensus, ConsensusConfig, Parts, ShardParts, StopReason};
+use crate::members::{Member, MemberRole, Members};
+use crate::stats::Stats;
+use crate::submit::Submit;
+use paddock_transport::engine::{Address, Engine, Now};
+use paddock_transport::inproc::InProc;
+use paddock_transport::wake::Waker;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const NODES: u8 = 3;
+const STEP_NS: u64 = 5_000_000;
+/// Virtual time after which a test gives up: several elections.
+const PATIENCE_STEPS: usize = 4000;
+
+struct Node {
+    config: ConsensusConfig,
+    core: Consensus,
+    parts: Parts,
+    shard: ShardParts,
+    /// Sessions opened through this node.
+    opened: Vec<i64>,
+    asked: u64,
+}
+
+struct Trio {
+    nodes: Vec<Node>,
+    net: InProc,
+    now: Now,
+}
+
+impl Trio {
+    fn start() -> Trio {
+        let port = |node: u8| 2000 + u16::from(node);
+        let member = |node: u8| Member {
+            host: "127.0.0.1".to_owned(),
+            peer_port: port(node),
+            election_port: 3000,
+            role: MemberRole::Participant,
+            client: None,
+            identity: None,
+        };
+        let members: BTreeMap<u8, Member> = (1..=NODES).map(|node| (node, member(node))).collect();
+        let mut net = InProc::new(usize::from(NODES));
+        let nodes = (1..=NODES).map(|node| {
+            net.listen(usize::from(node) - 1, Address::Tcp(([127, 0, 0, 1], port(node)).into()));
+            let mut config = ConsensusConfig::standalone("/data".into(), 1);
+            config.disk = disk();
+            config.segment_bytes = Some(1 << 20);
+            config.inline = true;
+            (config.node, config.seed, config.new_identity) = (node, u64::from(node), [node; 16]);
+            config.members = Some(Members { members: members.clone(), ..Members::default() });
+            let waker = Waker::new().unwrap();
+            let stats = Arc::new(Stats::new(1, 0));
+            let (core, mut parts) = Consensus::open(config.clone(), waker.clone(), &[waker], stats).unwrap();
+            let shard = parts.shards.remove(0);
+            Node { config, core, parts, shard, opened: Vec::new(), asked: 0 }
+        });
+        let nodes = nodes.collect();
+        Trio { nodes, net, now: Now { mono_ns: 1_000_000_000_000, wall_ms: 1_700_000_000_000 } }
+    }
+
+    fn step(&mut self) {
+        self.now.mono_ns += STEP_NS;
+        let mut cores: Vec<&mut dyn Engine> =
+            self.nodes.iter_mut().map(|node| &mut node.core as &mut dyn Engine).collect();
+        self.net.step(self.now, &mut cores);
+        for node in &mut self.nodes {
+            if node.core.has_disk_work() {
+                node.core.disk_turn();
+            }
+            while let Some(published) = node.shard.commits.next() {
+                node.shard.reader.move_to(&published.version);
+                for reply in &published.commit.replies {
+                    if let Outcome::Attached { session, .. } = reply.outcome {
+                        node.opened.push(session);
+                    }
+                }
+            }
+            node.shard.commits.release();
+        }
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Trio) -> bool) {
+        for _ in 0..PATIENCE_STEPS {
+            self.step();
+            if done(self) {
+                return;
+            }
+        }
+        panic!("{what}: not within {} virtual seconds", PATIENCE_STEPS as u64 * STEP_NS / 1_000_000_000);
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let leads = |node: &Node| {
+            node.core.group.role() == Role::Leader
+                && node.core.phase.leading != 0
+                && node.parts.control.reason().is_none()
+        };
+        self.nodes.iter().position(leads)
+    }
+
+    /// Opens a session through a node, to the end.
+    fn write_through(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        node.asked += 1;
+        let session = (n as i64 + 1) << 56 | node.asked as i64;
+        let op = Op::OpenSession { timeout_ms: TIMEOUT_MS, password: [7; 16] };
+        let ticket = Ticket { shard: 0, token: node.asked };
+        let submit = Submit::Command { ticket, session, attachment: 0, identities: [].into(), op };
+        node.shard.submits.push(submit).unwrap();
+        self.until("a write through a healthy node", |trio| trio.nodes[n].opened.contains(&session));
+    }
+
+    fn reasons(&self) -> Vec<Option<&StopReason>> {
+        self.nodes.iter().map(|node| node.parts.control.reason()).collect()
+    }
+}
+
+/// Spoils the state of one node, and sees who stops.
+fn the_one_that_differs_stops(spoil_leader: bool) {
+    let mut trio = Trio::start();
+    trio.until("a first leader", |trio| trio.leader().is_some());
+    for n in 0..3 {
+        trio.write_through(n);
+    }
+    let leader = trio.leader().unwrap();
+    let wrong = if spoil_leader { leader } else { (leader + 1) % 3 };
+    let healthy = (wrong + 1) % 3;
+    trio.nodes[wrong].core.applier.machine.spoil();
+    // The first write is applied everywhere, the second one tells what its proposer made of it.
+    for _ in 0..3 {
+        trio.write_through(healthy);
+    }
+    trio.until("a verdict", |trio| trio.nodes[wrong].parts.control.reason().is_some());
+    assert!(
+        matches!(trio.reasons()[wrong], Some(StopReason::Diverged { .. })),
+        "{:?} of node {}",
+        trio.reasons(),
+        wrong + 1
+    );
+    trio.until("a leader among the healthy", |trio| trio.leader().is_some_and(|leader| leader != wrong));
+    for n in (0..3).filter(|n| *n != wrong) {
+        trio.write_through(n);
+    }
+    assert_eq!(trio.reasons().iter().flatten().count(), 1, "only the wrong one stops: {:?}", trio.reasons());
+    // What a wrong proposer wrote into the log keeps nobody from starting again.
+    let Node { config, core, parts, shard, .. } = trio.nodes.swap_remove(healthy);
+    drop((core, parts, shard));
+    let waker = Waker::new().unwrap();
+    let (_, again) = Consensus::open(config, waker.clone(), &[waker], Arc::new(Stats::new(1, 0))).unwrap();
+    assert!(again.recovered.sessions >= 6, "{:?}", again.recovered);
+}
+
+#[test]
+fn a_difference_shows_without_a_write() {
+    let mut trio = Trio::start();
+    trio.until("a first leader", |trio| trio.leader().is_some());
+    let wrong = (trio.leader().unwrap() + 1) % 3;
+    trio.write_through(0);
+    trio.nodes[wrong].core.applier.machine.spoil();
+    // Applied everywhere, and nothing after it whose stamp could differ.
+    trio.write_through((wrong + 1) % 3);
+    trio.until("a verdict", |trio| trio.nodes[wrong].parts.control.reason().is_some());
+    assert_eq!(trio.reasons().iter().flatten().count(), 1, "{:?}", trio.reasons());
+}
+
+#[test]
+fn a_follower_whose_state_differs_stops_and_the_others_go_on() {
+    the_one_that_differs_stops(false);
+}
+
+#[test]
+fn a_leader_whose_state_differs_stops_and_the_others_go_on() {
+    the_one_that_differs_stops(true);
+}
