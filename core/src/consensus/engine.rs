@@ -101,8 +101,9 @@ pub(super) struct Phase {
     pub(super) stopping_since: Option<u64>,
     /// Since when this node knows that it is no member any more.
     pub(super) removed_since: Option<u64>,
-    /// Another node said so, with whom it has no link any more: its own log may never tell.
-    pub(super) told_removed: bool,
+    /// Another node said so, with whom it has no link any more: its own log may never tell. The version of the membership
+    /// that was known here then.
+    pub(super) told_removed: Option<i64>,
     /// When leadership was last offered to somebody.
     pub(super) offered_ns: Option<u64>,
     next_tick_ns: u64,

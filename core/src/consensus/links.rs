@@ -164,7 +164,7 @@ impl Consensus {
                     // It may have been away while that was logged; a node that never was a member goes on asking.
                     if !self.applier.machine.members().members.is_empty() {
                         self.phase.removed_since.get_or_insert(now.mono_ns);
-                        self.phase.told_removed = true;
+                        self.phase.told_removed = Some(self.applier.machine.members().version);
                     }
                 }
             }

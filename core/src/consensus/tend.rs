@@ -14,6 +14,27 @@ use crate::machine::{MembershipCommand, MembershipEffect};
 use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
 
+/// What a node is that found itself removed, or was told so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    /// It was added again since: both may have happened while it was away.
+    Member,
+    /// The leader still sends it the log, which will tell.
+    Unknown,
+    /// Removed.
+    Out,
+}
+
+/// `known` tells whether the membership applied here, of which it is `member` or not, is newer than the word of its removal: who
+/// said that may have been behind himself.
+fn judge(joins: bool, member: bool, known: bool, fed: bool) -> Part {
+    match (joins || (member && known), member && fed) {
+        (true, _) => Part::Member,
+        (false, true) => Part::Unknown,
+        (false, false) => Part::Out,
+    }
+}
+
 impl Consensus {
     /// Whether the node's data directory is the one that the ensemble knows.
     pub(super) fn admits(&self, node: u8) -> bool {
@@ -28,7 +49,7 @@ impl Consensus {
             return Err(StopReason::Reopen { index: self.applier.index });
         }
         if self.phase.removed_since.is_some_and(|since| now_ns.saturating_sub(since) >= REMOVED_PATIENCE_NS)
-            && !self.is_back()
+            && !self.stays(now_ns)
         {
             return Err(StopReason::Removed { version: self.applier.machine.members().version });
         }
@@ -76,15 +97,22 @@ impl Consensus {
         Ok(())
     }
 
-    /// Whether a node that found itself removed was added again since: both may have happened while it was away.
-    fn is_back(&mut self) -> bool {
+    /// Whether a node that found itself removed, or was told so, goes on all the same.
+    fn stays(&mut self, now_ns: u64) -> bool {
         let state = self.applier.machine.membership();
-        let joins = state.pending.as_ref().is_some_and(|pending| pending.members.get(self.node).is_some());
-        let back = joins || (!self.phase.told_removed && state.members.get(self.node).is_some());
-        if back {
-            self.phase.removed_since = None;
+        let told = self.phase.told_removed;
+        let part = judge(
+            state.pending.as_ref().is_some_and(|pending| pending.members.get(self.node).is_some()),
+            state.members.get(self.node).is_some(),
+            told.is_none_or(|version| state.members.version > version),
+            self.asks_leader().is_some(),
+        );
+        match part {
+            Part::Out => return false,
+            Part::Unknown => self.phase.removed_since = Some(now_ns),
+            Part::Member => (self.phase.removed_since, self.phase.told_removed) = (None, None),
         }
-        back
+        true
     }
 
     /// Follows a change that was applied.
@@ -114,5 +142,20 @@ impl Consensus {
         };
         rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&batch_of(command, frame), Vec::new())
             .map_err(|e| StopReason::LogFailed(format!("a batch cannot be written down: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_stops_on_no_word_of_one_that_is_behind_itself() {
+        // By its own log it is a member, and it is told that it is none: removed and added again, it learns that from the leader.
+        assert_eq!(judge(false, true, false, true), Part::Unknown);
+        assert_eq!(judge(false, true, true, true), Part::Member);
+        assert_eq!(judge(false, true, false, false), Part::Out);
+        assert_eq!(judge(false, false, false, true), Part::Out);
+        assert_eq!(judge(true, false, false, false), Part::Member);
     }
 }
