@@ -107,25 +107,33 @@ impl Consensus {
     /// Proposes what waits in all nodes' streams as one batch.
     fn propose_next(&mut self, now: Now) -> Result<(), StopReason> {
         // Who comes back is noted before anybody is found dead.
-        self.take_own(now.mono_ns);
+        let mut own = self.lend_own(BATCH_COMMANDS_MAX, now.mono_ns);
+        let complete = !self.outbound.has_unsent();
         let outbound = &mut self.outbound;
         self.deadlines.expired(now.mono_ns, |session| {
             outbound.push(None, session, 0, Vec::new(), Op::ExpireSession);
         });
-        self.take_own(now.mono_ns);
+        if complete && own.len() < BATCH_COMMANDS_MAX {
+            own.append(&mut self.lend_own(BATCH_COMMANDS_MAX - own.len(), now.mono_ns));
+        }
+        if self.streams.pass(self.node, &own) {
+            return self.propose(own, now);
+        }
+        self.take_own(own, now.mono_ns);
         let taken = self.streams.fill(BATCH_COMMANDS_MAX, BATCH_BYTES_MAX, |_| false);
         if taken.commands.is_empty() { Ok(()) } else { self.propose(taken.commands, now) }
     }
 
-    /// Puts this node's own commands beside those of the others.
-    fn take_own(&mut self, now_ns: u64) {
-        let own = self.outbound.lend(BATCH_COMMANDS_MAX, BATCH_BYTES_MAX);
-        if own.is_empty() {
-            return;
-        }
+    fn lend_own(&mut self, count: usize, now_ns: u64) -> Vec<Command> {
+        let own = self.outbound.lend(count, BATCH_BYTES_MAX);
         self.note_returning(&own, now_ns);
+        own
+    }
+
+    /// Puts this node's own commands beside those of the others.
+    fn take_own(&mut self, own: Vec<Command>, now_ns: u64) {
         // Its own stream is always where the leader expects it: both were set when it began to lead.
-        if self.streams.take(self.node, own).is_err() {
+        if !own.is_empty() && self.streams.take(self.node, own).is_err() {
             tracing::error!("the leader's own commands are out of order; it gives up leading");
             self.hand_over(now_ns);
         }

@@ -94,6 +94,22 @@ impl Streams {
         Ok(())
     }
 
+    /// Takes a node's commands that become the next entry as they stand, since nothing else waits. `false`: something does,
+    /// or they are not the next ones; nothing was taken.
+    pub(super) fn pass(&mut self, node: u8, commands: &[Command]) -> bool {
+        if commands.is_empty() || self.has_more() {
+            return false;
+        }
+        let Some(stream) = self.nodes.get_mut(&node) else { return false };
+        let next = (stream.next..).zip(commands).all(|(seq, command)| {
+            command.node == node && command.incarnation == stream.incarnation && command.seq == seq
+        });
+        if next {
+            stream.next += commands.len() as u64;
+        }
+        next
+    }
+
     /// Whether anything waits.
     pub(super) fn has_more(&self) -> bool {
         self.nodes.values().any(|s| !s.queue.is_empty())
@@ -243,6 +259,26 @@ mod tests {
         assert_eq!(s.fill(1, usize::MAX, never).commands.len(), 1);
         assert_eq!(s.clear(1).iter().map(|c| c.seq).collect::<Vec<_>>(), [2, 3]);
         assert!(!s.has_more());
+    }
+
+    #[test]
+    fn what_waits_alone_passes_and_what_does_not_pass_is_not_taken() {
+        let mut s = Streams::default();
+        for node in [1, 2] {
+            s.expect(node, 1, None);
+        }
+        assert!(!s.pass(1, &[]) && !s.pass(3, &run(3, 1, 1..=1)));
+        assert!(s.pass(1, &run(1, 1, 1..=3)));
+        assert!(
+            !s.pass(1, &run(1, 1, 5..=5)) && !s.pass(1, &run(1, 2, 4..=4)) && !s.pass(1, &run(2, 1, 4..=4))
+        );
+        // What could not be proposed waits, and is first.
+        s.untake(run(1, 1, 3..=3));
+        assert!(!s.pass(1, &run(1, 1, 4..=4)));
+        assert_eq!(s.take(1, run(1, 1, 4..=4)), Ok(()));
+        assert_eq!(s.fill(10, 10_000, never).commands.iter().map(|c| c.seq).collect::<Vec<_>>(), [3, 4]);
+        s.take(2, run(2, 1, 1..=1)).unwrap();
+        assert!(!s.pass(1, &run(1, 1, 5..=5)));
     }
 
     #[test]
