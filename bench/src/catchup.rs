@@ -5,7 +5,7 @@
 //! because one uninterrupted load on the leader is measured second by second, before the node comes back and while it catches
 //! up, and because "caught up" is what the node itself says: it has applied what the leader had applied when it came back.
 
-use crate::ensemble::nodes::{Ensemble, field};
+use crate::ensemble::nodes::{Ensemble, Weight, field};
 use crate::load::Load;
 use crate::provenance::{self, Provenance};
 use crate::server::{Cores, Program, Served};
@@ -53,6 +53,10 @@ pub struct CatchupArgs {
     /// Seconds of load from then on; the node must have caught up within them
     #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=3600))]
     after: u64,
+    /// Let the node that comes back compete for the leader's core as its equal; otherwise it gets what the others leave, as
+    /// if it had a machine of its own (by chrt of util-linux)
+    #[arg(long)]
+    compete: bool,
     /// Znodes
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     keys: u32,
@@ -149,6 +153,8 @@ struct Document {
     entries: u64,
     rate: f64,
     reads: f64,
+    /// Whether the node that came back competed for the leader's core.
+    compete: bool,
     keys: u32,
     value_bytes: u32,
     outcomes: Vec<Outcome>,
@@ -183,6 +189,7 @@ pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
         entries: args.entries,
         rate: args.rate,
         reads: args.reads,
+        compete: args.compete,
         keys: args.keys,
         value_bytes: args.value_size,
         outcomes,
@@ -228,7 +235,8 @@ fn measure(args: &CatchupArgs, case: Case, cores: &Cores) -> anyhow::Result<Outc
         std::thread::sleep(before + Duration::from_secs(2));
         let missed = ensemble.zxid(leader)?.saturating_sub(left_at);
         let (began, goal) = (Instant::now(), ensemble.zxid(leader)?);
-        let launched = ensemble.launch(late)?;
+        let weight = if args.compete { Weight::Equal } else { Weight::Idle };
+        let launched = ensemble.launch(late, weight)?;
         let waiting = scope.spawn(|| launched.ready("/"));
         let mut caught_up = None;
         while caught_up.is_none() && began.elapsed() < after {
@@ -306,6 +314,7 @@ fn load(args: &CatchupArgs, reads: f64, rate: Option<f64>, duration: Duration, w
 fn text(document: &Document) -> String {
     let mut out = format!(
         "{}\nnote     3 nodes on core {}, generator on {:?}; {} znodes of {} bytes; open loop of {} ops/s on the leader, {} % reads\n\
+         note     the node that comes back {}\n\
          note     p99: median of the seconds' p99 (in brackets the worst second's)\n\n",
         document.provenance,
         document.cores.server,
@@ -314,6 +323,11 @@ fn text(document: &Document) -> String {
         document.value_bytes,
         thousands(document.rate),
         document.reads * 100.0,
+        if document.compete {
+            "competes for the core as an equal"
+        } else {
+            "gets what the others leave of the core, as if it had its own machine"
+        },
     );
     // Writing to a string cannot fail.
     let _ = writeln!(

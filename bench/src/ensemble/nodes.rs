@@ -17,6 +17,15 @@ const WORD_PATIENCE: Duration = Duration::from_secs(5);
 /// A word's answer is a few kilobytes.
 const WORD_BYTES_MAX: u64 = 1 << 20;
 
+/// How a node competes with the others for their core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// As their equal.
+    Equal,
+    /// It gets what they leave, as if it had a machine of its own (the kernel's idle class, by `chrt`).
+    Idle,
+}
+
 /// One node of an ensemble.
 #[derive(Debug)]
 struct Place {
@@ -77,7 +86,7 @@ impl Ensemble {
             (0..self.places.len()).filter(|&node| self.places[node].running.is_none()).collect();
         // All at once: none serves before a majority is there.
         let launched: Vec<Launched> =
-            missing.iter().map(|&node| self.launch(node)).collect::<Result<_, _>>()?;
+            missing.iter().map(|&node| self.launch(node, Weight::Equal)).collect::<Result<_, _>>()?;
         for (node, launched) in missing.into_iter().zip(launched) {
             self.places[node].running = Some(launched.ready("/")?);
         }
@@ -85,10 +94,16 @@ impl Ensemble {
     }
 
     /// Starts one node; it may not serve yet.
-    pub fn launch(&self, node: usize) -> anyhow::Result<Launched> {
+    pub fn launch(&self, node: usize, weight: Weight) -> anyhow::Result<Launched> {
         let name = format!("{} node {}", self.program.name(), node + 1);
         let client = self.places[node].client;
-        Launched::start(name, self.command(node)?, self.core, &self.folder(node), client)
+        let mut command = self.command(node)?;
+        if weight == Weight::Idle {
+            let mut yielding = Command::new("chrt");
+            yielding.args(["--idle", "0"]).arg(command.get_program()).args(command.get_args());
+            command = yielding;
+        }
+        Launched::start(name, command, self.core, &self.folder(node), client)
     }
 
     /// A node that was launched serves.

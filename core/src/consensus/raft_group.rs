@@ -23,8 +23,10 @@ use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, State
 const COMMITTED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Bytes in one append message to a peer, or one entry: small enough that a heartbeat behind it is not late.
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
-/// Append messages under way to one peer: with their size, at most 8 MiB are buffered for it.
-const MESSAGES_IN_FLIGHT_MAX: usize = 32;
+/// Append messages under way to one peer: with their size, at most 2 MiB. A peer that catches up acknowledges many at once
+/// and gets as many anew in one turn of the leader, whose clients wait that long. More than batches in flight: one that is
+/// slow for a moment gets what it missed in fewer, larger messages.
+const MESSAGES_IN_FLIGHT_MAX: usize = 8;
 /// Bytes of entries that are not applied yet above which a follower takes no further ones: they must be in memory, and
 /// apply may be held up by readers. The leader sends them again.
 const UNAPPLIED_BYTES_MAX: u64 = 64 * 1024 * 1024;
