@@ -308,6 +308,7 @@ mod tests {
         assert_eq!(config::load(&alone[0].config, None).unwrap(), {
             let mut config = config::Config::standalone(alone[0].dir.join("data"));
             config.listen = vec![Address::Tcp(alone[0].client)];
+            config.whitelist = "*,lead".to_owned();
             (config, Vec::new())
         });
         let dir = tempfile::tempdir().unwrap();
