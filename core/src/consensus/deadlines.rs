@@ -163,6 +163,8 @@ impl Deadlines {
             if let SessionEvent::Closed { session } = event {
                 self.expiry.remove(*session);
                 self.dying.remove(session);
+                // Closed by its client while it was due: nobody is left to expire.
+                self.due.retain(|due| due != session);
             }
         }
         for result in &applied.results {
@@ -278,5 +280,22 @@ mod tests {
         assert!(!later.contains(&saved) && later.len() == EXPIRIES_PER_BATCH_MAX - 1);
         deadlines.expired(12_000 * MS, |session| later.push(session));
         assert!(later.contains(&saved));
+    }
+
+    #[test]
+    fn a_session_closed_while_it_was_due_is_not_expired() {
+        let (tree, _) = crate::tree::tree(1);
+        let mut deadlines = Deadlines::new(2000 * MS, 1000 * MS);
+        deadlines.turn(0);
+        deadlines.lead(0, &Machine::new(&tree));
+        let many = EXPIRIES_PER_BATCH_MAX as i64 + 1;
+        (0..many).for_each(|session| deadlines.expiry.arm(session, 4000, 0));
+        deadlines.grace_until = 0;
+        let mut died = Vec::new();
+        deadlines.expired(6000 * MS, |session| died.push(session));
+        let left = (0..many).find(|s| !died.contains(s)).expect("one more than a batch takes");
+        let closed = SessionEvent::Closed { session: left };
+        deadlines.applied(&Applied { sessions: vec![closed], ..Applied::default() }, 6000 * MS);
+        deadlines.expired(6000 * MS, |session| panic!("{session:x} is gone already"));
     }
 }
