@@ -63,8 +63,12 @@ pub(super) fn listeners(
         Some(p) => return Err(bad(p, "local or linearizable".to_owned())),
     };
     let linearizable = file.number("paddock.linearizableClientPort", 0, u16::MAX.into())?;
+    let beside = |port| match &plain {
+        Some(Address::Tcp(plain)) => Ok(Address::Tcp(SocketAddr::new(plain.ip(), port))),
+        _ => at(host, port),
+    };
+    config.listen_linearizable = linearizable.map(|p| beside(p as u16)).transpose()?.into_iter().collect();
     config.listen = plain.into_iter().collect();
-    config.listen_linearizable = linearizable.map(|p| at(host, p as u16)).transpose()?.into_iter().collect();
     if config.listen.is_empty() && config.listen_linearizable.is_empty() {
         return Err(ConfigError::NoListener);
     }

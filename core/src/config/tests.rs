@@ -191,6 +191,10 @@ fn linearizable_listeners_are_told_from_the_others() {
     assert_eq!((config.is_linearizable(0), config.is_linearizable(1)), (false, true));
     let (config, _) = with(&format!("{base}paddock.readConsistency=linearizable\n"), &[]).unwrap();
     assert!(config.is_linearizable(0));
+    // A server line that keeps clients to one address keeps them there on both ports.
+    let lines = THREE.replace("clientPort=2181\n", "").replacen(":3888", ":3888;127.0.0.1:2181", 1);
+    let (config, _) = settled(&format!("{lines}paddock.linearizableClientPort=2182\n"), "1");
+    assert_eq!(config.listen_linearizable[0].to_string(), "127.0.0.1:2182");
     assert!(
         refused(&format!("{base}paddock.readConsistency=strong\n"), &[]).contains("local or linearizable")
     );
