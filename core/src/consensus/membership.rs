@@ -269,6 +269,13 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<(Target, Vec<u8>)>, Member
     Ok(Some((change.target, change.command)))
 }
 
+/// The command that rides in an entry which changes the membership; `None`: the joint state is left. For the simulation's
+/// reading of the log.
+#[cfg(any(test, feature = "sim"))]
+pub fn change_command(payload: &[u8]) -> Result<Option<Vec<u8>>, MembershipError> {
+    Ok(decode(payload)?.map(|(_, command)| command))
+}
+
 fn archive<T>(value: &T) -> Vec<u8>
 where
     T: for<'a> Serialize<

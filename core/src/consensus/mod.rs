@@ -73,5 +73,7 @@ mod wire;
 pub use config::ConsensusConfig;
 pub use control::{Control, StopReason};
 pub use engine::Consensus;
+#[cfg(any(test, feature = "sim"))]
+pub use membership::change_command;
 pub use open::{Parts, Recovered, ShardParts, StartError};
 pub use shards::Armed;

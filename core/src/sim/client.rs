@@ -8,11 +8,13 @@
 use super::net::WireId;
 use super::rng::Rng;
 use super::workload::{Ask, Workload, encode};
+use crate::command::Identity;
 use paddock_transport::wire::{
     ConnectRequest, ConnectResponse, Limits, ReplyHeader, Request, RequestHeader, Response, SetWatches,
     Split, Text, WatchMode, WatcherEvent, WatcherKind, event, opcode, put_frame, split, xid,
 };
 use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
 
 /// What a client does with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +127,8 @@ pub struct Client {
     pub pause_ns: u64,
     /// The node it talks to, if it is bound to one.
     pub home: Option<usize>,
+    /// The ids that its connections have, once it has proved them.
+    who: Rc<[Identity]>,
 }
 
 impl Client {
@@ -151,6 +155,7 @@ impl Client {
             depth: rng.range(1, 12) as usize,
             pause_ns: rng.range(5, 60) * 1_000_000,
             home: None,
+            who: Rc::new([]),
             rng,
         }
     }
@@ -279,7 +284,7 @@ impl Client {
             out.extend_from_slice(&body);
         });
         self.said_ns = now;
-        let ask = Ask { op, xid: number, opcode, body, sent_ns: now };
+        let ask = Ask { op, xid: number, opcode, body, sent_ns: now, who: self.who.clone() };
         self.waiting.push_back(ask.clone());
         ask
     }

@@ -4,10 +4,12 @@
 //! behind its record, where servers look at nothing, so that its entry in the log can be told from every other.
 
 use super::rng::Rng;
+use crate::command::Identity;
 use paddock_transport::wire::{
     Acl, Create, CreateOp, List, Multi, Request, WatchMode, WatcherKind, create_flags, opcode, perms,
 };
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// One request on its way, and what a checker needs to know of it.
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ pub struct Ask {
     pub body: Vec<u8>,
     /// When it was sent.
     pub sent_ns: u64,
+    /// As whom it was sent.
+    pub who: Rc<[Identity]>,
 }
 
 impl Ask {

@@ -94,7 +94,7 @@ impl Checker for History {
                 }
                 let request = Request::decode(ask.opcode, &ask.body, Limits::NONE)
                     .map_err(|e| format!("a request that cannot be read: {e:?}"))?;
-                let Some(known) = facts.model.read(&request, *zxid) else { return Ok(()) };
+                let Some(known) = facts.model.read(&request, *zxid, &ask.who) else { return Ok(()) };
                 let (code, record) = match &known {
                     Ok(record) => (0, &record[..]),
                     Err(code) => (*code, &[][..]),

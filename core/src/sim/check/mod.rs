@@ -25,6 +25,8 @@ pub use liveness::BOUND_NS as LIVENESS_BOUND_NS;
 /// One entry of the committed log.
 #[derive(Clone, Debug)]
 pub struct Fact {
+    /// When it was first applied by a node.
+    pub at_ns: u64,
     /// Its term.
     pub term: u64,
     /// Its payload.

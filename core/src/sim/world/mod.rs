@@ -1,0 +1,347 @@
+//! The world: time, chance, nodes, clients and what happens between them.
+//!
+//! Owns the queue of events, ordered by time and number, and the one stream of chance. Never sleeps and never asks the system
+//! for anything. It stays deterministic because one event is handled after the other, every list is kept in an order of its
+//! own, and a run's trace (a hash over all events) is compared with that of a second run in the tests.
+
+mod hosting;
+mod serving;
+mod setting;
+mod wiring;
+
+use super::check::{self, Checker, Event, Facts};
+use super::client::{Client, Mode};
+use super::faults::{FaultKind, Faults};
+use super::hooks;
+use super::model::Model;
+use super::net::{Host, Net, Weather, WireId};
+use super::node::SimNode;
+use super::rng::Rng;
+use super::workload::encode;
+use paddock_transport::wire::Request;
+use setting::ensemble;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
+/// A second, ns.
+pub const SECOND: u64 = 1_000_000_000;
+
+/// `tickTime` of simulated nodes, ms: small, so that sessions live and die within a run.
+const TICK_TIME_MS: u32 = 500;
+
+/// How long a node may serve without being confirmed by the quorum.
+const MAX_STALENESS_NS: u64 = 4 * SECOND;
+
+/// A request of calm times that is not answered for so long never will be: connections are given up sooner.
+const UNANSWERED_NS: u64 = 5 * SECOND;
+
+/// Lines kept for a report.
+const TRACE_LINES: usize = 80;
+
+/// What a run is about.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Whether the last events are kept as text.
+    pub trace: bool,
+    /// Virtual time with faults.
+    pub faulty_ns: u64,
+    /// Whether a node may lose its disk.
+    pub lose_disk: bool,
+    /// Voters; `None`: as the seed wants it.
+    pub voters: Option<usize>,
+}
+
+/// A promise was broken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Who found it.
+    pub checker: String,
+    /// What.
+    pub what: String,
+}
+
+/// What a run did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Virtual time.
+    pub simulated_ns: u64,
+    /// Requests answered.
+    pub answered: u64,
+    /// Entries of the log.
+    pub entries: u64,
+    /// Leaders' terms seen in the log.
+    pub terms: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Events handled.
+    pub events: u64,
+    /// Hash over all events.
+    pub trace_hash: u64,
+    /// What went wrong.
+    pub violation: Option<Violation>,
+    /// The last events, if they were kept.
+    pub last: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Happening {
+    Deliver(WireId, usize),
+    Run { node: usize, life: u64, engine: usize },
+    Disk { node: usize, life: u64 },
+    Client(usize),
+    Fault,
+    Undo(u64),
+    Start(usize),
+}
+
+/// See the module doc.
+pub struct World {
+    /// True time.
+    pub now: u64,
+    /// The one stream of chance.
+    pub rng: Rng,
+    /// The network.
+    pub net: Net,
+    /// The nodes.
+    pub nodes: Vec<SimNode>,
+    /// The clients.
+    pub clients: Vec<Client>,
+    /// What goes wrong.
+    pub faults: Faults,
+    queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
+    queued: u64,
+    facts: Facts,
+    checkers: Vec<Box<dyn Checker>>,
+    violation: Option<Violation>,
+    next_op: u64,
+    applied: BTreeMap<u8, u64>,
+    report: Report,
+    trace: Option<VecDeque<String>>,
+}
+
+fn hash(into: &mut u64, value: u64) {
+    *into = (*into ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+}
+
+impl World {
+    /// The world of a seed.
+    pub fn new(plan: &Plan) -> World {
+        let mut rng = Rng::new(plan.seed);
+        let weather = Weather {
+            delay_min_ns: rng.range(5_000, 200_000),
+            delay_max_ns: rng.range(200_000, 5_000_000),
+            late_one_in: *rng.pick(&[0, 50, 500]),
+        };
+        let clients = rng.range(3, 6);
+        let nodes = ensemble(plan.voters, &mut rng);
+        let clients = (0..clients).map(|_| Client::new(rng.fork())).collect();
+        let facts = Facts {
+            now: 0,
+            log: Vec::new(),
+            model: Model::new(),
+            fresh_reads: nodes.len() == 1,
+            max_staleness_ns: MAX_STALENESS_NS,
+            calm_since: None,
+        };
+        World {
+            now: 0,
+            faults: Faults::new(&mut rng),
+            rng,
+            net: Net::new(weather),
+            nodes,
+            clients,
+            queue: BinaryHeap::new(),
+            queued: 0,
+            facts,
+            checkers: check::all(),
+            violation: None,
+            next_op: 0x5100_0000_0000_0000,
+            applied: BTreeMap::new(),
+            report: Report { seed: plan.seed, ..Report::default() },
+            trace: plan.trace.then(VecDeque::new),
+        }
+    }
+
+    /// Runs a plan to its end, or to the first violation.
+    pub fn run(plan: &Plan) -> Report {
+        hooks::watch_applied(true);
+        let mut world = World::new(plan);
+        world.faults.may_lose_disk = plan.lose_disk;
+        world.live(plan);
+        hooks::watch_applied(false);
+        world.into_report()
+    }
+
+    fn live(&mut self, plan: &Plan) {
+        for node in 0..self.nodes.len() {
+            self.at(0, Happening::Start(node));
+        }
+        for client in 0..self.clients.len() {
+            self.at(self.clients[client].next_ns, Happening::Client(client));
+        }
+        self.at(SECOND, Happening::Fault);
+        self.until(plan.faulty_ns);
+        self.calm();
+        self.until(plan.faulty_ns + check::LIVENESS_BOUND_NS);
+        self.drain();
+        self.until(self.now + 3 * SECOND);
+        self.audit();
+        let patience = self.now + 10 * SECOND;
+        while self.now < patience && !self.clients.iter().all(Client::is_done) {
+            self.until(self.now + SECOND / 4);
+        }
+        // Long enough for the last sessions to expire.
+        self.until(self.now + 20 * SECOND);
+        self.end();
+    }
+
+    /// From here on nothing goes wrong any more.
+    fn calm(&mut self) {
+        Faults::undo_all(self);
+        self.facts.calm_since = Some(self.now);
+        self.note(|| "the faults end".to_owned());
+    }
+
+    fn drain(&mut self) {
+        for client in &mut self.clients {
+            client.mode = Mode::Drain;
+        }
+    }
+
+    /// One reader of everything for each node.
+    fn audit(&mut self) {
+        let paths: Vec<String> = self.facts.model.paths().cloned().collect();
+        for node in 0..self.nodes.len() {
+            let mut reads = VecDeque::new();
+            reads.push_back(encode(&Request::Sync { path: "/".into() }, None));
+            for path in &paths {
+                let path = || path.as_str().into();
+                reads.push_back(encode(&Request::GetData { path: path(), watch: false }, None));
+                reads.push_back(encode(&Request::GetChildren2 { path: path(), watch: false }, None));
+                reads.push_back(encode(&Request::GetAcl { path: path() }, None));
+            }
+            let mut client = Client::new(self.rng.fork());
+            (client.mode, client.home, client.next_ns) = (Mode::Audit(reads), Some(node), self.now);
+            self.clients.push(client);
+            self.at(self.now, Happening::Client(self.clients.len() - 1));
+        }
+    }
+
+    fn end(&mut self) {
+        let numbers: Vec<u8> = self.nodes.iter().map(|n| n.setup.consensus.node).collect();
+        let applied: Vec<(u8, u64)> =
+            numbers.iter().map(|n| (*n, self.applied.get(n).copied().unwrap_or(0))).collect();
+        let mut unanswered: Vec<(usize, u64)> = Vec::new();
+        for (n, client) in self.clients.iter().enumerate() {
+            let overdue = client.waiting.iter().filter(|ask| ask.sent_ns + UNANSWERED_NS < self.now);
+            unanswered.extend(overdue.map(|ask| (n, ask.sent_ns)));
+            if let Mode::Audit(left) = &client.mode
+                && !left.is_empty()
+            {
+                unanswered.push((n, self.facts.calm_since.unwrap_or(0)));
+            }
+        }
+        self.see(&Event::Ended { applied: &applied, unanswered: &unanswered });
+    }
+
+    fn into_report(self) -> Report {
+        let mut report = self.report;
+        report.simulated_ns = self.now;
+        report.entries = self.facts.log.len() as u64;
+        report.terms = self.facts.log.windows(2).filter(|w| w[0].term != w[1].term).count() as u64 + 1;
+        report.faults = self.faults.counts.clone();
+        report.violation = self.violation;
+        report.last = self.trace.into_iter().flatten().collect();
+        report
+    }
+
+    /// Something happens later.
+    fn at(&mut self, when: u64, what: Happening) {
+        self.queued += 1;
+        self.queue.push(Reverse((when.max(self.now), self.queued, what)));
+    }
+
+    /// A fault ends later.
+    pub fn undo_at(&mut self, when: u64, number: u64) {
+        self.at(when, Happening::Undo(number));
+    }
+
+    /// A node starts later.
+    pub fn start_at(&mut self, when: u64, node: usize) {
+        self.at(when, Happening::Start(node));
+    }
+
+    fn until(&mut self, end: u64) {
+        while self.violation.is_none() {
+            match self.queue.peek() {
+                Some(Reverse((when, ..))) if *when <= end => {}
+                _ => break,
+            }
+            let Some(Reverse((when, _, what))) = self.queue.pop() else { break };
+            self.now = when;
+            self.facts.now = when;
+            self.report.events += 1;
+            hash(&mut self.report.trace_hash, when);
+            self.handle(what);
+        }
+        self.now = self.now.max(end);
+        self.facts.now = self.now;
+    }
+
+    fn handle(&mut self, what: Happening) {
+        match what {
+            Happening::Deliver(wire, end) => self.deliver(wire, end),
+            Happening::Run { node, life, engine } => self.run_engine(node, life, engine),
+            Happening::Disk { node, life } => self.run_disk(node, life),
+            Happening::Client(client) => self.run_client(client),
+            Happening::Fault => {
+                if self.facts.calm_since.is_none() {
+                    let next = Faults::strike(self);
+                    self.at(self.now + next, Happening::Fault);
+                }
+            }
+            Happening::Undo(number) => Faults::undo(self, number),
+            Happening::Start(node) => self.start(node),
+        }
+    }
+
+    /// Keeps a line for a report.
+    pub fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            if trace.len() >= TRACE_LINES {
+                trace.pop_front();
+            }
+            trace.push_back(format!("{:>12.6} s  {}", self.now as f64 / 1e9, line()));
+        }
+    }
+
+    /// A promise is broken.
+    pub fn violate(&mut self, checker: &str, what: String) {
+        self.violation.get_or_insert(Violation { checker: checker.to_owned(), what });
+    }
+
+    fn see(&mut self, event: &Event<'_>) {
+        for checker in &mut self.checkers {
+            if let Err(what) = checker.see(&self.facts, event) {
+                self.violation.get_or_insert(Violation { checker: checker.name().to_owned(), what });
+                return;
+            }
+        }
+    }
+
+    /// Hosts of nodes and clients.
+    pub fn hosts(&self) -> Vec<Host> {
+        let nodes = (0..self.nodes.len()).map(Host::Node);
+        nodes.chain((0..self.clients.len()).map(Host::Client)).collect()
+    }
+
+    /// Counts a fault.
+    pub fn count(&mut self, kind: FaultKind) {
+        *self.faults.counts.entry(kind.name()).or_insert(0) += 1;
+        hash(&mut self.report.trace_hash, kind as u64);
+    }
+}

@@ -1,0 +1,121 @@
+//! Clients: what reaches them, and what they say.
+//!
+//! Owns no state of its own. Never tells a client more than bytes. It stays faithful because every answer is shown to the
+//! checkers in the order in which it came.
+
+use super::super::check::Event;
+use super::super::client::{News, State};
+use super::super::net::{End, Parcel, WireId};
+use super::super::workload::Ask;
+use super::{Happening, World, hash};
+use paddock_transport::wire::opcode;
+
+impl World {
+    pub(super) fn reach_client(&mut self, id: WireId, c: usize, parcel: Parcel) {
+        if self.clients[c].wire() != Some(id) {
+            return;
+        }
+        match parcel {
+            Parcel::Open => {}
+            Parcel::Accepted => {
+                let bytes = self.clients[c].connected(self.now);
+                self.send_from(id, End::Client(c), Parcel::Bytes(bytes));
+            }
+            Parcel::Bytes(bytes) => {
+                for byte in bytes.chunks(64) {
+                    hash(
+                        &mut self.report.trace_hash,
+                        byte.iter().fold(7, |h, b| h * 31 % 0xffff_fffb + u64::from(*b)),
+                    );
+                }
+                let session = self.clients[c].session;
+                let (news, out, asks) = self.clients[c].received(&bytes, self.now, &mut self.next_op);
+                for news in news {
+                    self.hear(c, session, news);
+                }
+                self.say(c, id, out, &asks);
+                self.at(self.clients[c].next_ns, Happening::Client(c));
+            }
+            Parcel::End | Parcel::Reset => self.lose(c, false),
+        }
+    }
+
+    pub(super) fn say(&mut self, c: usize, wire: WireId, bytes: Vec<u8>, asks: &[Ask]) {
+        for ask in asks {
+            self.see(&Event::Sent { client: c, ask });
+        }
+        if !bytes.is_empty() {
+            self.send_from(wire, End::Client(c), Parcel::Bytes(bytes));
+        }
+    }
+
+    pub(super) fn hear(&mut self, c: usize, session: i64, news: News) {
+        match news {
+            News::Opened { session, timeout_ms, asked_ns, again } => {
+                self.note(|| format!("client {c} has session {session:x} (again: {again})"));
+                self.see(&Event::Opened { client: c, session, timeout_ms, asked_ns });
+            }
+            News::Refused { session } => {
+                self.note(|| format!("client {c} lost session {session:x}"));
+            }
+            News::Answered { ask, zxid, err, body } => {
+                self.report.answered += 1;
+                let name = opcode::name(ask.opcode).unwrap_or("?");
+                self.note(|| format!("client {c}: {name} ({}) answered at {zxid:x} with {err}", ask.xid));
+                // Of the handshake's own turn the session is known only afterwards.
+                let session = if session == 0 { self.clients[c].session } else { session };
+                self.see(&Event::Answered { client: c, session, ask: &ask, zxid, err, body: &body });
+            }
+            News::Notified { zxid, kind, path } => {
+                self.note(|| format!("client {c}: event {kind} of {path} at {zxid:x}"));
+                self.see(&Event::Notified { client: c, zxid, kind, path: &path });
+            }
+            News::Nonsense(what) => self.see(&Event::Nonsense { client: c, what: &what }),
+        }
+    }
+
+    /// A client's connection is gone; `gives_up`: by its own will.
+    pub fn lose(&mut self, c: usize, gives_up: bool) {
+        let Some(wire) = self.clients[c].wire() else { return };
+        if gives_up {
+            self.let_go(wire, End::Client(c), Parcel::Reset);
+        } else if let Some(end) = self.end_of(wire, End::Client(c)) {
+            let other_gone = self.net.wires.get_mut(&wire).is_some_and(|w| {
+                w.gone[end] = true;
+                w.gone[end ^ 1]
+            });
+            if !other_gone {
+                self.send(wire, end ^ 1, Parcel::End);
+            }
+            self.net.sweep(wire);
+        }
+        self.clients[c].lost(self.now);
+        self.note(|| format!("client {c} lost its connection"));
+        self.see(&Event::Lost { client: c });
+        self.at(self.clients[c].next_ns, Happening::Client(c));
+    }
+
+    pub(super) fn run_client(&mut self, c: usize) {
+        if self.clients[c].next_ns > self.now {
+            return;
+        }
+        if self.clients[c].state == State::Away {
+            if self.clients[c].is_done() {
+                return;
+            }
+            let n = self.clients[c].home.unwrap_or_else(|| self.rng.below(self.nodes.len() as u64) as usize);
+            let engine = 1 + self.rng.below(self.nodes[n].setup.shards as u64) as usize;
+            let wire = self.net.wire(End::Client(c), self.nodes[n].end(n, engine));
+            self.clients[c].dial(wire, self.now);
+            self.send(wire, 1, Parcel::Open);
+        }
+        let Some(wire) = self.clients[c].wire() else { return };
+        match self.clients[c].turn(self.now, &mut self.next_op) {
+            Some((bytes, asks)) => {
+                self.say(c, wire, bytes, &asks);
+                self.at(self.clients[c].next_ns, Happening::Client(c));
+            }
+            None => self.lose(c, true),
+        }
+    }
+}
