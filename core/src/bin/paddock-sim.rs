@@ -23,9 +23,6 @@ struct Arguments {
     /// Voters in every run; otherwise the seed decides.
     #[arg(long)]
     voters: Option<usize>,
-    /// Nodes of ensembles may lose their disks, too.
-    #[arg(long)]
-    lost_disks: bool,
     /// Runs side by side.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -56,7 +53,6 @@ fn mutation(text: &str) -> Result<Mutation, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    run::LOSE_DISK.store(arguments.lost_disks, Ordering::Relaxed);
     if arguments.log {
         tracing_subscriber::fmt().without_time().with_writer(std::io::stderr).init();
     }

@@ -12,6 +12,7 @@ use super::group::{Group, Role};
 use super::reads::Asked;
 use crate::peers::Message;
 use crate::shard::config::MAX_STALENESS_NS;
+use crate::sim::{Mutation, mutated};
 use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
 
@@ -128,7 +129,10 @@ impl Consensus {
                 self.take_round(self.node, begun.number, &begun.touched, now_ns);
             }
             if let Some(read) = self.reads.begin(now_ns) {
-                self.group.read_index(read);
+                match mutated(Mutation::StaleRound) {
+                    true => self.confirm_read(read, self.group.commit(), io),
+                    false => self.group.read_index(read),
+                }
             }
         } else if let Some(leader) = self.asks_leader()
             && let Some(begun) = self.rounds.begin(now_ns, beats)

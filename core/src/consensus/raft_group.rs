@@ -16,6 +16,7 @@ use super::window::{Span, Window};
 use super::wire;
 use crate::config::RaftClock;
 use crate::peers::message::RaftMessage;
+use crate::sim::{Mutation, mutated};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 
@@ -354,6 +355,9 @@ impl Group for RaftGroup {
             return;
         };
         if self.is_believable(&mut message) {
+            if mutated(Mutation::ForgetVote) {
+                self.node.raft.vote = 0;
+            }
             // What the crate refuses (an answer of somebody who is no member) needs no answer.
             let _ = self.node.step(message);
             self.draw();

@@ -5,6 +5,7 @@
 //! because what Raft lost is forgotten after a while: whoever asked asks again.
 
 use super::config::{READ_ROUND_RETRY_NS, READS_IN_FLIGHT_MAX};
+use crate::sim::{Mutation, mutated};
 use std::collections::VecDeque;
 
 /// One node's round.
@@ -72,6 +73,7 @@ impl Reads {
     /// Raft confirmed one: (node, its number, the index from which on its round counts).
     pub(super) fn confirm(&mut self, number: u64, index: u64) -> Vec<(u8, u64, u64)> {
         let Some(at) = self.reads.iter().position(|r| r.number == number) else { return Vec::new() };
+        let index = if mutated(Mutation::WrongReadIndex) { index.saturating_sub(8) } else { index };
         let read = self.reads.remove(at);
         let (asked, floor) = (read.map_or_else(Vec::new, |r| r.asked), self.floor);
         asked.into_iter().map(|a| (a.node, a.number, index.max(a.floor).max(floor))).collect()

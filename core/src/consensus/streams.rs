@@ -10,6 +10,7 @@ use super::config::{FAIR_BURST, OUTBOUND_BYTES_MAX};
 use super::outbound::command_bytes;
 use crate::command::Command;
 use crate::machine::StreamPosition;
+use crate::sim::{Mutation, mutated};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes of one node's commands that wait here: what an honest node can have undecided, twice over, for its own reckoning
@@ -151,6 +152,9 @@ impl Streams {
                     }
                     bytes += size;
                     stream.bytes -= size;
+                    if mutated(Mutation::ApplyTwice) && first.seq.is_multiple_of(16) {
+                        taken.commands.push(first.clone());
+                    }
                     taken.commands.extend(stream.queue.pop_front());
                     self.last = node;
                     progress = true;

@@ -8,6 +8,7 @@
 
 use super::{ApplyError, Sums};
 use crate::command::ArchivedCommand;
+use crate::sim::{Mutation, mutated};
 use std::collections::BTreeMap;
 
 /// The last command taken of a stream.
@@ -47,6 +48,9 @@ impl Streams {
         let expected = match last {
             Some(last) if came.incarnation < last.incarnation => return Ok(Turn::Skip),
             Some(last) if came.incarnation == last.incarnation => {
+                if came.seq <= last.seq && mutated(Mutation::ApplyTwice) {
+                    return Ok(Turn::Apply);
+                }
                 if came.seq <= last.seq {
                     return Ok(Turn::Skip);
                 }

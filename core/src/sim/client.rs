@@ -7,7 +7,7 @@
 
 use super::net::WireId;
 use super::rng::Rng;
-use super::workload::{Ask, Workload, encode};
+use super::workload::{Ask, SUPER, USERS, Workload, encode, identities};
 use crate::command::Identity;
 use paddock_transport::wire::{
     ConnectRequest, ConnectResponse, Limits, ReplyHeader, Request, RequestHeader, Response, SetWatches,
@@ -16,6 +16,9 @@ use paddock_transport::wire::{
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
+/// How long a client stays with a server that only reads before it looks for another one, as ZooKeeper's client does.
+const READ_ONLY_NS: u64 = 3_000_000_000;
+
 /// What a client does with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -23,6 +26,8 @@ pub enum Mode {
     Load,
     /// Asks nothing new; what is on its way is answered.
     Drain,
+    /// Sends these, one at a time.
+    Operate(VecDeque<(i32, Vec<u8>)>),
     /// Reads these requests one after the other, then is done.
     Audit(VecDeque<(i32, Vec<u8>)>),
 }
@@ -53,6 +58,8 @@ pub enum News {
         asked_ns: u64,
         /// Whether it is the session of before.
         again: bool,
+        /// Whether it is that server's own, for reads.
+        read_only: bool,
     },
     /// The session is gone.
     Refused {
@@ -129,12 +136,21 @@ pub struct Client {
     pub home: Option<usize>,
     /// The ids that its connections have, once it has proved them.
     who: Rc<[Identity]>,
+    /// What it proves on each connection.
+    user: Option<&'static str>,
+    /// Whether it dials listeners that promise linearizable reads.
+    pub linearizable: bool,
+    /// Whether it takes a server that only reads.
+    accepts_read_only: bool,
+    /// Whether its session is such a server's own.
+    read_only: bool,
 }
 
 impl Client {
     /// A client without a session.
     pub fn new(mut rng: Rng) -> Client {
         let wanted_ms = *rng.pick(&[1000, 1500, 2000, 4000]);
+        let user = rng.one_in(2).then(|| *rng.pick(&USERS));
         Client {
             workload: Workload::new(&mut rng),
             mode: Mode::Load,
@@ -155,7 +171,11 @@ impl Client {
             depth: rng.range(1, 12) as usize,
             pause_ns: rng.range(5, 60) * 1_000_000,
             home: None,
-            who: Rc::new([]),
+            who: identities(user),
+            user,
+            linearizable: rng.one_in(5),
+            accepts_read_only: rng.one_in(4),
+            read_only: false,
             rng,
         }
     }
@@ -168,10 +188,19 @@ impl Client {
         }
     }
 
+    /// A client that may do everything and stays with its requests.
+    pub fn operator(rng: Rng) -> Client {
+        let mut client = Client::new(rng);
+        (client.user, client.who) = (Some(SUPER), identities(Some(SUPER)));
+        (client.linearizable, client.accepts_read_only) = (false, false);
+        client.wanted_ms = 10_000;
+        client
+    }
+
     /// Whether it has nothing more to do.
     pub fn is_done(&self) -> bool {
         match &self.mode {
-            Mode::Load => false,
+            Mode::Load | Mode::Operate(_) => false,
             Mode::Drain => self.waiting.is_empty() || self.state == State::Away,
             Mode::Audit(left) => left.is_empty() && self.waiting.is_empty(),
         }
@@ -190,9 +219,14 @@ impl Client {
         self.input.clear();
         self.next_ns = now + self.rng.range(1, 300) * 1_000_000;
         let unknown: Vec<Ask> = self.waiting.drain(..).collect();
+        if self.read_only {
+            // Nobody else knows that session.
+            self.die();
+        }
         if let Mode::Audit(left) = &mut self.mode {
-            let again =
-                unknown.iter().filter(|a| a.opcode != opcode::PING && a.opcode != opcode::SET_WATCHES2);
+            let again = unknown
+                .iter()
+                .filter(|a| ![opcode::PING, opcode::SET_WATCHES2, opcode::AUTH].contains(&a.opcode));
             for ask in again.rev() {
                 left.push_front((ask.opcode, ask.body.clone()));
             }
@@ -202,7 +236,7 @@ impl Client {
 
     /// It forgets its session, as a process that dies does.
     pub fn die(&mut self) {
-        (self.session, self.password, self.zxid) = (0, [0; 16], 0);
+        (self.session, self.password, self.zxid, self.read_only) = (0, [0; 16], 0, false);
         self.book = Book::default();
     }
 
@@ -218,7 +252,7 @@ impl Client {
             timeout_ms: self.wanted_ms,
             session_id: self.session,
             password: Some(&self.password),
-            read_only: Some(false),
+            read_only: Some(self.accepts_read_only),
         };
         put_frame(&mut bytes, |out| request.put(out));
         bytes
@@ -229,13 +263,15 @@ impl Client {
         let timeout_ns = self.timeout_ms as u64 * 1_000_000;
         let (mut bytes, mut asks) = (Vec::new(), Vec::new());
         let patience_ns = timeout_ns * 2 / 3;
-        if now >= self.heard_ns + patience_ns {
+        let elsewhere = self.read_only && now >= self.asked_ns + READ_ONLY_NS;
+        if elsewhere || now >= self.heard_ns + patience_ns {
             return None;
         }
         if let State::Open(_) = self.state {
             let burst = match &self.mode {
                 Mode::Load => self.rng.range(1, self.depth as u64) as usize,
                 Mode::Drain => 0,
+                Mode::Operate(left) => left.len().min(1),
                 Mode::Audit(left) => left.len().min(4),
             };
             for _ in 0..burst {
@@ -246,7 +282,7 @@ impl Client {
                 let (opcode, body) = match &mut self.mode {
                     Mode::Load if self.rng.one_in(400) => (opcode::CLOSE_SESSION, Vec::new()),
                     Mode::Load => self.workload.next(*next_op, &mut self.rng),
-                    Mode::Audit(left) => match left.pop_front() {
+                    Mode::Audit(left) | Mode::Operate(left) => match left.pop_front() {
                         Some(next) => next,
                         None => break,
                     },
@@ -274,6 +310,7 @@ impl Client {
         let number = match opcode {
             opcode::PING => xid::PING,
             opcode::SET_WATCHES2 => xid::SET_WATCHES,
+            opcode::AUTH => xid::AUTH,
             _ => {
                 self.next_xid += 1;
                 self.next_xid
@@ -284,7 +321,16 @@ impl Client {
             out.extend_from_slice(&body);
         });
         self.said_ns = now;
-        let ask = Ask { op, xid: number, opcode, body, sent_ns: now, who: self.who.clone() };
+        let ask = Ask {
+            op,
+            xid: number,
+            opcode,
+            body,
+            sent_ns: now,
+            who: self.who.clone(),
+            linearizable: self.linearizable,
+            read_only: self.read_only,
+        };
         self.waiting.push_back(ask.clone());
         ask
     }
@@ -343,6 +389,8 @@ impl Client {
             self.die();
             return;
         }
+        self.read_only = response.read_only == Some(true);
+        let read_only = self.read_only;
         let again = self.session == response.session_id;
         if self.session != 0 && !again {
             news.push(News::Nonsense("another session than the one asked for".to_owned()));
@@ -354,7 +402,13 @@ impl Client {
         self.password = response.password.and_then(|p| p.try_into().ok()).unwrap_or_default();
         self.state = State::Open(wire);
         let (session, timeout_ms, asked_ns) = (self.session, self.timeout_ms, self.asked_ns);
-        news.push(News::Opened { session, timeout_ms, asked_ns, again });
+        news.push(News::Opened { session, timeout_ms, asked_ns, again, read_only });
+        if let Some(user) = self.user {
+            let auth = Request::Auth { kind: 0, scheme: Some("digest".into()), auth: Some(user.as_bytes()) };
+            let (opcode, body) = encode(&auth, None);
+            *next_op += 1;
+            asks.push(self.ask(*next_op, opcode, body, now, out));
+        }
         let book = self.book.clone();
         let all = [&book.data, &book.exist, &book.child, &book.persistent, &book.recursive];
         if again && all.iter().any(|list| !list.is_empty()) {

@@ -61,7 +61,7 @@ kinds! {
     /// The newest snapshot is damaged while the node is down.
     BadSnapshot = "damaged snapshot", 1;
     /// A node's disk is lost, once in a run: it comes back under its number with an empty one.
-    LostDisk = "lost disk", 1;
+    LostDisk = "lost disk", 2;
     /// What was durable in the log is damaged: the node must refuse to start.
     BadLog = "damaged log", 1;
 }
@@ -85,13 +85,13 @@ pub struct Faults {
     damaged: BTreeMap<usize, (PathBuf, Vec<u8>)>,
     /// A disk was lost: another one might be one too many.
     lost: bool,
-    /// Whether disks may be lost at all.
-    pub may_lose_disk: bool,
+    /// Whether disks may be lost at all: not where the members change, too.
+    may_lose_disk: bool,
 }
 
 impl Faults {
     /// As the seed wants them.
-    pub fn new(rng: &mut Rng) -> Faults {
+    pub fn new(rng: &mut Rng, may_lose_disk: bool) -> Faults {
         Faults {
             counts: BTreeMap::new(),
             pause_ns: rng.range(300, 4000) * 1_000_000,
@@ -99,8 +99,13 @@ impl Faults {
             next: 0,
             damaged: BTreeMap::new(),
             lost: false,
-            may_lose_disk: false,
+            may_lose_disk,
         }
+    }
+
+    /// The node has another disk.
+    pub fn forget_damage(&mut self, n: usize) {
+        self.damaged.remove(&n);
     }
 
     fn begin(world: &mut World, what: Ongoing, for_ns: u64) {
@@ -209,8 +214,11 @@ impl Faults {
                 world.clients[c].die();
             }
             FaultKind::LostDisk if running && world.faults.may_lose_disk && !world.faults.lost => {
+                let number = world.nodes[n].setup.consensus.node;
+                // Before the ensemble knows its directories nobody could tell another one from the one that was lost.
+                let known = world.knows(number);
                 let all_up = world.nodes.iter().all(|node| node.process.is_some());
-                if world.nodes.len() < 3 || !all_up || !world.faults.ongoing.is_empty() {
+                if world.nodes.len() < 3 || !known || !all_up || !world.faults.ongoing.is_empty() {
                     return false;
                 }
                 world.faults.lost = true;

@@ -67,6 +67,8 @@ pub struct Wire {
     pub ends: [End; 2],
     /// On the way towards each end, with the time of arrival.
     pub flight: [VecDeque<(u64, Parcel)>; 2],
+    /// Number of the listener that it came to.
+    pub listener: u16,
     /// Whether an end let it go.
     pub gone: [bool; 2],
 }
@@ -100,10 +102,10 @@ impl Net {
     }
 
     /// A new connection; nothing is on its way yet.
-    pub fn wire(&mut self, from: End, to: End) -> WireId {
+    pub fn wire(&mut self, from: End, to: End, listener: u16) -> WireId {
         let id = self.next;
         self.next += 1;
-        let wire = Wire { ends: [from, to], flight: Default::default(), gone: [false; 2] };
+        let wire = Wire { ends: [from, to], flight: Default::default(), listener, gone: [false; 2] };
         self.wires.insert(id, wire);
         id
     }

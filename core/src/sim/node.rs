@@ -233,7 +233,7 @@ impl Process {
     }
 
     /// One turn of one engine.
-    pub fn turn(&mut self, at: usize, now: Now, wire_of: impl Fn(WireId, usize) -> bool) -> Turned {
+    pub fn turn(&mut self, at: usize, now: Now, listener_of: impl Fn(WireId) -> Option<u16>) -> Turned {
         let (engine, this): (&mut dyn Engine, &mut Loop) = match at {
             0 => (&mut self.core, &mut self.loops[0]),
             n => (&mut self.shards[n - 1], &mut self.loops[n]),
@@ -243,7 +243,7 @@ impl Process {
             engine.unpark();
         }
         this.waker.lower();
-        this.take_input(engine, now, &mut wishes, wire_of);
+        this.take_input(engine, now, &mut wishes, listener_of);
         let next = engine.turn(now, &mut this.io);
         this.carry_out(&mut wishes);
         let next = match next {
@@ -283,7 +283,7 @@ impl Loop {
         engine: &mut dyn Engine,
         now: Now,
         wishes: &mut Vec<Wish>,
-        wire_of: impl Fn(WireId, usize) -> bool,
+        listener_of: impl Fn(WireId) -> Option<u16>,
     ) {
         let mut kept: VecDeque<Input> = VecDeque::new();
         while let Some(input) = self.inbox.pop_front() {
@@ -294,11 +294,11 @@ impl Loop {
             }
             match input {
                 Input::Open(wire) => {
-                    if wire_of(wire, 1) {
+                    if let Some(listener) = listener_of(wire) {
                         let conn = self.io.open();
                         self.wires.insert(conn.0, wire);
                         wishes.push(Wish::Took(wire));
-                        engine.opened(now, conn, &origin(Some(0)), &mut self.io);
+                        engine.opened(now, conn, &origin(Some(listener)), &mut self.io);
                     }
                 }
                 Input::Accepted(conn) => engine.opened(now, conn, &origin(None), &mut self.io),
@@ -404,6 +404,8 @@ pub struct SimNode {
     pub refuses: bool,
     /// Whether it shall be running.
     pub wanted: bool,
+    /// Whether it is one of the ensemble's first members.
+    pub founder: bool,
     /// Where its core can be reached by others.
     pub address: Option<Address>,
 }

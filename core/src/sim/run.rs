@@ -7,13 +7,9 @@ use super::hooks::{self, Mutation};
 use super::world::{Plan, Report, SECOND, Violation, World};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Virtual time with faults in one run.
 pub const FAULTY_NS: u64 = 30 * SECOND;
-
-/// Whether nodes may lose their disks: `--lost-disks`.
-pub static LOSE_DISK: AtomicBool = AtomicBool::new(false);
 
 /// Runs a plan. A panic of a node is a broken promise like any other.
 fn run(plan: &Plan) -> Report {
@@ -29,8 +25,7 @@ fn run(plan: &Plan) -> Report {
 /// Runs one seed, with a defect switched on or not; a failure comes with its last events.
 pub fn seed(seed: u64, voters: Option<usize>, mutation: Option<Mutation>) -> Report {
     hooks::mutate(mutation);
-    let mut plan =
-        Plan { seed, trace: false, faulty_ns: FAULTY_NS, voters, lose_disk: LOSE_DISK.load(Relaxed) };
+    let mut plan = Plan { seed, trace: false, faulty_ns: FAULTY_NS, voters };
     let mut report = run(&plan);
     if report.violation.is_some() {
         plan.trace = true;
@@ -45,13 +40,7 @@ pub fn catch(mutation: Mutation, seeds: u64) -> Option<(u64, String)> {
     hooks::mutate(Some(mutation));
     let voters = Some(mutation.nodes_min());
     let caught = (0..seeds).find_map(|seed| {
-        let report = run(&Plan {
-            seed,
-            trace: false,
-            faulty_ns: FAULTY_NS,
-            voters,
-            lose_disk: LOSE_DISK.load(Relaxed),
-        });
+        let report = run(&Plan { seed, trace: false, faulty_ns: FAULTY_NS, voters });
         let caught = report.violation.map(|violation| violation.checker);
         caught
             .filter(|c| mutation.caught_by().split('|').any(|name| name == c))

@@ -7,13 +7,7 @@ use super::world::{Plan, World};
 #[test]
 fn a_seed_is_the_same_run_twice() {
     for voters in [1, 3] {
-        let plan = Plan {
-            seed: 7,
-            trace: false,
-            faulty_ns: run::FAULTY_NS / 6,
-            voters: Some(voters),
-            lose_disk: false,
-        };
+        let plan = Plan { seed: 7, trace: false, faulty_ns: run::FAULTY_NS / 6, voters: Some(voters) };
         let (one, two) = (World::run(&plan), World::run(&plan));
         assert_eq!(one, two);
         assert!(one.answered > 100 && one.events > 1000);

@@ -4,6 +4,7 @@
 //! behind its record, where servers look at nothing, so that its entry in the log can be told from every other.
 
 use super::rng::Rng;
+use crate::acl::digest_id;
 use crate::command::Identity;
 use paddock_transport::wire::{
     Acl, Create, CreateOp, List, Multi, Request, WatchMode, WatcherKind, create_flags, opcode, perms,
@@ -26,6 +27,10 @@ pub struct Ask {
     pub sent_ns: u64,
     /// As whom it was sent.
     pub who: Rc<[Identity]>,
+    /// Whether it goes to a listener that promises linearizable reads.
+    pub linearizable: bool,
+    /// Whether the server said that it serves reads only.
+    pub read_only: bool,
 }
 
 impl Ask {
@@ -107,7 +112,8 @@ impl Workload {
     /// A write.
     pub fn write(&self, op: u64, rng: &mut Rng) -> (i32, Vec<u8>) {
         let data = value(op, rng);
-        let (acl, path) = (acl(rng), self.path(rng));
+        let owners = USERS.map(digest_id);
+        let (acl, path) = (acl(rng, &owners), self.path(rng));
         let version = self.version(&path, rng);
         let create = |path: &str, flags: i32, op: CreateOp| -> Request<'_> {
             Request::Create(Create {
@@ -202,8 +208,25 @@ fn value(op: u64, rng: &mut Rng) -> Vec<u8> {
     data
 }
 
-/// Everybody may always read: what a watcher may not read it is not told of, which would need a second model of ACLs.
-fn acl(rng: &mut Rng) -> Vec<Acl<'static>> {
+/// Who some clients say they are, with their passwords.
+pub const USERS: [&str; 2] = ["alice:secret", "bob:secret"];
+
+/// Who may change the members.
+pub const SUPER: &str = "super:secret";
+
+/// The ids of a connection that proved `user`.
+pub fn identities(user: Option<&str>) -> Rc<[Identity]> {
+    let Some(user) = user else { return Rc::new([]) };
+    let mut ids = vec![Identity { scheme: "digest".to_owned(), id: digest_id(user) }];
+    if user == SUPER {
+        ids.insert(0, Identity { scheme: "super".to_owned(), id: String::new() });
+    }
+    ids.into()
+}
+
+/// Mostly everybody may do everything; sometimes not, sometimes one user alone may, reading included.
+fn acl<'o>(rng: &mut Rng, owners: &'o [String]) -> Vec<Acl<'o>> {
+    let owner = &owners[rng.below(owners.len() as u64) as usize];
     let granted = match rng.below(12) {
         0 => perms::ALL & !perms::WRITE,
         1 => perms::ALL & !perms::CREATE,
@@ -211,8 +234,12 @@ fn acl(rng: &mut Rng) -> Vec<Acl<'static>> {
         _ => perms::ALL,
     };
     let mut list = vec![Acl::new(granted, "world", "anyone")];
-    if rng.one_in(10) {
-        list.push(Acl::new(perms::READ, "digest", "somebody:hash"));
+    match rng.below(12) {
+        0 => list.push(Acl::new(perms::READ, "digest", "somebody:hash")),
+        1 => list.push(Acl::new(perms::ALL, "digest", owner)),
+        2 => list = vec![Acl::new(perms::ALL, "digest", owner)],
+        3 => list = vec![Acl::new(perms::READ, "world", "anyone"), Acl::new(perms::ALL, "digest", owner)],
+        _ => {}
     }
     list
 }

@@ -63,7 +63,7 @@ impl Checker for Durability {
                 }
                 Ok(())
             }
-            Event::Opened { session, .. } if !self.opened.contains_key(session) => {
+            Event::Opened { session, read_only: false, .. } if !self.opened.contains_key(session) => {
                 Err(format!("session {session:x} was granted and is not in the log"))
             }
             _ => Ok(()),

@@ -55,7 +55,7 @@ impl Checker for Expiry {
 
     fn see(&mut self, facts: &Facts, event: &Event<'_>) -> Result<(), String> {
         match event {
-            Event::Opened { client, session, timeout_ms, asked_ns, .. } => {
+            Event::Opened { client, session, timeout_ms, asked_ns, read_only: false } => {
                 self.clients.insert(*client, *session);
                 let life = self.sessions.entry(*session).or_insert(Life {
                     contact_ns: 0,

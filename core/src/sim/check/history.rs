@@ -70,9 +70,16 @@ impl Checker for History {
                 Ok(())
             }
             Event::Answered { session, ask, zxid, err, body, .. } => {
+                if ask.read_only && *err == error::NOT_READ_ONLY {
+                    self.refused.extend(number(&ask.body).filter(|_| ask.is_write()));
+                    return Ok(());
+                }
                 if ask.is_write() {
                     let op = number(&ask.body).ok_or("a write without a number was sent")?;
                     return self.write(facts, op, *zxid, *err, body);
+                }
+                if ask.opcode == opcode::CLOSE_SESSION && ask.read_only {
+                    return Ok(());
                 }
                 if ask.opcode == opcode::CLOSE_SESSION {
                     return match self.ended.get(session) {

@@ -28,7 +28,10 @@ impl Checker for Liveness {
                 Ok(())
             }
             Event::Answered { client, ask, err, .. } => {
-                if ask.is_write() && *err != -1 && facts.calm_since.is_some_and(|since| ask.sent_ns >= since)
+                if ask.is_write()
+                    && *err != -1
+                    && !ask.read_only
+                    && facts.calm_since.is_some_and(|since| ask.sent_ns >= since)
                 {
                     self.served.insert(*client);
                 }

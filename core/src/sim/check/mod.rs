@@ -10,6 +10,7 @@ mod expiry;
 mod history;
 mod leases;
 mod liveness;
+mod membership;
 mod order;
 mod replicas;
 mod sequences;
@@ -71,6 +72,11 @@ pub enum Event<'e> {
         /// Zxid that it recovered.
         zxid: i64,
     },
+    /// A node stopped because it is no member any more.
+    Removed {
+        /// The node.
+        node: u8,
+    },
     /// A client sent a request.
     Sent {
         /// The client.
@@ -82,6 +88,8 @@ pub enum Event<'e> {
     Answered {
         /// The client.
         client: usize,
+        /// The node that answered.
+        node: u8,
         /// Its session when it asked.
         session: i64,
         /// The request.
@@ -114,6 +122,8 @@ pub enum Event<'e> {
         timeout_ms: i32,
         /// When it was asked for.
         asked_ns: u64,
+        /// Whether it is that node's own, for reads while there is no quorum.
+        read_only: bool,
     },
     /// A client's connection is gone, with what was on its way.
     Lost {
@@ -127,9 +137,9 @@ pub enum Event<'e> {
         /// What.
         what: &'e str,
     },
-    /// All is over, everything is quiet. `down`: nodes that do not run; `behind`: (node, last entry applied).
+    /// All is over, everything is quiet.
     Ended {
-        /// Every node with the last entry that it applied.
+        /// Every member with the last entry that it applied.
         applied: &'e [(u8, u64)],
         /// Requests without an answer: (client, sent at).
         unanswered: &'e [(usize, u64)],
@@ -157,6 +167,7 @@ pub fn all() -> Vec<Box<dyn Checker>> {
         Box::new(ephemerals::Ephemerals::default()),
         Box::new(expiry::Expiry::default()),
         Box::new(leases::Leases::default()),
+        Box::new(membership::Membership::default()),
         Box::new(liveness::Liveness::default()),
     ]
 }

@@ -2,12 +2,16 @@
 //!
 //! Keeps: before an answer at zxid z a client was told of every change up to z that one of its watches waited for; each is
 //! told once, in order, with its zxid, and nothing else is; watches that a client brings along after a reconnect are either
-//! armed or told at once what they missed.
+//! armed or told at once what they missed. A change that a client may not read is not told, and uses its watch up.
 
 use super::{Checker, Event, Facts};
-use crate::sim::model::{Change, Kind, parent};
-use paddock_transport::wire::{Limits, Request, SetWatches, WatchMode, WatcherKind, error, event, opcode};
+use crate::command::Identity;
+use crate::sim::model::{Change, Kind, allows, parent};
+use paddock_transport::wire::{
+    Limits, Request, SetWatches, WatchMode, WatcherKind, error, event, opcode, perms,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Table {
@@ -26,6 +30,8 @@ struct Eyes {
     due: VecDeque<(i64, i32, String)>,
     /// Events without a zxid since the last request was answered.
     catch_up: Vec<(i32, String)>,
+    /// As whom its client speaks on this connection.
+    who: Rc<[Identity]>,
 }
 
 impl Eyes {
@@ -63,13 +69,18 @@ impl Eyes {
                     Kind::Deleted => event::NODE_DELETED,
                     Kind::Changed => event::NODE_DATA_CHANGED,
                 };
-                self.due.push_back((change.zxid, kind, path.clone()));
+                if allows(&change.acl, perms::READ, &self.who) {
+                    self.due.push_back((change.zxid, kind, path.clone()));
+                }
             }
             if change.kind != Kind::Changed {
                 let above = parent(path).to_owned();
                 let once = self.armed.remove(&(above.clone(), Table::Child));
                 if once || self.armed.contains(&(above.clone(), Table::Persistent)) {
-                    self.due.push_back((change.zxid, event::NODE_CHILDREN_CHANGED, above));
+                    let acl = change.parent_acl.as_ref();
+                    if acl.is_none_or(|acl| allows(acl, perms::READ, &self.who)) {
+                        self.due.push_back((change.zxid, event::NODE_CHILDREN_CHANGED, above));
+                    }
                 }
             }
         }
@@ -179,6 +190,10 @@ impl Checker for Watches {
         match event {
             Event::Opened { client, .. } | Event::Lost { client } => {
                 *self.clients.entry(*client).or_default() = Eyes::default();
+                Ok(())
+            }
+            Event::Sent { client, ask } => {
+                self.clients.entry(*client).or_default().who = ask.who.clone();
                 Ok(())
             }
             Event::Notified { client, zxid, kind, path } => {

@@ -64,7 +64,7 @@ impl Model {
                 self.ensemble.joint = Some((batch.time_ms, bodies.collect()));
             }
             None => {
-                for (time_ms, bodies) in self.ensemble.joint.take() {
+                if let Some((time_ms, bodies)) = self.ensemble.joint.take() {
                     for body in bodies {
                         self.membership(term, time_ms, &body, done)?;
                     }
@@ -97,9 +97,12 @@ impl Model {
                 return self.conclude(term, time_ms, number, done);
             }
             MembershipCommand::Refuse { number } => {
-                let Some((_, op, _)) = self.ensemble.pending.take_if(|pending| pending.0 == number) else {
+                let Some((_, op, wanted)) = self.ensemble.pending.take_if(|pending| pending.0 == number)
+                else {
                     return Ok(());
                 };
+                let strangers = wanted.into_keys().filter(|node| self.ensemble.members.get(*node).is_none());
+                done.push(Done::Refused { strangers: strangers.collect() });
                 let zxid = self.take_zxid(term);
                 let err = error::NEW_CONFIG_NO_QUORUM;
                 return self.conclude_write(op, Outcome { zxid, err, body: Vec::new() });

@@ -18,13 +18,12 @@ mod reads;
 mod writes;
 
 use crate::command::{Batch, Command, Identity, NO_STREAM, Op};
-use access::Entries;
 use membership::Ensemble;
 use paddock_transport::wire::{Limits, Request, Stat, opcode, perms};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-pub use access::allows;
+pub use access::{Entries, allows};
 
 /// Bytes that a client of the simulation puts behind each write's record, where servers look at nothing: its number.
 pub const OP_BYTES: usize = 8;
@@ -128,6 +127,11 @@ pub enum Done {
     Members {
         /// Those that are members no more.
         removed: Vec<u8>,
+    },
+    /// A change of members was given up.
+    Refused {
+        /// Those that would have joined.
+        strangers: Vec<u8>,
     },
     /// Nothing that anybody can see.
     Nothing,

@@ -24,6 +24,7 @@ impl World {
         hooks::set_wall_ms(now.wall_ms);
         let seed = self.rng.next();
         let node = &mut self.nodes[n];
+        node.joins_with(&self.facts.model.ensemble.members);
         let started = Process::start(&node.setup, &node.disk, now, node.life, seed);
         let number = node.setup.consensus.node;
         match started {
@@ -111,7 +112,8 @@ impl World {
         let now = node.clock.now(self.now);
         hooks::set_wall_ms(now.wall_ms);
         let wires = &self.net.wires;
-        let turned = process.turn(engine, now, |wire, end| wires.get(&wire).is_some_and(|w| !w.gone[end]));
+        let turned =
+            process.turn(engine, now, |wire| wires.get(&wire).filter(|w| !w.gone[1]).map(|w| w.listener));
         hash(
             &mut self.report.trace_hash,
             (n as u64) << 32 | (engine as u64) << 16 | turned.wishes.len() as u64,
@@ -137,6 +139,11 @@ impl World {
         if engine == 0 {
             self.schedule_disk(n, false);
         }
+    }
+
+    /// Whether the ensemble would notice another directory in the place of this node's.
+    pub fn knows(&self, number: u8) -> bool {
+        self.facts.model.ensemble.knows(number)
     }
 
     /// Lets all engines of a node run soon: something was done to it from outside.
@@ -200,6 +207,11 @@ impl World {
         self.note(|| format!("node {number} stopped: {reason:?}"));
         match &reason {
             Some(StopReason::Asked | StopReason::LogFailed(_) | StopReason::Reopen { .. }) => {}
+            Some(StopReason::Removed { .. }) => {
+                self.see(&Event::Removed { node: number });
+                // An operator starts it again when it is wanted, and then with the servers of that day.
+                self.nodes[n].wanted = self.facts.model.ensemble.wants(number);
+            }
             Some(other) => self.violate("replicas", format!("node {number} stopped: {other}")),
             None => self.violate("replicas", format!("node {number} stopped without a reason")),
         }

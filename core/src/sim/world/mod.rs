@@ -5,6 +5,7 @@
 //! own, and a run's trace (a hash over all events) is compared with that of a second run in the tests.
 
 mod hosting;
+mod operator;
 mod serving;
 mod setting;
 mod wiring;
@@ -47,8 +48,6 @@ pub struct Plan {
     pub trace: bool,
     /// Virtual time with faults.
     pub faulty_ns: u64,
-    /// Whether a node may lose its disk.
-    pub lose_disk: bool,
     /// Voters; `None`: as the seed wants it.
     pub voters: Option<usize>,
 }
@@ -96,6 +95,7 @@ enum Happening {
     Fault,
     Undo(u64),
     Start(usize),
+    Reconfigure,
 }
 
 /// See the module doc.
@@ -121,6 +121,8 @@ pub struct World {
     applied: BTreeMap<u8, u64>,
     report: Report,
     trace: Option<VecDeque<String>>,
+    /// The client that changes the members, where they change.
+    operator: Option<usize>,
 }
 
 fn hash(into: &mut u64, value: u64) {
@@ -137,8 +139,15 @@ impl World {
             late_one_in: *rng.pick(&[0, 50, 500]),
         };
         let clients = rng.range(3, 6);
-        let nodes = ensemble(plan.voters, &mut rng);
-        let clients = (0..clients).map(|_| Client::new(rng.fork())).collect();
+        let changes = rng.one_in(2);
+        let nodes = ensemble(plan.voters, changes, &mut rng);
+        let mut clients: Vec<Client> = (0..clients).map(|_| Client::new(rng.fork())).collect();
+        let operator = (changes && nodes.len() > 1).then_some(clients.len());
+        if operator.is_some() {
+            let mut client = Client::operator(rng.fork());
+            client.mode = Mode::Operate(VecDeque::new());
+            clients.push(client);
+        }
         let facts = Facts {
             now: 0,
             log: Vec::new(),
@@ -149,7 +158,7 @@ impl World {
         };
         World {
             now: 0,
-            faults: Faults::new(&mut rng),
+            faults: Faults::new(&mut rng, operator.is_none()),
             rng,
             net: Net::new(weather),
             nodes,
@@ -163,6 +172,7 @@ impl World {
             applied: BTreeMap::new(),
             report: Report { seed: plan.seed, ..Report::default() },
             trace: plan.trace.then(VecDeque::new),
+            operator,
         }
     }
 
@@ -170,7 +180,6 @@ impl World {
     pub fn run(plan: &Plan) -> Report {
         hooks::watch_applied(true);
         let mut world = World::new(plan);
-        world.faults.may_lose_disk = plan.lose_disk;
         world.live(plan);
         hooks::watch_applied(false);
         world.into_report()
@@ -184,6 +193,7 @@ impl World {
             self.at(self.clients[client].next_ns, Happening::Client(client));
         }
         self.at(SECOND, Happening::Fault);
+        self.at(2 * SECOND, Happening::Reconfigure);
         self.until(plan.faulty_ns);
         self.calm();
         self.until(plan.faulty_ns + check::LIVENESS_BOUND_NS);
@@ -201,7 +211,11 @@ impl World {
 
     /// From here on nothing goes wrong any more.
     fn calm(&mut self) {
+        self.want_members();
         Faults::undo_all(self);
+        if let Some(operator) = self.operator {
+            self.clients[operator].mode = Mode::Load;
+        }
         self.facts.calm_since = Some(self.now);
         self.note(|| "the faults end".to_owned());
     }
@@ -215,7 +229,11 @@ impl World {
     /// One reader of everything for each node.
     fn audit(&mut self) {
         let paths: Vec<String> = self.facts.model.paths().cloned().collect();
+        self.want_members();
         for node in 0..self.nodes.len() {
+            if !self.nodes[node].wanted {
+                continue;
+            }
             let mut reads = VecDeque::new();
             reads.push_back(encode(&Request::Sync { path: "/".into() }, None));
             for path in &paths {
@@ -224,7 +242,7 @@ impl World {
                 reads.push_back(encode(&Request::GetChildren2 { path: path(), watch: false }, None));
                 reads.push_back(encode(&Request::GetAcl { path: path() }, None));
             }
-            let mut client = Client::new(self.rng.fork());
+            let mut client = Client::operator(self.rng.fork());
             (client.mode, client.home, client.next_ns) = (Mode::Audit(reads), Some(node), self.now);
             self.clients.push(client);
             self.at(self.now, Happening::Client(self.clients.len() - 1));
@@ -232,7 +250,9 @@ impl World {
     }
 
     fn end(&mut self) {
-        let numbers: Vec<u8> = self.nodes.iter().map(|n| n.setup.consensus.node).collect();
+        self.want_members();
+        let members = self.nodes.iter().filter(|n| n.wanted);
+        let numbers: Vec<u8> = members.map(|n| n.setup.consensus.node).collect();
         let applied: Vec<(u8, u64)> =
             numbers.iter().map(|n| (*n, self.applied.get(n).copied().unwrap_or(0))).collect();
         let mut unanswered: Vec<(usize, u64)> = Vec::new();
@@ -306,6 +326,7 @@ impl World {
             }
             Happening::Undo(number) => Faults::undo(self, number),
             Happening::Start(node) => self.start(node),
+            Happening::Reconfigure => self.reconfigure(),
         }
     }
 
@@ -337,6 +358,11 @@ impl World {
     pub fn hosts(&self) -> Vec<Host> {
         let nodes = (0..self.nodes.len()).map(Host::Node);
         nodes.chain((0..self.clients.len()).map(Host::Client)).collect()
+    }
+
+    /// Counts a change of the members.
+    fn count_change(&mut self) {
+        *self.faults.counts.entry("change of members").or_insert(0) += 1;
     }
 
     /// Counts a fault.

@@ -29,9 +29,10 @@ impl World {
                     );
                 }
                 let session = self.clients[c].session;
+                let node = self.number_at(id);
                 let (news, out, asks) = self.clients[c].received(&bytes, self.now, &mut self.next_op);
                 for news in news {
-                    self.hear(c, session, news);
+                    self.hear(c, node, session, news);
                 }
                 self.say(c, id, out, &asks);
                 self.at(self.clients[c].next_ns, Happening::Client(c));
@@ -40,8 +41,16 @@ impl World {
         }
     }
 
+    /// Number of the node at the accepting end of a client's wire.
+    fn number_at(&self, id: WireId) -> u8 {
+        match self.net.wires.get(&id).map(|wire| wire.ends[1]) {
+            Some(End::Engine { node, .. }) => self.nodes[node].setup.consensus.node,
+            _ => 0,
+        }
+    }
+
     pub(super) fn say(&mut self, c: usize, wire: WireId, bytes: Vec<u8>, asks: &[Ask]) {
-        for ask in asks {
+        for ask in asks.iter().filter(|ask| ask.opcode != opcode::AUTH) {
             self.see(&Event::Sent { client: c, ask });
         }
         if !bytes.is_empty() {
@@ -49,14 +58,20 @@ impl World {
         }
     }
 
-    pub(super) fn hear(&mut self, c: usize, session: i64, news: News) {
+    pub(super) fn hear(&mut self, c: usize, node: u8, session: i64, news: News) {
         match news {
-            News::Opened { session, timeout_ms, asked_ns, again } => {
+            News::Opened { session, timeout_ms, asked_ns, again, read_only } => {
                 self.note(|| format!("client {c} has session {session:x} (again: {again})"));
-                self.see(&Event::Opened { client: c, session, timeout_ms, asked_ns });
+                self.see(&Event::Opened { client: c, session, timeout_ms, asked_ns, read_only });
             }
             News::Refused { session } => {
                 self.note(|| format!("client {c} lost session {session:x}"));
+            }
+            News::Answered { ask, err, .. } if ask.opcode == opcode::AUTH => {
+                // It tells of no state: its zxid is 0.
+                if err != 0 {
+                    self.see(&Event::Nonsense { client: c, what: "who it is was not believed" });
+                }
             }
             News::Answered { ask, zxid, err, body } => {
                 self.report.answered += 1;
@@ -64,7 +79,7 @@ impl World {
                 self.note(|| format!("client {c}: {name} ({}) answered at {zxid:x} with {err}", ask.xid));
                 // Of the handshake's own turn the session is known only afterwards.
                 let session = if session == 0 { self.clients[c].session } else { session };
-                self.see(&Event::Answered { client: c, session, ask: &ask, zxid, err, body: &body });
+                self.see(&Event::Answered { client: c, node, session, ask: &ask, zxid, err, body: &body });
             }
             News::Notified { zxid, kind, path } => {
                 self.note(|| format!("client {c}: event {kind} of {path} at {zxid:x}"));
@@ -105,7 +120,8 @@ impl World {
             }
             let n = self.clients[c].home.unwrap_or_else(|| self.rng.below(self.nodes.len() as u64) as usize);
             let engine = 1 + self.rng.below(self.nodes[n].setup.shards as u64) as usize;
-            let wire = self.net.wire(End::Client(c), self.nodes[n].end(n, engine));
+            let listener = u16::from(self.clients[c].linearizable);
+            let wire = self.net.wire(End::Client(c), self.nodes[n].end(n, engine), listener);
             self.clients[c].dial(wire, self.now);
             self.send(wire, 1, Parcel::Open);
         }

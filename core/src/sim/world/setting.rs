@@ -4,32 +4,37 @@
 
 use super::super::node::{Clock, Setup, SimNode};
 use super::super::rng::Rng;
+use super::super::workload::SUPER;
+use super::operator::member;
 use super::{MAX_STALENESS_NS, SECOND, TICK_TIME_MS};
+use crate::acl::digest_id;
+use crate::command::policy;
 use crate::consensus::ConsensusConfig;
-use crate::members::{Member, MemberRole, Members};
+use crate::members::{MemberRole, Members};
 use crate::shard::ShardConfig;
 use paddock_storage::fault::FaultDisk;
 use paddock_transport::engine::Address;
 
-/// One node, or several voters and observers.
-pub(super) fn ensemble(voters: Option<usize>, rng: &mut Rng) -> Vec<SimNode> {
+/// One node, or several voters and observers; with `changes`, some more that may join them.
+pub(super) fn ensemble(voters: Option<usize>, changes: bool, rng: &mut Rng) -> Vec<SimNode> {
     let voters = voters.unwrap_or_else(|| *rng.pick(&[1, 1, 3, 3, 3, 5]));
     let observers = if voters > 1 { *rng.pick(&[0, 0, 0, 1, 2]) } else { 0 };
     if voters == 1 {
         return vec![node(1, None, rng)];
     }
-    let member = |number: u8| Member {
-        host: format!("10.0.1.{number}"),
-        peer_port: 2888,
-        election_port: 3888,
-        role: if usize::from(number) <= voters { MemberRole::Participant } else { MemberRole::Observer },
-        client: None,
-        identity: None,
+    let role = |number: u8| {
+        if usize::from(number) <= voters { MemberRole::Participant } else { MemberRole::Observer }
     };
-    let all = (voters + observers) as u8;
-    let members = (1..=all).map(|number| (number, member(number))).collect();
+    let founders = (voters + observers) as u8;
+    let members = (1..=founders).map(|number| (number, member(number, role(number)))).collect();
     let members = Members { members, ..Members::default() };
-    (1..=all).map(|number| node(number, Some(&members), rng)).collect()
+    let spares = if changes { rng.range(1, 2) as u8 } else { 0 };
+    let mut nodes: Vec<SimNode> =
+        (1..=founders + spares).map(|number| node(number, Some(&members), rng)).collect();
+    for spare in &mut nodes[usize::from(founders)..] {
+        (spare.founder, spare.wanted) = (false, false);
+    }
+    nodes
 }
 
 fn node(number: u8, members: Option<&Members>, rng: &mut Rng) -> SimNode {
@@ -38,6 +43,7 @@ fn node(number: u8, members: Option<&Members>, rng: &mut Rng) -> SimNode {
     consensus.node = number;
     consensus.members = members.cloned();
     consensus.max_staleness_ns = MAX_STALENESS_NS;
+    consensus.policy = policy::RECONFIG;
     consensus.inline = true;
     consensus.tick_time_ms = TICK_TIME_MS;
     consensus.segment_bytes = Some(64 << 10);
@@ -45,7 +51,12 @@ fn node(number: u8, members: Option<&Members>, rng: &mut Rng) -> SimNode {
     consensus.batches_in_flight = rng.range(1, 3) as usize;
     consensus.commit_ring_entries = *rng.pick(&[4, 64, 1024]);
     let shard = ShardConfig {
+        node: number,
         tick_time_ms: TICK_TIME_MS,
+        linearizable: vec![false, true],
+        read_only_mode: rng.one_in(3),
+        policy: policy::RECONFIG,
+        super_digest: Some(digest_id(SUPER)),
         max_staleness_ns: MAX_STALENESS_NS,
         session_timeout_min_ms: 2 * TICK_TIME_MS as i32,
         session_timeout_max_ms: 20 * TICK_TIME_MS as i32,
@@ -63,6 +74,7 @@ fn node(number: u8, members: Option<&Members>, rng: &mut Rng) -> SimNode {
         disk_busy: false,
         refuses: true,
         wanted: true,
+        founder: true,
         address: members.map(|_| Address::Tcp(([10, 0, 1, number], 2888).into())),
     }
 }

@@ -22,7 +22,7 @@ impl World {
                     return self.tell(n, engine, Input::Closed(conn, Closed::ConnectFailed(111)));
                 };
                 let end = self.nodes[to].end(to, 0);
-                let wire = self.net.wire(from, end);
+                let wire = self.net.wire(from, end, 0);
                 if let Some(process) = &mut self.nodes[n].process {
                     process.loops[engine].wires.insert(conn.0, wire);
                 }
