@@ -80,6 +80,11 @@ impl Links {
         self.up.iter().map(|(node, incarnation)| (*node, *incarnation)).collect()
     }
 
+    /// Number of the start of the node at the other end of its link.
+    pub(super) fn incarnation(&self, node: u8) -> Option<u64> {
+        self.up.get(&node).copied()
+    }
+
     pub(super) fn is_up(&self, node: u8) -> bool {
         self.up.contains_key(&node)
     }
@@ -143,6 +148,13 @@ impl Consensus {
                 PeerEvent::Up { node, incarnation, identity } => {
                     self.steward.link_up(node, identity);
                     self.links.up.insert(node, incarnation);
+                    if self.is_old_copy(node) {
+                        tracing::error!(
+                            "node {node} runs from an older copy of its data directory (start number {incarnation}; its log has \
+                             later ones here): it may have forgotten votes, and is not listened to. Stop it, empty its data \
+                             directory except for myid, and start it again: it is fed anew"
+                        );
+                    }
                     self.links.asked_ns = None;
                     if u64::from(node) == self.group.leader() {
                         // What was on its way is lost: it says anew where our stream stands.

@@ -10,7 +10,7 @@ use super::engine::Consensus;
 use super::group::Group;
 use super::steward::{Act, View, batch_of};
 use crate::command::{Batch, SEMANTICS};
-use crate::machine::{MembershipCommand, MembershipEffect};
+use crate::machine::{MembershipCommand, MembershipEffect, StreamPosition};
 use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
 
@@ -35,10 +35,24 @@ fn judge(joins: bool, member: bool, known: bool, fed: bool) -> Part {
     }
 }
 
+/// A start that is older than one of which the log has commands: starts are counted in the data directory, durably, so the
+/// directory was put back to an earlier state. It has forgotten votes and acknowledgements, and its commands would be skipped as
+/// old ones.
+fn is_before(incarnation: Option<u64>, known: Option<StreamPosition>) -> bool {
+    incarnation.zip(known).is_some_and(|(incarnation, known)| incarnation < known.incarnation)
+}
+
 impl Consensus {
-    /// Whether the node's data directory is the one that the ensemble knows.
+    /// Whether the node's data directory is the one that the ensemble knows, and as new as it was.
     pub(super) fn admits(&self, node: u8) -> bool {
-        self.steward.admits(self.applier.machine.membership(), node)
+        self.steward.admits(self.applier.machine.membership(), node) && !self.is_old_copy(node)
+    }
+
+    /// Whether the node runs from an older copy of its data directory.
+    pub(super) fn is_old_copy(&self, node: u8) -> bool {
+        let known = self.applier.machine.stream(node);
+        let is_recorded = self.applier.machine.membership().recorded(node) == self.steward.identity(node);
+        is_recorded && is_before(self.links.incarnation(node), known)
     }
 
     /// The leader's step for the membership, if one is due; and the end of a node that is no member.
@@ -157,5 +171,13 @@ mod tests {
         assert_eq!(judge(false, true, false, false), Part::Out);
         assert_eq!(judge(false, false, false, true), Part::Out);
         assert_eq!(judge(true, false, false, false), Part::Member);
+    }
+
+    #[test]
+    fn a_directory_that_was_put_back_is_told_from_one_that_goes_on() {
+        let known = Some(StreamPosition { incarnation: 7, seq: 3 });
+        assert!(is_before(Some(6), known));
+        assert!(!is_before(Some(7), known) && !is_before(Some(8), known));
+        assert!(!is_before(None, known) && !is_before(Some(1), None));
     }
 }

@@ -159,6 +159,11 @@ impl Steward {
         }
     }
 
+    /// Identity of the data directory at the other end of the node's link, or of this node's own.
+    pub fn identity(&self, node: u8) -> Option<&[u8; 16]> {
+        self.links.get(&node)
+    }
+
     /// Whether the node at the other end of its link may be listened to; see [`admits`].
     pub fn admits(&self, state: &MembershipState, node: u8) -> bool {
         self.links.get(&node).is_none_or(|identity| admits(state, node, identity))
