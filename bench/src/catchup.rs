@@ -31,6 +31,7 @@ const EDGE_SECONDS: f64 = 0.1;
 #[command(after_help = "\
 Examples:
   paddock-bench catchup
+  paddock-bench catchup --late-dir /dev/shm
   paddock-bench catchup --cases empty --entries 100000 --rate 5000
 
 Three nodes on one core, the load generator on the others. The load of the measurement is an open loop on the leader.")]
@@ -72,6 +73,9 @@ pub struct CatchupArgs {
     /// Where the data directories are made: chooses the disk [default: the directory for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Where the node that comes back has its data then, so that its disk is not the leader's: /dev/shm will do
+    #[arg(long, value_name = "DIR")]
+    late_dir: Option<PathBuf>,
     /// Write everything as JSON (- for standard output, which then carries nothing else)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -155,6 +159,8 @@ struct Document {
     reads: f64,
     /// Whether the node that came back competed for the leader's core.
     compete: bool,
+    /// Whether its data lay on another disk than the leader's.
+    own_disk: bool,
     keys: u32,
     value_bytes: u32,
     outcomes: Vec<Outcome>,
@@ -190,6 +196,7 @@ pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
         rate: args.rate,
         reads: args.reads,
         compete: args.compete,
+        own_disk: args.late_dir.is_some(),
         keys: args.keys,
         value_bytes: args.value_size,
         outcomes,
@@ -219,6 +226,9 @@ fn measure(args: &CatchupArgs, case: Case, cores: &Cores) -> anyhow::Result<Outc
         let missed = ensemble.zxid(leader)?.saturating_sub(left_at);
         say(&format!("{} of {} writes without it", thousands(missed as f64), thousands(args.entries as f64)));
         load(args, 0.0, None, Duration::from_secs(2), Duration::ZERO).run(&target, cores)?;
+    }
+    if let Some(parent) = &args.late_dir {
+        ensemble.take_to(late, parent)?;
     }
     if case == Case::Empty {
         ensemble.wipe(late)?;
@@ -314,7 +324,7 @@ fn load(args: &CatchupArgs, reads: f64, rate: Option<f64>, duration: Duration, w
 fn text(document: &Document) -> String {
     let mut out = format!(
         "{}\nnote     3 nodes on core {}, generator on {:?}; {} znodes of {} bytes; open loop of {} ops/s on the leader, {} % reads\n\
-         note     the node that comes back {}\n\
+         note     the node that comes back {}; its data is on {}\n\
          note     p99: median of the seconds' p99 (in brackets the worst second's)\n\n",
         document.provenance,
         document.cores.server,
@@ -328,6 +338,7 @@ fn text(document: &Document) -> String {
         } else {
             "gets what the others leave of the core, as if it had its own machine"
         },
+        if document.own_disk { "another disk than the leader's" } else { "the leader's disk" },
     );
     // Writing to a string cannot fail.
     let _ = writeln!(

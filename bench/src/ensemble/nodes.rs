@@ -33,6 +33,8 @@ struct Place {
     peer: u16,
     election: u16,
     running: Option<Running>,
+    /// Its data, if it does not lie with the others'. After the process.
+    elsewhere: Option<Directory>,
 }
 
 /// An ensemble. Dropped, its processes are killed and its data goes.
@@ -69,7 +71,7 @@ impl Ensemble {
         let mut places = Vec::new();
         for _ in 0..nodes {
             let client = SocketAddr::from((Ipv4Addr::LOCALHOST, free()?));
-            places.push(Place { client, peer: free()?, election: free()?, running: None });
+            places.push(Place { client, peer: free()?, election: free()?, running: None, elsewhere: None });
         }
         let ensemble = Self { program, core, settings, places, directory };
         for node in 0..ensemble.places.len() {
@@ -121,9 +123,23 @@ impl Ensemble {
     /// Takes the data of a node that does not run.
     pub fn wipe(&self, node: usize) -> anyhow::Result<()> {
         ensure!(self.places[node].running.is_none(), "node {} runs", node + 1);
-        std::fs::remove_dir_all(self.data(node))?;
-        std::fs::create_dir_all(self.data(node))?;
+        let data = self.data(node).canonicalize()?;
+        std::fs::remove_dir_all(&data)?;
+        std::fs::create_dir_all(&data)?;
         self.write_myid(node)
+    }
+
+    /// Takes the data of a node that does not run to another disk: a new directory below `parent`.
+    pub fn take_to(&mut self, node: usize, parent: &Path) -> anyhow::Result<()> {
+        ensure!(self.places[node].running.is_none(), "node {} runs", node + 1);
+        let (from, elsewhere) = (self.data(node), Directory::new(parent)?);
+        let to = elsewhere.path().join("data");
+        let status = Command::new("cp").arg("-a").args([&from, &to]).status().context("running cp")?;
+        ensure!(status.success(), "copying {} to {}: cp ended with {status}", from.display(), to.display());
+        std::fs::remove_dir_all(&from)?;
+        std::os::unix::fs::symlink(&to, &from)?;
+        self.places[node].elsewhere = Some(elsewhere);
+        Ok(())
     }
 
     /// Its name in tables.
@@ -250,7 +266,7 @@ mod tests {
     fn all_nodes_are_told_the_same_members_and_their_own_ports() {
         let dir = tempfile::tempdir().unwrap();
         let settings = vec!["snapCount=7".to_owned()];
-        let made = Ensemble::new(Program::Paddock(Choice::Auto), 3, None, settings, dir.path()).unwrap();
+        let mut made = Ensemble::new(Program::Paddock(Choice::Auto), 3, None, settings, dir.path()).unwrap();
         let texts: Vec<String> =
             (0..3).map(|node| std::fs::read_to_string(made.config(node)).unwrap()).collect();
         let servers = |text: &str| {
@@ -259,6 +275,11 @@ mod tests {
         assert_eq!((servers(&texts[0]).len(), servers(&texts[0])), (3, servers(&texts[2])));
         assert!(texts[1].contains("snapCount=7\n"));
         assert!(texts[1].contains(&format!("clientPort={}\n", made.address(1).port())));
+        made.wipe(1).unwrap();
+        assert_eq!(std::fs::read_to_string(made.data(1).join("myid")).unwrap(), "2\n");
+        let other = tempfile::tempdir().unwrap();
+        made.take_to(1, other.path()).unwrap();
+        assert!(made.data(1).canonicalize().unwrap().starts_with(other.path().canonicalize().unwrap()));
         made.wipe(1).unwrap();
         assert_eq!(std::fs::read_to_string(made.data(1).join("myid")).unwrap(), "2\n");
     }
