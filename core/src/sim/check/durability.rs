@@ -23,7 +23,7 @@ impl Checker for Durability {
 
     fn see(&mut self, facts: &Facts, event: &Event<'_>) -> Result<(), String> {
         match event {
-            Event::Applied { node, entry, done } => {
+            Event::Applied { node, entry, done, .. } => {
                 let fact = facts.log.get(entry.index as usize - 1);
                 if let Some(fact) = fact
                     && (fact.term, &fact.payload) != (entry.term, &entry.payload)

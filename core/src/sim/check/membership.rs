@@ -62,8 +62,12 @@ impl Checker for Membership {
 
     fn see(&mut self, facts: &Facts, event: &Event<'_>) -> Result<(), String> {
         match event {
-            Event::Applied { node, entry, done } => {
+            Event::Applied { node, entry, done, replayed } => {
                 self.applied(facts, *node, entry.index, *done);
+                if *replayed {
+                    // Whoever starts a node that is no member means it to become one.
+                    self.knows.remove(node);
+                }
                 Ok(())
             }
             Event::Started { node, .. } => {

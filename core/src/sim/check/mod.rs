@@ -62,6 +62,8 @@ pub enum Event<'e> {
         node: u8,
         /// The entry.
         entry: &'e AppliedEntry,
+        /// Whether it did so while it started, from its disk.
+        replayed: bool,
         /// What it did.
         done: Option<&'e [Done]>,
     },

@@ -52,11 +52,16 @@ impl World {
         let replayed = hooks::take_applied();
         // The snapshot alone: what was replayed behind it is looked at entry by entry.
         self.see(&Event::Started { node: number, zxid: if replayed.is_empty() { zxid } else { 0 } });
-        self.take_applied_entries(number, replayed);
+        self.take_applied_entries(number, replayed, true);
         self.applied.insert(number, recovered.snapshot_index + recovered.entries);
     }
 
-    pub(super) fn take_applied_entries(&mut self, number: u8, entries: Vec<hooks::AppliedEntry>) {
+    pub(super) fn take_applied_entries(
+        &mut self,
+        number: u8,
+        entries: Vec<hooks::AppliedEntry>,
+        replayed: bool,
+    ) {
         for entry in entries {
             self.applied.insert(number, entry.index);
             hash(&mut self.report.trace_hash, entry.digest);
@@ -82,7 +87,7 @@ impl World {
                     return self.violate("history", what);
                 }
             }
-            self.see(&Event::Applied { node: number, entry: &entry, done: done.as_deref() });
+            self.see(&Event::Applied { node: number, entry: &entry, replayed, done: done.as_deref() });
         }
     }
 
@@ -121,7 +126,7 @@ impl World {
         let number = node.setup.consensus.node;
         let entries = hooks::take_applied();
         // What is applied is known before anything that tells of it travels.
-        self.take_applied_entries(number, entries);
+        self.take_applied_entries(number, entries, false);
         for wish in turned.wishes {
             self.carry_out(n, engine, wish);
         }
