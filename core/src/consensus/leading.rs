@@ -129,14 +129,14 @@ impl Consensus {
                 self.take_round(self.node, begun.number, &begun.touched, now_ns);
             }
             if let Some(read) = self.reads.begin(now_ns) {
-                match mutated(Mutation::StaleRound) {
-                    true => self.confirm_read(read, self.group.commit(), io),
-                    false => self.group.read_index(read),
-                }
+                self.group.read_index(read);
             }
         } else if let Some(leader) = self.asks_leader()
             && let Some(begun) = self.rounds.begin(now_ns, beats)
         {
+            if mutated(Mutation::StaleRound) {
+                return self.rounds.confirm(begun.number, self.applier.index);
+            }
             let (zxid, digest) = self.applier.machine.stamp();
             let message = Message::Round {
                 term: self.group.term(),

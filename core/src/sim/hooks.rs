@@ -62,17 +62,15 @@ mutations! {
     /// A sync is answered without waiting for its read index.
     StaleSync = "stale-sync", "order", 3;
     /// A leader orders some commands twice, and the machine does not look at their numbers.
-    ApplyTwice = "apply-twice", "history", 1;
+    ApplyTwice = "apply-twice", "history", 3;
     /// A vote is given and not remembered.
     ForgetVote = "forget-vote", "durability|replicas|history|panic", 3;
     /// Appends are acknowledged to the leader before they are synced.
     CountUnsynced = "count-unsynced", "durability|replicas|history|panic", 3;
-    /// A leader confirms rounds without its quorum.
+    /// A node confirms its rounds by itself, without the quorum.
     StaleRound = "stale-round", "order|leases", 3;
     /// A round counts from an index that is too low.
     WrongReadIndex = "wrong-read-index", "order", 3;
-    /// A leader's expiries are sent to its successor, too.
-    KeepExpiry = "keep-expiry", "expiry", 3;
     /// Sessions stay served after their lease ran out.
     IgnoreLease = "ignore-lease", "leases", 3;
 }

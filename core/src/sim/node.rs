@@ -404,7 +404,7 @@ pub struct SimNode {
     pub refuses: bool,
     /// Whether it shall be running.
     pub wanted: bool,
-    /// Whether it is one of the ensemble's first members.
+    /// Whether it is one of the ensemble's first members, on its first disk: configured with those and no others.
     pub founder: bool,
     /// Where its core can be reached by others.
     pub address: Option<Address>,

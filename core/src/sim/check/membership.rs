@@ -2,8 +2,10 @@
 //!
 //! Keeps: a reconfiguration that was answered is one of those in the log, and one that was sent after the answer to another
 //! takes effect after it; a node stops as removed only after it was taken out of the members, or was refused as one; one that has applied its own
-//! removal stops ([`STOPS_NS`]) unless it is wanted again or starts anew; and no node answers what it was asked longer after its
-//! removal than its bound of staleness allows, wherever it was cut off meanwhile.
+//! removal stops ([`STOPS_NS`]) unless it is wanted again or starts anew; and it answers nothing that it
+//! was asked longer afterwards than its bound of staleness. (Before it has applied its removal it may answer for as long as the
+//! quorum confirms it, which feeds a removed node for a while so that it learns of it: what it says then is fresh, and that it is
+//! never older than its bound is kept by `leases`.)
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::Done;
@@ -21,8 +23,6 @@ const ROOM_NS: u64 = 1_000_000_000;
 pub struct Membership {
     /// By entry: who was removed there.
     removals: BTreeMap<u64, Vec<u8>>,
-    /// By node: when it was taken out for the last time, as long as nobody wants it back.
-    out: BTreeMap<u8, u64>,
     /// Nodes that were taken out at any time, or followed and did not become members.
     ever: BTreeSet<u8>,
     /// By node: since when it knows that it is no member.
@@ -39,7 +39,6 @@ impl Membership {
             match done {
                 Done::Members { removed } => {
                     self.removals.entry(index).or_default().extend(removed);
-                    self.out.extend(removed.iter().map(|node| (*node, facts.now)));
                     self.ever.extend(removed);
                 }
                 Done::Refused { strangers } => self.ever.extend(strangers),
@@ -47,7 +46,6 @@ impl Membership {
             }
         }
         let wanted = |node: &u8| facts.model.ensemble.wants(*node);
-        self.out.retain(|node, _| !wanted(node));
         self.knows.retain(|node, _| !wanted(node));
         if self.removals.get(&index).is_some_and(|removed| removed.contains(&node)) && !wanted(&node) {
             self.knows.insert(node, facts.now);
@@ -87,12 +85,12 @@ impl Checker for Membership {
             }
             Event::Answered { node, ask, zxid, err, .. } => {
                 let bound_ns = facts.max_staleness_ns * 21 / 20 + ROOM_NS;
-                if let Some(out_ns) = self.out.get(node)
+                if let Some(out_ns) = self.knows.get(node)
                     && ask.sent_ns > out_ns + bound_ns
                     && !ask.read_only
                 {
                     return Err(format!(
-                        "node {node} answers what it was asked {} ms after it was removed",
+                        "node {node} answers what it was asked {} ms after it knew that it was removed",
                         (ask.sent_ns - out_ns) / 1_000_000
                     ));
                 }

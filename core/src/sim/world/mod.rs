@@ -251,6 +251,14 @@ impl World {
 
     fn end(&mut self) {
         self.want_members();
+        for n in 0..self.nodes.len() {
+            let node = &self.nodes[n];
+            let (number, runs, wanted) = (node.setup.consensus.node, node.process.is_some(), node.wanted);
+            let applied = self.applied.get(&number).copied().unwrap_or(0);
+            self.note(|| {
+                format!("node {number} runs: {runs}, wanted: {wanted}, has applied {applied} entries")
+            });
+        }
         let members = self.nodes.iter().filter(|n| n.wanted);
         let numbers: Vec<u8> = members.map(|n| n.setup.consensus.node).collect();
         let applied: Vec<(u8, u64)> =

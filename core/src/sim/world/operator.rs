@@ -128,6 +128,8 @@ impl World {
         if node.process.is_none() {
             if wiped {
                 node.disk = FaultDisk::new();
+                // What was configured long ago may name nobody who is still there.
+                node.founder = false;
                 self.faults.forget_damage(n);
             }
             self.at(self.now, Happening::Start(n));
