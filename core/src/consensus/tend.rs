@@ -142,6 +142,12 @@ impl Consensus {
             return Err(StopReason::OtherVoters(what));
         }
         self.links.update(&state.linked());
+        for node in &effect.anew {
+            // A start from the new directory may have the number of one that was heard of here. Whoever is linked is told anew
+            // where its stream stands.
+            self.streams.forget(*node);
+            self.links.note_strange(*node);
+        }
         if effect.removed.contains(&self.node) {
             tracing::error!(
                 "this node (server {}) was removed from the ensemble by version {:x} of the membership; it stops",

@@ -150,6 +150,8 @@ pub struct MembershipEffect {
     pub changed: bool,
     /// Members that are members no more. A node that finds itself here stops.
     pub removed: Vec<u8>,
+    /// Nodes whose streams begin anew: they come with another data directory, whose starts are counted from one again.
+    pub anew: Vec<u8>,
 }
 
 impl Machine {
@@ -250,6 +252,7 @@ impl Machine {
         }
         if replace {
             self.streams.begin_anew(node, &mut self.sums);
+            out.membership.anew.push(node);
         }
     }
 
@@ -308,6 +311,7 @@ impl Machine {
         for joining in members.members.keys().filter(|node| state.members.get(**node).is_none()) {
             // A member of old perhaps, with another disk.
             self.streams.begin_anew(*joining, &mut self.sums);
+            out.membership.anew.push(*joining);
         }
         state.number += 1;
         state.pending = Some(Pending { number: state.number, node, incarnation, seq, members });
