@@ -65,8 +65,6 @@ mutations! {
     ApplyTwice = "apply-twice", "history", 3;
     /// A vote is given and not remembered.
     ForgetVote = "forget-vote", "durability|replicas|history|panic", 3;
-    /// Appends are acknowledged to the leader before they are synced.
-    CountUnsynced = "count-unsynced", "durability|replicas|history|panic", 3;
     /// A node confirms its rounds by itself, without the quorum.
     StaleRound = "stale-round", "order|leases", 3;
     /// A round counts from an index that is too low.
