@@ -145,6 +145,10 @@ impl World {
         for node in &mut self.nodes {
             node.wanted = ensemble.wants(node.setup.consensus.node);
         }
+        // One that stopped before its change was accepted is started by whoever asked for it.
+        for n in 0..self.nodes.len() {
+            self.at(self.now, Happening::Start(n));
+        }
     }
 }
 
