@@ -62,7 +62,7 @@ pub(super) fn compare(config: &ConsensusConfig, found: &Membership) -> Result<()
 }
 
 /// Whether this node began with other servers than the ensemble that it belongs to: it would count other majorities than the rest. Only
-/// before the first reconfiguration, from which on all have the same; a voter too few is one whose disk was lost; and not of a server that was alone and gets company.
+/// before the first reconfiguration, from which on all have the same; and not of a server that was alone and gets company.
 pub(super) fn differs(node: u8, found: &Membership, state: &MembershipState) -> Option<String> {
     let members = &state.members;
     if members.get(node).is_none() || state.number > 0 || found.is_sole_voter(u64::from(node)) {
@@ -70,7 +70,8 @@ pub(super) fn differs(node: u8, found: &Membership, state: &MembershipState) -> 
     }
     let wanted = configured(members);
     let strangers = found.voters.iter().any(|voter| !wanted.voters.contains(voter));
-    strangers.then(|| {
+    let unknown = wanted.voters.iter().any(|v| !found.voters.contains(v) && !found.learners.contains(v));
+    (strangers || unknown).then(|| {
         format!(
             "the ensemble began with the voters {:?}, and this server with {:?} from its own server lines: they would count \
              different majorities. Give all servers the same lines, empty this one's data directory except for myid, and start it",
@@ -113,6 +114,7 @@ mod tests {
                 .unwrap()
                 .contains("[1, 2], and this server with [1, 2, 3]")
         );
+        assert!(differs(2, &Membership::new(vec![1, 2], vec![]), &state(&[1, 2, 3], &[])).is_some());
         assert!(differs(2, &three, &state(&[1, 2], &[3])).is_some());
         assert_eq!(differs(2, &three, &state(&[1, 2, 3], &[4])), None);
     }
@@ -123,7 +125,7 @@ mod tests {
         assert_eq!(differs(4, &four, &state(&[1, 2, 3], &[])), None, "it joins");
         let alone = Membership::new(vec![1], vec![]);
         assert_eq!(differs(1, &alone, &state(&[1, 2, 3], &[])), None, "it gets company");
-        let returning = Membership::new(vec![1, 3], vec![]);
+        let returning = Membership::new(vec![1, 3], vec![2]);
         assert_eq!(differs(1, &returning, &state(&[1, 2, 3], &[])), None, "2 lost its disk");
         let later = MembershipState { number: 1, ..state(&[1, 2], &[]) };
         assert_eq!(differs(1, &four, &later), None, "a reconfiguration made all the same");
