@@ -31,9 +31,6 @@ pub enum StopReason {
         /// Version of the membership without it.
         version: i64,
     },
-    /// This node's first start was configured with other voters than the ensemble's.
-    #[error("{0}")]
-    OtherVoters(String),
     /// The log cannot be written any more. Nothing acknowledged is lost.
     #[error(
         "the log failed ({0}). Nothing that was acknowledged is lost. Check the disk under the data directory \

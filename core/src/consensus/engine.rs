@@ -241,7 +241,7 @@ impl Consensus {
             self.deadlines.applied(applied, now_ns);
             if applied.membership != MembershipEffect::default() {
                 let effect = applied.membership.clone();
-                self.follow_members(&effect, now_ns)?;
+                self.follow_members(&effect, now_ns);
             }
             let is_batch = entry.kind == EntryKind::Batch;
             if is_batch && !entry.payload.is_empty() && entry.term == self.phase.leading {

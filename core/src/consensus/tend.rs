@@ -4,7 +4,6 @@
 //! is told. It stays correct because it acts on what is applied alone: a proposal that got lost is made again by the steward, and
 //! a node stops as removed only when it has applied its own removal.
 
-use super::bootstrap;
 use super::config::REMOVED_PATIENCE_NS;
 use super::control::StopReason;
 use super::engine::Consensus;
@@ -131,16 +130,9 @@ impl Consensus {
     }
 
     /// Follows a change that was applied.
-    pub(super) fn follow_members(
-        &mut self,
-        effect: &MembershipEffect,
-        now_ns: u64,
-    ) -> Result<(), StopReason> {
+    pub(super) fn follow_members(&mut self, effect: &MembershipEffect, now_ns: u64) {
         self.steward.changed();
         let state = self.applier.machine.membership();
-        if let Some(what) = bootstrap::differs(self.node, &self.group.membership(), state) {
-            return Err(StopReason::OtherVoters(what));
-        }
         self.links.update(&state.linked());
         for node in &effect.anew {
             // A start from the new directory may have the number of one that was heard of here. Whoever is linked is told anew
@@ -156,7 +148,6 @@ impl Consensus {
             );
             self.phase.removed_since.get_or_insert(now_ns);
         }
-        Ok(())
     }
 
     fn leaders_batch(&self, command: &MembershipCommand, now: Now) -> Result<Vec<u8>, StopReason> {
