@@ -49,6 +49,8 @@ pub struct Consensus {
     /// Length of a tick of Raft's clock.
     pub(super) tick_ns: u64,
     pub(super) entry_bytes_max: u64,
+    /// Bytes of commands in one batch, reckoned with room for what surrounds them.
+    pub(super) batch_bytes_max: usize,
     pub(super) group: RaftGroup,
     pub(super) effects: Effects,
     pub(super) journal: Journal,

@@ -51,7 +51,7 @@ impl Intake {
             rings,
             first: 0,
             command_bytes_max: entry_bytes_max - ENTRY_SPARE_BYTES.min(entry_bytes_max / 4),
-            batch_bytes_max: BATCH_BYTES_MAX.min(entry_bytes_max / 2),
+            batch_bytes_max: batch_bytes_max(entry_bytes_max),
         }
     }
 
@@ -105,6 +105,11 @@ impl Intake {
             Submit::Touched { sessions, at_ns } => into.touched.push((shard, sessions, at_ns)),
         }
     }
+}
+
+/// Bytes of commands in one batch: [`BATCH_BYTES_MAX`], less where entries must be small.
+pub(super) fn batch_bytes_max(entry_bytes_max: usize) -> usize {
+    BATCH_BYTES_MAX.min(entry_bytes_max / 2)
 }
 
 fn submit_bytes(submit: &Submit) -> usize {

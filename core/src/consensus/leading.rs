@@ -5,7 +5,7 @@
 //! older than what a former leader ordered. It stays correct because everything that belongs to a term is dropped with it,
 //! and because a follower sends nothing to a leader that has not told it the next number.
 
-use super::config::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, FORWARD_AHEAD_BYTES, FORWARD_RETRY_NS};
+use super::config::{BATCH_COMMANDS_MAX, FORWARD_AHEAD_BYTES, FORWARD_RETRY_NS};
 use super::deadlines::Heard;
 use super::engine::Consensus;
 use super::group::{Group, Role};
@@ -100,7 +100,7 @@ impl Consensus {
         }
         // The rest is kept here, and sent by a later turn: the clock's tick is the next one at the latest.
         while self.outbound.has_unsent() && self.links.unsent(leader, io) <= FORWARD_AHEAD_BYTES {
-            let commands = self.outbound.lend(BATCH_COMMANDS_MAX, BATCH_BYTES_MAX);
+            let commands = self.outbound.lend(BATCH_COMMANDS_MAX, self.batch_bytes_max);
             if commands.is_empty() {
                 return;
             }

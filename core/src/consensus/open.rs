@@ -16,7 +16,7 @@ use super::disputes::Disputes;
 use super::engine::{Consensus, Phase};
 use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Membership, Vote};
 use super::installing::Installing;
-use super::intake::Intake;
+use super::intake::{Intake, batch_bytes_max};
 use super::journal::{Journal, loaded};
 use super::links::Links;
 use super::outbound::Outbound;
@@ -268,6 +268,7 @@ impl Consensus {
             batches_in_flight: config.batches_in_flight,
             tick_ns: config.raft.tick_ns(),
             entry_bytes_max,
+            batch_bytes_max: batch_bytes_max(usize::try_from(entry_bytes_max).unwrap_or(usize::MAX)),
             group,
             effects: Effects::default(),
             journal,

@@ -120,12 +120,12 @@ impl Consensus {
             return self.propose(own, now);
         }
         self.take_own(own, now.mono_ns);
-        let taken = self.streams.fill(BATCH_COMMANDS_MAX, BATCH_BYTES_MAX, |_| false);
+        let taken = self.streams.fill(BATCH_COMMANDS_MAX, self.batch_bytes_max, |_| false);
         if taken.commands.is_empty() { Ok(()) } else { self.propose(taken.commands, now) }
     }
 
     fn lend_own(&mut self, count: usize, now_ns: u64) -> Vec<Command> {
-        let own = self.outbound.lend(count, BATCH_BYTES_MAX);
+        let own = self.outbound.lend(count, self.batch_bytes_max);
         self.note_returning(&own, now_ns);
         own
     }

@@ -27,6 +27,7 @@ struct Node {
     /// Sessions opened through this node.
     opened: Vec<i64>,
     asked: u64,
+    answered: u64,
 }
 
 struct Trio {
@@ -37,6 +38,10 @@ struct Trio {
 
 impl Trio {
     fn start() -> Trio {
+        Self::start_with(1 << 20)
+    }
+
+    fn start_with(segment_bytes: u64) -> Trio {
         let port = |node: u8| 2000 + u16::from(node);
         let member = |node: u8| Member {
             host: "127.0.0.1".to_owned(),
@@ -52,7 +57,7 @@ impl Trio {
             net.listen(usize::from(node) - 1, Address::Tcp(([127, 0, 0, 1], port(node)).into()));
             let mut config = ConsensusConfig::standalone("/data".into(), 1);
             config.disk = disk();
-            config.segment_bytes = Some(1 << 20);
+            config.segment_bytes = Some(segment_bytes);
             config.inline = true;
             (config.node, config.seed, config.new_identity) = (node, u64::from(node), [node; 16]);
             config.members = Some(Members { members: members.clone(), ..Members::default() });
@@ -60,7 +65,7 @@ impl Trio {
             let stats = Arc::new(Stats::new(1, 0));
             let (core, mut parts) = Consensus::open(config.clone(), waker.clone(), &[waker], stats).unwrap();
             let shard = parts.shards.remove(0);
-            Node { config, core, parts, shard, opened: Vec::new(), asked: 0 }
+            Node { config, core, parts, shard, opened: Vec::new(), asked: 0, answered: 0 }
         });
         let nodes = nodes.collect();
         Trio { nodes, net, now: Now { mono_ns: 1_000_000_000_000, wall_ms: 1_700_000_000_000 } }
@@ -77,6 +82,7 @@ impl Trio {
             }
             while let Some(published) = node.shard.commits.next() {
                 node.shard.reader.move_to(&published.version);
+                node.answered += published.commit.replies.len() as u64;
                 for reply in &published.commit.replies {
                     if let Outcome::Attached { session, .. } = reply.outcome {
                         node.opened.push(session);
@@ -94,7 +100,16 @@ impl Trio {
                 return;
             }
         }
-        panic!("{what}: not within {} virtual seconds", PATIENCE_STEPS as u64 * STEP_NS / 1_000_000_000);
+        let state: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|n| (n.answered, n.core.group.role(), n.core.outbound.undecided()))
+            .collect();
+        panic!(
+            "{what}: not within {} virtual seconds; {state:?}, {:?}",
+            PATIENCE_STEPS as u64 * STEP_NS / 1_000_000_000,
+            self.reasons()
+        );
     }
 
     fn leader(&self) -> Option<usize> {
@@ -121,6 +136,21 @@ impl Trio {
     fn reasons(&self) -> Vec<Option<&StopReason>> {
         self.nodes.iter().map(|node| node.parts.control.reason()).collect()
     }
+}
+
+#[test]
+fn what_gathered_without_a_leader_fits_the_entries_of_the_next_one() {
+    let mut trio = Trio::start_with(64 << 10);
+    for node in &mut trio.nodes {
+        for token in 1..=100 {
+            let op = Op::Request { opcode: 5, body: vec![0; 2000] };
+            let ticket = Ticket { shard: 0, token };
+            let submit = Submit::Command { ticket, session: 1, attachment: 1, identities: [].into(), op };
+            node.shard.submits.push(submit).unwrap();
+        }
+    }
+    trio.until("an answer to everything", |trio| trio.nodes.iter().all(|node| node.answered == 100));
+    assert!(trio.reasons().iter().all(Option::is_none), "{:?}", trio.reasons());
 }
 
 /// Spoils the state of one node, and sees who stops.
