@@ -82,6 +82,7 @@ impl ServerUnderTest {
             embedded: self.embedded.is_some(),
             version: self.version.clone(),
             pids: self.pids.clone(),
+            pid: self.pids.first().copied(),
         }
     }
 

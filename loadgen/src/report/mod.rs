@@ -168,6 +168,8 @@ pub struct ServerSummary {
     /// Its processes, when their CPU time was looked at.
     #[serde(default)]
     pub pids: Vec<u32>,
+    /// The first of them; in reports since before there could be several.
+    pub pid: Option<u32>,
 }
 
 /// What came out of a run.
