@@ -140,6 +140,8 @@ impl RaftGroup {
             self.drawn_for = now;
             let span = self.election_ticks as u64;
             let ticks = self.election_ticks + (splitmix(&mut self.jitter) % span) as usize;
+            // With the defect all stand at once, so that a second vote finds somebody to be given to.
+            let ticks = if mutated(Mutation::ForgetVote) { self.election_ticks } else { ticks };
             self.node.raft.set_randomized_election_timeout(ticks);
         }
     }

@@ -63,8 +63,8 @@ mutations! {
     StaleSync = "stale-sync", "order", 3;
     /// A leader orders some commands twice, and the machine does not look at their numbers.
     ApplyTwice = "apply-twice", "history", 3;
-    /// A vote is given and not remembered.
-    ForgetVote = "forget-vote", "durability|replicas|history|panic", 3;
+    /// A vote is given and not remembered, and all stand for election at once.
+    ForgetVote = "forget-vote", "durability|replicas|history|ephemerals|panic", 3;
     /// A node confirms its rounds by itself, without the quorum.
     StaleRound = "stale-round", "order|leases", 3;
     /// A round counts from an index that is too low.
