@@ -230,7 +230,7 @@ impl Consensus {
                 self.answer_dispute(from, Dispute { index, zxid, logged, found: digest }, io);
             }
             Message::Lead { term } => {
-                if term == self.phase.leading && term != 0 && self.admits(from) {
+                if term == self.phase.leading && term != 0 {
                     tracing::info!("node {from} is wanted as leader; leadership is offered to it");
                     self.group.transfer(u64::from(from));
                 }

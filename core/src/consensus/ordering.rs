@@ -78,14 +78,12 @@ impl Consensus {
         }
         self.phase.wants_to_lead |= got.lead;
         self.refuse(got.oversized.drain(..));
+        self.rounds.arrive(&mut got.syncs);
         if self.group.alone() && self.phase.full_since.is_some() {
             let refused = self.outbound.withdraw();
             self.refuse(refused);
-            let last = self.outbound.last_seq();
-            self.rounds.arrive(&mut got.syncs);
-            self.rounds.withdrawn(last);
+            self.rounds.withdrawn(self.outbound.last_seq());
         }
-        self.rounds.arrive(&mut got.syncs);
     }
 
     /// A disk without room: a leader with others hands over; alone, what is undecided for too long is dropped.
@@ -120,8 +118,8 @@ impl Consensus {
             return self.propose(own, now);
         }
         self.take_own(own, now.mono_ns);
-        let taken = self.streams.fill(BATCH_COMMANDS_MAX, self.batch_bytes_max, |_| false);
-        if taken.commands.is_empty() { Ok(()) } else { self.propose(taken.commands, now) }
+        let taken = self.streams.fill(BATCH_COMMANDS_MAX, self.batch_bytes_max);
+        if taken.is_empty() { Ok(()) } else { self.propose(taken, now) }
     }
 
     fn lend_own(&mut self, count: usize, now_ns: u64) -> Vec<Command> {
@@ -140,17 +138,8 @@ impl Consensus {
     }
 
     fn propose(&mut self, commands: Vec<Command>, now: Now) -> Result<(), StopReason> {
-        let (applied_zxid, applied_digest) = self.applier.machine.stamp();
-        let batch = Batch {
-            semantics: SEMANTICS,
-            policy: self.policy,
-            time_ms: now.wall_ms,
-            applied_zxid,
-            applied_digest,
-            commands,
-        };
-        let payload = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&batch, Vec::new())
-            .map_err(|e| StopReason::LogFailed(format!("a batch cannot be written down: {e}")))?;
+        let batch = Batch { commands, ..self.frame(now) };
+        let payload = encode(&batch)?;
         let bytes = payload.len() as u64;
         if bytes > self.entry_bytes_max {
             // The intake of each node bounds everything; a node with other bounds is configured differently.
@@ -180,6 +169,19 @@ impl Consensus {
         Ok(())
     }
 
+    /// What goes into every batch beside its commands.
+    pub(super) fn frame(&self, now: Now) -> Batch {
+        let (applied_zxid, applied_digest) = self.applier.machine.stamp();
+        Batch {
+            semantics: SEMANTICS,
+            policy: self.policy,
+            time_ms: now.wall_ms,
+            applied_zxid,
+            applied_digest,
+            commands: Vec::new(),
+        }
+    }
+
     /// Sessions to which somebody with the right password is coming back must not expire meanwhile.
     pub(super) fn note_returning(&mut self, commands: &[Command], now_ns: u64) {
         for command in commands {
@@ -198,4 +200,10 @@ impl Consensus {
         let replies = tickets.into_iter().map(|ticket| Reply { ticket, zxid, outcome: outcome.clone() });
         self.phase.extra.extend(replies);
     }
+}
+
+/// A batch as it goes into the log.
+pub(super) fn encode(batch: &Batch) -> Result<Vec<u8>, StopReason> {
+    rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(batch, Vec::new())
+        .map_err(|e| StopReason::LogFailed(format!("a batch cannot be written down: {e}")))
 }

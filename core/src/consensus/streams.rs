@@ -33,14 +33,6 @@ pub(super) struct Streams {
     last: u8,
 }
 
-/// What goes into one entry.
-#[derive(Debug, Default)]
-pub(super) struct Taken {
-    pub(super) commands: Vec<Command>,
-    /// A command that must stand alone: nothing else was taken, and nothing of its node will be until it is done.
-    pub(super) alone: bool,
-}
-
 impl Streams {
     /// Forgets everything: this node begins to lead, or does no longer. Gives back what waited of the node's own: only
     /// the others still have theirs.
@@ -116,14 +108,9 @@ impl Streams {
         self.nodes.values().any(|s| !s.queue.is_empty())
     }
 
-    /// Takes the next entry's commands, the nodes in turn. `alone` tells which command must have an entry of its own.
-    pub(super) fn fill(
-        &mut self,
-        commands_max: usize,
-        bytes_max: usize,
-        alone: impl Fn(&Command) -> bool,
-    ) -> Taken {
-        let mut taken = Taken::default();
+    /// Takes the next entry's commands, the nodes in turn.
+    pub(super) fn fill(&mut self, commands_max: usize, bytes_max: usize) -> Vec<Command> {
+        let mut taken = Vec::new();
         let mut bytes = 0;
         let order: Vec<u8> = {
             let (before, after): (Vec<u8>, Vec<u8>) = self.nodes.keys().partition(|&&n| n <= self.last);
@@ -137,25 +124,16 @@ impl Streams {
                 for _ in 0..FAIR_BURST {
                     let Some(first) = stream.queue.front() else { break };
                     let size = command_bytes(&first.op, &first.identities);
-                    if alone(first) {
-                        if taken.commands.is_empty() {
-                            taken.commands.extend(stream.queue.pop_front());
-                            stream.bytes -= size;
-                            taken.alone = true;
-                            return taken;
-                        }
-                        break;
-                    }
-                    let full = taken.commands.len() >= commands_max;
-                    if full || (!taken.commands.is_empty() && bytes + size > bytes_max) {
+                    let full = taken.len() >= commands_max;
+                    if full || (!taken.is_empty() && bytes + size > bytes_max) {
                         return taken;
                     }
                     bytes += size;
                     stream.bytes -= size;
                     if mutated(Mutation::ApplyTwice) && first.seq.is_multiple_of(16) {
-                        taken.commands.push(first.clone());
+                        taken.push(first.clone());
                     }
-                    taken.commands.extend(stream.queue.pop_front());
+                    taken.extend(stream.queue.pop_front());
                     self.last = node;
                     progress = true;
                 }
@@ -191,10 +169,6 @@ mod tests {
         seqs.map(|seq| command(node, incarnation, seq)).collect()
     }
 
-    fn never(_: &Command) -> bool {
-        false
-    }
-
     #[test]
     fn a_gap_is_answered_with_the_number_wanted() {
         let mut s = Streams::default();
@@ -206,7 +180,7 @@ mod tests {
         // Somebody else's command, and an empty question.
         assert_eq!(s.take(2, run(3, 5, 13..=13)), Err(Some((5, 13))));
         assert_eq!(s.take(2, Vec::new()), Err(Some((5, 13))));
-        assert_eq!(s.fill(10, 10_000, never).commands.len(), 2);
+        assert_eq!(s.fill(10, 10_000).len(), 2);
     }
 
     #[test]
@@ -227,7 +201,7 @@ mod tests {
         s.take(2, run(2, 5, 1..=3)).unwrap();
         assert_eq!(s.take(2, run(2, 5, 1..=3)), Ok(()));
         assert_eq!(s.take(2, run(2, 5, 2..=5)), Ok(()));
-        let got = s.fill(10, usize::MAX, never).commands;
+        let got = s.fill(10, usize::MAX);
         assert_eq!(got.iter().map(|c| c.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         // Another life's are no repetition.
         assert_eq!(s.take(2, run(2, 4, 1..=1)), Err(Some((5, 6))));
@@ -251,7 +225,7 @@ mod tests {
         }
         s.take(1, run(1, 1, 1..=1000)).unwrap();
         s.take(2, run(2, 1, 1..=1)).unwrap();
-        let got = s.fill(FAIR_BURST + 1, usize::MAX, never).commands;
+        let got = s.fill(FAIR_BURST + 1, usize::MAX);
         assert!(got.iter().any(|c| c.node == 2), "{}", got.len());
     }
 
@@ -260,7 +234,7 @@ mod tests {
         let mut s = Streams::default();
         s.expect(1, 1, None);
         s.take(1, run(1, 1, 1..=3)).unwrap();
-        assert_eq!(s.fill(1, usize::MAX, never).commands.len(), 1);
+        assert_eq!(s.fill(1, usize::MAX).len(), 1);
         assert_eq!(s.clear(1).iter().map(|c| c.seq).collect::<Vec<_>>(), [2, 3]);
         assert!(!s.has_more());
     }
@@ -280,22 +254,19 @@ mod tests {
         s.untake(run(1, 1, 3..=3));
         assert!(!s.pass(1, &run(1, 1, 4..=4)));
         assert_eq!(s.take(1, run(1, 1, 4..=4)), Ok(()));
-        assert_eq!(s.fill(10, 10_000, never).commands.iter().map(|c| c.seq).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(s.fill(10, 10_000).iter().map(|c| c.seq).collect::<Vec<_>>(), [3, 4]);
         s.take(2, run(2, 1, 1..=1)).unwrap();
         assert!(!s.pass(1, &run(1, 1, 5..=5)));
     }
 
     #[test]
-    fn a_command_that_must_stand_alone_does() {
+    fn what_could_not_be_proposed_is_taken_first_next_time() {
         let mut s = Streams::default();
         s.expect(1, 1, None);
         s.take(1, run(1, 1, 1..=3)).unwrap();
-        let second = |c: &Command| c.seq == 2;
-        let got = s.fill(10, usize::MAX, second);
-        assert_eq!((got.commands.len(), got.alone), (1, false));
-        let got = s.fill(10, usize::MAX, second);
-        assert_eq!((got.commands[0].seq, got.commands.len(), got.alone), (2, 1, true));
-        s.untake(got.commands);
-        assert_eq!(s.fill(10, usize::MAX, never).commands.len(), 2);
+        let got = s.fill(2, usize::MAX);
+        s.untake(got);
+        let again = s.fill(10, usize::MAX);
+        assert_eq!(again.iter().map(|c| c.seq).collect::<Vec<_>>(), [1, 2, 3]);
     }
 }

@@ -8,8 +8,8 @@ use super::config::REMOVED_PATIENCE_NS;
 use super::control::StopReason;
 use super::engine::Consensus;
 use super::group::Group;
+use super::ordering::encode;
 use super::steward::{Act, View, batch_of};
-use crate::command::{Batch, SEMANTICS};
 use crate::machine::{MembershipCommand, MembershipEffect, StreamPosition};
 use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
@@ -151,17 +151,7 @@ impl Consensus {
     }
 
     fn leaders_batch(&self, command: &MembershipCommand, now: Now) -> Result<Vec<u8>, StopReason> {
-        let (applied_zxid, applied_digest) = self.applier.machine.stamp();
-        let frame = Batch {
-            semantics: SEMANTICS,
-            policy: self.policy,
-            time_ms: now.wall_ms,
-            applied_zxid,
-            applied_digest,
-            commands: Vec::new(),
-        };
-        rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&batch_of(command, frame), Vec::new())
-            .map_err(|e| StopReason::LogFailed(format!("a batch cannot be written down: {e}")))
+        encode(&batch_of(command, self.frame(now)))
     }
 }
 
