@@ -81,6 +81,11 @@ pub enum Outcome {
     Deferred,
     /// A sync is complete: this commit is at or above its read index.
     Synced,
+    /// The answer to a [`crate::submit::Inquiry`]: the password is not wrong, as far as this node knows.
+    Recalled {
+        /// Whether the session is in this node's table.
+        known: bool,
+    },
 }
 
 /// What shards must know about sessions.

@@ -1,11 +1,13 @@
 //! What a shard sends to the consensus core.
 //!
 //! Owns the shape of a submission. Never blocks: the ring is bounded ([`SUBMIT_RING_ENTRIES`]) and a shard that
-//! finds it full keeps the request in its session's queue and stops reading that socket.
+//! finds it full keeps the request in its session's queue and stops reading that socket. Questions about sessions go beside
+//! it ([`Inquiries`]): while there is no leader the ring may be full of writes that nobody can order.
 
 use crate::command::{Identity, Op};
 use crate::commit::Ticket;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Entries of one shard's ring to the consensus core: enough for 256 connections with 16 writes in flight each.
 pub const SUBMIT_RING_ENTRIES: usize = 4096;
@@ -42,4 +44,72 @@ pub enum Submit {
         /// When the shard says so.
         at_ns: u64,
     },
+}
+
+/// Questions that wait at a time: far more than connections are opened between two turns of the core. A shard that finds
+/// no room closes the connection; its client tries again.
+pub const INQUIRIES_MAX: usize = 4096;
+
+/// What a shard asks about a session: whether this node's table has it, and whether this is its password.
+#[derive(Debug)]
+pub struct Inquiry {
+    /// Who asks. Answered with [`crate::commit::Outcome::Recalled`] or [`crate::commit::Outcome::Refused`].
+    pub ticket: Ticket,
+    /// The session.
+    pub session: i64,
+    /// What its client presents.
+    pub password: Vec<u8>,
+}
+
+/// The shards' questions, which the core answers from what is applied here: nothing is ordered, nobody else is asked.
+#[derive(Debug, Default)]
+pub struct Inquiries {
+    /// Something waits; looked at in every turn of the core, so it is no lock.
+    rung: AtomicBool,
+    waiting: Mutex<Vec<Inquiry>>,
+}
+
+impl Inquiries {
+    /// Asks. The core is woken by the caller. `false`: too many wait.
+    pub fn ask(&self, inquiry: Inquiry) -> bool {
+        let mut waiting = self.lock();
+        if waiting.len() >= INQUIRIES_MAX {
+            return false;
+        }
+        waiting.push(inquiry);
+        self.rung.store(true, Ordering::Release);
+        true
+    }
+
+    /// Whether any waits.
+    pub fn has_any(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// The core's: takes all.
+    pub fn take(&self) -> Vec<Inquiry> {
+        // Down before looking: one that comes in between rings again.
+        self.rung.store(false, Ordering::Release);
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Inquiry>> {
+        // A push or a take leaves the list whole whatever happens.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_never_pile_up() {
+        let all = Inquiries::default();
+        let one = |session| Inquiry { ticket: Ticket { shard: 0, token: 0 }, session, password: Vec::new() };
+        assert!((0..INQUIRIES_MAX as i64).all(|session| all.ask(one(session))));
+        assert!(!all.ask(one(-1)) && all.has_any());
+        assert_eq!(all.take().len(), INQUIRIES_MAX);
+        assert!(!all.has_any() && all.take().is_empty() && all.ask(one(1)));
+    }
 }

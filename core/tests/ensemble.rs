@@ -301,6 +301,8 @@ fn without_a_majority_only_read_only_clients_are_served_and_only_where_that_is_a
     let (leader, followers) = (ensemble.leader(), ensemble.followers());
     let mut client = ensemble.client(followers[0], LONG_SESSION_MS);
     assert_eq!(client.create("/r", b"kept", 0).unwrap().err, 0);
+    const EPHEMERAL: i32 = 1;
+    assert_eq!(client.create("/mine", b"", EPHEMERAL).unwrap().err, 0);
     ensemble.kill(leader);
     ensemble.kill(followers[1]);
     let lone = followers[0];
@@ -311,8 +313,14 @@ fn without_a_majority_only_read_only_clients_are_served_and_only_where_that_is_a
     });
     assert_eq!(reader.get("/r").unwrap().unwrap().0, b"kept");
     const NOT_READ_ONLY: i32 = -119;
+    const NO_CHILDREN_FOR_EPHEMERALS: i32 = -108;
     assert_eq!(reader.create("/refused", b"", 0).unwrap().err, NOT_READ_ONLY);
     assert_eq!(ensemble.word(lone, "isro").unwrap(), "ro");
+    // Whoever was connected before goes on with the same session.
+    let mut same = client.moved_read_only(ensemble.socket(lone).unwrap()).unwrap();
+    assert!(same.read_only && (same.session, same.password) == (client.session, client.password));
+    assert_eq!(same.get("/mine").unwrap().unwrap().0, b"");
+    assert_eq!(same.create("/refused", b"", 0).unwrap().err, NOT_READ_ONLY);
     let ordinary = Client::open(ensemble.socket(lone).unwrap(), 0, [0; 16], LONG_SESSION_MS);
     assert!(ordinary.is_err(), "an ordinary client was admitted by a read-only node");
     ensemble.launch(leader);
@@ -321,6 +329,10 @@ fn without_a_majority_only_read_only_clients_are_served_and_only_where_that_is_a
     let mut again = Client::open_read_only(ensemble.socket(lone).unwrap(), LONG_SESSION_MS).unwrap();
     assert!(!again.read_only);
     assert_eq!(again.create("/written", b"", 0).unwrap().err, 0);
+    until("the client with a session is closed, too", || same.get("/r").is_err().then_some(()));
+    let mut same = same.moved_read_only(ensemble.socket(lone).unwrap()).unwrap();
+    assert!(!same.read_only && same.session == client.session);
+    assert_eq!(same.create("/mine/too", b"", 0).unwrap().err, NO_CHILDREN_FOR_EPHEMERALS);
 }
 
 #[test]

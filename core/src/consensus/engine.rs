@@ -33,7 +33,9 @@ use super::upkeep;
 use crate::commit::{Outcome, Reply};
 use crate::freshness::{ALWAYS, Freshness};
 use crate::machine::MembershipEffect;
+use crate::session::password_matches;
 use crate::stats::{Mode, Stats};
+use crate::submit::{Inquiries, Inquiry};
 use paddock_storage::{DataDir, State};
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::io::Io;
@@ -66,6 +68,7 @@ pub struct Consensus {
     pub(super) reads: Reads,
     pub(super) links: Links,
     pub(super) freshness: Arc<Freshness>,
+    pub(super) inquiries: Arc<Inquiries>,
     pub(super) disputes: Disputes,
     pub(super) deadlines: Deadlines,
     pub(super) shards: Shards,
@@ -132,6 +135,7 @@ impl Consensus {
         self.ask(now_ns, io);
         self.inform_group();
         self.drain(io);
+        self.recall();
         self.answer();
         self.refresh(now);
         self.checkpoints.turn(now_ns, &mut self.applier, &mut self.journal);
@@ -259,6 +263,22 @@ impl Consensus {
             self.journal.applied(entry.index);
         }
         Ok(())
+    }
+
+    /// Answers the shards' questions about sessions from what is applied here.
+    fn recall(&mut self) {
+        if !self.inquiries.has_any() {
+            return;
+        }
+        let (zxid, sessions) = (self.applier.machine.zxid(), self.applier.machine.sessions());
+        let answer = |Inquiry { ticket, session, password }| {
+            let outcome = match sessions.get(session) {
+                Some(found) if !password_matches(&found.password, &password) => Outcome::Refused,
+                found => Outcome::Recalled { known: found.is_some() },
+            };
+            Reply { ticket, zxid, outcome }
+        };
+        self.phase.extra.extend(self.inquiries.take().into_iter().map(answer));
     }
 
     /// Publishes the replies that belong to no entry.
@@ -414,5 +434,6 @@ impl Engine for Consensus {
             && !self.links.is_ready()
             && !self.installing.has_news()
             && !self.cold.has_news()
+            && !self.inquiries.has_any()
     }
 }

@@ -37,7 +37,7 @@ use crate::peers::{InlineResolver, PeerAddress, Peers, PeersConfig, Resolver, Th
 use crate::ring::{self, CommitReceiver};
 use crate::shard::ShardConfig;
 use crate::stats::Stats;
-use crate::submit::{SUBMIT_RING_ENTRIES, Submit};
+use crate::submit::{Inquiries, SUBMIT_RING_ENTRIES, Submit};
 use crate::tree;
 use bytes::Bytes;
 use paddock_storage::log::{Flushing, OpenError};
@@ -137,6 +137,8 @@ pub struct Parts {
     pub control: Arc<Control>,
     /// How fresh the node is: for the shards.
     pub freshness: Arc<Freshness>,
+    /// The shards' questions about sessions.
+    pub inquiries: Arc<Inquiries>,
     /// The waker of the core's loop: after a submission.
     pub waker: Arc<Waker>,
     /// What was found.
@@ -249,6 +251,7 @@ impl Consensus {
             peers
         }));
         let freshness = Arc::new(Freshness::new(config.shards));
+        let inquiries = Arc::<Inquiries>::default();
         let recovered = Recovered {
             snapshot_index: from.index,
             entries: replayed.entries,
@@ -283,6 +286,7 @@ impl Consensus {
             reads: Reads::default(),
             links,
             freshness: freshness.clone(),
+            inquiries: inquiries.clone(),
             disputes: Disputes::default(),
             deadlines: Deadlines::new(tick_ns, beat_ns),
             shards,
@@ -308,7 +312,7 @@ impl Consensus {
             .zip(producers.into_iter().zip(armed))
             .map(|((reader, commits), (submits, armed))| ShardParts { reader, commits, submits, armed })
             .collect();
-        Ok((consensus, Parts { shards, control, freshness, waker, recovered }))
+        Ok((consensus, Parts { shards, control, freshness, inquiries, waker, recovered }))
     }
 }
 

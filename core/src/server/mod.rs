@@ -177,7 +177,7 @@ impl Server {
         let settings = consensus_config(&config, &placement)?;
         let (consensus, parts) =
             Consensus::open(settings, loops.core.handle().waker(), &wakers, Arc::clone(&stats))?;
-        let Parts { shards, control, freshness, waker, recovered } = parts;
+        let Parts { shards, control, freshness, inquiries, waker, recovered } = parts;
         let neighbours = Neighbours::new(wakers, config.max_client_cnxns);
         let mut engines = Vec::new();
         for (id, ends) in (0u16..).zip(shards) {
@@ -192,6 +192,7 @@ impl Server {
                 armed: ends.armed,
                 neighbours: Arc::clone(&neighbours),
                 freshness: Arc::clone(&freshness),
+                inquiries: Arc::clone(&inquiries),
             }));
         }
         let peers = loops.accept(shared, peers);

@@ -4,6 +4,7 @@
 
 use super::config::NOTIFICATIONS_UNREAD_MAX_BYTES;
 use super::connection::{Connection, Phase, Waiting};
+use super::read_only::Recalled;
 use super::rounds::ROUND_SLOT;
 use super::{Shard, uplink};
 use crate::acl::{self, AclList, perms};
@@ -138,6 +139,17 @@ impl Shard {
                     self.session_result(now, slot, outcome, read_only, pending.since_ns, io);
                     continue;
                 }
+                Waiting::Recall { session, timeout_ms, password } => {
+                    let since_ns = pending.since_ns;
+                    self.recalled(
+                        now,
+                        slot,
+                        Recalled { session, timeout_ms, password, since_ns },
+                        &outcome,
+                        io,
+                    );
+                    continue;
+                }
                 Waiting::Write | Waiting::Close => answer_write(connection, pending.xid, zxid, outcome, io),
                 Waiting::Reconfig => {
                     connection.barrier = false;
@@ -180,7 +192,12 @@ fn answer_write(connection: &Connection, xid: i32, zxid: i64, outcome: Outcome, 
         Outcome::Ok(record) => reply::put_record(out.bytes(), xid, zxid, &record),
         Outcome::Err(code) | Outcome::NotOrdered(code) => reply::put_error(out.bytes(), xid, zxid, code),
         // The others answer what was not asked here: nothing that may be told to the client.
-        Outcome::Drop | Outcome::Attached { .. } | Outcome::Refused | Outcome::Deferred | Outcome::Synced => {
+        Outcome::Drop
+        | Outcome::Attached { .. }
+        | Outcome::Refused
+        | Outcome::Deferred
+        | Outcome::Synced
+        | Outcome::Recalled { .. } => {
             return false;
         }
     }
@@ -201,7 +218,11 @@ fn answer_sync(
             reply::put_response(out.bytes(), xid, zxid, &Response::Path(path.into()));
         }
         Outcome::Err(code) | Outcome::NotOrdered(code) => reply::put_error(out.bytes(), xid, zxid, code),
-        Outcome::Drop | Outcome::Attached { .. } | Outcome::Refused | Outcome::Deferred => return false,
+        Outcome::Drop
+        | Outcome::Attached { .. }
+        | Outcome::Refused
+        | Outcome::Deferred
+        | Outcome::Recalled { .. } => return false,
     }
     true
 }

@@ -7,6 +7,7 @@
 
 use super::config::INPUT_KEEP_BYTES;
 use crate::command::Identity;
+use crate::session::PASSWORD_BYTES;
 use paddock_transport::engine::{Address, ConnId, Origin};
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -35,6 +36,8 @@ pub(super) enum Phase {
 pub(super) enum Waiting {
     /// A session, opened (`new`) or attached; `Some` when the client knows the readOnly field.
     Session { read_only: Option<bool>, new: bool },
+    /// Whether this node knows the session that a read-only client goes on with, and its password.
+    Recall { session: i64, timeout_ms: i32, password: [u8; PASSWORD_BYTES] },
     /// A write.
     Write,
     /// A reconfiguration.
@@ -101,8 +104,10 @@ pub(super) struct Connection {
     pub lease_bucket: u64,
     /// Waits for the node's first confirmation.
     pub early: bool,
-    /// A read-only client: its session is this shard's own.
+    /// A read-only client: what it asks is ordered nowhere, and its session, if others know it, is not kept alive by it.
     pub read_only: bool,
+    /// Its session is the ensemble's, not this shard's own.
+    pub global: bool,
     /// Came through a listener whose reads are linearizable.
     pub linearizable: bool,
     /// Leading bytes of the input that were there before a round of the quorum that is confirmed.
@@ -146,6 +151,7 @@ impl Connection {
             lease_bucket: 0,
             early: false,
             read_only: false,
+            global: false,
             linearizable: false,
             covered_bytes: 0,
             asked_bytes: 0,

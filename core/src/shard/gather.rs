@@ -73,7 +73,7 @@ impl Shard {
             }
             let RequestHeader { xid, opcode } = header;
             let kind = if connection.read_only {
-                Kind::Here(classify_read_only(opcode, body, self.limits))
+                Kind::Here(classify_read_only(opcode, body, self.limits, connection.global))
             } else {
                 classify(opcode, body, self.limits)
             };

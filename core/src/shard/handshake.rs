@@ -41,6 +41,7 @@ impl Shard {
         let who = Applicant {
             accepts_read_only: request.read_only == Some(true),
             session: request.session_id,
+            password: request.password.unwrap_or_default().to_vec(),
             timeout_ms: request.timeout_ms,
             used,
         };
@@ -177,7 +178,8 @@ impl Shard {
             | Outcome::NotOrdered(_)
             | Outcome::Drop
             | Outcome::Deferred
-            | Outcome::Synced => {
+            | Outcome::Synced
+            | Outcome::Recalled { .. } => {
                 self.close(now, slot, io);
             }
         }

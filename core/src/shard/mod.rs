@@ -50,7 +50,7 @@ pub use neighbours::Neighbours;
 use crate::freshness::Freshness;
 use crate::ring::CommitReceiver;
 use crate::stats::{ShardCells, Stats};
-use crate::submit::Submit;
+use crate::submit::{Inquiries, Submit};
 use crate::tree::Reader;
 use crate::watch::{Hits, Watches};
 use config::{CLOSE_LINGER_NS, HANDSHAKE_TIMEOUT_NS, SUBMIT_RETRY_NS, WATCHES_PER_CONNECTION_MAX};
@@ -88,9 +88,11 @@ pub struct Parts {
     pub neighbours: Arc<Neighbours>,
     /// What the quorum confirmed, as the consensus core tells it.
     pub freshness: Arc<Freshness>,
+    /// Where the core is asked about sessions.
+    pub inquiries: Arc<Inquiries>,
 }
 
-/// Session to slot, for connections in [`Phase::Open`] that are no read-only clients'.
+/// Session to slot, for connections in [`Phase::Open`]; of read-only clients those whose session the node's table has.
 type Sessions = HashMap<i64, u32, RandomState>;
 
 /// The sessions heard from since the last report.
@@ -115,6 +117,7 @@ pub struct Shard {
     armed: Arc<CachePadded<AtomicBool>>,
     neighbours: Arc<Neighbours>,
     freshness: Arc<Freshness>,
+    inquiries: Arc<Inquiries>,
 
     connections: Connections,
     sessions: Sessions,
@@ -148,8 +151,8 @@ pub struct Shard {
 impl Shard {
     /// A shard without connections.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, reader, commits, submit, consensus, ids, stats, armed, neighbours, freshness } =
-            parts;
+        let Parts { config, reader, commits, submit, consensus, ids, stats, armed, .. } = parts;
+        let (neighbours, freshness, inquiries) = (parts.neighbours, parts.freshness, parts.inquiries);
         let max = config.jute_max_buffer_bytes;
         let leases = leases::Leases::new(config.touch_beat_ns());
         Self {
@@ -163,6 +166,7 @@ impl Shard {
             armed,
             neighbours,
             freshness,
+            inquiries,
             connections: Connections::default(),
             sessions: HashMap::default(),
             watches: Watches::new(WATCHES_PER_CONNECTION_MAX),

@@ -39,6 +39,13 @@ impl Uplink {
         let token = u64::from(slot) << 32 | u64::from(self.number);
         self.push_plain(submit(Ticket { shard: self.shard, token })).then_some(self.number)
     }
+    /// A ticket for something that goes beside the ring; the consensus core is woken for it.
+    pub fn beside(&mut self, slot: u32) -> (Ticket, u32) {
+        self.number = self.number.wrapping_add(1);
+        self.pushed = true;
+        let token = u64::from(slot) << 32 | u64::from(self.number);
+        (Ticket { shard: self.shard, token }, self.number)
+    }
     /// Pushes something that nobody waits for.
     pub fn push_plain(&mut self, submit: Submit) -> bool {
         let done = self.ring.push(submit).is_ok();

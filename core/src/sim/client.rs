@@ -58,7 +58,7 @@ pub enum News {
         asked_ns: u64,
         /// Whether it is the session of before.
         again: bool,
-        /// Whether it is that server's own, for reads.
+        /// Whether it is for reads alone: that server's own, or for as long as it talks to that server.
         read_only: bool,
     },
     /// The session is gone.
@@ -142,8 +142,10 @@ pub struct Client {
     pub linearizable: bool,
     /// Whether it takes a server that only reads.
     accepts_read_only: bool,
-    /// Whether its session is such a server's own.
+    /// Whether the server it talks to only reads.
     read_only: bool,
+    /// Whether its session is that server's own.
+    borrowed: bool,
 }
 
 impl Client {
@@ -176,6 +178,7 @@ impl Client {
             linearizable: rng.one_in(5),
             accepts_read_only: rng.one_in(4),
             read_only: false,
+            borrowed: false,
             rng,
         }
     }
@@ -220,7 +223,7 @@ impl Client {
         self.input.clear();
         self.next_ns = now + self.rng.range(1, 300) * 1_000_000;
         let unknown: Vec<Ask> = self.waiting.drain(..).collect();
-        if self.read_only {
+        if self.borrowed {
             // Nobody else knows that session.
             self.die();
         }
@@ -237,7 +240,8 @@ impl Client {
 
     /// It forgets its session, as a process that dies does.
     pub fn die(&mut self) {
-        (self.session, self.password, self.zxid, self.read_only) = (0, [0; 16], 0, false);
+        (self.session, self.password, self.zxid) = (0, [0; 16], 0);
+        (self.read_only, self.borrowed) = (false, false);
         self.book = Book::default();
     }
 
@@ -393,6 +397,7 @@ impl Client {
         self.read_only = response.read_only == Some(true);
         let read_only = self.read_only;
         let again = self.session == response.session_id;
+        self.borrowed = read_only && !again;
         if self.session != 0 && !again {
             news.push(News::Nonsense("another session than the one asked for".to_owned()));
         }

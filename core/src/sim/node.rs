@@ -177,7 +177,7 @@ impl Process {
         let stats = Arc::new(Stats::new(setup.shards, now.wall_ms));
         let node = config.node;
         let (core, parts) = Consensus::open(config, wakers[0].clone(), &wakers[1..], stats.clone())?;
-        let Parts { shards, control, waker, recovered, freshness, .. } = parts;
+        let Parts { shards, control, waker, recovered, freshness, inquiries } = parts;
         let neighbours = Neighbours::new(wakers[1..].to_vec(), 0);
         let shards = (0u16..)
             .zip(shards)
@@ -195,6 +195,7 @@ impl Process {
                     armed: ends.armed,
                     neighbours: neighbours.clone(),
                     freshness: freshness.clone(),
+                    inquiries: inquiries.clone(),
                 })
             })
             .collect();

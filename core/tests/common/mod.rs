@@ -147,6 +147,13 @@ impl Client {
         Self::shake(socket, &ConnectRequest { last_zxid_seen: self.zxid, ..greeting })
     }
 
+    /// The same, where a server that only reads will do.
+    pub fn moved_read_only(&self, socket: TcpStream) -> io::Result<Client> {
+        let greeting = greeting(self.session, &self.password, self.timeout_ms);
+        let zxid = self.zxid;
+        Self::shake(socket, &ConnectRequest { last_zxid_seen: zxid, read_only: Some(true), ..greeting })
+    }
+
     fn shake(mut socket: TcpStream, request: &ConnectRequest<'_>) -> io::Result<Client> {
         let mut out = Vec::new();
         wire::put_frame(&mut out, |out| request.put(out));

@@ -6,17 +6,14 @@ use crate::shard::ShardConfig;
 use crate::shard::config::START_PATIENCE_NS;
 use crate::stats::Mode;
 use paddock_transport::engine::Next;
-use paddock_transport::wire::{
-    ConnectRequest, ConnectResponse, Limits, Multi, Request, Response, Split, WatchMode, error, event,
-    opcode, split,
-};
+use paddock_transport::wire::{ConnectRequest, Request, Response, WatchMode, error, event, opcode};
 
-const SECOND_NS: u64 = 1_000_000_000;
-const STALENESS_NS: u64 = 10 * SECOND_NS;
+pub const SECOND_NS: u64 = 1_000_000_000;
+pub const STALENESS_NS: u64 = 10 * SECOND_NS;
 const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requests\n";
 
 /// A node that the quorum confirmed just now.
-fn member(shards: usize, config: ShardConfig) -> World {
+pub fn member(shards: usize, config: ShardConfig) -> World {
     let w = World::with(shards, 0, config);
     w.stats.set_mode(Mode::Follower);
     w.freshness.confirm(w.now.mono_ns);
@@ -32,7 +29,7 @@ fn with_timeout(timeout_ms: i32) -> ConnectRequest<'static> {
     ConnectRequest { timeout_ms, ..connect_request(0, &[0; 16]) }
 }
 
-fn client(w: &mut World, shard: usize, timeout_ms: i32) -> Client {
+pub fn client(w: &mut World, shard: usize, timeout_ms: i32) -> Client {
     let mut c = w.dial(shard);
     w.connect(&mut c, &with_timeout(timeout_ms));
     w.run();
@@ -288,117 +285,6 @@ fn a_new_session_whose_id_is_taken_is_tried_again_and_not_told_that_it_expired()
     w.run();
     assert!(w.is_closed(&c) && w.net.received(c.wire).is_empty());
     assert_eq!(w.client(0).session, next + 1);
-}
-
-fn read_only_node() -> World {
-    let mut w = member(
-        1,
-        ShardConfig { read_only_mode: true, linearizable: vec![false, true], ..ShardConfig::default() },
-    );
-    let mut c = client(&mut w, 0, 40_000);
-    assert_eq!(w.ask(&mut c, &make("/a", b"1")).err, 0);
-    w.pass(STALENESS_NS + 1);
-    w.run();
-    assert!(w.is_closed(&c));
-    w
-}
-
-fn read_only_client(w: &mut World) -> Client {
-    let mut c = w.dial(0);
-    w.connect(&mut c, &ConnectRequest { read_only: Some(true), ..connect_request(0, &[]) });
-    w.run();
-    let bytes = w.net.received(c.wire);
-    let Ok(Split::Frame { payload, rest: [] }) = split(&bytes, 1000) else { panic!("one answer: {bytes:?}") };
-    let response = ConnectResponse::decode(payload, Limits::NONE).unwrap();
-    assert!(response.read_only == Some(true) && response.session_id != 0 && response.timeout_ms == 10_000);
-    c.session = response.session_id;
-    c
-}
-
-#[test]
-fn a_read_only_client_reads_and_watches_and_writes_nothing() {
-    let mut w = read_only_node();
-    let touched = w.core.touched.len();
-    let mut c = read_only_client(&mut w);
-    assert_eq!(w.ask(&mut c, &get("/a", true)).err, 0);
-    let refused = [
-        set("/a", b"2"),
-        make("/b", b""),
-        Request::Sync { path: "/".into() },
-        Request::Multi(Multi::new(&[])),
-    ];
-    for request in &refused {
-        assert_eq!(w.ask(&mut c, request).err, error::NOT_READ_ONLY, "{request:?}");
-    }
-    w.send_raw(&mut c, 7, opcode::CHECK, &[]);
-    w.run();
-    assert_eq!(w.messages(&mut c)[0].err, error::NOT_READ_ONLY);
-    assert!(w.ask(&mut c, &get("/a", false)).zxid > 0);
-    assert_eq!(w.ask(&mut c, &Request::CloseSession).err, 0);
-    assert!(w.is_closed(&c));
-    assert_eq!(w.core.touched.len(), touched, "nobody else knows its session");
-    assert_eq!(w.word(0, "isro"), "ro");
-    assert!(w.word(0, "srvr").contains("\nREAD-ONLY mode; serving only read-only clients\n"));
-}
-
-#[test]
-fn only_new_clients_that_accept_it_are_served_read_only() {
-    let mut w = read_only_node();
-    let known = 0x1101;
-    for request in [
-        connect_request(0, &[0; 16]),
-        ConnectRequest { read_only: None, ..connect_request(0, &[0; 16]) },
-        ConnectRequest { read_only: Some(true), ..connect_request(known, &[0; 16]) },
-    ] {
-        let mut c = w.dial(0);
-        w.connect(&mut c, &request);
-        w.run();
-        assert!(w.is_closed(&c) && w.net.received(c.wire).is_empty(), "{request:?}");
-    }
-    let mut c = w.dial_listener(0, 1);
-    w.connect(&mut c, &ConnectRequest { read_only: Some(true), ..connect_request(0, &[]) });
-    w.run();
-    assert!(
-        w.is_closed(&c) && w.net.received(c.wire).is_empty(),
-        "a linearizable listener answers nothing old"
-    );
-}
-
-#[test]
-fn read_only_clients_leave_when_the_quorum_is_back() {
-    let mut w = read_only_node();
-    let c = read_only_client(&mut w);
-    assert!(matches!(w.next(0), Next::Sleep { deadline_ns: Some(_) }), "nobody wakes it when that happens");
-    w.freshness.confirm(w.now.mono_ns);
-    w.run();
-    assert!(w.is_closed(&c));
-    let mut c = w.dial(0);
-    w.connect(&mut c, &ConnectRequest { read_only: Some(true), ..connect_request(0, &[]) });
-    w.run();
-    assert_eq!(w.net.received(c.wire).last(), Some(&0), "an ordinary session");
-    assert_eq!(w.word(0, "isro"), "rw");
-}
-
-#[test]
-fn a_silent_read_only_client_is_closed_and_a_pinging_one_is_not() {
-    let mut w = read_only_node();
-    let silent = read_only_client(&mut w);
-    let mut pinging = read_only_client(&mut w);
-    for _ in 0..3 {
-        w.pass(4 * SECOND_NS);
-        w.ask(&mut pinging, &Request::Ping);
-    }
-    assert!(w.is_closed(&silent) && !w.is_closed(&pinging));
-}
-
-#[test]
-fn a_node_that_has_just_started_looks_for_its_quorum_before_it_serves_read_only() {
-    let mut w = member(1, ShardConfig { read_only_mode: true, ..ShardConfig::default() });
-    w.freshness.confirm(0);
-    w.run();
-    assert_eq!(w.word(0, "isro"), "null");
-    w.pass(2 * SECOND_NS);
-    read_only_client(&mut w);
 }
 
 fn linearizable() -> World {

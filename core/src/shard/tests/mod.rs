@@ -4,5 +4,6 @@ mod ensemble;
 mod hostile;
 mod order;
 mod protocol;
+mod read_only;
 mod rig;
 mod watches;

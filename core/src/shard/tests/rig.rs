@@ -5,9 +5,10 @@ use crate::commit::{Commit, Outcome, Reply, Ticket};
 use crate::freshness::{self, Freshness};
 use crate::machine::{Applied, Machine};
 use crate::ring::{CommitSender, Published, commit_ring};
+use crate::session::password_matches;
 use crate::shard::{Neighbours, Parts, Shard, ShardConfig};
 use crate::stats::{Mode, Stats};
-use crate::submit::Submit;
+use crate::submit::{Inquiries, Submit};
 use crate::tree::{Writer, tree};
 use paddock_transport::engine::{Address, Engine, Next, Now};
 use paddock_transport::inproc::{InProc, Wire};
@@ -25,6 +26,7 @@ pub struct Core {
     tree: Writer,
     sender: CommitSender,
     rings: Vec<rtrb::Consumer<Submit>>,
+    inquiries: Arc<Inquiries>,
     seq: u64,
     pub touched: Vec<(Vec<i64>, u64)>,
     /// Commands in one commit at most.
@@ -49,6 +51,10 @@ impl Core {
     /// Publishes one commit with what is waiting; whether there was anything.
     pub fn step(&mut self) -> bool {
         self.take();
+        if self.inquiries.has_any() {
+            self.recall();
+            return true;
+        }
         if self.waiting.is_empty() {
             return false;
         }
@@ -67,6 +73,20 @@ impl Core {
         }
         self.commit(commands, &syncs);
         true
+    }
+
+    fn recall(&mut self) {
+        let zxid = self.machine.zxid();
+        let replies = self.inquiries.take().into_iter().map(|asked| {
+            let outcome = match self.machine.sessions().get(asked.session) {
+                Some(found) if !password_matches(&found.password, &asked.password) => Outcome::Refused,
+                found => Outcome::Recalled { known: found.is_some() },
+            };
+            Reply { ticket: asked.ticket, zxid, outcome }
+        });
+        let commit = Commit { zxid, replies: replies.collect(), ..Commit::default() };
+        let version = self.tree.publish();
+        assert!(self.sender.try_push(Published { commit, version }).is_ok(), "the shards keep up");
     }
 
     fn commit(
@@ -139,6 +159,7 @@ pub struct World {
     pub now: Now,
     pub stats: Arc<Stats>,
     pub freshness: Arc<Freshness>,
+    pub inquiries: Arc<Inquiries>,
 }
 
 impl World {
@@ -160,6 +181,7 @@ impl World {
         let consensus = Waker::new().unwrap();
         let freshness = Arc::new(Freshness::new(shards));
         freshness.confirm(freshness::ALWAYS);
+        let inquiries = Arc::<Inquiries>::default();
         let mut rings = Vec::new();
         let mut next_session = 0x100;
         let policy = config.policy;
@@ -186,6 +208,7 @@ impl World {
                     armed: Arc::default(),
                     neighbours: neighbours.clone(),
                     freshness: freshness.clone(),
+                    inquiries: inquiries.clone(),
                 })
             })
             .collect();
@@ -195,6 +218,7 @@ impl World {
             tree: writer,
             sender,
             rings,
+            inquiries: inquiries.clone(),
             seq: 0,
             touched: Vec::new(),
             batch_max: usize::MAX,
@@ -203,7 +227,7 @@ impl World {
         };
         let net = InProc::new(shards.len());
         let now = Now { mono_ns: 1_000_000_000, wall_ms: 1_000_000 };
-        let mut world = Self { net, shards, core, now, stats, freshness };
+        let mut world = Self { net, shards, core, now, stats, freshness, inquiries };
         world.core.commit(Vec::new(), &[]);
         world
     }

@@ -66,7 +66,8 @@ impl Checker for Expiry {
                 self.contact(*session, *asked_ns);
                 Ok(())
             }
-            Event::Answered { session, ask, .. } => {
+            // Of a client that is served read-only nobody else hears.
+            Event::Answered { session, ask, .. } if !ask.read_only => {
                 if facts.fresh_reads {
                     self.contact(*session, ask.sent_ns);
                 } else if facts.calm_since.is_some_and(|since| ask.sent_ns > since + LATE_NS) {

@@ -3,7 +3,7 @@
 //! Keeps: no session is served where its client asks after it expired elsewhere; and no answer is older than the node's bound
 //! of staleness: it stands at or above every write that was acknowledged longer ago than that when it was asked for. Both
 //! with some room for clocks of different pace. A server that says it serves reads only, to clients that take one, promises
-//! neither.
+//! neither, whatever session they have.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::Done;
@@ -60,6 +60,7 @@ impl Checker for Leases {
                     ));
                 }
                 if let Some(at_ns) = self.expired.get(session)
+                    && !ask.read_only
                     && ask.sent_ns > at_ns + ROOM_NS
                 {
                     return Err(format!(

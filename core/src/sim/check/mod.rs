@@ -124,7 +124,7 @@ pub enum Event<'e> {
         timeout_ms: i32,
         /// When it was asked for.
         asked_ns: u64,
-        /// Whether it is that node's own, for reads while there is no quorum.
+        /// Whether it is for reads alone, while there is no quorum: that node's own, or one of before.
         read_only: bool,
     },
     /// A client's connection is gone, with what was on its way.
