@@ -77,6 +77,10 @@ pub struct Origin {
     pub listener: Option<u16>,
 }
 
+/// From when on a turn is a long one, whose engine looks at its output again ([`Engine::late`]). Few turns are: serving a
+/// full one takes some hundred microseconds. And what an engine promises about time, it promises in milliseconds.
+pub const LONG_TURN_NS: u64 = 1_000_000;
+
 /// The time of a turn, read once by the loop. Engines never read a clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
 pub struct Now {
@@ -130,6 +134,10 @@ pub trait Engine {
     fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io);
     /// All input of this turn is in: take commits, fire, serve.
     fn turn(&mut self, now: Now, io: &mut Io) -> Next;
+    /// Since its time was read, at least [`LONG_TURN_NS`] have passed until the end of this turn, and nothing of its output has
+    /// left: the process was perhaps stopped in the middle of it. `now` is read anew. An engine whose answers age takes back here
+    /// what it may not say any more ([`Io::abort`]).
+    fn late(&mut self, _now: Now, _io: &mut Io) {}
     /// The loop is about to sleep and its sleeping flag is up. `false` if work came meanwhile: the loop then
     /// runs another turn instead.
     fn park(&mut self) -> bool {

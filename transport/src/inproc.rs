@@ -76,6 +76,7 @@ struct Node {
     parked: bool,
     next: Option<Next>,
     stopped: bool,
+    held_up_ns: Option<u64>,
 }
 
 /// See the module.
@@ -195,6 +196,11 @@ impl InProc {
         self.nodes[engine].next
     }
 
+    /// Stops an engine's process in its next turn, between its last word and the sending, for so long.
+    pub fn hold_up(&mut self, engine: usize, ns: u64) {
+        self.nodes[engine].held_up_ns = Some(ns);
+    }
+
     /// Gives each engine, in order, one turn at the time `now`. Whether anything happened: a delivery, a byte sent,
     /// a connection opened or closed, or an engine that wants another turn.
     ///
@@ -228,6 +234,9 @@ impl InProc {
         }
         let next = engine.turn(now, &mut self.nodes[n].io);
         self.nodes[n].next = Some(next);
+        if let Some(ns) = self.nodes[n].held_up_ns.take() {
+            engine.late(Now { mono_ns: now.mono_ns + ns, ..now }, &mut self.nodes[n].io);
+        }
         match next {
             Next::Again => self.progress = true,
             Next::Stop => self.wish_all_closed(n),

@@ -79,6 +79,10 @@ impl<C: Engine, S: Engine> Engine for Pair<C, S> {
         let core = self.core.turn(now, io);
         soonest(shard, core)
     }
+    fn late(&mut self, now: Now, io: &mut Io) {
+        // What the core says is dated: by terms, and by the numbers of rounds that others began.
+        self.shard.late(now, io);
+    }
     fn park(&mut self) -> bool {
         if !self.core.park() {
             return false;

@@ -70,6 +70,9 @@ impl<E: Engine> Engine for Stoppable<E> {
         let next = self.inner.turn(now, io);
         if self.flag.load(Ordering::Acquire) { Next::Stop } else { next }
     }
+    fn late(&mut self, now: Now, io: &mut Io) {
+        self.inner.late(now, io);
+    }
     fn park(&mut self) -> bool {
         !self.flag.load(Ordering::Acquire) && self.inner.park()
     }

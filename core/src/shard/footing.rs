@@ -4,11 +4,11 @@
 //! what is fresh: the consensus core confirms. It stays correct because the confirmation is loaded before commits are
 //! taken, so whoever is served by it is served at a version that contains what it confirms; and because connections are
 //! closed before anything is served or taken in that turn, so a node that slept, was cut off or followed a deposed leader
-//! says nothing more to anybody. On a group of one the confirmation is [`ALWAYS`] and nothing of this is done.
+//! says nothing more to anybody. A turn that takes long is judged again before its output leaves ([`Shard::look_again`]). On a group of one the confirmation is [`ALWAYS`] and nothing of this is done.
 
 use super::Shard;
-use super::config::{READ_ONLY_AFTER_MIN_NS, START_PATIENCE_NS};
-use super::connection::Phase;
+use super::config::{CLOSE_LINGER_NS, READ_ONLY_AFTER_MIN_NS, START_PATIENCE_NS};
+use super::connection::{Connection, Phase};
 use crate::freshness::ALWAYS;
 use crate::sim::hooks::{Mutation, mutated};
 use paddock_transport::engine::{ConnId, Now};
@@ -30,6 +30,8 @@ pub(super) enum Footing {
 #[derive(Debug)]
 pub(super) struct Judge {
     pub footing: Footing,
+    /// By what confirmation this turn was judged, and when.
+    judged: (u64, u64),
     /// When the first turn was.
     began_ns: Option<u64>,
     /// Until when clients wait for the first confirmation; 0: it came, or none needs to.
@@ -40,7 +42,13 @@ pub(super) struct Judge {
 
 impl Default for Judge {
     fn default() -> Self {
-        Self { footing: Footing::Closed, began_ns: None, starting_until_ns: 0, early: Vec::new() }
+        Self {
+            footing: Footing::Closed,
+            judged: (0, 0),
+            began_ns: None,
+            starting_until_ns: 0,
+            early: Vec::new(),
+        }
     }
 }
 
@@ -65,6 +73,7 @@ impl Shard {
     pub(super) fn find_footing(&mut self, now: Now, io: &mut Io) {
         let fresh_ns = self.freshness.fresh_ns();
         let reports_ns = self.freshness.reports_ns(self.config.id);
+        self.judge.judged = (fresh_ns, now.mono_ns);
         let found = self.footing_at(now, fresh_ns);
         if found != self.judge.footing {
             self.step_over(now, found, fresh_ns, io);
@@ -86,6 +95,39 @@ impl Shard {
         for slot in ended.into_iter().filter(|_| !mutated(Mutation::IgnoreLease)) {
             self.cells().leases_run_out.add(1);
             self.close(now, slot, io);
+        }
+    }
+
+    /// The turn took long, and none of its output has left ([`Engine::late`]): nobody gets any of it who would not have been
+    /// served now. What was confirmed meanwhile says nothing about what was read before, and does not count.
+    ///
+    /// [`Engine::late`]: paddock_transport::engine::Engine::late
+    pub(super) fn look_again(&mut self, now: Now, io: &mut Io) {
+        let (fresh_ns, judged_ns) = self.judge.judged;
+        if self.judge.footing != Footing::Full || fresh_ns == ALWAYS || mutated(Mutation::IgnoreLease) {
+            return;
+        }
+        let mut late = self.leases.ended(now.mono_ns, &mut self.connections);
+        self.cells().leases_run_out.add(late.len() as u64);
+        if self.is_stale(now, fresh_ns) {
+            let unsent = self.connections.iter().filter(|c| io.unsent(c.id) > 0);
+            late.extend(unsent.map(|c| c.id.index() as u32));
+        } else {
+            // Those that this very turn closes, with its output before the end.
+            let closed = self
+                .lingering
+                .iter()
+                .rev()
+                .map_while(|(until_ns, id)| (*until_ns == judged_ns + CLOSE_LINGER_NS).then_some(*id));
+            for id in closed {
+                let ran_out = |c: &mut Connection| c.lease_ns != 0 && c.lease_ns <= now.mono_ns;
+                if self.connections.find(id).is_some_and(ran_out) {
+                    late.push(id.index() as u32);
+                }
+            }
+        }
+        for slot in late {
+            self.cut(slot, io);
         }
     }
 

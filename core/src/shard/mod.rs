@@ -214,6 +214,16 @@ impl Shard {
         self.lingering.push_back((now.mono_ns + CLOSE_LINGER_NS, id));
     }
 
+    /// Lets the connection go at once, with all that was not sent to it.
+    fn cut(&mut self, slot: u32, io: &mut Io) {
+        let Some(connection) = self.connections.slot(slot) else { return };
+        let id = connection.id;
+        connection.phase = Phase::Closing;
+        connection.input = Vec::new();
+        self.release(slot);
+        io.abort(id);
+    }
+
     /// Unbinds the connection in `slot` from its session, its watches and its results.
     fn release(&mut self, slot: u32) {
         self.watches.drop_connection(slot);
@@ -382,6 +392,10 @@ impl Engine for Shard {
             self.cells().submit_ring_full.add(1);
         }
         if more { Next::Again } else { Next::Sleep { deadline_ns: self.deadline(now) } }
+    }
+
+    fn late(&mut self, now: Now, io: &mut Io) {
+        self.look_again(now, io);
     }
 
     fn park(&mut self) -> bool {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub struct LoopCounters {
     pub(crate) turns: Count,
+    pub(crate) long_turns: Count,
     pub(crate) system_calls: Count,
     pub(crate) sleeps: Count,
     pub(crate) opened: Count,
@@ -20,6 +21,10 @@ impl LoopCounters {
     /// Turns of the engine.
     pub fn turns(&self) -> u64 {
         self.turns.get()
+    }
+    /// Those whose output was looked at again before it left, since they had taken long.
+    pub fn long_turns(&self) -> u64 {
+        self.long_turns.get()
     }
     /// System calls made to wait, receive and send; not those that open and close connections.
     pub fn system_calls(&self) -> u64 {

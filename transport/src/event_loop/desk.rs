@@ -8,7 +8,7 @@
 
 use super::{Adoption, LoopCounters, LoopOptions};
 use crate::accept::Acceptor;
-use crate::engine::{Address, Closed, ConnId, Engine, Next, Now};
+use crate::engine::{Address, Closed, ConnId, Engine, LONG_TURN_NS, Next, Now};
 use crate::io::Io;
 use crate::wake::Waker;
 use crossbeam_channel::Receiver;
@@ -16,14 +16,16 @@ use rustix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// A clock that never goes back and counts suspension.
+fn read_mono_ns() -> u64 {
+    let mono = clock_gettime(ClockId::Boottime);
+    mono.tv_sec as u64 * 1_000_000_000 + mono.tv_nsec as u64
+}
+
 /// The time of a turn.
 pub(crate) fn read_clock() -> Now {
-    let mono = clock_gettime(ClockId::Boottime);
     let wall = clock_gettime(ClockId::Realtime);
-    Now {
-        mono_ns: mono.tv_sec as u64 * 1_000_000_000 + mono.tv_nsec as u64,
-        wall_ms: wall.tv_sec * 1_000 + wall.tv_nsec / 1_000_000,
-    }
+    Now { mono_ns: read_mono_ns(), wall_ms: wall.tv_sec * 1_000 + wall.tv_nsec / 1_000_000 }
 }
 
 /// How a turn ended and how long to wait for the next.
@@ -131,11 +133,25 @@ impl Desk {
         }
         self.counters.turns.add(1);
         self.next = engine.turn(self.now, &mut self.io);
+        self.look_again(read_mono_ns, engine);
         if self.next != Next::Stop {
             return false;
         }
         self.stopping_until = Some(self.now.mono_ns + self.options.stop_flush.as_nanos() as u64);
         true
+    }
+
+    /// A second look at the clock, before a turn's output leaves: a process can be stopped anywhere in a turn, for any time.
+    fn look_again(&mut self, mono_ns: impl Fn() -> u64, engine: &mut impl Engine) {
+        if !self.io.has_wishes() {
+            return;
+        }
+        let mono_ns = mono_ns();
+        if mono_ns.saturating_sub(self.now.mono_ns) >= LONG_TURN_NS {
+            self.counters.long_turns.add(1);
+            self.now = Now { mono_ns, ..self.now };
+            engine.late(self.now, &mut self.io);
+        }
     }
 
     /// A connection is being closed and its output is not out yet: from now on its time is limited.
@@ -200,5 +216,52 @@ impl Desk {
         }
         self.waker.lower();
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Origin;
+
+    #[derive(Default)]
+    struct Sleeper {
+        conn: Option<ConnId>,
+        late: Vec<Now>,
+    }
+
+    impl Engine for Sleeper {
+        fn opened(&mut self, _: Now, _: ConnId, _: &Origin, _: &mut Io) {}
+        fn received(&mut self, _: Now, _: ConnId, _: &[u8], _: &mut Io) {}
+        fn closed(&mut self, _: Now, _: ConnId, _: Closed, _: &mut Io) {}
+        fn turn(&mut self, _: Now, _: &mut Io) -> Next {
+            Next::Again
+        }
+        fn late(&mut self, now: Now, io: &mut Io) {
+            self.late.push(now);
+            if let Some(conn) = self.conn {
+                io.abort(conn);
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_in_a_turn_is_asked_before_its_output_leaves() {
+        let (_sender, adoptions) = crossbeam_channel::bounded(1);
+        let waker = Waker::new().unwrap();
+        let mut desk = Desk::new(LoopOptions::default(), waker, Arc::default(), adoptions, None);
+        let mut engine = Sleeper::default();
+        desk.now = Now { mono_ns: 5_000_000_000, wall_ms: 7 };
+        let began_ns = desk.now.mono_ns;
+        // Nothing leaves: nothing is asked, and no clock is read.
+        desk.look_again(|| unreachable!("no output"), &mut engine);
+        let conn = desk.io.open();
+        desk.io.out(conn).unwrap().bytes().extend_from_slice(b"an answer");
+        desk.look_again(|| began_ns + LONG_TURN_NS - 1, &mut engine);
+        assert!(engine.late.is_empty());
+        engine.conn = Some(conn);
+        desk.look_again(|| began_ns + LONG_TURN_NS, &mut engine);
+        assert_eq!(engine.late, [Now { mono_ns: began_ns + LONG_TURN_NS, wall_ms: 7 }]);
+        assert!(desk.io.out(conn).is_none() && desk.counters.long_turns() == 1);
     }
 }

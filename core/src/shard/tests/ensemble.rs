@@ -87,6 +87,60 @@ fn a_node_that_slept_tells_nobody_anything_in_its_first_turn() {
 }
 
 #[test]
+fn a_node_that_is_stopped_within_a_turn_sends_nothing_of_it_when_it_wakes() {
+    let mut w = member(1, ShardConfig::default());
+    let mut asks = client(&mut w, 0, 40_000);
+    let mut says_good_bye = client(&mut w, 0, 40_000);
+    let mut idle = client(&mut w, 0, 40_000);
+    w.send(&mut asks, &exists("/", false));
+    w.send(&mut says_good_bye, &exists("/", false));
+    // Closed in the same turn, with the answer before it.
+    w.send_raw(&mut says_good_bye, 9, 999, &[]);
+    w.net.hold_up(0, STALENESS_NS + 1);
+    w.run();
+    for c in [&mut asks, &mut says_good_bye] {
+        assert!(w.is_closed(c) && w.messages(c).is_empty());
+    }
+    // To whom nothing was said, that is the next turn's business: here a newer confirmation is there by then.
+    assert!(!w.is_closed(&idle));
+    assert_eq!(w.ask(&mut idle, &exists("/", false)).err, 0);
+}
+
+#[test]
+fn a_pause_within_a_turn_that_is_no_longer_than_the_bound_costs_nobody_anything() {
+    let mut w = member(1, ShardConfig::default());
+    let mut c = client(&mut w, 0, 40_000);
+    w.net.hold_up(0, STALENESS_NS);
+    assert_eq!(w.ask(&mut c, &exists("/", false)).err, 0);
+}
+
+#[test]
+fn a_lease_that_ends_within_a_turn_ends_it() {
+    let mut w = patient(1, ShardConfig::default());
+    let (mut short, mut closing) = (client(&mut w, 0, 4_000), client(&mut w, 0, 4_000));
+    let mut long = client(&mut w, 0, 40_000);
+    for c in [&mut short, &mut closing, &mut long] {
+        w.send(c, &exists("/", false));
+    }
+    w.send_raw(&mut closing, 9, 999, &[]);
+    w.net.hold_up(0, 4 * SECOND_NS);
+    w.run();
+    for c in [&mut short, &mut closing] {
+        assert!(w.is_closed(c) && w.messages(c).is_empty());
+    }
+    assert_eq!(w.messages(&mut long).len(), 1);
+    assert_eq!(w.stats.sum(|s| &s.leases_run_out), 1);
+}
+
+#[test]
+fn a_group_of_one_that_is_stopped_within_a_turn_says_what_it_has_to_say() {
+    let mut w = World::new(1);
+    let mut c = w.client(0);
+    w.net.hold_up(0, 24 * 3600 * SECOND_NS);
+    assert_eq!(w.ask(&mut c, &exists("/", false)).err, 0);
+}
+
+#[test]
 fn a_node_without_its_first_confirmation_closes_clients_and_answers_words() {
     let mut w = member(1, ShardConfig::default());
     w.freshness.confirm(0);
