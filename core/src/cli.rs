@@ -61,6 +61,22 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Begin an ensemble again with this server's data, when a majority of its data directories is gone for good.
+    #[command(
+        after_help = "Example:\n  paddock refound --config /etc/zookeeper/conf/zoo.cfg --others-are-lost\n\nThe server must not \
+                            run. It needs nobody's vote afterwards; start it, then the others with empty data directories: they are \
+                            fed and get their votes back. Writes that only the lost directories had are lost. Never start one of the \
+                            lost directories again. docs/OPERATIONS.md says which server to take.\nExit codes: 0 done, 2 wrong \
+                            flags or configuration, 3 not done."
+    )]
+    Refound {
+        /// The server's configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// That the data directories of a majority will not come back.
+        #[arg(long, required = true)]
+        others_are_lost: bool,
+    },
     /// Run a whole local ensemble of real processes until SIGTERM or SIGINT.
     #[command(
         after_help = "Examples:\n  paddock cluster --nodes 3\n  paddock cluster --nodes 5 --observers 2 --dir /tmp/five \
@@ -162,6 +178,7 @@ pub fn run(cli: Cli) -> ExitCode {
     ExitCode::from(match cli.command {
         Command::Serve(flags) => serve(flags),
         Command::Check { config } => check(&config),
+        Command::Refound { config, .. } => refound(&config),
         Command::Cluster(flags) => cluster(flags),
         Command::Status(flags) => status(&flags),
         Command::Lead { server, timeout } => lead(&server, Duration::from_millis(timeout)),
@@ -289,6 +306,25 @@ fn check(path: &Path) -> u8 {
         EXIT_OK
     } else {
         fail(EXIT_USAGE, &format!("{unknown} unknown key(s) in {}", path.display()))
+    }
+}
+
+fn refound(path: &Path) -> u8 {
+    init_log();
+    let config = match config::load(path, None) {
+        Ok((config, _)) => config,
+        Err(message) => return fail(EXIT_USAGE, &message),
+    };
+    match crate::server::refound(&config) {
+        Ok(done) => {
+            println!(
+                "server {} goes on alone, with {} znodes as of zxid {:#x}. Start it, and then the others with empty data \
+                 directories (but for myid)",
+                config.node, done.znodes, done.zxid
+            );
+            EXIT_OK
+        }
+        Err(error) => fail(EXIT_START, &error.to_string()),
     }
 }
 

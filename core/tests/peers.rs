@@ -161,6 +161,8 @@ fn three_nodes(kind: LoopKind) {
         cluster: [0; 16],
         identity: [node; 16],
         incarnation,
+        data: false,
+        founders: 0,
         members: members.clone(),
         seed: u64::from(node),
     };

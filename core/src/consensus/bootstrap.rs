@@ -2,8 +2,8 @@
 //!
 //! Owns the one moment at which the configured servers count: the first start, when there is neither snapshot nor log. What
 //! they say is written down durably before there is a log, so that a node that was interrupted begins with the same. Never
-//! changes a membership: from then on it comes from snapshot and log alone, and a configuration that says something
-//! else is told so in one line.
+//! changes a membership on which anybody counts: from the first vote or entry on it comes from snapshot and log alone, and a
+//! configuration that says something else is told so in one line.
 
 use super::config::ConsensusConfig;
 use super::group::Membership;
@@ -29,6 +29,26 @@ pub(super) fn membership(dir: &DataDir, config: &ConsensusConfig) -> Result<Memb
     membership.check().map_err(|e| unusable(format!("{e} in the configured servers")))?;
     dir.write_bootstrap(&membership.encode())?;
     Ok(membership)
+}
+
+/// The same for a node that turned out to have neither log nor vote: nobody has counted on it yet, so that server lines that were
+/// corrected meanwhile count.
+pub(super) fn renew(
+    dir: &DataDir,
+    config: &ConsensusConfig,
+    found: Membership,
+) -> Result<Membership, StartError> {
+    let Some(members) = config.members.as_ref().filter(|members| !members.members.is_empty()) else {
+        return Ok(found);
+    };
+    let wanted = configured(members);
+    if wanted == found {
+        return Ok(found);
+    }
+    let unusable = |what: String| StartError::Membership { path: dir.path().join("bootstrap"), what };
+    wanted.check().map_err(|e| unusable(format!("{e} in the configured servers")))?;
+    dir.write_bootstrap(&wanted.encode())?;
+    Ok(wanted)
 }
 
 /// Says so where the recovered membership is not the configured one.

@@ -16,6 +16,7 @@ use super::config::*;
 use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
 use super::disputes::{Dispute, Disputes};
+use super::founding::Founding;
 use super::group::{Effects, EntryKind, Group, LogEntry, Role};
 use super::installing::Installing;
 use super::intake::Intake;
@@ -79,6 +80,7 @@ pub struct Consensus {
     pub(super) phase: Phase,
     pub(super) report: Report,
     pub(super) steward: Steward,
+    pub(super) founding: Founding,
     /// Keeps the data directory locked. Last: the log's thread ends before.
     pub(super) _dir: DataDir,
 }
@@ -173,7 +175,9 @@ impl Consensus {
             return;
         }
         self.phase.next_tick_ns = now_ns + self.tick_ns;
-        if self.phase.full_since.is_none() || self.group.role() == Role::Leader {
+        if self.founding.holds() {
+            self.group.tick_without_standing();
+        } else if self.phase.full_since.is_none() || self.group.role() == Role::Leader {
             self.group.tick();
         }
     }

@@ -12,7 +12,7 @@ use super::group::Group;
 use super::wire;
 use crate::members::Members;
 use crate::peers::message::RaftMessage;
-use crate::peers::{Message, PeerEvent, Peers};
+use crate::peers::{Contact, Message, PeerEvent, Peers};
 use paddock_transport::engine::{Closed, ConnId, Now, Origin};
 use paddock_transport::io::Io;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -102,6 +102,18 @@ impl Links {
         may
     }
 
+    /// What the last meeting with a node told.
+    pub(super) fn contact(&self, node: u8) -> Contact {
+        self.peers.as_ref().map_or(Contact::None, |peers| peers.contact(node))
+    }
+
+    /// This node's log holds something.
+    pub(super) fn holds_data(&mut self) {
+        if let Some(peers) = &mut self.peers {
+            peers.holds_data();
+        }
+    }
+
     /// The membership has changed.
     pub(super) fn update(&mut self, linked: &Members) {
         if let Some(peers) = &mut self.peers {
@@ -142,6 +154,7 @@ impl Consensus {
     /// Takes what peers said. Returns when the links need a turn at the latest.
     pub(super) fn listen(&mut self, now: Now, io: &mut Io) -> Option<u64> {
         let deadline = self.links.peers.as_mut()?.turn(now, io);
+        self.look_for_founders(now.mono_ns);
         while let Some(event) = self.links.peers.as_mut().and_then(Peers::next_event) {
             match event {
                 PeerEvent::Up { node, incarnation, identity } => {
@@ -185,7 +198,7 @@ impl Consensus {
     }
 
     fn hear(&mut self, now: Now, from: u8, message: Message, io: &mut Io) {
-        if !self.admits(from) && !is_leaders_word(&message) {
+        if !self.admits(from) && !is_leaders_word(&message) || self.founds_too_early(&message) {
             return;
         }
         match message {

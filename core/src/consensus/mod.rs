@@ -17,6 +17,7 @@
 //! | `cold_reader` | older parts of the log, read off the core |
 //! | `upkeep` | what keeps group and log in step |
 //! | `bootstrap` | with which membership a node begins |
+//! | `founding` | whether a node without data may found an ensemble |
 //! | `membership` | who votes and who learns, and how that changes |
 //! | `journal` | what must be durable, on its way to the log |
 //! | `apply` | committed entry to published commit |
@@ -31,6 +32,7 @@
 //! | [`steward`], `tend` | what the leader does about the membership, and what every node does when it has changed |
 //! | `checkpoints` | when a snapshot is due, and what the log may forget |
 //! | [`transfer`], `installing` | snapshots for a node that is far behind |
+//! | [`refound`] | an ensemble begins again with one server's data, when an operator says so |
 
 #![forbid(unsafe_code)]
 
@@ -44,6 +46,7 @@ mod control;
 mod deadlines;
 mod disputes;
 pub mod engine;
+mod founding;
 pub mod group;
 mod installing;
 mod intake;
@@ -57,6 +60,7 @@ mod outbound;
 mod raft_group;
 mod raft_log;
 mod reads;
+pub mod refound;
 mod report;
 mod rounds;
 mod shards;

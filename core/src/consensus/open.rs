@@ -14,6 +14,7 @@ use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
 use super::disputes::Disputes;
 use super::engine::{Consensus, Phase};
+use super::founding::Founding;
 use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Membership, Vote};
 use super::installing::Installing;
 use super::intake::{Intake, batch_bytes_max};
@@ -33,7 +34,7 @@ use crate::checkpoint::{Checkpointer, LoadError, load};
 use crate::freshness::Freshness;
 use crate::machine::Machine;
 use crate::members::Member;
-use crate::peers::{InlineResolver, PeerAddress, Peers, PeersConfig, Resolver, ThreadResolver};
+use crate::peers::{self, InlineResolver, PeerAddress, Peers, PeersConfig, Resolver, ThreadResolver};
 use crate::ring::{self, CommitReceiver};
 use crate::shard::ShardConfig;
 use crate::stats::Stats;
@@ -43,7 +44,7 @@ use bytes::Bytes;
 use paddock_storage::log::{Flushing, OpenError};
 use paddock_storage::snapshot::Skipped;
 use paddock_storage::{
-    DataDir, DataDirError, Log, LogOptions, ReadError, Recovery, SnapshotError, Snapshots,
+    DataDir, DataDirError, HardState, Log, LogOptions, ReadError, Recovery, SnapshotError, Snapshots,
 };
 use paddock_transport::engine::Now;
 use paddock_transport::wake::Waker;
@@ -165,6 +166,9 @@ impl Consensus {
         let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
         (applier.index, applier.term) = (from.index, from.term);
         let mut membership = from.membership;
+        if (from.index, recovery.last_index, recovery.hard_state) == (0, 0, HardState::default()) {
+            membership = bootstrap::renew(&dir, &config, membership)?;
+        }
         let node = u64::from(config.node);
         let replayed = replay(&log, &recovery, &mut applier, &mut membership, node)?;
         bootstrap::compare(&config, &membership)?;
@@ -189,7 +193,11 @@ impl Consensus {
         if from.index > 0 {
             group.set_snapshot(from.index, from.term);
         }
-        if group.is_sole_voter() {
+        let others = (config.members.iter().flat_map(|members| members.members.keys()))
+            .filter(|other| **other != config.node)
+            .copied();
+        let founding = Founding::new(group.last_index() == 0, others.collect());
+        if group.is_sole_voter() && !founding.holds() {
             group.campaign()?;
         }
 
@@ -239,6 +247,8 @@ impl Consensus {
                 cluster: members.cluster,
                 identity: dir.identity(),
                 incarnation: dir.incarnation(),
+                data: group.last_index() > 0,
+                founders: founders(&config, &group),
                 members: members.members.iter().map(address).collect(),
                 seed: config.seed,
             };
@@ -303,6 +313,7 @@ impl Consensus {
                 identity,
                 config.members.map_or_else(Default::default, |members| members.members),
             ),
+            founding,
             _dir: dir,
         };
         consensus.tell(Now::default());
@@ -316,22 +327,29 @@ impl Consensus {
     }
 }
 
+/// What a node without an ensemble says of those with whom it would found one; 0 if it would not.
+fn founders(config: &ConsensusConfig, group: &RaftGroup) -> u64 {
+    let (node, membership) = (u64::from(config.node), group.membership());
+    let founds = membership.voters.contains(&node) && !membership.is_alone(node);
+    if founds { peers::founders(&membership.voters) } else { 0 }
+}
+
 /// Where replay begins.
-struct From {
-    machine: Machine,
-    index: u64,
-    term: u64,
-    membership: Membership,
+pub(super) struct From {
+    pub(super) machine: Machine,
+    pub(super) index: u64,
+    pub(super) term: u64,
+    pub(super) membership: Membership,
     /// Damaged snapshots that were passed over.
     skipped: Vec<Skipped>,
 }
 
 /// A tree that is being filled, and its readers.
-type Tree = (tree::Writer, Vec<tree::Reader>);
+pub(super) type Tree = (tree::Writer, Vec<tree::Reader>);
 
 /// The newest snapshot that can be loaded. One whose checksums are good and whose contents are not is passed over like a
 /// damaged one: whether the log reaches back to the one before it is found out when it is opened.
-fn from_snapshot(
+pub(super) fn from_snapshot(
     snapshots: &Snapshots,
     config: &ConsensusConfig,
     dir: &DataDir,
@@ -391,7 +409,7 @@ fn from_snapshot(
     Ok((From { machine: loaded.machine, index, term, membership, skipped }, tree))
 }
 
-fn open_log(
+pub(super) fn open_log(
     config: &ConsensusConfig,
     dir: &DataDir,
     from: &From,
@@ -415,7 +433,7 @@ fn open_log(
 
 /// What lay in the log behind the snapshot.
 #[derive(Default)]
-struct Replayed {
+pub(super) struct Replayed {
     entries: u64,
     /// Bytes of their payloads.
     bytes: u64,
@@ -425,7 +443,7 @@ struct Replayed {
 
 /// Applies what the log holds beyond the snapshot and is known to be committed, without publishing. A sole voter's log is
 /// committed as soon as it is durable; of others' only what they have recorded, and Raft decides about the rest.
-fn replay(
+pub(super) fn replay(
     log: &Log,
     recovery: &Recovery,
     applier: &mut Applier,

@@ -124,6 +124,22 @@ impl RaftGroup {
         self.membership.is_sole_voter(self.id())
     }
 
+    /// [`Group::tick`] for a node that must not stand for election: when its time has come it lets go of a leader that it does not
+    /// hear, and votes for others.
+    pub fn tick_without_standing(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.election_elapsed + 1 < raft.randomized_election_timeout() {
+            return self.tick();
+        }
+        if raft.leader_id != 0 || raft.state != StateRole::Follower {
+            let term = raft.term;
+            raft.become_follower(term, 0);
+            // The crate has drawn, and neither term nor part need have changed.
+            self.drawn_for = (u64::MAX, StateRole::Follower);
+            self.draw();
+        }
+    }
+
     fn id(&self) -> u64 {
         self.node.raft.id
     }

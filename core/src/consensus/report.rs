@@ -4,7 +4,9 @@
 //! told a few times a second.
 
 use super::engine::Consensus;
+use super::founding::Servers;
 use super::group::{Group, Role};
+use crate::peers::{Contact, Refusal};
 use crate::stats::Mode;
 use paddock_transport::engine::Now;
 
@@ -111,8 +113,31 @@ impl Consensus {
         if self.group.leader() != 0 || self.group.alone() {
             return String::new();
         }
-        let reachable = self.links.up().len() + 1;
+        if let Some(why) = self.founding.why() {
+            return why;
+        }
         let needed = voters / 2 + 1;
+        let lost = self.lost_voters();
+        if voters - lost.len() < needed {
+            return format!(
+                "no leader can be elected: {} came without the data that this ensemble knows of them, and {needed} of {voters} \
+                 voters are needed. Bring their data directories back; if they are gone for good, see \"No leader, and nothing \
+                 to wait for\" in docs/OPERATIONS.md",
+                Servers(&lost)
+            );
+        }
+        let reachable = self.links.up().len() + 1;
         format!("no leader; {reachable} nodes see each other here, {needed} of {voters} voters are needed")
+    }
+
+    /// Voters that were met since this node's start, and are not those who once promised something to this ensemble.
+    fn lost_voters(&self) -> Vec<u8> {
+        let voters = self.group.membership().voters.into_iter().filter_map(|id| u8::try_from(id).ok());
+        let others = voters.filter(|node| *node != self.node);
+        let lost = others.filter(|&node| match self.links.is_up(node) {
+            true => !self.admits(node),
+            false => self.links.contact(node) == Contact::Refused(Refusal::WrongCluster),
+        });
+        lost.collect()
     }
 }

@@ -93,7 +93,18 @@ pub(super) fn is_answer_to_leader(m: &RaftMessage) -> bool {
     is_one_of(m, [MessageType::MsgAppendResponse, MessageType::MsgHeartbeatResponse])
 }
 
-fn is_one_of(m: &RaftMessage, kinds: [MessageType; 2]) -> bool {
+/// Whether it is about the election of a node without a log, or makes the receiver stand for election.
+pub(super) fn would_found(m: &RaftMessage) -> bool {
+    let asks = is_one_of(m, [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote]);
+    let others = [
+        MessageType::MsgRequestVoteResponse,
+        MessageType::MsgRequestPreVoteResponse,
+        MessageType::MsgTimeoutNow,
+    ];
+    (asks && m.index == 0) || is_one_of(m, others)
+}
+
+fn is_one_of<const N: usize>(m: &RaftMessage, kinds: [MessageType; N]) -> bool {
     kinds.into_iter().any(|kind| kind as i32 == i32::from(m.kind))
 }
 

@@ -67,6 +67,12 @@ pub enum MembershipCommand {
         /// The nodes.
         nodes: Vec<u8>,
     },
+    /// The ensemble begins again with the data of one server, the only voter of the change in which this rides: whoever
+    /// belongs to what was before is a stranger. An operator's step, see `consensus::refound`.
+    Refound {
+        /// The ensemble's new random number.
+        cluster: [u8; 16],
+    },
 }
 
 impl MembershipCommand {
@@ -214,6 +220,10 @@ impl Machine {
             MembershipCommand::Refuse { number } => self.refuse(term, number, out),
             MembershipCommand::Forget { nodes } => {
                 self.membership.leaving.retain(|node, _| !nodes.contains(node));
+                out.membership.changed = true;
+            }
+            MembershipCommand::Refound { cluster } => {
+                self.membership.members.cluster = cluster;
                 out.membership.changed = true;
             }
         }

@@ -98,6 +98,10 @@ pub struct PeersConfig {
     pub identity: [u8; 16],
     /// Number of this start.
     pub incarnation: u64,
+    /// Whether its log or its snapshots hold something.
+    pub data: bool,
+    /// [`super::founders`] of the voters with whom this node would found an ensemble; 0: it would found none.
+    pub founders: u64,
     /// The members as configured. In force until [`super::Peers::update`] tells of the replicated membership; this node
     /// may be among them.
     pub members: Vec<PeerAddress>,

@@ -11,7 +11,7 @@ use std::fmt;
 use thiserror::Error;
 
 /// Version of everything that follows the greeting.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Size of a greeting.
 pub(super) const GREETING_BYTES: usize = 80;
@@ -21,6 +21,8 @@ const MAGIC: [u8; 4] = *b"PDKP";
 
 /// Set: by the membership that the sender knows, it is a member.
 const FLAG_MEMBER: u8 = 1;
+/// Set: the sender's log or snapshots hold something.
+const FLAG_DATA: u8 = 2;
 
 /// Where the checksum stands; for the checksum it counts as zero.
 const CHECKSUM_AT: usize = 12;
@@ -46,6 +48,8 @@ pub enum Refusal {
     Duplicate,
     /// The node's data directory is not the one that the ensemble knows.
     WrongIdentity,
+    /// Both belong to no ensemble yet, and would count other votes.
+    OtherFounders,
     /// A reason of a later version.
     Other(u8),
 }
@@ -60,13 +64,23 @@ impl Refusal {
             Refusal::Removed => 5,
             Refusal::Duplicate => 6,
             Refusal::WrongIdentity => 7,
+            Refusal::OtherFounders => 8,
             Refusal::Other(code) => code,
         }
     }
 
     pub(super) fn from_code(code: u8) -> Self {
         use Refusal::*;
-        let named = [WrongVersion, WrongCluster, UnknownNode, NotForMe, Removed, Duplicate, WrongIdentity];
+        let named = [
+            WrongVersion,
+            WrongCluster,
+            UnknownNode,
+            NotForMe,
+            Removed,
+            Duplicate,
+            WrongIdentity,
+            OtherFounders,
+        ];
         named.into_iter().find(|r| r.code() == code).unwrap_or(Other(code))
     }
 }
@@ -93,6 +107,8 @@ pub(super) struct Greeting {
     pub refusal: Option<Refusal>,
     /// By the membership that it knows, it is a member.
     pub member: bool,
+    /// Its log or its snapshots hold something.
+    pub data: bool,
     /// Number of its ensemble; all zero: not known.
     pub cluster: [u8; 16],
     /// Identity of its data directory.
@@ -103,6 +119,8 @@ pub(super) struct Greeting {
     pub attempt: u64,
     /// Version of the membership that it knows; 0: none.
     pub members_version: i64,
+    /// For comparison alone: the voters with whom it would found an ensemble. 0: it would found none.
+    pub founders: u64,
 }
 
 impl Greeting {
@@ -113,12 +131,13 @@ impl Greeting {
         bytes[6] = self.node;
         bytes[7] = self.wanted;
         bytes[8] = self.refusal.map_or(0, Refusal::code);
-        bytes[9] = if self.member { FLAG_MEMBER } else { 0 };
+        bytes[9] = if self.member { FLAG_MEMBER } else { 0 } | if self.data { FLAG_DATA } else { 0 };
         bytes[16..32].copy_from_slice(&self.cluster);
         bytes[32..48].copy_from_slice(&self.identity);
         bytes[48..56].copy_from_slice(&self.incarnation.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.attempt.to_le_bytes());
         bytes[64..72].copy_from_slice(&self.members_version.to_le_bytes());
+        bytes[72..80].copy_from_slice(&self.founders.to_le_bytes());
         let checksum = crc32c(&bytes);
         bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -142,13 +161,24 @@ impl Greeting {
             wanted: bytes[7],
             refusal: (bytes[8] != 0).then(|| Refusal::from_code(bytes[8])),
             member: bytes[9] & FLAG_MEMBER != 0,
+            data: bytes[9] & FLAG_DATA != 0,
             cluster: field(bytes, 16),
             identity: field(bytes, 32),
             incarnation: u64::from_le_bytes(field(bytes, 48)),
             attempt: u64::from_le_bytes(field(bytes, 56)),
             members_version: i64::from_le_bytes(field(bytes, 64)),
+            founders: u64::from_le_bytes(field(bytes, 72)),
         }))
     }
+}
+
+/// What a node's greeting says of the voters with whom it would found an ensemble: equal for equal voters, never zero. Ascending,
+/// as a membership has them. FNV-1a: nobody gains from making two lists look the same.
+pub fn founders(voters: &[u64]) -> u64 {
+    let bytes = voters.iter().flat_map(|voter| voter.to_le_bytes());
+    let mixed = bytes
+        .fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    mixed.max(1)
 }
 
 /// A number of 16 bytes as the log shows it.

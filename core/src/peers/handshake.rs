@@ -18,11 +18,14 @@ use super::config::{IDLE_NS, PROBE_NS};
 use super::frame::Kind;
 use super::greeting::{Greeting, PROTOCOL_VERSION, Refusal};
 use super::links::Peers;
-use super::peer::{Dial, Known, LinkError, Peer, Side, State};
+use super::peer::{Contact, Dial, Known, LinkError, Peer, Side, State};
 use crate::members::NODE_MAX;
 use paddock_transport::engine::ConnId;
 use paddock_transport::io::Io;
 use tracing::info;
+
+/// The number of an ensemble that is not known.
+pub(super) const UNKNOWN: [u8; 16] = [0; 16];
 
 impl Peers {
     /// Says the first greeting on a connection that we dialled.
@@ -39,6 +42,9 @@ impl Peers {
         let side = link.side;
         if let Some(why) = it.refusal {
             let by = it.node;
+            if let Side::Dialled(to) = side {
+                self.meet(to, why);
+            }
             self.abort(conn, LinkError::RefusedBy(why, Some(Box::new(it))), io);
             if why == Refusal::Removed && side == Side::Dialled(by) {
                 self.tell(0, PeerEvent::Removed { by });
@@ -77,13 +83,14 @@ impl Peers {
 
     /// What holds for every greeting.
     fn judge(&self, it: &Greeting) -> Result<(), Refusal> {
-        const UNKNOWN: [u8; 16] = [0; 16];
         if it.version != PROTOCOL_VERSION {
             Err(Refusal::WrongVersion)
         } else if it.cluster != self.cluster && it.cluster != UNKNOWN && self.cluster != UNKNOWN {
             Err(Refusal::WrongCluster)
         } else if it.wanted != self.node {
             Err(Refusal::NotForMe)
+        } else if it.founders != self.founders() && it.founders != 0 && self.founders() != 0 {
+            Err(Refusal::OtherFounders)
         } else if it.node == self.node {
             Err(Refusal::Duplicate)
         } else if it.node == 0 || it.node > NODE_MAX {
@@ -165,7 +172,10 @@ impl Peers {
             attempt: if accepted { it.attempt } else { same.map_or(0, |k| k.attempt) },
             members_version: it.members_version,
             member: it.member,
+            cluster: it.cluster,
         });
+        let settled = it.data || it.cluster != UNKNOWN;
+        peer.contact = if settled { Contact::Settled } else { Contact::Empty };
         (link.state, link.since_ns) = (State::Up(node), self.now_ns);
         info!(
             incarnation = it.incarnation,
@@ -186,7 +196,16 @@ impl Peers {
 
     fn drop_refused(&mut self, conn: ConnId, why: Refusal, it: Greeting, io: &mut Io) {
         let node = it.node;
-        let accepted = self.links.get(&conn).is_some_and(|l| l.side == Side::Accepted);
+        let accepted = match self.links.get(&conn).map(|l| l.side) {
+            Some(Side::Dialled(to)) => {
+                self.meet(to, why);
+                false
+            }
+            side => {
+                self.meet(node, why);
+                side.is_some()
+            }
+        };
         let error = LinkError::WeRefused(why, Some(Box::new(it)));
         // A member's refusal is said under its number; what a stranger calls himself is not worth an entry.
         if accepted && self.peers.contains_key(&node) {
@@ -207,11 +226,27 @@ impl Peers {
             wanted,
             refusal,
             member: self.member,
+            data: self.data,
             cluster: shown(self.cluster),
             identity: shown(self.identity),
             incarnation: self.incarnation,
             attempt,
             members_version: self.version,
+            founders: self.founders(),
+        }
+    }
+
+    /// Who belongs to an ensemble founds none.
+    fn founders(&self) -> u64 {
+        if self.cluster == UNKNOWN { self.founders } else { 0 }
+    }
+
+    /// Notes a refusal, ours or the other's, if it says something about who is there.
+    pub(super) fn meet(&mut self, node: u8, why: Refusal) {
+        if !matches!(why, Refusal::Duplicate | Refusal::NotForMe)
+            && let Some(peer) = self.peers.get_mut(&node)
+        {
+            peer.contact = Contact::Refused(why);
         }
     }
 

@@ -10,8 +10,9 @@ use super::PeerEvent;
 use super::config::*;
 use super::frame::{self, Frame, Kind};
 use super::greeting::Refusal;
+use super::handshake::UNKNOWN;
 use super::message::Message;
-use super::peer::{Complaints, Dial, Link, LinkError, Peer, PeerStatus, Side, State, backoff};
+use super::peer::{Complaints, Contact, Dial, Link, LinkError, Peer, PeerStatus, Side, State, backoff};
 use super::resolver::Resolver;
 use crate::members::{Members, is_wildcard};
 use paddock_transport::engine::{Address, Closed, ConnId, Now, Origin};
@@ -26,6 +27,10 @@ pub struct Peers {
     pub(super) incarnation: u64,
     /// Number of the ensemble; all zero: not known.
     pub(super) cluster: [u8; 16],
+    /// Whether this node has data.
+    pub(super) data: bool,
+    /// The voters with whom it would found an ensemble.
+    pub(super) founders: u64,
     /// Version of the membership in force; 0: the configured one.
     pub(super) version: i64,
     /// Whether the replicated membership has this node.
@@ -63,6 +68,8 @@ impl Peers {
             identity: config.identity,
             incarnation: config.incarnation,
             cluster: config.cluster,
+            data: config.data,
+            founders: config.founders,
             version: 0,
             member: false,
             peers,
@@ -83,7 +90,7 @@ impl Peers {
     /// Everybody with whom there shall be links by the replicated state: at the start and after each change of it. A node that is not
     /// in it any more keeps its link for [`REMOVED_GRACE_NS`], so that it learns of it by the log.
     pub fn update(&mut self, members: &Members) {
-        if members.cluster != [0; 16] {
+        if members.cluster != UNKNOWN {
             self.cluster = members.cluster;
         }
         if members.members.is_empty() {
@@ -117,7 +124,28 @@ impl Peers {
                 peer.leaving = Some((self.now_ns.saturating_add(REMOVED_GRACE_NS), told));
             }
         }
+        self.part_from_others();
         self.due_ns = 0;
+    }
+
+    /// This node's log holds something from now on.
+    pub fn holds_data(&mut self) {
+        self.data = true;
+    }
+
+    /// What the last meeting with a node told.
+    pub fn contact(&self, node: u8) -> Contact {
+        self.peers.get(&node).map_or(Contact::None, |p| p.contact)
+    }
+
+    /// Links from a time at which this node knew no ensemble may be with nodes of another one.
+    fn part_from_others(&mut self) {
+        let ours = self.cluster;
+        for peer in self.peers.values_mut().filter(|p| p.link.is_some()) {
+            if peer.known.is_some_and(|k| k.cluster != UNKNOWN && k.cluster != ours) {
+                peer.leaving = Some((self.now_ns, Refusal::WrongCluster));
+            }
+        }
     }
 
     /// A connection is established.
@@ -336,6 +364,7 @@ impl Peers {
                 // Only somebody at a member's address is believed that this node's time is over: whoever dialled us can be
                 // anybody. A member that says it rightly says it again when it is dialled.
                 let believed = why == Refusal::Removed && link.side == Side::Dialled(node);
+                self.meet(node, why);
                 self.abort(conn, LinkError::RefusedBy(why, None), io);
                 if believed {
                     self.tell(0, PeerEvent::Removed { by: node });

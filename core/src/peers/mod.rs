@@ -21,10 +21,10 @@ pub mod resolver_thread;
 mod tests;
 
 pub use config::{PeerAddress, PeersConfig};
-pub use greeting::{PROTOCOL_VERSION, Refusal};
+pub use greeting::{PROTOCOL_VERSION, Refusal, founders};
 pub use links::Peers;
 pub use message::Message;
-pub use peer::{Counters, PeerStatus};
+pub use peer::{Contact, Counters, PeerStatus};
 pub use resolver::{InlineResolver, Resolver};
 pub use resolver_thread::ThreadResolver;
 

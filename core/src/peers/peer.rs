@@ -60,6 +60,11 @@ fn common(why: &Refusal, said: &Option<Box<Greeting>>) -> Option<String> {
             format!("another ensemble (cluster {}); check its configuration", Hex(&it.cluster))
         }
         (Refusal::WrongCluster, _) => "another ensemble; check its configuration".to_owned(),
+        (Refusal::OtherFounders, _) => {
+            "it begins with other voters than this node does: each list could elect a leader of its \
+             own. Make the server.N lines of all servers the same and start those again that had others"
+                .to_owned()
+        }
         (Refusal::Other(code), _) => format!("reason {code}, which this version does not know"),
         _ => return None,
     })
@@ -180,6 +185,22 @@ pub(super) struct Known {
     pub members_version: i64,
     /// By that version it was a member.
     pub member: bool,
+    /// The number of the ensemble that it named; all zero: none.
+    pub cluster: [u8; 16],
+}
+
+/// What the last meeting with a node told. A node that cannot be reached any more has told nothing new.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Contact {
+    /// There was none since this node's start.
+    #[default]
+    None,
+    /// It has nothing and belongs to nothing.
+    Empty,
+    /// It belongs to an ensemble, or has data.
+    Settled,
+    /// One of both refused the other.
+    Refused(Refusal),
 }
 
 /// Counts of one node, since this node's start.
@@ -216,6 +237,7 @@ pub(super) struct Peer {
     /// Dials in a row without a steady link.
     pub failures: u32,
     pub known: Option<Known>,
+    pub contact: Contact,
     /// It belongs to the ensemble no more: when its link ends, and what it is told then.
     pub leaving: Option<(u64, Refusal)>,
     pub counters: Counters,
@@ -234,6 +256,7 @@ impl Peer {
             dial: Dial::New,
             failures: 0,
             known: None,
+            contact: Contact::None,
             leaving: None,
             counters: Counters::default(),
             complaints: Complaints::default(),

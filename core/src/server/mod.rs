@@ -18,7 +18,10 @@ pub use reopen::{REOPENINGS_MAX, REOPENINGS_WINDOW};
 pub use stop::stop_signal;
 
 use crate::config::{Config, PeerAddressError};
-use crate::consensus::{Consensus, Control, Parts, Recovered, StartError as ConsensusStartError, StopReason};
+use crate::consensus::refound::{RefoundError, Refounded};
+use crate::consensus::{
+    self, Consensus, Control, Parts, Recovered, StartError as ConsensusStartError, StopReason,
+};
 use crate::shard::{self, CountedIds, Neighbours, Shard};
 use crate::stats::Stats;
 use cores::Placement;
@@ -30,7 +33,7 @@ use paddock_transport::event_loop::{
     Choice, EventLoop, LoopError, LoopHandle, LoopKind, LoopOptions, choose,
 };
 use reopen::Reopenings;
-use settings::{consensus_config, draw_password, shard_config};
+use settings::{consensus_config, draw_password, random_bytes, shard_config};
 use single::Pair;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -449,6 +452,16 @@ fn run(
 
 fn wall_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Makes the server that `config` describes, and that does not run, the beginning of its ensemble.
+pub fn refound(config: &Config) -> Result<Refounded, RefoundError> {
+    let settings = consensus_config(config, &cores::place(&[], None)).and_then(|settings| {
+        refuse_zookeeper_data(config)?;
+        Ok((settings, random_bytes()?))
+    });
+    let (settings, cluster) = settings.map_err(|e| RefoundError::Server(e.to_string()))?;
+    consensus::refound::refound(settings, cluster, wall_ms())
 }
 
 fn refuse_zookeeper_data(config: &Config) -> Result<(), StartError> {

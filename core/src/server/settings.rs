@@ -10,7 +10,7 @@ use crate::consensus::ConsensusConfig;
 use crate::consensus::config::{BATCHES_IN_FLIGHT_MAX, BATCHES_IN_FLIGHT_SHARED_MAX};
 use crate::shard::ShardConfig;
 
-fn random_bytes() -> Result<[u8; 16], StartError> {
+pub(super) fn random_bytes() -> Result<[u8; 16], StartError> {
     let mut bytes = [0; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| StartError::System { doing: "drawing random bytes", source: e.into() })?;

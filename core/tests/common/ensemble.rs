@@ -96,6 +96,11 @@ impl Ensemble {
         self.all().into_iter().filter(|n| self.node(*n).child.is_some()).collect()
     }
 
+    /// Its configuration file.
+    pub fn config(&self, node: u8) -> PathBuf {
+        self.node(node).dir.join("zoo.cfg")
+    }
+
     /// Starts a node, for the first time or again. Even ones on the epoll loop.
     pub fn launch(&mut self, node: u8) {
         let dir = self.node(node).dir.clone();

@@ -5,6 +5,7 @@ mod checkpoints;
 mod cluster;
 mod disks;
 mod ensemble;
+mod founding;
 mod raft;
 mod recovery;
 mod restarts;

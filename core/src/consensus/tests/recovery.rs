@@ -1,6 +1,7 @@
 //! A member of an ensemble comes back: what it had recorded as committed is applied, about the rest it does not decide.
 
 use super::rig::*;
+use crate::consensus::founding::FOUNDING_GRACE_NS;
 use crate::consensus::group::{Group, Membership, Role};
 use crate::consensus::{ConsensusConfig, StartError};
 use crate::members::{Member, MemberRole, Members};
@@ -109,7 +110,14 @@ fn a_node_without_a_vote_starts_and_follows() {
 
 #[test]
 fn a_sole_voter_leads_at_once_and_keeps_its_clock_for_its_observers() {
-    let mut node = Node::start_with(&disk(), ensemble(&[1], &[2])).unwrap();
+    let disk = disk();
+    let mut node = Node::start_with(&disk, ensemble(&[1], &[2])).unwrap();
+    // Its observer may have what it has lost.
+    assert_eq!(node.core.group.role(), Role::Follower);
+    node.pass(FOUNDING_GRACE_NS + 2 * SECOND_NS);
+    node.until(|n| n.core.group.is_ready_to_order());
+    drop(node);
+    let mut node = Node::start_with(&disk, ensemble(&[1], &[2])).unwrap();
     assert_eq!(node.core.group.role(), Role::Leader);
     assert!(!node.core.group.alone());
     node.until(|n| n.core.group.is_ready_to_order());

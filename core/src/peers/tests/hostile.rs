@@ -208,16 +208,18 @@ fn the_bytes_of_the_protocol_do_not_change_unnoticed() {
         incarnation: 0x0102,
         attempt: 0x0304,
         members_version: 0x0506,
+        data: true,
+        founders: 0x0708,
         ..hello(2)
     };
     let bytes = greeting.encode();
-    assert_eq!(bytes[..12], [b'P', b'D', b'K', b'P', 1, 0, 2, 1, 5, 1, 0, 0]);
+    assert_eq!(bytes[..12], [b'P', b'D', b'K', b'P', 2, 0, 2, 1, 5, 3, 0, 0]);
     assert_eq!(bytes[16..32], [0xcc; 16]);
     assert_eq!(bytes[32..48], [2; 16]);
     assert_eq!(bytes[48..56], [2, 1, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[56..64], [4, 3, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[64..72], [6, 5, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(bytes[72..], [0; 8]);
+    assert_eq!(bytes[72..], [8, 7, 0, 0, 0, 0, 0, 0]);
     let mut here = Vec::new();
     frame::put(Kind::Goodbye, &[5], &mut here);
     assert_eq!(here[..8], [0xb5, 4, 0, 0, 1, 0, 0, 0]);

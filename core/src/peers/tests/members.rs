@@ -202,3 +202,57 @@ fn a_member_that_only_says_every_interface_is_dialled_where_the_own_configuratio
     rig.node(1).peers.update(&recorded);
     assert_eq!(rig.node(1).peers.peers[&2].address.as_ref().unwrap().host, "0.0.0.0");
 }
+
+#[test]
+fn nodes_that_would_count_other_votes_have_no_link_before_they_belong_to_something() {
+    let founding = |voters: &[u64]| PeersConfig { founders: founders(voters), ..config(1, &[1, 2, 3]) };
+    let mut rig = Rig::new(vec![founding(&[1, 2, 3])]);
+    let other = Greeting { founders: founders(&[2, 3, 4]), ..hello(2) };
+    let wire = rig.wire(&other);
+    assert_eq!(rig.refusal(wire), Some(Refusal::OtherFounders));
+    assert_eq!(rig.node(1).peers.contact(2), Contact::Refused(Refusal::OtherFounders));
+    assert!(rig.node(1).error(2).contains("server.N lines"), "{}", rig.node(1).error(2));
+    // Who votes nowhere yet, or belongs to an ensemble, founds nothing.
+    for welcome in [
+        Greeting { founders: founders(&[1, 2, 3]), ..hello(2) },
+        Greeting { attempt: 2, ..hello(2) },
+        Greeting { attempt: 3, cluster: [7; 16], member: true, members_version: 5, ..hello(2) },
+    ] {
+        let wire = rig.wire(&welcome);
+        assert!(!rig.inproc.is_closed(wire), "{welcome:?}");
+    }
+    let mut rig = Rig::new(vec![founding(&[1, 2, 3])]);
+    rig.node(1).peers.update(&members(5, &[1, 2, 3]));
+    let wire = rig.wire(&other);
+    assert!(!rig.inproc.is_closed(wire), "a joining node has the server lines of the day");
+}
+
+#[test]
+fn what_the_last_meeting_told_outlasts_the_link() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2, 3])]);
+    assert_eq!(rig.node(1).peers.contact(2), Contact::None);
+    let wire = rig.wire(&Greeting { data: true, ..hello(2) });
+    rig.inproc.reset(wire);
+    rig.run();
+    assert_eq!(rig.node(1).peers.contact(2), Contact::Settled);
+    // A dial that crossed ours says nothing about the node; one without its data does.
+    rig.wire(&Greeting { data: true, ..hello(2) });
+    assert_eq!(rig.node(1).peers.contact(2), Contact::Settled);
+    rig.wire(&Greeting { identity: [22; 16], incarnation: 1, ..hello(2) });
+    assert_eq!(rig.node(1).peers.contact(2), Contact::Empty);
+    rig.wire(&Greeting { cluster: [7; 16], member: true, ..hello(3) });
+    assert_eq!(rig.node(1).peers.contact(3), Contact::Settled);
+}
+
+#[test]
+fn a_link_from_before_the_ensemble_ends_if_the_other_belongs_elsewhere() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2, 3])]);
+    let stranger = rig.wire(&Greeting { cluster: [9; 16], member: true, members_version: 3, ..hello(2) });
+    let member = rig.wire(&hello(3));
+    rig.inproc.received(stranger);
+    rig.node(1).peers.update(&members(5, &[1, 2, 3]));
+    rig.node(1).peers.update(&members(5, &[1, 2, 3]));
+    rig.run();
+    assert!(rig.inproc.is_closed(stranger) && !rig.inproc.is_closed(member));
+    assert!(rig.node(1).error(2).contains("another ensemble"), "{}", rig.node(1).error(2));
+}

@@ -38,6 +38,8 @@ fn config(node: u8, members: &[u8]) -> PeersConfig {
         cluster: [0; 16],
         identity: [node; 16],
         incarnation: 1,
+        data: false,
+        founders: 0,
         members: members.iter().copied().map(address).collect(),
         seed: u64::from(node),
     }
@@ -240,11 +242,13 @@ fn hello(node: u8) -> Greeting {
         wanted: 1,
         refusal: None,
         member: false,
+        data: false,
         cluster: [0; 16],
         identity: [node; 16],
         incarnation: 1,
         attempt: 1,
         members_version: 0,
+        founders: 0,
     }
 }
 

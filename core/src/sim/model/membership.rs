@@ -107,6 +107,7 @@ impl Model {
                 let err = error::NEW_CONFIG_NO_QUORUM;
                 return self.conclude_write(op, Outcome { zxid, err, body: Vec::new() });
             }
+            MembershipCommand::Refound { cluster } => self.ensemble.members.cluster = cluster,
             MembershipCommand::Bootstrap { .. } | MembershipCommand::Forget { .. } => {}
         }
         Ok(())

@@ -1,0 +1,61 @@
+//! A majority of the disks is lost. What could go wrong: the emptied servers found an ensemble of their own beside the one that has
+//! the data, nobody says why nothing is written, and the way out does not work when it is needed.
+
+mod common;
+
+use common::ensemble::{Ensemble, until};
+use std::path::Path;
+use std::process::{Command, Output};
+
+const CONFIG: &str = "tickTime=500\ninitLimit=20\nsyncLimit=10\n";
+const SESSION_MS: i32 = 10_000;
+
+fn refound(config: &Path, flags: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paddock"));
+    command.arg("refound").arg("--config").arg(config).args(flags).output().unwrap()
+}
+
+#[test]
+fn two_emptied_servers_wait_for_the_third_and_an_operator_makes_it_go_on() {
+    let mut ensemble = Ensemble::start(3, CONFIG);
+    assert_eq!(ensemble.client(3, SESSION_MS).create("/kept", b"1", 0).unwrap().err, 0);
+    ensemble.client(3, SESSION_MS).sync().unwrap();
+    for node in [1, 2] {
+        ensemble.kill(node);
+        ensemble.lose_disk(node);
+    }
+    for node in [1, 2] {
+        ensemble.launch(node);
+    }
+    let says = |ensemble: &Ensemble, node: u8, what: &str| {
+        until(&format!("node {node} says: {what}"), || {
+            ensemble.word(node, "srvr").ok()?.contains(what).then_some(())
+        });
+    };
+    says(&ensemble, 3, "no leader can be elected: servers 1 and 2");
+    for node in [1, 2] {
+        says(&ensemble, node, "server 3 has data or belongs to an ensemble");
+    }
+
+    let config = ensemble.config(3);
+    let refused = refound(&config, &["--others-are-lost"]);
+    assert_eq!(refused.status.code(), Some(3), "it runs: {refused:?}");
+    ensemble.kill(3);
+    assert_eq!(refound(&config, &[]).status.code(), Some(2));
+    let done = refound(&config, &["--others-are-lost"]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert!(String::from_utf8_lossy(&done.stdout).contains("server 3 goes on alone"), "{done:?}");
+    ensemble.launch(3);
+
+    // The emptied ones, which have waited all the time, are fed and vote again.
+    ensemble.wait_until_all_serve();
+    until("three vote", || {
+        let leader = ensemble.leader();
+        (ensemble.value(leader, "zk_quorum_size")? == "3").then_some(())
+    });
+    ensemble.kill(3);
+    let mut client = ensemble.client(1, SESSION_MS);
+    client.sync().unwrap();
+    assert_eq!(client.get("/kept").unwrap().unwrap().0, b"1");
+    assert_eq!(client.create("/after", b"", 0).unwrap().err, 0);
+}
