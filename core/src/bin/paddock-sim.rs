@@ -32,7 +32,7 @@ struct Arguments {
     /// Switches a deliberate defect on.
     #[arg(long, value_parser = mutation)]
     mutation: Option<Mutation>,
-    /// Shows the nodes' own log lines.
+    /// Shows the nodes' own log lines, among the events once a seed has failed.
     #[arg(long)]
     log: bool,
     /// Shows that each deliberate defect is caught, within so many seeds.

@@ -71,7 +71,13 @@ impl Consensus {
             self.streams.forget(node);
             return;
         }
-        let seq = self.streams.expect(node, incarnation, self.applier.machine.stream(node));
+        let known = self.applier.machine.stream(node);
+        if self.links.applied(node) < self.streams.seen_by(node, known, self.applier.index) {
+            // Its next round tells.
+            self.links.note_strange(node);
+            return;
+        }
+        let seq = self.streams.expect(node, incarnation, known);
         self.links.send(node, &Message::Expect { term, incarnation, seq }, io);
     }
 

@@ -32,8 +32,11 @@ pub(super) struct Links {
     /// The term whose leader has told this node the next number of its stream.
     granted: u64,
     asked_ns: Option<u64>,
-    /// Nodes that were not told where their stream stands, since the ensemble does not know their data directory.
+    /// Nodes that were not told where their stream stands: the ensemble does not know their data directory, or they have not
+    /// seen what was taken of it before it was begun anew.
     strange: BTreeSet<u8>,
+    /// The last entry that nodes said they had applied, since their links are up.
+    applied: BTreeMap<u8, u64>,
 }
 
 impl Links {
@@ -86,6 +89,11 @@ impl Links {
 
     pub(super) fn is_up(&self, node: u8) -> bool {
         self.up.contains_key(&node)
+    }
+
+    /// How far the node is, as it said.
+    pub(super) fn applied(&self, node: u8) -> u64 {
+        self.applied.get(&node).copied().unwrap_or(0)
     }
 
     /// Whether the leader of `term` has said where this node's stream stands.
@@ -160,6 +168,7 @@ impl Consensus {
                 PeerEvent::Up { node, incarnation, identity } => {
                     self.steward.link_up(node, identity);
                     self.links.up.insert(node, incarnation);
+                    self.links.applied.remove(&node);
                     if self.is_old_copy(node) {
                         tracing::error!(
                             "node {node} runs from an older copy of its data directory (start number {incarnation}; its log has \
@@ -177,6 +186,8 @@ impl Consensus {
                 PeerEvent::Down { node } => {
                     self.steward.link_down(node);
                     self.links.up.remove(&node);
+                    self.links.applied.remove(&node);
+                    self.reads.forget(node);
                     if u64::from(node) == self.group.leader() {
                         self.links.granted = 0;
                     }
@@ -229,7 +240,8 @@ impl Consensus {
                     self.links.granted = term;
                 }
             }
-            Message::Round { term, number, touched, zxid, digest, .. } => {
+            Message::Round { term, number, touched, applied, zxid, digest } => {
+                self.links.applied.insert(from, applied);
                 self.compare(from, zxid, digest, io);
                 if term == self.phase.leading && term != 0 {
                     self.take_round(from, number, &touched, now.mono_ns);

@@ -180,7 +180,7 @@ impl Outbound {
     /// Whether the log, in which the stream stands at `position`, has begun it anew behind commands of this start: nothing more
     /// of this start would ever have a result.
     pub(super) fn is_cut_off(&self, position: Option<StreamPosition>) -> bool {
-        self.resolved() > 0 && position.is_some_and(|at| at.incarnation == 0)
+        self.resolved() > 0 && position.is_some_and(StreamPosition::is_anew)
     }
 
     /// Whether something waits and nothing was decided for so long. To be asked in every turn.

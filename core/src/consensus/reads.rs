@@ -56,6 +56,13 @@ impl Reads {
         self.waiting.push(asked);
     }
 
+    /// The node's link is gone. Its next start may come with another disk and ask under the same numbers: what was asked before
+    /// must not be taken for an answer to that.
+    pub(super) fn forget(&mut self, node: u8) {
+        let asked = self.reads.iter_mut().map(|read| &mut read.asked);
+        asked.chain([&mut self.waiting]).for_each(|asked| asked.retain(|a| a.node != node));
+    }
+
     /// The read index to begin now, if one is due.
     pub(super) fn begin(&mut self, now_ns: u64) -> Option<u64> {
         while self.reads.pop_front_if(|r| now_ns >= r.begun_ns.saturating_add(READ_ROUND_RETRY_NS)).is_some()
@@ -104,6 +111,18 @@ mod tests {
         assert_eq!(r.begin(1), Some(2));
         assert_eq!(r.confirm(2, 9), [(2, 1, 9)]);
         assert!(r.confirm(2, 9).is_empty());
+    }
+
+    #[test]
+    fn an_answer_to_a_lost_disk_is_none_to_the_next_one_of_the_node() {
+        let mut r = Reads::default();
+        r.ask(asked(1, 1));
+        r.ask(asked(2, 1));
+        assert_eq!(r.begin(0), Some(1));
+        r.ask(asked(2, 2));
+        r.forget(2);
+        assert_eq!(r.confirm(1, 9), [(1, 1, 9)]);
+        assert_eq!(r.begin(1), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! stream comes from the machine after it has applied the first entry of the leader's own term, hence everything that any
 //! leader before it could have ordered; and because from there on only the next number is taken: a gap is answered with the
 //! number that is wanted, and what comes twice is dropped without a word, for an answer would have it sent a third time.
+//! A stream that begins anew has forgotten what it took: its node is told to send only when it has seen in its own log what that
+//! was ([`Streams::seen_by`]).
 
 use super::config::{FAIR_BURST, OUTBOUND_BYTES_MAX};
 use super::outbound::command_bytes;
@@ -31,12 +33,15 @@ pub(super) struct Streams {
     nodes: BTreeMap<u8, Stream>,
     /// The node whose turn it was last.
     last: u8,
+    /// Nodes whose streams begin anew, and an entry at or behind that in which they do.
+    anew: BTreeMap<u8, u64>,
 }
 
 impl Streams {
     /// Forgets everything: this node begins to lead, or does no longer. Gives back what waited of the node's own: only
     /// the others still have theirs.
     pub(super) fn clear(&mut self, own: u8) -> VecDeque<Command> {
+        self.anew.clear();
         std::mem::take(&mut self.nodes).remove(&own).map_or_else(VecDeque::new, |stream| stream.queue)
     }
 
@@ -61,6 +66,18 @@ impl Streams {
     /// over, whose starts may have had the same numbers.
     pub(super) fn forget(&mut self, node: u8) {
         self.nodes.remove(&node);
+        self.anew.remove(&node);
+    }
+
+    /// The entry that a node must have applied before it is told where its stream stands, which is `known` behind entry `applied`.
+    /// Told sooner, a node whose stream was begun anew while it ran would send what was taken before, and it would be taken
+    /// again.
+    pub(super) fn seen_by(&mut self, node: u8, known: Option<StreamPosition>, applied: u64) -> u64 {
+        if known.is_some_and(StreamPosition::is_anew) {
+            return *self.anew.entry(node).or_insert(applied);
+        }
+        self.anew.remove(&node);
+        0
     }
 
     /// Takes what a node forwards, less what was taken before. An error is the number of the command that is wanted instead, with
@@ -215,6 +232,20 @@ mod tests {
         s.forget(2);
         assert!(!s.has_more());
         assert_eq!(s.expect(2, 1, Some(StreamPosition { incarnation: 0, seq: 0 })), 1);
+    }
+
+    #[test]
+    fn a_node_whose_stream_begins_anew_sees_first_what_was_taken_of_it() {
+        let (mut s, anew) = (Streams::default(), StreamPosition { incarnation: 0, seq: 0 });
+        assert_eq!(s.seen_by(2, Some(StreamPosition { incarnation: 1, seq: 1 }), 50), 0);
+        assert_eq!(s.seen_by(2, Some(anew), 70), 70);
+        // What is applied here meanwhile does not keep it waiting.
+        assert_eq!(s.seen_by(2, Some(anew), 90), 70);
+        // Once more, with yet another disk.
+        s.forget(2);
+        assert_eq!(s.seen_by(2, Some(anew), 95), 95);
+        assert_eq!(s.seen_by(2, Some(StreamPosition { incarnation: 1, seq: 1 }), 96), 0);
+        assert_eq!(s.seen_by(3, None, 96), 0);
     }
 
     #[test]

@@ -20,6 +20,13 @@ pub struct StreamPosition {
     pub seq: u64,
 }
 
+impl StreamPosition {
+    /// Whether the stream was begun anew and nothing of it was taken since.
+    pub fn is_anew(self) -> bool {
+        self == ANEW
+    }
+}
+
 /// Where the stream of a node stands that begins anew. No start has the number zero.
 const ANEW: StreamPosition = StreamPosition { incarnation: 0, seq: 0 };
 
@@ -57,7 +64,7 @@ impl Streams {
                 last.seq + 1
             }
             // The rest of a life that is over: nobody waits for it.
-            Some(last) if last == ANEW && came.seq != 1 => return Ok(Turn::Skip),
+            Some(last) if last.is_anew() && came.seq != 1 => return Ok(Turn::Skip),
             _ => 1,
         };
         if came.seq != expected {

@@ -344,7 +344,9 @@ impl World {
             if trace.len() >= TRACE_LINES {
                 trace.pop_front();
             }
-            trace.push_back(format!("{:>12.6} s  {}", self.now as f64 / 1e9, line()));
+            let line = format!("{:>12.6} s  {}", self.now as f64 / 1e9, line());
+            tracing::info!("{line}");
+            trace.push_back(line);
         }
     }
 
