@@ -99,7 +99,7 @@ pub(super) struct Connection {
     /// The peer sends no more.
     pub eof: bool,
     /// Until when it may be served without the quorum confirming its session again, and the bucket in which it lies.
-    /// Means nothing on a group of one.
+    /// On a group of one: from when on the core may have let its session die.
     pub lease_ns: u64,
     pub lease_bucket: u64,
     /// Waits for the node's first confirmation.

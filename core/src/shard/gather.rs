@@ -7,6 +7,7 @@
 use super::Shard;
 use super::config::{REQUESTS_PER_TURN_MAX, WRITE_BYTES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX};
 use super::connection::{Connection, Pending, Phase, Waiting};
+use super::leases::{Sign, hear_alone};
 use super::read_only::{self, classify_read_only};
 use super::reads::Read;
 use super::rounds::looks_at_the_tree;
@@ -40,11 +41,20 @@ impl Shard {
             if connection.read_only {
                 read_only::heard(connection, now);
             } else if connection.touched_beat != self.touched.beat {
-                connection.touched_beat = self.touched.beat;
-                self.touched.sessions.push(connection.session);
                 if self.leases.are_on() {
                     self.touched.connections.push(connection.id);
+                } else {
+                    match hear_alone(connection, now.mono_ns, self.config.touch_beat_ns()) {
+                        Sign::Living => {}
+                        Sign::Urgent => self.touched.urgent = true,
+                        Sign::TooLate => {
+                            (work.over, work.close) = (true, true);
+                            return;
+                        }
+                    }
                 }
+                connection.touched_beat = self.touched.beat;
+                self.touched.sessions.push(connection.session);
             }
         }
         // Whatever ends the loop without setting `over` waits for the reads gathered before it.

@@ -150,8 +150,9 @@ impl Shard {
                 connection.sent += 1;
                 connection.phase = Phase::Open;
                 (connection.session, connection.attachment) = (session, attachment);
-                if self.leases.are_on() {
-                    self.leases.grant(connection, until_ns);
+                match self.leases.are_on() {
+                    true => self.leases.grant(connection, until_ns),
+                    false => connection.lease_ns = until_ns,
                 }
                 connection.paused = false;
                 io.resume_input(id);

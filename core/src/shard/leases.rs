@@ -6,6 +6,10 @@
 //! session), and the leader, who alone expires, counts the same timeout from when it received it, which is later. A lease
 //! ends up to one bucket early, never late.
 //!
+//! On a group of one nobody has to confirm anything, and the core hears of a report before it looks at deadlines. There the same number
+//! is the time from which on the core may have let the session die ([`hear_alone`]): who was silent so long is not served before
+//! it has attached to its session anew, and who was nearly so long is reported at once.
+//!
 //! A renewal writes one number into the connection; a connection moves to its later bucket when the earlier one comes up,
 //! so each lies in one valid bucket and is looked at once per timeout.
 
@@ -16,6 +20,27 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Buckets in one beat: a lease ends at most a sixteenth of a beat early.
 const BUCKETS_PER_BEAT: u64 = 16;
+
+/// What it means that a client of a group of one was heard from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sign {
+    /// It lives; the next report will say so.
+    Living,
+    /// It lives, and the next report might come too late.
+    Urgent,
+    /// It was silent for all of its time: its expiry may stand in the log.
+    TooLate,
+}
+
+/// A client of a group of one was heard from.
+pub(super) fn hear_alone(connection: &mut Connection, now_ns: u64, beat_ns: u64) -> Sign {
+    let until_ns = connection.lease_ns;
+    if now_ns >= until_ns {
+        return Sign::TooLate;
+    }
+    connection.lease_ns = now_ns.saturating_add(connection.timeout_ns());
+    if now_ns.saturating_add(2 * beat_ns) >= until_ns { Sign::Urgent } else { Sign::Living }
+}
 
 /// A report that the leader may not have.
 #[derive(Debug)]

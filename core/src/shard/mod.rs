@@ -96,6 +96,7 @@ pub struct Parts {
 type Sessions = HashMap<i64, u32, RandomState>;
 
 /// The sessions heard from since the last report.
+#[derive(Default)]
 struct Touched {
     /// Number of the beat, from 1: a connection noted in it carries the number.
     beat: u64,
@@ -103,6 +104,8 @@ struct Touched {
     /// Their connections, while these need leases.
     connections: Vec<ConnId>,
     reported_ns: u64,
+    /// One of them would have died before the next report.
+    urgent: bool,
 }
 
 /// The engine. See the module's doc.
@@ -171,7 +174,7 @@ impl Shard {
             sessions: HashMap::default(),
             watches: Watches::new(WATCHES_PER_CONNECTION_MAX),
             hits: Hits::default(),
-            touched: Touched { beat: 1, sessions: Vec::new(), connections: Vec::new(), reported_ns: 0 },
+            touched: Touched { beat: 1, ..Touched::default() },
             judge: footing::Judge::default(),
             leases,
             rounds: rounds::Rounds::default(),
@@ -265,10 +268,11 @@ impl Shard {
         }
     }
 
-    /// Reports the sessions heard from, once per beat.
+    /// Reports the sessions heard from, once per beat or when one of them cannot wait.
     fn report_touched(&mut self, now: Now) {
+        let beat_ns = self.config.touch_beat_ns();
         let touched = &mut self.touched;
-        if touched.sessions.is_empty() || now.mono_ns < touched.reported_ns + self.config.touch_beat_ns() {
+        if touched.sessions.is_empty() || (!touched.urgent && now.mono_ns < touched.reported_ns + beat_ns) {
             return;
         }
         if self.uplink.has_room() {
@@ -278,7 +282,7 @@ impl Shard {
                 self.leases.reported(now.mono_ns, connections);
             }
             self.uplink.push_plain(Submit::Touched { sessions, at_ns: now.mono_ns });
-            touched.reported_ns = now.mono_ns;
+            (touched.reported_ns, touched.urgent) = (now.mono_ns, false);
             touched.beat += 1;
         }
     }
@@ -299,8 +303,11 @@ impl Shard {
 
     /// When to look again although nothing comes.
     fn deadline(&self, now: Now) -> Option<u64> {
-        let touched = (!self.touched.sessions.is_empty())
-            .then(|| self.touched.reported_ns + self.config.touch_beat_ns());
+        let touched = (!self.touched.sessions.is_empty()).then(|| match self.touched.urgent {
+            // The ring was full.
+            true => now.mono_ns + SUBMIT_RETRY_NS,
+            false => self.touched.reported_ns + self.config.touch_beat_ns(),
+        });
         let retry = self.uplink.full.then(|| now.mono_ns + SUBMIT_RETRY_NS);
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
         let linger = self.lingering.front().map(|(deadline, _)| *deadline);

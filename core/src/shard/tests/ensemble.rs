@@ -276,13 +276,53 @@ fn unconfirmed_reports_do_not_pile_up() {
 #[test]
 fn a_group_of_one_closes_nobody_and_sleeps() {
     let mut w = World::new(1);
-    let mut c = w.client(0);
+    let c = w.client(0);
     w.pass(2 * SECOND_NS);
     w.run();
     assert_eq!(w.next(0), Next::Sleep { deadline_ns: None });
     w.pass(24 * 3600 * SECOND_NS);
-    assert_eq!(w.ask(&mut c, &exists("/", false)).err, 0);
+    w.run();
+    assert!(!w.is_closed(&c));
     assert_eq!(w.stats.sum(|s| &s.leases_run_out), 0);
+}
+
+/// Its expiry may stand in the log already: an answer would let it count on a session that is about to go.
+#[test]
+fn a_client_of_a_group_of_one_that_was_silent_for_all_of_its_time_attaches_anew() {
+    let mut w = World::new(1);
+    let mut c = client(&mut w, 0, 10_000);
+    for _ in 0..3 {
+        w.pass(10 * SECOND_NS - 1);
+        assert_eq!(w.ask(&mut c, &exists("/", false)).err, 0);
+    }
+    w.pass(10 * SECOND_NS);
+    w.send(&mut c, &exists("/", false));
+    w.run();
+    assert!(w.is_closed(&c) && w.messages(&mut c).is_empty());
+    let mut again = w.dial(0);
+    w.connect(&mut again, &connect_request(c.session, &c.password));
+    w.run();
+    assert_eq!(w.handshake(&mut again), Some((c.session, 10_000)));
+    assert_eq!(w.ask(&mut again, &exists("/", false)).err, 0);
+}
+
+#[test]
+fn a_client_of_a_group_of_one_that_was_silent_for_most_of_its_time_is_reported_at_once() {
+    let mut w = World::new(1);
+    let mut c = client(&mut w, 0, 10_000);
+    w.pass(SECOND_NS / 2);
+    w.ask(&mut c, &Request::Ping);
+    let reports = w.core.touched.len();
+    w.pass(SECOND_NS / 10);
+    w.ask(&mut c, &Request::Ping);
+    assert_eq!(w.core.touched.len(), reports, "the next beat is soon enough");
+    let mut other = client(&mut w, 0, 20_000);
+    w.pass(10 * SECOND_NS - SECOND_NS / 5);
+    // A report has just gone out, for somebody else.
+    w.ask(&mut other, &Request::Ping);
+    w.pass(SECOND_NS / 100);
+    w.ask(&mut c, &Request::Ping);
+    assert_eq!(w.core.touched.last(), Some(&(vec![c.session], w.now.mono_ns)));
 }
 
 #[test]
