@@ -63,6 +63,54 @@ fn a_full_disk_stops_entries_before_they_are_accepted_and_heals_by_itself() {
 }
 
 #[test]
+fn a_leader_begins_its_term_on_a_full_disk_and_so_do_those_who_follow_it() {
+    let disk = FaultDisk::new();
+    disk.set_capacity(Some(3 * (16 << 10)));
+    let (mut log, _) = Log::open(options(&disk)).unwrap();
+    let last = fill(&mut log);
+    for term in 2..6 {
+        let begins =
+            vec![Record::HardState(state(term, 1, last)), Record::Entry(entry(last - 1 + term, term, 0))];
+        let ticket = log.append(begins).unwrap();
+        log.flush_turn();
+        assert_eq!(log.durable().ticket, ticket);
+        let more =
+            vec![Record::Entry(entry(last + term, term, 0)), Record::Entry(entry(last + term + 1, term, 1))];
+        let refused = log.append(more).unwrap_err();
+        assert!(matches!(refused.why, Refusal::WritesStopped(_)), "{refused}");
+    }
+    drop(log);
+    disk.power_cut(3);
+    let (log, recovery) = Log::open(options(&disk)).unwrap();
+    assert_eq!((recovery.last_index, recovery.last_term), (last + 4, 5));
+    assert_eq!(recovery.hard_state, state(5, 1, last));
+    assert!(read_all(&log).iter().rev().take(4).all(|entry| entry.data.is_empty()));
+}
+
+#[test]
+fn entries_without_data_use_the_room_that_is_kept_for_hard_states() {
+    let disk = FaultDisk::new();
+    disk.set_capacity(Some(3 * (16 << 10)));
+    let (mut log, _) = Log::open(options(&disk)).unwrap();
+    let last = fill(&mut log);
+    // The segment in use, and nothing else, is filled up with what costs a record.
+    let mut taken = 0;
+    loop {
+        let ticket = log.append(vec![Record::Entry(entry(last + 1 + taken, 2, 0))]).unwrap();
+        log.flush_turn();
+        if log.durable().ticket != ticket {
+            break;
+        }
+        taken += 1;
+    }
+    // What found no place waits, and what was told is durable.
+    assert!(taken > (16 << 10) / 16 / 48, "{taken}: more than the reserve alone holds");
+    disk.set_capacity(None);
+    log.flush_turn();
+    assert_eq!(log.durable().index, last + 1 + taken);
+}
+
+#[test]
 fn truncation_heals_a_full_disk_without_new_room() {
     let disk = FaultDisk::new();
     disk.set_capacity(Some(3 * (16 << 10)));

@@ -79,6 +79,10 @@ pub const CHECKPOINT_LOG_BYTES: u64 = 256 * 1024 * 1024;
 /// How long a write that was handed to a log without room may stay undecided before its connection is closed.
 pub const UNDECIDED_NS: u64 = 10_000_000_000;
 
+/// Ticks of Raft's clock that count as one on a node whose disk is full and that knows no leader: whoever has room has stood for
+/// election by then.
+pub const FULL_TICKS: u64 = 4;
+
 /// Entries applied in one turn before the loop looks at everything else again.
 pub const APPLY_PER_TURN_MAX: usize = 8;
 

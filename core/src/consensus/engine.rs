@@ -26,6 +26,7 @@ use super::outbound::Outbound;
 use super::raft_group::RaftGroup;
 use super::reads::Reads;
 use super::report::Report;
+use super::room::Room;
 use super::rounds::Rounds;
 use super::shards::Shards;
 use super::steward::Steward;
@@ -79,6 +80,7 @@ pub struct Consensus {
     pub(super) stats: Arc<Stats>,
     pub(super) phase: Phase,
     pub(super) report: Report,
+    pub(super) room: Room,
     pub(super) steward: Steward,
     pub(super) founding: Founding,
     /// Keeps the data directory locked. Last: the log's thread ends before.
@@ -90,6 +92,8 @@ pub struct Consensus {
 pub(super) struct Phase {
     /// The term in which this node orders; 0 while it does not.
     pub(super) leading: u64,
+    /// The last term of which the log was told that this node leads in it; 0 once it was told that it does no longer.
+    pub(super) announced: u64,
     /// Batches proposed in this term and not applied.
     pub(super) in_flight: usize,
     /// Replies that belong to no entry.
@@ -114,6 +118,8 @@ pub(super) struct Phase {
     /// When leadership was last offered to somebody.
     pub(super) offered_ns: Option<u64>,
     next_tick_ns: u64,
+    /// Ticks without a leader that were let pass since the last one that was not.
+    ticks_let_pass: u64,
 }
 
 impl Consensus {
@@ -130,6 +136,7 @@ impl Consensus {
         self.apply(now_ns)?;
         self.settle_disputes(now_ns, io)?;
         self.lead_or_follow(now, io);
+        self.look_at_room(now_ns);
         self.tend(now, io)?;
         self.admit(now)?;
         self.forward(now_ns, io);
@@ -168,8 +175,8 @@ impl Consensus {
         Ok(next)
     }
 
-    /// A group of one needs no clock. A node that cannot log does not stand for election: it could not write its vote
-    /// for itself, and would only disturb those who can.
+    /// A group of one needs no clock. A node whose disk is full stands for election later than the others: it could order
+    /// nothing, but where nobody has room it can have reads confirmed.
     fn tick(&mut self, now_ns: u64) {
         if self.group.alone() || now_ns < self.phase.next_tick_ns {
             return;
@@ -177,9 +184,15 @@ impl Consensus {
         self.phase.next_tick_ns = now_ns + self.tick_ns;
         if self.founding.holds() {
             self.group.tick_without_standing();
-        } else if self.phase.full_since.is_none() || self.group.role() == Role::Leader {
-            self.group.tick();
+            return;
         }
+        if self.phase.full_since.is_some() && self.group.leader() == 0 {
+            self.phase.ticks_let_pass = (self.phase.ticks_let_pass + 1) % FULL_TICKS;
+            if self.phase.ticks_let_pass != 0 {
+                return;
+            }
+        }
+        self.group.tick();
     }
 
     fn look_at_log(&mut self, now_ns: u64, io: &mut Io) -> Result<(), StopReason> {
@@ -189,14 +202,16 @@ impl Consensus {
         match self.journal.look() {
             State::Running => {
                 if self.phase.full_since.take().is_some() {
-                    tracing::info!("the log has room again: writes go on");
+                    tracing::info!("the log has room again");
                 }
             }
             State::WritesStopped { reason } => {
                 if self.phase.full_since.is_none() {
+                    let alone = "writes are refused";
+                    let whose = if self.group.alone() { alone } else { "this node can log nothing more" };
                     tracing::error!(
-                        "writes are refused: {reason}. Reads go on. Free space on the disk of the data directory; \
-                         writes go on by themselves"
+                        "{whose}: {reason}. Reads go on. Free space on the disk of the data directory; the rest happens by \
+                         itself"
                     );
                     self.phase.full_since = Some(now_ns);
                 }
@@ -336,12 +351,18 @@ impl Consensus {
         }
         let since = *self.phase.stopping_since.get_or_insert(now_ns);
         let waited_ns = now_ns.saturating_sub(since);
-        if !self.group.alone() && self.group.role() == Role::Leader && waited_ns < HAND_OVER_NS {
+        if self.group.role() == Role::Leader && self.may_have_heir() && waited_ns < HAND_OVER_NS {
             self.hand_over(now_ns);
             return false;
         }
         let settled = !self.journal.is_behind() && self.backlog.is_empty() && self.phase.extra.is_empty();
         settled || waited_ns >= STOP_PATIENCE_NS
+    }
+
+    /// Whether anybody else votes, who could lead: a sole voter has no heir, however many observers follow it.
+    fn may_have_heir(&self) -> bool {
+        let membership = self.group.membership();
+        membership.voters.iter().chain(&membership.outgoing).any(|voter| *voter != u64::from(self.node))
     }
 
     fn next(&self, now_ns: u64, links_ns: Option<u64>) -> Next {
@@ -351,7 +372,7 @@ impl Consensus {
             return Next::Again;
         }
         let alone = self.group.alone();
-        let undecided = self.phase.full_since.filter(|_| self.outbound.undecided() > 0);
+        let undecided = self.room.shut_since().filter(|_| self.outbound.undecided() > 0);
         // Only where it can ask: what is overdue and cannot be done must not keep the core awake.
         let asks = self.phase.leading != 0 || self.asks_leader().is_some();
         let deadlines = [

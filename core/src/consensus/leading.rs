@@ -28,13 +28,33 @@ const _: () = assert!(OFFER_RETRY_FULL_NS < MAX_STALENESS_NS);
 impl Consensus {
     /// Notices that the node's part has changed.
     pub(super) fn lead_or_follow(&mut self, now: Now, io: &mut Io) {
-        let now_ns = now.mono_ns;
         let leads = self.group.role() == Role::Leader && self.group.is_ready_to_order();
         let term = if leads { self.group.term() } else { 0 };
-        if term == self.phase.leading {
-            return;
+        if term != self.phase.leading {
+            self.change_part(term, now, io);
         }
-        let before = std::mem::replace(&mut self.phase.leading, term);
+        self.announce();
+    }
+
+    /// Says who leads here, once a term: a leader that offers its place in vain stops ordering for a moment, and goes on.
+    fn announce(&mut self) {
+        let announced = self.phase.announced;
+        if announced != 0 && (self.group.role() != Role::Leader || self.group.term() != announced) {
+            self.phase.announced = 0;
+            tracing::warn!("this node does not lead any more (it did in term {announced})");
+        }
+        if self.phase.leading != 0 && self.phase.announced == 0 {
+            self.phase.announced = self.phase.leading;
+            if !self.group.alone() {
+                tracing::info!("this node leads in term {}", self.phase.leading);
+            }
+        }
+    }
+
+    /// This node orders from now on, in `term`, or does so no longer (0).
+    fn change_part(&mut self, term: u64, now: Now, io: &mut Io) {
+        let now_ns = now.mono_ns;
+        self.phase.leading = term;
         let own = self.streams.clear(self.node);
         self.outbound.give_back(own, true);
         self.reads.clear();
@@ -42,11 +62,7 @@ impl Consensus {
         self.stats.set_leading((term != 0).then_some(now.wall_ms));
         if term == 0 {
             self.deadlines.follow();
-            tracing::warn!("this node does not lead any more (it did in term {before})");
             return;
-        }
-        if !self.group.alone() {
-            tracing::info!("this node leads in term {term}");
         }
         self.deadlines.lead(now_ns, &self.applier.machine);
         self.reads.lead(self.group.last_index());
@@ -149,6 +165,7 @@ impl Consensus {
                 number: begun.number,
                 touched: begun.touched,
                 applied: self.applier.index,
+                full: self.phase.full_since.is_some(),
                 zxid,
                 digest,
             };
@@ -173,23 +190,24 @@ impl Consensus {
             if node == self.node {
                 self.rounds.confirm(number, index);
             } else {
-                self.links.send(node, &Message::RoundConfirmed { number, index }, io);
+                let shut = self.room.shut_since().is_some();
+                self.links.send(node, &Message::RoundConfirmed { number, index, shut }, io);
             }
         }
     }
 
-    /// Offers leadership to the voter that is nearest, unless it was just offered.
+    /// Offers leadership to the voter that is nearest, unless it was just offered: to one with room, if the own disk is what is
+    /// wrong with this node.
     pub(super) fn hand_over(&mut self, now_ns: u64) {
-        let pause_ns = offer_retry_ns(self.phase.full_since.is_some(), self.phase.stopping_since.is_some());
+        let (full, stopping) = (self.phase.full_since.is_some(), self.phase.stopping_since.is_some());
+        let pause_ns = offer_retry_ns(full, stopping);
         if self.phase.offered_ns.is_some_and(|at| now_ns.saturating_sub(at) < pause_ns) {
             return;
         }
-        let node = u64::from(self.node);
-        let nearest = self.group.progress().into_iter().filter(|p| p.active && !p.learner && p.node != node);
-        if let Some(to) = nearest.max_by_key(|p| p.matched) {
+        if let Some(to) = self.heir(full && !stopping) {
             self.phase.offered_ns = Some(now_ns);
-            tracing::info!("leadership is offered to node {}", to.node);
-            self.group.transfer(to.node);
+            tracing::info!("leadership is offered to node {to}");
+            self.group.transfer(to);
         }
     }
 }

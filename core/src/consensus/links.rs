@@ -188,6 +188,7 @@ impl Consensus {
                     self.links.up.remove(&node);
                     self.links.applied.remove(&node);
                     self.reads.forget(node);
+                    self.room.link_down(node);
                     if u64::from(node) == self.group.leader() {
                         self.links.granted = 0;
                     }
@@ -215,7 +216,8 @@ impl Consensus {
         match message {
             Message::Raft(message) => {
                 // Dropped before Raft sees them, entries that cannot be kept are sent again later.
-                let cannot_keep = self.phase.full_since.is_some()
+                let holds_data = message.entries.iter().any(|entry| !entry.payload.is_empty());
+                let cannot_keep = (self.phase.full_since.is_some() && holds_data)
                     || self.journal.is_refusing()
                     || self.backlog_bytes > BACKLOG_BYTES_MAX;
                 let meant = message.from == u64::from(from) && message.to == u64::from(self.node);
@@ -240,14 +242,16 @@ impl Consensus {
                     self.links.granted = term;
                 }
             }
-            Message::Round { term, number, touched, applied, zxid, digest } => {
+            Message::Round { term, number, touched, applied, full, zxid, digest } => {
                 self.links.applied.insert(from, applied);
+                self.room.heard(from, full, now.mono_ns);
                 self.compare(from, zxid, digest, io);
                 if term == self.phase.leading && term != 0 {
                     self.take_round(from, number, &touched, now.mono_ns);
                 }
             }
-            Message::RoundConfirmed { number, index } => {
+            Message::RoundConfirmed { number, index, shut } => {
+                self.hear_of_room(from, shut, now.mono_ns);
                 // Whatever leader confirmed it: its quorum did so after the round began, and the sessions went with it.
                 self.rounds.confirm(number, index);
             }
@@ -255,7 +259,11 @@ impl Consensus {
                 self.answer_dispute(from, Dispute { index, zxid, logged, found: digest }, io);
             }
             Message::Lead { term } => {
-                if term == self.phase.leading && term != 0 {
+                if self.room.is_full(from) {
+                    tracing::warn!(
+                        "node {from} is wanted as leader, but its disk is full: it is not offered leadership"
+                    );
+                } else if term == self.phase.leading && term != 0 {
                     tracing::info!("node {from} is wanted as leader; leadership is offered to it");
                     self.group.transfer(u64::from(from));
                 }

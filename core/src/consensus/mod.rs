@@ -27,6 +27,7 @@
 //! | `rounds`, `reads` | read rounds of this node; on the leader, the read indexes that serve all nodes' rounds |
 //! | `deadlines` | expiry of sessions, on the leader |
 //! | `disputes` | who is wrong when two nodes differ about the state |
+//! | `room` | who has room on its disk, and what is refused when too few have |
 //! | `report` | what counters and operators are told |
 //! | `shards` | whom to wake, who is stuck |
 //! | [`steward`], `tend` | what the leader does about the membership, and what every node does when it has changed |
@@ -62,6 +63,7 @@ mod raft_log;
 mod reads;
 pub mod refound;
 mod report;
+mod room;
 mod rounds;
 mod shards;
 pub mod steward;

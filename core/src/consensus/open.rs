@@ -24,6 +24,7 @@ use super::outbound::Outbound;
 use super::raft_group::{GroupStart, RaftGroup};
 use super::reads::Reads;
 use super::report::Report;
+use super::room::Room;
 use super::rounds::Rounds;
 use super::shards::{Armed, Shards};
 use super::steward::Steward;
@@ -306,6 +307,7 @@ impl Consensus {
             stats,
             phase: Phase::default(),
             report: Report::default(),
+            room: Room::default(),
             steward: Steward::new(
                 config.node,
                 identity,

@@ -8,7 +8,7 @@
 use super::config::*;
 use super::control::StopReason;
 use super::engine::Consensus;
-use super::group::{Group, Role};
+use super::group::Group;
 use super::intake::Gathered;
 use crate::command::{Batch, Command, Op, SEMANTICS};
 use crate::commit::{Outcome, Reply, Ticket};
@@ -22,17 +22,17 @@ impl Consensus {
     /// Takes what waits, orders it, or refuses it.
     pub(super) fn admit(&mut self, now: Now) -> Result<(), StopReason> {
         let now_ns = now.mono_ns;
-        let full = self.phase.full_since.is_some();
+        let shut = self.room.shut_since().is_some();
         let stopping = self.control.is_asked();
         let writable = self.is_writable();
         self.deadlines.pause(!writable || self.phase.blocked || stopping, now_ns);
-        if full {
-            self.give_up_when_full(now_ns);
-        }
+        self.yield_to_room(now_ns);
         let room = self.phase.in_flight < self.batches_in_flight && writable;
         // A leader lets a batch gather while others are under way; whoever forwards sends at once.
-        let wanted = if self.group.alone() {
-            room || full
+        let wanted = if shut {
+            true
+        } else if self.group.alone() {
+            room
         } else if self.phase.leading != 0 {
             room && self.outbound.has_room()
         } else {
@@ -60,7 +60,8 @@ impl Consensus {
     }
 
     pub(super) fn is_writable(&self) -> bool {
-        self.phase.full_since.is_none() && !self.journal.is_refusing() && self.phase.leading != 0
+        let able = self.phase.full_since.is_none() && self.room.shut_since().is_none();
+        able && !self.journal.is_refusing() && self.phase.leading != 0
     }
 
     fn gather(&mut self) {
@@ -79,26 +80,10 @@ impl Consensus {
         self.phase.wants_to_lead |= got.lead;
         self.refuse(got.oversized.drain(..));
         self.rounds.arrive(&mut got.syncs);
-        if self.group.alone() && self.phase.full_since.is_some() {
+        if self.room.shut_since().is_some() {
             let refused = self.outbound.withdraw();
             self.refuse(refused);
             self.rounds.withdrawn(self.outbound.last_seq());
-        }
-    }
-
-    /// A disk without room: a leader with others hands over; alone, what is undecided for too long is dropped.
-    fn give_up_when_full(&mut self, now_ns: u64) {
-        if !self.group.alone() {
-            if self.group.role() == Role::Leader {
-                self.hand_over(now_ns);
-            }
-            return;
-        }
-        if self.phase.full_since.is_some_and(|since| now_ns.saturating_sub(since) >= UNDECIDED_NS) {
-            let zxid = self.applier.machine.zxid();
-            let dropped =
-                self.outbound.abandon().map(|ticket| Reply { ticket, zxid, outcome: Outcome::Drop });
-            self.phase.extra.extend(dropped);
         }
     }
 

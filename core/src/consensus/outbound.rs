@@ -40,6 +40,8 @@ pub(super) struct Outbound {
     bytes: usize,
     /// Number of the next command to be lent.
     next: u64,
+    /// Highest number that was ever lent: somebody may have the command, whatever `next` says since.
+    lent: u64,
     /// What was decided when it was last looked at, and since when nothing more was.
     decided: (u64, u64),
 }
@@ -48,7 +50,17 @@ impl Outbound {
     /// The stream (`node`, `incarnation`), from 1.
     pub(super) fn new(node: u8, incarnation: u64) -> Self {
         let (pending, deferred) = (VecDeque::new(), None);
-        Self { node, incarnation, last_seq: 0, pending, deferred, bytes: 0, next: 1, decided: (0, 0) }
+        Self {
+            node,
+            incarnation,
+            last_seq: 0,
+            pending,
+            deferred,
+            bytes: 0,
+            next: 1,
+            lent: 0,
+            decided: (0, 0),
+        }
     }
 
     /// Whether more may be taken in.
@@ -93,6 +105,7 @@ impl Outbound {
             lent.push(command);
         }
         self.next += lent.len() as u64;
+        self.lent = self.lent.max(self.next - 1);
         lent
     }
 
@@ -128,9 +141,13 @@ impl Outbound {
         true
     }
 
-    /// Takes commands out again that were never lent, newest first in number, and gives their tickets in order.
+    /// Takes commands out again that nobody can have ordered, newest first in number, and gives their tickets in order. Lent
+    /// once is lent: the word by which a leader wanted a number again may have crossed the command. The leader's own
+    /// commands stay, and what is before them: it counts on them.
     pub(super) fn withdraw(&mut self) -> Vec<Ticket> {
-        let keep = self.position(self.next).unwrap_or(self.pending.len());
+        let never = self.position(self.next.max(self.lent + 1)).unwrap_or(self.pending.len());
+        let keep =
+            self.pending.iter().rposition(|p| p.ticket.is_none()).map_or(never, |own| never.max(own + 1));
         let withdrawn = self.pending.split_off(keep);
         self.last_seq -= withdrawn.len() as u64;
         self.bytes -= withdrawn.iter().map(|p| p.bytes).sum::<usize>();
@@ -301,6 +318,22 @@ mod tests {
         out.give_back(lent, true);
         assert!(out.rewind(1));
         assert_eq!(out.lend(9, usize::MAX)[0].session, 0);
+    }
+
+    #[test]
+    fn what_was_lent_once_is_never_withdrawn_and_nor_is_what_a_leader_counts_on() {
+        let mut out = filled(4);
+        lend(&mut out, 2);
+        // Crossed by the second command: the leader has it by now.
+        assert!(out.rewind(2));
+        assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!((out.last_seq(), lend(&mut out, 9)), (2, vec![2]));
+        let ticket = |token| Some(Ticket { shard: 0, token });
+        out.push(ticket(5), 9, 1, Vec::new(), Op::CloseSession);
+        out.push(None, 77, 0, Vec::new(), Op::ExpireSession);
+        out.push(ticket(6), 9, 1, Vec::new(), Op::CloseSession);
+        assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [6]);
+        assert_eq!(lend(&mut out, 9), [3, 4]);
     }
 
     #[test]

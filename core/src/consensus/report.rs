@@ -101,8 +101,11 @@ impl Consensus {
 
     /// For operators; empty while writes go on.
     fn why_nothing_is_written(&self, voters: usize) -> String {
+        if self.room.shut_since().is_some() {
+            return self.why_writes_are_shut(voters);
+        }
         if self.phase.full_since.is_some() && self.group.role() == Role::Leader {
-            return "the disk of the data directory is full".to_owned();
+            return "the disk of the data directory is full; leadership goes to a node with room".to_owned();
         }
         if self.disputes.is_waiting() {
             return "this node's state differs from its log; it waits for a majority's opinion".to_owned();

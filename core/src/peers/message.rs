@@ -38,6 +38,8 @@ pub enum Message {
         touched: Vec<i64>,
         /// Last entry that the sender has applied.
         applied: u64,
+        /// Whether the sender's disk is full: it can log no entry that holds anything.
+        full: bool,
         /// Zxid of the last command of its last batch, for comparison.
         zxid: i64,
         /// Digest just after it.
@@ -49,6 +51,8 @@ pub enum Message {
         number: u64,
         /// To be applied before the round counts.
         index: u64,
+        /// Whether the disks of so many voters are full that nothing can be written.
+        shut: bool,
     },
     /// To all: what the entry's proposer knew of the state is not what the sender knows. The sender applies nothing more
     /// until a majority has said what it computed.

@@ -3,7 +3,8 @@
 //! Owns the active segment, the spare files and the retired ones. Never retries a failed write or sync: from then on the
 //! log is failed, since pages may have been marked clean without being on the disk. It stays correct when the disk fills
 //! up because the next segment's room is reserved before it is needed: when no spare can be had, entries are refused at
-//! [`super::Log::append`] while the segment just begun still holds all that was accepted, and hard states for long after.
+//! [`super::Log::append`] while the segment just begun still holds all that was accepted, and for long after hard states and
+//! entries without data.
 //! It stays correct across a rotation because a segment is synced before the next one's header is written.
 
 #![forbid(unsafe_code)]
@@ -238,8 +239,8 @@ impl Flusher {
         let bytes = record::record_bytes(record);
         let file_bytes = self.active.header.file_bytes;
         let limit = match record {
-            Record::Entry(_) => file_bytes - segment::reserve(file_bytes),
-            Record::HardState(_) | Record::Reset { .. } => file_bytes,
+            Record::Entry(entry) if !entry.data.is_empty() => file_bytes - segment::reserve(file_bytes),
+            Record::Entry(_) | Record::HardState(_) | Record::Reset { .. } => file_bytes,
         };
         if self.offset + self.buffer.len() as u64 + bytes > limit && self.rotate(retry)? == Room::None {
             return Ok(Room::None);

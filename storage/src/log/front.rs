@@ -241,10 +241,11 @@ impl Log {
     }
 
     fn refusal(&self, records: &[Record], bytes: u64) -> Option<Refusal> {
-        let mut has_entries = false;
+        let (mut has_entries, mut has_data) = (false, false);
         for record in records {
             if let Record::Entry(entry) = record {
                 has_entries = true;
+                has_data |= !entry.data.is_empty();
                 let bytes = entry.data.len() as u64;
                 if bytes > self.entry_bytes_max {
                     return Some(Refusal::TooLarge { bytes, max: self.entry_bytes_max });
@@ -253,10 +254,11 @@ impl Log {
         }
         match self.shared.state() {
             State::Failed { reason } => return Some(Refusal::Failed(reason)),
-            State::WritesStopped { reason } if has_entries => return Some(Refusal::WritesStopped(reason)),
+            State::WritesStopped { reason } if has_data => return Some(Refusal::WritesStopped(reason)),
             State::WritesStopped { .. } | State::Running => {}
         }
-        // Hard states and resets are a few bytes each and Raft makes few: they are never refused for want of room.
+        // Hard states and resets are a few bytes each and Raft makes few, and so are entries without data: they are never
+        // refused for want of room.
         (has_entries && !self.fits(bytes)).then_some(Refusal::Full)
     }
 

@@ -105,7 +105,8 @@ pub struct Durable {
 pub enum State {
     /// It does.
     Running,
-    /// There is no room for another segment. Entries are refused; hard states are still taken. Heals by itself.
+    /// There is no room for another segment. Entries with data are refused; hard states are still taken, and entries without
+    /// data, with which terms and memberships begin and end. Heals by itself.
     WritesStopped {
         /// What the operator must know: which directory, and what the system said.
         reason: Arc<str>,
@@ -299,7 +300,7 @@ pub enum Refusal {
     /// `queue_bytes_max` is reached. Try again after a wake-up.
     #[error("the log's queue is full")]
     Full,
-    /// There is no room on the disk. Only hard states are taken.
+    /// There is no room on the disk. Only hard states and entries without data are taken.
     #[error("writes are stopped: {0}")]
     WritesStopped(Arc<str>),
     /// The log failed before.

@@ -23,8 +23,8 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const HEADER_BYTES: u64 = 4096;
 /// Bytes of the header that carry fields and are covered by its checksum.
 const FIELDS_BYTES: usize = 64;
-/// Room at the end of each segment that entries leave to hard states, so that a node whose disk is full still
-/// votes: 64 KiB are 800 of them. Smaller segments reserve a sixteenth.
+/// Room at the end of each segment that entries with data leave to hard states and to entries without, so that a node whose
+/// disk is full still votes, and begins a term: 64 KiB are 800 of them. Smaller segments reserve a sixteenth.
 const HARD_STATE_RESERVE_BYTES_MAX: u64 = 64 << 10;
 
 /// Size of the files made for the option `segment_bytes`.
@@ -32,7 +32,7 @@ pub(crate) fn file_bytes(segment_bytes: u64) -> u64 {
     segment_bytes.next_multiple_of(4096)
 }
 
-/// Bytes at the end of a file of `file_bytes` in which only hard states are written.
+/// Bytes at the end of a file of `file_bytes` in which nothing is written that carries data.
 pub(crate) fn reserve(file_bytes: u64) -> u64 {
     HARD_STATE_RESERVE_BYTES_MAX.min(file_bytes / 16)
 }

@@ -8,6 +8,7 @@ use crate::consensus::{Consensus, ConsensusConfig, Parts, ShardParts, StopReason
 use crate::members::{Member, MemberRole, Members};
 use crate::stats::Stats;
 use crate::submit::Submit;
+use paddock_storage::fault::FaultDisk;
 use paddock_transport::engine::{Address, Engine, Now};
 use paddock_transport::inproc::InProc;
 use paddock_transport::wake::Waker;
@@ -19,21 +20,24 @@ const STEP_NS: u64 = 5_000_000;
 /// Virtual time after which a test gives up: several elections.
 const PATIENCE_STEPS: usize = 4000;
 
-struct Node {
+pub struct Node {
     config: ConsensusConfig,
-    core: Consensus,
-    parts: Parts,
+    pub disk: Arc<FaultDisk>,
+    pub core: Consensus,
+    pub parts: Parts,
     shard: ShardParts,
     /// Sessions opened through this node.
     opened: Vec<i64>,
     asked: u64,
     answered: u64,
+    /// The answers, by token.
+    pub answers: BTreeMap<u64, Outcome>,
 }
 
-struct Trio {
-    nodes: Vec<Node>,
+pub struct Trio {
+    pub nodes: Vec<Node>,
     net: InProc,
-    now: Now,
+    pub now: Now,
 }
 
 impl Trio {
@@ -42,12 +46,16 @@ impl Trio {
     }
 
     fn start_with(segment_bytes: u64) -> Trio {
+        Self::start_as(segment_bytes, [MemberRole::Participant; NODES as usize])
+    }
+
+    pub fn start_as(segment_bytes: u64, roles: [MemberRole; NODES as usize]) -> Trio {
         let port = |node: u8| 2000 + u16::from(node);
         let member = |node: u8| Member {
             host: "127.0.0.1".to_owned(),
             peer_port: port(node),
             election_port: 3000,
-            role: MemberRole::Participant,
+            role: roles[usize::from(node) - 1],
             client: None,
             identity: None,
         };
@@ -56,7 +64,8 @@ impl Trio {
         let nodes = (1..=NODES).map(|node| {
             net.listen(usize::from(node) - 1, Address::Tcp(([127, 0, 0, 1], port(node)).into()));
             let mut config = ConsensusConfig::standalone("/data".into(), 1);
-            config.disk = disk();
+            let disk = disk();
+            config.disk = disk.clone();
             config.segment_bytes = Some(segment_bytes);
             config.inline = true;
             (config.node, config.seed, config.new_identity) = (node, u64::from(node), [node; 16]);
@@ -65,13 +74,14 @@ impl Trio {
             let stats = Arc::new(Stats::new(1, 0));
             let (core, mut parts) = Consensus::open(config.clone(), waker.clone(), &[waker], stats).unwrap();
             let shard = parts.shards.remove(0);
-            Node { config, core, parts, shard, opened: Vec::new(), asked: 0, answered: 0 }
+            let answers = BTreeMap::new();
+            Node { config, disk, core, parts, shard, opened: Vec::new(), asked: 0, answered: 0, answers }
         });
         let nodes = nodes.collect();
         Trio { nodes, net, now: Now { mono_ns: 1_000_000_000_000, wall_ms: 1_700_000_000_000 } }
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.now.mono_ns += STEP_NS;
         let mut cores: Vec<&mut dyn Engine> =
             self.nodes.iter_mut().map(|node| &mut node.core as &mut dyn Engine).collect();
@@ -84,6 +94,7 @@ impl Trio {
                 node.shard.reader.move_to(&published.version);
                 node.answered += published.commit.replies.len() as u64;
                 for reply in &published.commit.replies {
+                    node.answers.insert(reply.ticket.token, reply.outcome.clone());
                     if let Outcome::Attached { session, .. } = reply.outcome {
                         node.opened.push(session);
                     }
@@ -93,7 +104,7 @@ impl Trio {
         }
     }
 
-    fn until(&mut self, what: &str, mut done: impl FnMut(&Trio) -> bool) {
+    pub fn until(&mut self, what: &str, mut done: impl FnMut(&Trio) -> bool) {
         for _ in 0..PATIENCE_STEPS {
             self.step();
             if done(self) {
@@ -112,7 +123,7 @@ impl Trio {
         );
     }
 
-    fn leader(&self) -> Option<usize> {
+    pub fn leader(&self) -> Option<usize> {
         let leads = |node: &Node| {
             node.core.group.role() == Role::Leader
                 && node.core.phase.leading != 0
@@ -121,8 +132,19 @@ impl Trio {
         self.nodes.iter().position(leads)
     }
 
+    /// Hands in a write of so many bytes for a session that does not exist: it becomes an entry, and changes nothing. Its token.
+    pub fn submit(&mut self, n: usize, bytes: usize) -> u64 {
+        let node = &mut self.nodes[n];
+        node.asked += 1;
+        let ticket = Ticket { shard: 0, token: node.asked };
+        let op = Op::Request { opcode: 5, body: vec![0; bytes] };
+        let submit = Submit::Command { ticket, session: 1, attachment: 1, identities: [].into(), op };
+        node.shard.submits.push(submit).unwrap();
+        ticket.token
+    }
+
     /// Opens a session through a node, to the end.
-    fn write_through(&mut self, n: usize) {
+    pub fn write_through(&mut self, n: usize) {
         let node = &mut self.nodes[n];
         node.asked += 1;
         let session = (n as i64 + 1) << 56 | node.asked as i64;
@@ -133,7 +155,7 @@ impl Trio {
         self.until("a write through a healthy node", |trio| trio.nodes[n].opened.contains(&session));
     }
 
-    fn reasons(&self) -> Vec<Option<&StopReason>> {
+    pub fn reasons(&self) -> Vec<Option<&StopReason>> {
         self.nodes.iter().map(|node| node.parts.control.reason()).collect()
     }
 }

@@ -6,6 +6,7 @@ mod cluster;
 mod disks;
 mod ensemble;
 mod founding;
+mod full_disks;
 mod raft;
 mod recovery;
 mod restarts;

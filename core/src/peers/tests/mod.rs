@@ -65,7 +65,7 @@ fn members(version: i64, nodes: &[u8]) -> Members {
 }
 
 fn message(number: u64) -> Message {
-    Message::RoundConfirmed { number, index: number + 1 }
+    Message::RoundConfirmed { number, index: number + 1, shut: false }
 }
 
 fn large(number: u64, bytes: usize) -> Message {

@@ -1,0 +1,174 @@
+//! Three cores whose disks fill up: whoever has room leads, and where too few have, writes are refused and reads go on.
+
+use super::ensemble::Trio;
+use super::rig::SECOND_NS;
+use crate::commit::Outcome;
+use crate::consensus::config::{HAND_OVER_NS, UNDECIDED_NS};
+use crate::consensus::group::Group;
+use crate::members::MemberRole;
+use crate::shard::config::MAX_STALENESS_NS;
+
+const SEGMENT_BYTES: u64 = 64 << 10;
+/// Some of them fill a segment.
+const WRITE_BYTES: usize = 5000;
+const REFUSED: Outcome = Outcome::NotOrdered(-1);
+
+fn trio() -> Trio {
+    let mut trio = Trio::start_as(SEGMENT_BYTES, [MemberRole::Participant; 3]);
+    trio.until("a first leader", |trio| trio.leader().is_some());
+    for n in 0..3 {
+        trio.write_through(n);
+    }
+    trio
+}
+
+fn no_room(trio: &Trio, n: usize) {
+    let disk = &trio.nodes[n].disk;
+    disk.set_capacity(Some(disk.used_bytes()));
+}
+
+fn pass(trio: &mut Trio, ns: u64) {
+    let end_ns = trio.now.mono_ns + ns;
+    while trio.now.mono_ns < end_ns {
+        trio.step();
+    }
+}
+
+/// Writes through a node until one is refused or, after so many, none was.
+fn write_until_refused(trio: &mut Trio, n: usize) -> bool {
+    for _ in 0..200 {
+        let token = trio.submit(n, WRITE_BYTES);
+        trio.until("an answer", |trio| trio.nodes[n].answers.contains_key(&token));
+        match &trio.nodes[n].answers[&token] {
+            Outcome::Drop => {}
+            refused => {
+                assert_eq!(*refused, REFUSED);
+                return true;
+            }
+        }
+    }
+    false
+}
+
+fn is_refused(trio: &mut Trio, n: usize) -> bool {
+    let token = trio.submit(n, 10);
+    trio.until("an answer", |trio| trio.nodes[n].answers.contains_key(&token));
+    trio.nodes[n].answers[&token] == REFUSED
+}
+
+fn terms(trio: &Trio) -> Vec<u64> {
+    trio.nodes.iter().map(|node| node.core.group.term()).collect()
+}
+
+#[test]
+fn a_leader_without_room_hands_over_once_to_one_that_has_some() {
+    let mut trio = trio();
+    let (full, before) = (trio.leader().unwrap(), terms(&trio));
+    let healthy = (full + 1) % 3;
+    no_room(&trio, full);
+    assert!(!write_until_refused(&mut trio, healthy), "a majority has room");
+    assert!(trio.nodes[full].core.phase_is_full());
+    pass(&mut trio, 30 * SECOND_NS);
+    let leader = trio.leader().unwrap();
+    assert_ne!(leader, full);
+    assert_eq!(terms(&trio), vec![before[0] + 1; 3], "one election");
+    // It is wanted back, by somebody who does not know: it stays where it is.
+    trio.nodes[full].core.phase.wants_to_lead = true;
+    pass(&mut trio, SECOND_NS);
+    assert_eq!((trio.leader(), terms(&trio)), (Some(leader), vec![before[0] + 1; 3]));
+    trio.nodes[full].disk.set_capacity(None);
+    trio.until("room again", |trio| !trio.nodes[full].core.phase_is_full());
+    trio.write_through(full);
+}
+
+#[test]
+fn where_all_disks_are_full_writes_are_refused_everywhere_and_reads_go_on_under_one_leader() {
+    let mut trio = trio();
+    (0..3).for_each(|n| no_room(&trio, n));
+    let leader = trio.leader().unwrap();
+    assert!(write_until_refused(&mut trio, leader));
+    let (leader, before) = (trio.leader().unwrap(), terms(&trio));
+    pass(&mut trio, 2 * MAX_STALENESS_NS);
+    for n in 0..3 {
+        assert!(is_refused(&mut trio, n), "node {}", n + 1);
+        let node = &trio.nodes[n];
+        let age_ns = trio.now.mono_ns - node.parts.freshness.fresh_ns();
+        assert!(age_ns < MAX_STALENESS_NS, "node {} was confirmed {age_ns} ns ago", n + 1);
+        assert_eq!(node.core.outbound.undecided(), 0);
+    }
+    assert_eq!((trio.leader(), terms(&trio)), (Some(leader), before.clone()));
+    let why = trio.nodes[leader].core.why_writes_are_shut(3);
+    assert_eq!(why, "the disks of nodes 1, 2, 3 are full; 2 of 3 voters with room are needed");
+    // Two of them are enough.
+    for n in [(leader + 1) % 3, (leader + 2) % 3] {
+        trio.nodes[n].disk.set_capacity(None);
+    }
+    trio.until("a leader with room", |trio| trio.leader().is_some_and(|now| now != leader));
+    trio.write_through((leader + 1) % 3);
+    trio.write_through((leader + 2) % 3);
+}
+
+#[test]
+fn whoever_comes_to_lead_with_all_disks_full_begins_its_term_and_confirms_reads() {
+    let mut trio = trio();
+    (0..3).for_each(|n| no_room(&trio, n));
+    let leader = trio.leader().unwrap();
+    assert!(write_until_refused(&mut trio, leader));
+    let leader = trio.leader().unwrap();
+    for _ in 0..3 {
+        let next = (leader + 1) % 3;
+        trio.nodes[leader].core.group.transfer(next as u64 + 1);
+        trio.until("the next leader", |trio| trio.leader() == Some(next));
+        pass(&mut trio, 2 * MAX_STALENESS_NS);
+        assert_eq!(trio.leader(), Some(next), "it stays");
+        let age_ns = trio.now.mono_ns - trio.nodes[next].parts.freshness.fresh_ns();
+        assert!(age_ns < MAX_STALENESS_NS, "confirmed {age_ns} ns ago");
+        assert!(is_refused(&mut trio, next) && is_refused(&mut trio, leader));
+        trio.nodes[next].core.group.transfer(leader as u64 + 1);
+        trio.until("the first leader again", |trio| trio.leader() == Some(leader));
+    }
+}
+
+#[test]
+fn a_majority_of_full_disks_shuts_writes_where_there_is_room_too_and_what_is_under_way_is_given_up() {
+    let mut trio = trio();
+    let leader = trio.leader().unwrap();
+    let followers = [(leader + 1) % 3, (leader + 2) % 3];
+    for n in followers {
+        no_room(&trio, n);
+    }
+    // The leader has room: what it has proposed when the others run out of it may still be ordered, and is not refused.
+    let mut under_way = Vec::new();
+    while !is_shut(&trio, leader) {
+        under_way.push(trio.submit(leader, WRITE_BYTES));
+        pass(&mut trio, SECOND_NS / 10);
+    }
+    assert!(is_refused(&mut trio, leader) && is_refused(&mut trio, followers[0]));
+    trio.until("an answer to everything", |trio| {
+        under_way.iter().all(|token| trio.nodes[leader].answers.contains_key(token))
+    });
+    pass(&mut trio, UNDECIDED_NS);
+    assert_eq!(trio.leader(), Some(leader));
+    trio.nodes[followers[0]].disk.set_capacity(None);
+    trio.until("room for a majority", |trio| !is_shut(trio, leader));
+    trio.write_through(leader);
+    trio.write_through(followers[0]);
+}
+
+fn is_shut(trio: &Trio, n: usize) -> bool {
+    trio.nodes[n].core.room.shut_since().is_some()
+}
+
+#[test]
+fn a_sole_voter_with_observers_stops_without_waiting_for_an_heir() {
+    use MemberRole::{Observer, Participant};
+    let mut trio = Trio::start_as(SEGMENT_BYTES, [Participant, Observer, Observer]);
+    trio.until("a leader", |trio| trio.leader() == Some(0));
+    for n in 0..3 {
+        trio.write_through(n);
+    }
+    let asked_ns = trio.now.mono_ns;
+    trio.nodes[0].parts.control.stop();
+    trio.until("its end", |trio| trio.reasons()[0].is_some());
+    assert!(trio.now.mono_ns - asked_ns < HAND_OVER_NS / 2);
+}
