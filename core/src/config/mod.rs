@@ -85,7 +85,8 @@ pub struct Config {
     pub extended_types: bool,
     /// `reconfig` is allowed.
     pub reconfig: bool,
-    /// `initLimit`, ms: told by `conf`, and no bound here. Whoever joins is fed for as long as it takes.
+    /// `initLimit`, ms: a server that is not in service so long after its start says why, and goes on trying: whoever joins is fed
+    /// for as long as it takes.
     pub init_limit_ms: u32,
     /// How long a follower may be silent, ms; see `max_staleness_ms`.
     pub sync_limit_ms: u32,

@@ -1,6 +1,6 @@
 //! What the consensus core is told, and its bounds.
 
-use crate::config::RaftClock;
+use crate::config::{INIT_LIMIT_TICKS, RaftClock, TICK_TIME_MS};
 use crate::members::Members;
 use paddock_storage::{Disk, RealDisk};
 use std::path::PathBuf;
@@ -123,6 +123,8 @@ pub struct ConsensusConfig {
     pub tick_time_ms: u32,
     /// How long the node may serve without being confirmed by the quorum, ns.
     pub max_staleness_ns: u64,
+    /// How long after its start the node says that it is not in service yet, ns.
+    pub init_limit_ns: u64,
     /// Raft's own clock.
     pub raft: RaftClock,
     /// [`crate::command::policy`] bits that go into every batch.
@@ -161,8 +163,9 @@ impl ConsensusConfig {
             members: None,
             shards,
             batches_in_flight: BATCHES_IN_FLIGHT_MAX,
-            tick_time_ms: crate::config::TICK_TIME_MS,
+            tick_time_ms: TICK_TIME_MS,
             max_staleness_ns: crate::shard::ShardConfig::default().max_staleness_ns,
+            init_limit_ns: u64::from(INIT_LIMIT_TICKS * TICK_TIME_MS) * 1_000_000,
             raft: RaftClock::default(),
             policy: 0,
             force_sync: true,

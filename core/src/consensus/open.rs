@@ -306,7 +306,7 @@ impl Consensus {
             control: control.clone(),
             stats,
             phase: Phase::default(),
-            report: Report::default(),
+            report: Report::new(config.init_limit_ns),
             room: Room::default(),
             steward: Steward::new(
                 config.node,

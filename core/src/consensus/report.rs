@@ -25,6 +25,32 @@ pub(super) struct Report {
     /// Version of the membership told.
     members: Option<i64>,
     blocked: String,
+    /// `initLimit`, and when it was over for the first time after the start or will be the next time.
+    init_limit_ns: u64,
+    late_ns: Option<u64>,
+    /// The first report after the start.
+    began_ns: u64,
+}
+
+impl Report {
+    /// Nothing was told. A node that is not in service `init_limit_ns` after its start says so.
+    pub(super) fn new(init_limit_ns: u64) -> Self {
+        Self { init_limit_ns: init_limit_ns.max(REPORT_NS), ..Self::default() }
+    }
+
+    /// To be asked while the node is not in service: how long that is since its start, once each time that another
+    /// `initLimit` is over.
+    fn is_late(&mut self, now_ns: u64) -> Option<u64> {
+        if self.late_ns.is_none() {
+            self.began_ns = now_ns;
+        }
+        let due = *self.late_ns.get_or_insert(now_ns.saturating_add(self.init_limit_ns));
+        if now_ns < due {
+            return None;
+        }
+        self.late_ns = Some(now_ns.saturating_add(self.init_limit_ns));
+        Some(now_ns - self.began_ns)
+    }
 }
 
 impl Consensus {
@@ -54,6 +80,9 @@ impl Consensus {
         if now.mono_ns >= self.report.next_ns {
             self.report.next_ns = now.mono_ns + REPORT_NS;
             self.tell_more();
+            if self.freshness.fresh_ns() == 0 && now.mono_ns != 0 {
+                self.tell_late(now.mono_ns);
+            }
         }
         self.stats.set_mode(match (self.group.alone(), self.group.role()) {
             _ if !self.report.led => Mode::NotServing,
@@ -99,6 +128,25 @@ impl Consensus {
         }
     }
 
+    /// ZooKeeper gives a server up that has not connected and caught up within `initLimit`; here it goes on, and is not silent.
+    fn tell_late(&mut self, now_ns: u64) {
+        let Some(since_ns) = self.report.is_late(now_ns) else { return };
+        let (node, leader) = (self.node, self.group.leader());
+        let why = if leader == 0 {
+            self.why_nothing_is_written(self.group.membership().voters.len())
+        } else {
+            format!(
+                "node {leader} leads, and this one has applied the log up to entry {}",
+                self.applier.index
+            )
+        };
+        tracing::warn!(
+            "node {node} is not in service {} s after its start (initLimit {} s): {why}. It goes on trying",
+            since_ns / 1_000_000_000,
+            self.report.init_limit_ns / 1_000_000_000
+        );
+    }
+
     /// For operators; empty while writes go on.
     fn why_nothing_is_written(&self, voters: usize) -> String {
         if self.room.shut_since().is_some() {
@@ -142,5 +190,18 @@ impl Consensus {
             false => self.links.contact(node) == Contact::Refused(Refusal::WrongCluster),
         });
         lost.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_long_in_coming_into_service_says_so_once_each_init_limit() {
+        const S: u64 = 1_000_000_000;
+        let mut report = Report::new(20 * S);
+        let told: Vec<u64> = (100..=160).filter_map(|s| report.is_late(s * S)).map(|ns| ns / S).collect();
+        assert_eq!(told, [20, 40, 60]);
     }
 }

@@ -72,6 +72,7 @@ pub(super) fn consensus_config(
         members: config.ensemble.as_ref().map(|e| e.members.clone()),
         tick_time_ms: config.tick_time_ms,
         max_staleness_ns: u64::from(config.max_staleness_ms) * 1_000_000,
+        init_limit_ns: u64::from(config.init_limit_ms) * 1_000_000,
         raft: config.raft,
         policy: policy(config),
         force_sync: config.force_sync,
