@@ -1,14 +1,15 @@
 //! The data directory: who may use it, whose it is, and how often it has been opened.
 //!
-//! Owns the lock against a second process and the `meta` file (identity and incarnation). Never touches what
+//! Owns the lock against a second process and the `meta` file (identity, incarnation, node number). Never touches what
 //! lies in `log/` and `snapshots/` beyond asking whether anything is there. It stays correct across crashes because `meta` is replaced
 //! atomically and checksummed, and because the new incarnation is durable before [`DataDir::open`] returns: no two lives of a
 //! node number their commands with the same incarnation. A directory that holds data but no readable `meta` is refused:
-//! a new identity over old data would be a voter that forgot.
+//! a new identity over old data would be a voter that forgot. So is one that was used under another node number: it is
+//! another voter's memory.
 //!
 //! ```text
 //! DIR/lock         flock'ed; holds the pid of the holder
-//! DIR/meta         0  8 magic "PADMETA\n" | 8 4 version | 12 4 crc32c of all (this field 0) | 16 16 identity | 32 8 incarnation | 40 8 zero
+//! DIR/meta         0  8 magic "PADMETA\n" | 8 4 version | 12 4 crc32c of all (this field 0) | 16 16 identity | 32 8 incarnation | 40 1 node number, 0 = none | 41 7 zero
 //! DIR/bootstrap    0  8 magic "PADBOOT\n" | 8 4 version | 12 4 crc32c of all (this field 0) | 16 .. the owner's bytes; written once, before there is a log
 //! DIR/log/         see docs/formats/log.md
 //! DIR/snapshots/   see docs/formats/snapshot.md
@@ -26,7 +27,7 @@ use crate::{crc32c, field};
 const META_MAGIC: [u8; 8] = *b"PADMETA\n";
 /// Version of `meta` that this build reads and writes.
 const META_VERSION: u32 = 1;
-/// Magic, version, checksum, identity, incarnation, and eight bytes for later.
+/// Magic, version, checksum, identity, incarnation, node number, and seven bytes for later.
 const META_BYTES: usize = 48;
 const META_NAME: &str = "meta";
 const BOOTSTRAP_MAGIC: [u8; 8] = *b"PADBOOT\n";
@@ -76,6 +77,21 @@ pub enum DataDirError {
         /// Ours.
         supported: u32,
     },
+    /// It was used under another node number.
+    #[error(
+        "the data directory {} is that of server {recorded}, and this is to be server {wanted}. If directories were exchanged or \
+         myid was changed, put that right; if it was copied, empty it (but for myid): the server is fed when it joins. What one server \
+         has promised cannot be kept by another (a standalone server is number 1 unless its file has a server line)",
+        dir.display()
+    )]
+    OtherNode {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        recorded: u8,
+        /// Who wanted it.
+        wanted: u8,
+    },
     /// The operating system refused.
     #[error("data directory: {}: {source}{}", path.display(), advice(source))]
     Io {
@@ -92,6 +108,8 @@ pub struct DataDir {
     disk: Arc<dyn Disk>,
     identity: [u8; 16],
     incarnation: u64,
+    /// Number of the node that it belongs to; 0: nobody's yet.
+    node: u8,
     created: bool,
     _lock: LockGuard,
 }
@@ -141,12 +159,40 @@ impl DataDir {
                 }
             }
         }
-        let (identity, last) = found.unwrap_or((new_identity, 0));
+        let last = found.unwrap_or(Meta { identity: new_identity, incarnation: 0, node: 0 });
         let incarnation = last
+            .incarnation
             .checked_add(1)
             .ok_or_else(|| DataDirError::Damaged { path: path.clone(), what: "incarnation is at its end" })?;
-        replace_file(&*disk, dir, META_NAME, &encode_meta(identity, incarnation)).map_err(io(&path))?;
-        Ok(DataDir { dir: dir.to_owned(), disk, identity, incarnation, created, _lock: lock })
+        let Meta { identity, node, .. } = last;
+        replace_file(&*disk, dir, META_NAME, &Meta { incarnation, ..last }.encode()).map_err(io(&path))?;
+        Ok(DataDir { dir: dir.to_owned(), disk, identity, incarnation, node, created, _lock: lock })
+    }
+
+    /// Refuses if the directory belongs to another node than `wanted`.
+    pub fn check_node(&self, wanted: u8) -> Result<(), DataDirError> {
+        match self.node {
+            recorded if recorded != 0 && recorded != wanted => Err(self.other_node(recorded, wanted)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The error for a directory that belongs to `recorded` and not to `wanted`.
+    pub fn other_node(&self, recorded: u8, wanted: u8) -> DataDirError {
+        DataDirError::OtherNode { dir: self.dir.clone(), recorded, wanted }
+    }
+
+    /// From now on the directory belongs to `node`. Durable when it returns.
+    pub fn claim(&mut self, node: u8) -> Result<(), DataDirError> {
+        self.check_node(node)?;
+        if self.node == node {
+            return Ok(());
+        }
+        let meta = Meta { identity: self.identity, incarnation: self.incarnation, node };
+        replace_file(&*self.disk, &self.dir, META_NAME, &meta.encode())
+            .map_err(|source| DataDirError::Io { path: self.dir.join(META_NAME), source })?;
+        self.node = node;
+        Ok(())
     }
 
     /// The node's durable identity.
@@ -238,7 +284,15 @@ impl DataDir {
     }
 }
 
-fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Option<([u8; 16], u64)>, DataDirError> {
+/// What `meta` holds.
+#[derive(Clone, Copy)]
+struct Meta {
+    identity: [u8; 16],
+    incarnation: u64,
+    node: u8,
+}
+
+fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Option<Meta>, DataDirError> {
     let io = |source| DataDirError::Io { path: path.to_owned(), source };
     let damaged = |what| DataDirError::Damaged { path: path.to_owned(), what };
     let file = match disk.open(path) {
@@ -271,18 +325,21 @@ fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Option<([u8; 16], u64)>, Da
     }
     let mut identity = [0; 16];
     identity.copy_from_slice(&bytes[16..32]);
-    Ok(Some((identity, field::u64(&bytes, 32))))
+    Ok(Some(Meta { identity, incarnation: field::u64(&bytes, 32), node: bytes[40] }))
 }
 
-fn encode_meta(identity: [u8; 16], incarnation: u64) -> [u8; META_BYTES] {
-    let mut bytes = [0; META_BYTES];
-    field::put(&mut bytes, 0, META_MAGIC);
-    field::put(&mut bytes, 8, META_VERSION.to_le_bytes());
-    field::put(&mut bytes, 16, identity);
-    field::put(&mut bytes, 32, incarnation.to_le_bytes());
-    let checksum = meta_checksum(&bytes);
-    field::put(&mut bytes, 12, checksum.to_le_bytes());
-    bytes
+impl Meta {
+    fn encode(&self) -> [u8; META_BYTES] {
+        let mut bytes = [0; META_BYTES];
+        field::put(&mut bytes, 0, META_MAGIC);
+        field::put(&mut bytes, 8, META_VERSION.to_le_bytes());
+        field::put(&mut bytes, 16, self.identity);
+        field::put(&mut bytes, 32, self.incarnation.to_le_bytes());
+        bytes[40] = self.node;
+        let checksum = meta_checksum(&bytes);
+        field::put(&mut bytes, 12, checksum.to_le_bytes());
+        bytes
+    }
 }
 
 fn meta_checksum(bytes: &[u8; META_BYTES]) -> u32 {
@@ -334,6 +391,23 @@ mod tests {
                 ([1; 16], expected, expected == 1)
             );
         }
+    }
+
+    #[test]
+    fn a_directory_is_one_nodes_from_its_first_claim_on() {
+        let root = tempfile::tempdir().unwrap();
+        // Like those from before numbers were recorded.
+        let mut dir = DataDir::open(root.path(), [7; 16]).unwrap();
+        dir.check_node(3).unwrap();
+        dir.claim(2).unwrap();
+        dir.claim(2).unwrap();
+        assert!(matches!(dir.claim(3), Err(DataDirError::OtherNode { recorded: 2, wanted: 3, .. })));
+        drop(dir);
+        let dir = DataDir::open(root.path(), [8; 16]).unwrap();
+        assert_eq!((dir.identity(), dir.incarnation()), ([7; 16], 2));
+        dir.check_node(2).unwrap();
+        let refused = dir.check_node(3).unwrap_err().to_string();
+        assert!(refused.contains("that of server 2") && refused.contains("myid"), "{refused}");
     }
 
     #[test]

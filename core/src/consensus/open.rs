@@ -158,7 +158,8 @@ impl Consensus {
         stats: Arc<Stats>,
     ) -> Result<(Consensus, Parts), StartError> {
         assert_eq!(shard_wakers.len(), config.shards, "a waker for each shard");
-        let dir = DataDir::open_on(config.disk.clone(), &config.data_dir, config.new_identity)?;
+        let mut dir = DataDir::open_on(config.disk.clone(), &config.data_dir, config.new_identity)?;
+        dir.check_node(config.node)?;
         let snapshots = Snapshots::on(dir.disk(), dir.snapshot_dir());
         let (sender, receivers) = ring::with_capacity(config.shards, config.commit_ring_entries);
         let (from, (writer, readers)) = from_snapshot(&snapshots, &config, &dir)?;
@@ -173,6 +174,10 @@ impl Consensus {
         let node = u64::from(config.node);
         let replayed = replay(&log, &recovery, &mut applier, &mut membership, node)?;
         bootstrap::compare(&config, &membership)?;
+        if let Some(other) = whose(&applier.machine, config.node, &dir.identity()) {
+            return Err(dir.other_node(other, config.node).into());
+        }
+        dir.claim(config.node)?;
         // Only now: had anything been wrong with the way back, the damaged ones would still be there to look at.
         for skipped in &from.skipped {
             snapshots.discard(skipped)?;
@@ -327,6 +332,13 @@ impl Consensus {
             .collect();
         Ok((consensus, Parts { shards, control, freshness, inquiries, waker, recovered }))
     }
+}
+
+/// The other node whose directory this is, as the ensemble knows it: for directories that do not say themselves whose they are.
+fn whose(machine: &Machine, node: u8, identity: &[u8; 16]) -> Option<u8> {
+    let state = machine.membership();
+    let others = state.members.members.keys().filter(|_| state.recorded(node) != Some(identity));
+    others.copied().find(|other| *other != node && state.recorded(*other) == Some(identity))
 }
 
 /// What a node without an ensemble says of those with whom it would found one; 0 if it would not.

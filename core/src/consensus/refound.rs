@@ -73,6 +73,7 @@ pub fn refound(
     let node = u64::from(config.node);
     let dir = DataDir::open_on(config.disk.clone(), &config.data_dir, config.new_identity)
         .map_err(StartError::from)?;
+    dir.check_node(config.node).map_err(StartError::from)?;
     let snapshots = Snapshots::on(dir.disk(), dir.snapshot_dir());
     let (sender, _receivers) = ring::with_capacity(config.shards, config.commit_ring_entries);
     let (from, (writer, _readers)) = from_snapshot(&snapshots, &config, &dir)?;

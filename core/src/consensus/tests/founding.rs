@@ -10,6 +10,7 @@ use crate::consensus::{Consensus, ConsensusConfig, Parts, StopReason};
 use crate::members::{Member, MemberRole, Members};
 use crate::stats::Stats;
 use crate::submit::Submit;
+use paddock_storage::fault::FaultDisk;
 use paddock_transport::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::inproc::InProc;
 use paddock_transport::io::Io;
@@ -25,6 +26,7 @@ const LONG_NS: u64 = 30 * SECOND;
 /// A place where a node may run.
 struct Slot {
     config: ConsensusConfig,
+    disk: Arc<FaultDisk>,
     running: Option<(Consensus, Parts, Arc<Stats>)>,
     conns: BTreeSet<ConnId>,
     disks: u8,
@@ -103,7 +105,7 @@ impl Place {
             (config.segment_bytes, config.inline) = (Some(1 << 20), true);
             (config.node, config.seed) = (node, u64::from(node));
             config.members = members(lines);
-            let mut slot = Slot { config, running: None, conns: BTreeSet::new(), disks: 0 };
+            let mut slot = Slot { config, disk: disk(), running: None, conns: BTreeSet::new(), disks: 0 };
             slot.new_disk();
             slot
         });
@@ -249,7 +251,8 @@ impl Place {
 impl Slot {
     fn new_disk(&mut self) {
         self.disks += 1;
-        self.config.disk = disk();
+        self.disk = disk();
+        self.config.disk = self.disk.clone();
         self.config.new_identity = [self.config.node * 16 + self.disks; 16];
     }
 }
@@ -439,4 +442,38 @@ fn servers_that_would_count_other_votes_found_nothing_until_their_lines_agree() 
     }
     place.start(&[1, 2, 3, 4]);
     place.until_founded(&[1, 2, 3, 4]);
+}
+
+#[test]
+fn a_directory_of_another_server_is_refused_by_name() {
+    let mut place = Place::three();
+    place.start(&[1, 2, 3]);
+    place.until_founded(&[1, 2, 3]);
+    place.until("it is known everywhere", |place| {
+        place.core(1).applier.machine.membership().recorded(1).is_some()
+    });
+    place.kill(&[1, 2]);
+    let config = place.slot(1).config.clone();
+    let open = |config: &ConsensusConfig| {
+        let waker = Waker::new().unwrap();
+        let opened = Consensus::open(config.clone(), waker.clone(), &[waker], Arc::new(Stats::new(1, 0)));
+        opened.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let as_two = ConsensusConfig { node: 2, ..config.clone() };
+    let refused = open(&as_two).unwrap_err();
+    assert!(refused.contains("is that of server 1, and this is to be server 2"), "{refused}");
+    assert!(refound(as_two.clone(), [0xaa; 16], 0).unwrap_err().to_string().contains("server 1"));
+
+    // One from before numbers were recorded: the ensemble knows whose it is.
+    let meta = std::path::Path::new("/data/meta");
+    place.slot(1).disk.corrupt(meta, |bytes| {
+        bytes[40] = 0;
+        bytes[12..16].fill(0);
+        let checksum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32;
+        bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+    });
+    let refused = open(&as_two).unwrap_err();
+    assert!(refused.contains("is that of server 1, and this is to be server 2"), "{refused}");
+    open(&config).unwrap();
+    assert!(open(&as_two).is_err());
 }
