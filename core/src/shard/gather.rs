@@ -163,7 +163,8 @@ impl Shard {
                     continue;
                 }
             };
-            if connection.linearizable && end > connection.covered_bytes && looks_at_the_tree(&what) {
+            let waits = connection.linearizable && !mutated(Mutation::StaleListener);
+            if waits && end > connection.covered_bytes && looks_at_the_tree(&what) {
                 if connection.asked_bytes == 0 {
                     // All that came so far is covered by a round that begins after now.
                     connection.asked_bytes = input.len();

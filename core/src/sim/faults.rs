@@ -34,6 +34,8 @@ kinds! {
     PowerCut = "power cut", 6;
     /// The power fails within a write.
     TornWrite = "power cut within a write", 4;
+    /// The power of all nodes fails at once.
+    Blackout = "power cut of all", 1;
     /// The process is killed.
     Kill = "kill", 4;
     /// The process is asked to stop.
@@ -50,6 +52,8 @@ kinds! {
     Cut = "network cut", 6;
     /// The hosts fall apart in two halves.
     Partition = "partition", 4;
+    /// A node and the clients that it serves are cut off from everybody else.
+    Island = "node cut off with its clients", 3;
     /// A connection is torn down.
     Reset = "connection reset", 6;
     /// The calendar jumps.
@@ -85,13 +89,11 @@ pub struct Faults {
     damaged: BTreeMap<usize, (PathBuf, Vec<u8>)>,
     /// A disk was lost: another one might be one too many.
     lost: bool,
-    /// Whether disks may be lost at all: not where the members change, too.
-    may_lose_disk: bool,
 }
 
 impl Faults {
     /// As the seed wants them.
-    pub fn new(rng: &mut Rng, may_lose_disk: bool) -> Faults {
+    pub fn new(rng: &mut Rng) -> Faults {
         Faults {
             counts: BTreeMap::new(),
             pause_ns: rng.range(300, 4000) * 1_000_000,
@@ -99,7 +101,6 @@ impl Faults {
             next: 0,
             damaged: BTreeMap::new(),
             lost: false,
-            may_lose_disk,
         }
     }
 
@@ -147,6 +148,17 @@ impl Faults {
                 let after = ms(world, 1, 3000);
                 world.start_at(world.now + after, n);
             }
+            FaultKind::Blackout if world.nodes.len() > 1 => {
+                // It is back for all at the same time, or hosts take their time.
+                let (after, apart) = (ms(world, 1, 3000), world.rng.one_in(2));
+                for n in 0..world.nodes.len() {
+                    if world.nodes[n].process.is_some() {
+                        Self::crash(world, n, FaultKind::PowerCut);
+                        let after = if apart { ms(world, 1, 3000) } else { after };
+                        world.start_at(world.now + after, n);
+                    }
+                }
+            }
             FaultKind::CleanStop if running => {
                 if let Some(process) = &world.nodes[n].process {
                     process.ask_to_stop();
@@ -187,13 +199,18 @@ impl Faults {
                 for host in world.hosts() {
                     if world.rng.one_in(2) { here.push(host) } else { there.push(host) }
                 }
-                let pairs: Vec<_> = here.iter().flat_map(|a| there.iter().map(|b| (*a, *b))).collect();
-                for (a, b) in &pairs {
-                    world.net.cut(*a, *b);
-                    world.net.cut(*b, *a);
-                }
                 let long = ms(world, 200, 8000);
-                Self::begin(world, Ongoing::Partition(pairs), long);
+                Self::part(world, &here, &there, long);
+            }
+            FaultKind::Island if running && world.nodes.len() > 1 => {
+                let served = world.served_by(n);
+                let is_here = |host: &Host| match host {
+                    Host::Node(node) => *node == n,
+                    Host::Client(client) => served.contains(client),
+                };
+                let (here, there): (Vec<Host>, Vec<Host>) = world.hosts().into_iter().partition(is_here);
+                let long = ms(world, 1000, 8000);
+                Self::part(world, &here, &there, long);
             }
             FaultKind::Reset => {
                 let c = world.rng.below(world.clients.len() as u64) as usize;
@@ -213,23 +230,31 @@ impl Faults {
                 world.lose(c, true);
                 world.clients[c].die();
             }
-            FaultKind::LostDisk if running && world.faults.may_lose_disk && !world.faults.lost => {
+            FaultKind::LostDisk if running && !world.faults.lost => {
                 let number = world.nodes[n].setup.consensus.node;
-                // Before the ensemble knows its directories nobody could tell another one from the one that was lost.
-                let known = world.knows(number);
-                let all_up = world.nodes.iter().all(|node| node.process.is_some());
-                if world.nodes.len() < 3 || !known || !all_up || !world.faults.ongoing.is_empty() {
+                if !world.can_lose_a_disk(number) || !world.faults.ongoing.is_empty() {
                     return false;
                 }
                 world.faults.lost = true;
                 Self::crash(world, n, FaultKind::Kill);
                 world.nodes[n].disk = FaultDisk::new();
+                world.nodes[n].founder = false;
                 world.start_at(world.now + SECOND / 2, n);
             }
             FaultKind::BadSnapshot | FaultKind::BadLog if running => return Self::damage(world, n, kind),
             _ => return false,
         }
         true
+    }
+
+    /// Nothing gets from one of these to one of those, or back.
+    fn part(world: &mut World, here: &[Host], there: &[Host], for_ns: u64) {
+        let pairs: Vec<_> = here.iter().flat_map(|a| there.iter().map(|b| (*a, *b))).collect();
+        for (a, b) in &pairs {
+            world.net.cut(*a, *b);
+            world.net.cut(*b, *a);
+        }
+        Self::begin(world, Ongoing::Partition(pairs), for_ns);
     }
 
     fn crash(world: &mut World, n: usize, kind: FaultKind) {

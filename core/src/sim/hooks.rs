@@ -65,8 +65,12 @@ mutations! {
     ApplyTwice = "apply-twice", "history", 3;
     /// A vote is given and not remembered, and all stand for election at once.
     ForgetVote = "forget-vote", "durability|replicas|history|ephemerals|panic", 3;
+    /// Appends are acknowledged to the leader before they are synced.
+    CountUnsynced = "count-unsynced", "durability|replicas|history|panic", 3;
     /// A node confirms its rounds by itself, without the quorum.
     StaleRound = "stale-round", "order|leases", 3;
+    /// A listener that promises linearizable reads does not wait for a round.
+    StaleListener = "stale-listener", "order", 3;
     /// A round counts from an index that is too low.
     WrongReadIndex = "wrong-read-index", "order", 3;
     /// Sessions stay served after their lease ran out.

@@ -68,7 +68,7 @@ impl Checker for Membership {
                 }
                 Ok(())
             }
-            Event::Started { node, .. } => {
+            Event::Started { node, .. } | Event::Gone { node } => {
                 self.knows.remove(node);
                 Ok(())
             }

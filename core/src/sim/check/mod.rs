@@ -74,6 +74,11 @@ pub enum Event<'e> {
         /// Zxid that it recovered.
         zxid: i64,
     },
+    /// A node's process is gone, for whatever reason.
+    Gone {
+        /// The node.
+        node: u8,
+    },
     /// A node stopped because it is no member any more.
     Removed {
         /// The node.

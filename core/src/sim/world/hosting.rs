@@ -146,9 +146,17 @@ impl World {
         }
     }
 
-    /// Whether the ensemble would notice another directory in the place of this node's.
-    pub fn knows(&self, number: u8) -> bool {
-        self.facts.model.ensemble.knows(number)
+    /// Whether the ensemble can do without this node's disk: it would notice another directory in its place, everybody else is
+    /// there and has a vote that counts, and a majority is left without it.
+    pub fn can_lose_a_disk(&self, number: u8) -> bool {
+        let ensemble = &self.facts.model.ensemble;
+        let runs = |member: u8| {
+            self.nodes.iter().any(|node| node.setup.consensus.node == member && node.process.is_some())
+        };
+        ensemble.knows(number)
+            && !ensemble.is_changing()
+            && ensemble.members.voters().count() >= 3
+            && ensemble.members.members.keys().all(|member| runs(*member))
     }
 
     /// Lets all engines of a node run soon: something was done to it from outside.
@@ -227,6 +235,8 @@ impl World {
 
     /// The process is gone; `told`: its connections are torn down, as the kernel does for a dead process.
     pub fn end_process(&mut self, n: usize, told: bool) {
+        let number = self.nodes[n].setup.consensus.node;
+        self.see(&Event::Gone { node: number });
         let node = &mut self.nodes[n];
         node.process = None;
         node.refuses = told;

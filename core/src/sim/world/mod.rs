@@ -141,10 +141,10 @@ impl World {
         let clients = rng.range(3, 6);
         let changes = rng.one_in(2);
         let nodes = ensemble(plan.voters, changes, &mut rng);
-        let mut clients: Vec<Client> = (0..clients).map(|_| Client::new(rng.fork())).collect();
+        let mut clients: Vec<Client> = (0..clients).map(|_| Client::new(rng.fork(), nodes.len())).collect();
         let operator = (changes && nodes.len() > 1).then_some(clients.len());
         if operator.is_some() {
-            let mut client = Client::operator(rng.fork());
+            let mut client = Client::operator(rng.fork(), nodes.len());
             client.mode = Mode::Operate(VecDeque::new());
             clients.push(client);
         }
@@ -158,7 +158,7 @@ impl World {
         };
         World {
             now: 0,
-            faults: Faults::new(&mut rng, operator.is_none()),
+            faults: Faults::new(&mut rng),
             rng,
             net: Net::new(weather),
             nodes,
@@ -242,7 +242,7 @@ impl World {
                 reads.push_back(encode(&Request::GetChildren2 { path: path(), watch: false }, None));
                 reads.push_back(encode(&Request::GetAcl { path: path() }, None));
             }
-            let mut client = Client::operator(self.rng.fork());
+            let mut client = Client::operator(self.rng.fork(), self.nodes.len());
             (client.mode, client.home, client.next_ns) = (Mode::Audit(reads), Some(node), self.now);
             self.clients.push(client);
             self.at(self.now, Happening::Client(self.clients.len() - 1));

@@ -1,8 +1,7 @@
 //! The operator: members come and go.
 //!
 //! Owns the choice of changes and starts nodes that shall join, some with an empty disk. Never asks for what no operator would:
-//! it leaves at least two participants, and waits while a change is under way. In runs in which a node loses its disk nothing
-//! changes: a disk lost while a node's vote counts in a joint state may be one too many.
+//! it leaves at least two participants, and waits while a change is under way.
 
 use super::super::client::Mode;
 use super::super::node::SimNode;
@@ -153,14 +152,16 @@ impl World {
 }
 
 impl SimNode {
-    /// A node that was no member when the run began is configured with those of the day it starts, and follows.
+    /// A node that was no member when the run began, or has another disk, is configured with the members of the day it starts; one
+    /// that is to become a member follows.
     pub(super) fn joins_with(&mut self, members: &Members) {
         let number = self.setup.consensus.node;
         if self.founder || members.members.is_empty() {
             return;
         }
         let mut known = members.members.clone();
-        known.insert(number, member(number, MemberRole::Observer));
+        known.values_mut().for_each(|member| member.identity = None);
+        known.entry(number).or_insert_with(|| member(number, MemberRole::Observer));
         self.setup.consensus.members = Some(Members { members: known, ..Members::default() });
     }
 }

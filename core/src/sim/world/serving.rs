@@ -41,6 +41,14 @@ impl World {
         }
     }
 
+    /// Clients whose connections a node holds.
+    pub fn served_by(&self, n: usize) -> Vec<usize> {
+        let at = |client: &usize| self.clients[*client].wire().and_then(|id| self.net.wires.get(&id));
+        (0..self.clients.len())
+            .filter(|c| matches!(at(c).map(|wire| wire.ends[1]), Some(End::Engine { node, .. }) if node == n))
+            .collect()
+    }
+
     /// Number of the node at the accepting end of a client's wire.
     fn number_at(&self, id: WireId) -> u8 {
         match self.net.wires.get(&id).map(|wire| wire.ends[1]) {
@@ -118,7 +126,7 @@ impl World {
             if self.clients[c].is_done() {
                 return;
             }
-            let n = self.clients[c].home.unwrap_or_else(|| self.rng.below(self.nodes.len() as u64) as usize);
+            let n = self.clients[c].next_server();
             let engine = 1 + self.rng.below(self.nodes[n].setup.shards as u64) as usize;
             let listener = u16::from(self.clients[c].linearizable);
             let wire = self.net.wire(End::Client(c), self.nodes[n].end(n, engine), listener);

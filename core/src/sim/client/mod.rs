@@ -2,18 +2,22 @@
 //!
 //! Owns its session, its place in the stream of a connection, the watches it believes in, and its patience. Never knows
 //! more than it was told. It behaves as the Java client does where servers can tell the difference: it pings when idle for a
-//! third of its timeout, gives a connection up after two thirds without a word, comes back with the highest zxid it saw,
-//! sets its watches again before anything else, and takes a refusal for the end of its session.
+//! third of its timeout, gives a connection up after two thirds without a word and one that does not come about after its share
+//! of the timeout among the servers, tries one server after the other, comes back with the highest zxid it saw, sets its watches
+//! again before anything else, and takes a refusal for the end of its session.
+
+mod book;
 
 use super::net::WireId;
 use super::rng::Rng;
 use super::workload::{Ask, SUPER, USERS, Workload, encode, identities};
 use crate::command::Identity;
+use book::Book;
 use paddock_transport::wire::{
     ConnectRequest, ConnectResponse, Limits, ReplyHeader, Request, RequestHeader, Response, SetWatches,
-    Split, Text, WatchMode, WatcherEvent, WatcherKind, event, opcode, put_frame, split, xid,
+    Split, Text, WatcherEvent, opcode, put_frame, split, xid,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// How long a client stays with a server that only reads before it looks for another one, as ZooKeeper's client does.
@@ -90,16 +94,6 @@ pub enum News {
     Nonsense(String),
 }
 
-/// The watches that a client believes it has.
-#[derive(Clone, Debug, Default)]
-struct Book {
-    data: BTreeSet<String>,
-    exist: BTreeSet<String>,
-    child: BTreeSet<String>,
-    persistent: BTreeSet<String>,
-    recursive: BTreeSet<String>,
-}
-
 /// See the module doc.
 pub struct Client {
     /// Its own stream of chance.
@@ -134,6 +128,9 @@ pub struct Client {
     pub pause_ns: u64,
     /// The node it talks to, if it is bound to one.
     pub home: Option<usize>,
+    /// Those it knows, in the order in which it tries them, and how often it did.
+    servers: Vec<usize>,
+    tries: usize,
     /// The ids that its connections have, once it has proved them.
     who: Rc<[Identity]>,
     /// What it proves on each connection.
@@ -149,8 +146,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client without a session.
-    pub fn new(mut rng: Rng) -> Client {
+    /// A client without a session that knows so many servers.
+    pub fn new(mut rng: Rng, servers: usize) -> Client {
         let wanted_ms = *rng.pick(&[1000, 1500, 2000, 4000]);
         let user = rng.one_in(2).then(|| *rng.pick(&USERS));
         Client {
@@ -173,6 +170,8 @@ impl Client {
             depth: rng.range(1, 12) as usize,
             pause_ns: rng.range(5, 60) * 1_000_000,
             home: None,
+            servers: shuffled(servers, &mut rng),
+            tries: 0,
             who: identities(user),
             user,
             linearizable: rng.one_in(5),
@@ -192,8 +191,8 @@ impl Client {
     }
 
     /// A client that may do everything and stays with its requests.
-    pub fn operator(rng: Rng) -> Client {
-        let mut client = Client::new(rng);
+    pub fn operator(rng: Rng, servers: usize) -> Client {
+        let mut client = Client::new(rng, servers);
         (client.user, client.who) = (Some(SUPER), identities(Some(SUPER)));
         (client.linearizable, client.accepts_read_only) = (false, false);
         client.wanted_ms = 10_000;
@@ -208,6 +207,12 @@ impl Client {
             Mode::Drain => self.waiting.is_empty() || self.state == State::Away,
             Mode::Audit(left) => left.is_empty() && self.waiting.is_empty(),
         }
+    }
+
+    /// The server that it tries next.
+    pub fn next_server(&mut self) -> usize {
+        self.tries += 1;
+        self.home.unwrap_or(self.servers[self.tries % self.servers.len()])
     }
 
     /// It dials.
@@ -267,7 +272,10 @@ impl Client {
     pub fn turn(&mut self, now: u64, next_op: &mut u64) -> Option<(Vec<u8>, Vec<Ask>)> {
         let timeout_ns = self.timeout_ms as u64 * 1_000_000;
         let (mut bytes, mut asks) = (Vec::new(), Vec::new());
-        let patience_ns = timeout_ns * 2 / 3;
+        let patience_ns = match self.state {
+            State::Open(_) => timeout_ns * 2 / 3,
+            _ => timeout_ns / self.servers.len() as u64,
+        };
         let elsewhere = self.read_only && now >= self.asked_ns + READ_ONLY_NS;
         if elsewhere || now >= self.heard_ns + patience_ns {
             return None;
@@ -444,7 +452,7 @@ impl Client {
             match WatcherEvent::decode(body, Limits::NONE) {
                 Ok(told) => {
                     self.zxid = self.zxid.max(zxid);
-                    self.fired(told.kind, &told.path);
+                    self.book.fired(told.kind, &told.path);
                     let path = told.path.into_owned();
                     news.push(News::Notified { zxid, kind: told.kind, path });
                 }
@@ -471,66 +479,10 @@ impl Client {
         news.push(News::Answered { ask, zxid, err, body: body.to_vec() });
     }
 
-    /// One-shot watches that an event ends.
-    fn fired(&mut self, kind: i32, path: &str) {
-        match kind {
-            event::NODE_CREATED | event::NODE_DATA_CHANGED => {
-                self.book.data.remove(path);
-                self.book.exist.remove(path);
-            }
-            event::NODE_DELETED => {
-                self.book.data.remove(path);
-                self.book.exist.remove(path);
-                self.book.child.remove(path);
-            }
-            _ => {
-                self.book.child.remove(path);
-            }
-        }
-    }
-
     /// Watches armed and removed, names and versions learned.
     fn note(&mut self, ask: &Ask, err: i32, body: &[u8]) {
         let Ok(request) = Request::decode(ask.opcode, &ask.body, Limits::NONE) else { return };
-        let missing = err == paddock_transport::wire::error::NO_NODE;
-        match &request {
-            Request::Exists { path, watch: true } if missing => {
-                self.book.exist.insert(path.to_string());
-            }
-            Request::Exists { path, watch: true } | Request::GetData { path, watch: true } if err == 0 => {
-                self.book.data.insert(path.to_string());
-            }
-            Request::GetChildren { path, watch: true } | Request::GetChildren2 { path, watch: true }
-                if err == 0 =>
-            {
-                self.book.child.insert(path.to_string());
-            }
-            Request::AddWatch { path, mode } if err == 0 => {
-                let list = match mode {
-                    WatchMode::Persistent => &mut self.book.persistent,
-                    WatchMode::PersistentRecursive => &mut self.book.recursive,
-                };
-                list.insert(path.to_string());
-            }
-            Request::RemoveWatches { path, kind } if err == 0 => {
-                let any = *kind == WatcherKind::Any;
-                let book = &mut self.book;
-                if any || *kind == WatcherKind::Data {
-                    book.data.remove(&**path);
-                    book.exist.remove(&**path);
-                }
-                if any || *kind == WatcherKind::Children {
-                    book.child.remove(&**path);
-                }
-                if any || *kind == WatcherKind::Persistent {
-                    book.persistent.remove(&**path);
-                }
-                if any || *kind == WatcherKind::PersistentRecursive {
-                    book.recursive.remove(&**path);
-                }
-            }
-            _ => {}
-        }
+        self.book.note(&request, err);
         if err != 0 {
             return;
         }
@@ -548,4 +500,13 @@ impl Client {
             _ => {}
         }
     }
+}
+
+fn shuffled(count: usize, rng: &mut Rng) -> Vec<usize> {
+    let mut left: Vec<usize> = (0..count).collect();
+    let mut order = Vec::new();
+    while !left.is_empty() {
+        order.push(left.swap_remove(rng.below(left.len() as u64) as usize));
+    }
+    order
 }
