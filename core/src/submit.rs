@@ -35,6 +35,12 @@ pub enum Submit {
         /// Who asks.
         ticket: Ticket,
     },
+    /// Who asked for a session with this ticket is gone: whatever is not ordered yet shall have no effect, since the client may
+    /// have the session elsewhere by the time it would be. Comes after the command; nobody waits for the result.
+    Withdraw {
+        /// Who asked.
+        ticket: Ticket,
+    },
     /// An operator wants this node to lead.
     Lead,
     /// Sessions heard from since the last report, with the time (`Now::mono_ns`) of the report.

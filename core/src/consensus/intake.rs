@@ -22,6 +22,8 @@ pub(super) struct Gathered {
     pub(super) syncs: Vec<(Ticket, u64)>,
     /// Commands that no entry of the log can hold.
     pub(super) oversized: Vec<Ticket>,
+    /// Those who asked for a session and are gone.
+    pub(super) withdrawn: Vec<Ticket>,
     /// This node is wanted as leader.
     pub(super) lead: bool,
     /// Reports of sessions heard from: (shard, sessions, when).
@@ -100,6 +102,7 @@ impl Intake {
                 into.commands += 1;
                 stream.push(Some(ticket), session, attachment, identities.to_vec(), op);
             }
+            Submit::Withdraw { ticket } => into.withdrawn.push(ticket),
             Submit::Lead => into.lead = true,
             Submit::Sync { ticket } => into.syncs.push((ticket, stream.last_seq())),
             Submit::Touched { sessions, at_ns } => into.touched.push((shard, sessions, at_ns)),
@@ -115,7 +118,7 @@ pub(super) fn batch_bytes_max(entry_bytes_max: usize) -> usize {
 fn submit_bytes(submit: &Submit) -> usize {
     match submit {
         Submit::Command { op, identities, .. } => command_bytes(op, identities),
-        Submit::Sync { .. } | Submit::Lead | Submit::Touched { .. } => 0,
+        Submit::Sync { .. } | Submit::Withdraw { .. } | Submit::Lead | Submit::Touched { .. } => 0,
     }
 }
 

@@ -67,6 +67,7 @@ impl Consensus {
     fn gather(&mut self) {
         let mut got = Gathered::default();
         self.intake.gather(&mut got, &mut self.outbound);
+        self.outbound.disarm(std::mem::take(&mut got.withdrawn));
         for (shard, sessions, at_ns) in &got.touched {
             if self.group.alone() {
                 self.deadlines.touched(sessions, *at_ns);

@@ -6,8 +6,10 @@
 //! leaves only when its own result, or that of a later one, was applied here: whatever a dead leader had or had not
 //! ordered, the next one is offered the rest, and the machine skips what it has seen.
 //!
-//! One kind of command must not come again: an expiry was decided by a leader that heard of the session's silence, and the
-//! next leader knows better. On a rewind it becomes a command without effect, under its old number.
+//! Two kinds of command lose their effect, and keep their number. An expiry must not come again: it was decided by a leader that
+//! heard of the session's silence, and the next leader knows better. And a session that was asked for by a connection that is gone is
+//! not taken away from where its client has it by now ([`Outbound::disarm`]). Where the command as it was is ordered all
+//! the same, since a leader has it, the other one is skipped.
 
 use super::config::{OUTBOUND_BYTES_MAX, OUTBOUND_COMMANDS_MAX};
 use crate::command::{Command, Identity, Op};
@@ -152,6 +154,26 @@ impl Outbound {
         self.last_seq -= withdrawn.len() as u64;
         self.bytes -= withdrawn.iter().map(|p| p.bytes).sum::<usize>();
         withdrawn.into_iter().filter_map(|p| p.ticket).collect()
+    }
+
+    /// Takes the effect from commands of connections that asked for a session and are gone.
+    pub(super) fn disarm(&mut self, mut gone: Vec<Ticket>) {
+        if gone.is_empty() {
+            return;
+        }
+        gone.sort_unstable_by_key(|ticket| (ticket.shard, ticket.token));
+        let is_gone = |ticket: &Ticket| {
+            gone.binary_search_by_key(&(ticket.shard, ticket.token), |gone| (gone.shard, gone.token)).is_ok()
+        };
+        for pending in self.pending.iter_mut().filter(|p| p.ticket.as_ref().is_some_and(is_gone)) {
+            pending.ticket = None;
+            if let Some(command) = &mut pending.command
+                && matches!(command.op, Op::AttachSession { .. } | Op::OpenSession { .. })
+            {
+                // No session has this number.
+                (command.session, command.op) = (0, Op::ExpireSession);
+            }
+        }
     }
 
     /// Whose result this is; `None` if it is not of this stream, or nobody waits for it.
@@ -334,6 +356,28 @@ mod tests {
         out.push(ticket(6), 9, 1, Vec::new(), Op::CloseSession);
         assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [6]);
         assert_eq!(lend(&mut out, 9), [3, 4]);
+    }
+
+    #[test]
+    fn a_session_asked_for_by_a_connection_that_is_gone_is_taken_from_nobody() {
+        let mut out = filled(2);
+        let attach = Op::AttachSession { timeout_ms: 1000, password: vec![7; 16], last_zxid_seen: 0 };
+        for token in [3, 4] {
+            out.push(Some(Ticket { shard: 1, token }), 77, 0, Vec::new(), attach.clone());
+        }
+        // Of the other shard nobody is meant, and a write is a write.
+        let gone = [(1, 3), (0, 2), (0, 4), (2, 4)].map(|(shard, token)| Ticket { shard, token });
+        out.disarm(gone.to_vec());
+        let lent = out.lend(9, usize::MAX);
+        let shown: Vec<_> = lent.iter().map(|c| (c.seq, c.session, c.op.clone())).collect();
+        assert_eq!((shown[2].clone(), shown[3].clone()), ((3, 0, Op::ExpireSession), (4, 77, attach)));
+        assert!(matches!(shown[1].2, Op::Request { .. }));
+        out.give_back(lent, true);
+        // Lent or not: what the next leader gets has no effect.
+        out.disarm(vec![Ticket { shard: 1, token: 4 }]);
+        assert!(out.rewind(1));
+        assert_eq!(out.lend(9, usize::MAX)[3].session, 0);
+        assert_eq!((out.resolve(3, 7, 3), out.resolve(3, 7, 4)), (None, None));
     }
 
     #[test]

@@ -54,7 +54,7 @@ use crate::submit::{Inquiries, Submit};
 use crate::tree::Reader;
 use crate::watch::{Hits, Watches};
 use config::{CLOSE_LINGER_NS, HANDSHAKE_TIMEOUT_NS, SUBMIT_RETRY_NS, WATCHES_PER_CONNECTION_MAX};
-use connection::{Connection, Connections, Phase};
+use connection::{Connection, Connections, Phase, Waiting};
 use crossbeam_utils::CachePadded;
 use foldhash::fast::RandomState;
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
@@ -235,6 +235,10 @@ impl Shard {
             if session != 0 && self.sessions.get(&session) == Some(&slot) {
                 self.sessions.remove(&session);
             }
+            let asked = connection.pending.front().filter(|p| matches!(p.what, Waiting::Session { .. }));
+            if let Some(asked) = asked {
+                self.uplink.withdraw(slot, asked.number);
+            }
             self.outstanding -= connection.pending.len() as u64;
             connection.pending.clear();
         }
@@ -393,6 +397,7 @@ impl Engine for Shard {
         self.ask_round();
         self.expire(now, io);
         self.report_touched(now);
+        self.uplink.say_withdrawn();
         self.uplink.wake();
         self.publish_gauges();
         if self.uplink.full {

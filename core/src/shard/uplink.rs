@@ -5,15 +5,22 @@
 //! thousand million had, so a result never reaches a stranger in a reused slot.
 
 use crate::commit::Ticket;
-use crate::submit::Submit;
+use crate::submit::{SUBMIT_RING_ENTRIES, Submit};
 use paddock_transport::wake::Waker;
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// Withdrawals that wait for room in the ring; what is beyond is not withdrawn. More than the ring and the core hold commands between
+/// them, each of which is withdrawn once at most.
+const UNSAID_MAX: usize = 4 * SUBMIT_RING_ENTRIES;
 
 pub(super) struct Uplink {
     shard: u16,
     ring: rtrb::Producer<Submit>,
     consensus: Arc<Waker>,
     number: u32,
+    /// Withdrawals that found no room.
+    unsaid: VecDeque<Ticket>,
     /// Something was pushed since the last wake.
     pushed: bool,
     /// Something found no room since the turn began.
@@ -22,7 +29,7 @@ pub(super) struct Uplink {
 
 impl Uplink {
     pub fn new(shard: u16, ring: rtrb::Producer<Submit>, consensus: Arc<Waker>) -> Self {
-        Self { shard, ring, consensus, number: 0, pushed: false, full: false }
+        Self { shard, ring, consensus, number: 0, unsaid: VecDeque::new(), pushed: false, full: false }
     }
     /// Whether a push would succeed; noted when not.
     pub fn has_room(&mut self) -> bool {
@@ -52,6 +59,22 @@ impl Uplink {
         self.pushed |= done;
         self.full |= !done;
         done
+    }
+    /// Nobody waits any more for the session that was asked for under this number.
+    pub fn withdraw(&mut self, slot: u32, number: u32) {
+        if self.unsaid.len() < UNSAID_MAX {
+            self.unsaid
+                .push_back(Ticket { shard: self.shard, token: u64::from(slot) << 32 | u64::from(number) });
+        }
+    }
+    /// Says what was withdrawn, as far as there is room.
+    pub fn say_withdrawn(&mut self) {
+        while let Some(ticket) = self.unsaid.front().copied() {
+            if !self.push_plain(Submit::Withdraw { ticket }) {
+                return;
+            }
+            self.unsaid.pop_front();
+        }
     }
     /// Wakes the consensus core if anything was pushed: once a turn.
     pub fn wake(&mut self) {

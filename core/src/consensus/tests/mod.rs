@@ -3,10 +3,12 @@
 mod backpressure;
 mod checkpoints;
 mod cluster;
+mod departed;
 mod disks;
 mod ensemble;
 mod founding;
 mod full_disks;
+mod place;
 mod raft;
 mod recovery;
 mod restarts;

@@ -1,6 +1,7 @@
 //! What a session may rely on: its own order, events before data, one version for all it is told at once.
 
 use super::rig::*;
+use crate::shard::config::SUBMIT_RETRY_NS;
 use paddock_transport::wire::{Request, Response, error, event, opcode};
 use proptest::prelude::*;
 
@@ -264,4 +265,26 @@ proptest! {
             .collect::<Result<_, _>>()?;
         prop_assert_eq!(answered, expected);
     }
+}
+
+#[test]
+fn who_leaves_before_his_session_is_decided_is_withdrawn_and_who_has_one_is_not() {
+    let mut w = World::with_ring(1, 0, crate::shard::ShardConfig::default(), 2);
+    let (mut settled, mut gone) = (w.client(0), Vec::new());
+    for _ in 0..2 {
+        let mut client = w.dial(0);
+        w.connect(&mut client, &connect_request(0x77, &[7; 16]));
+        w.run_shards();
+        gone.push(client);
+    }
+    for client in gone.iter().chain([&settled]) {
+        w.net.reset(client.wire);
+    }
+    // The ring is full of what they asked for, and takes the rest when there is room.
+    w.run_shards();
+    w.core.step();
+    w.pass(SUBMIT_RETRY_NS);
+    w.run();
+    assert_eq!(w.core.withdrawn.len(), 2);
+    assert!(w.messages(&mut settled).is_empty());
 }

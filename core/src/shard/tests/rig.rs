@@ -29,6 +29,7 @@ pub struct Core {
     inquiries: Arc<Inquiries>,
     seq: u64,
     pub touched: Vec<(Vec<i64>, u64)>,
+    pub withdrawn: Vec<Ticket>,
     /// Commands in one commit at most.
     pub batch_max: usize,
     waiting: Vec<Submit>,
@@ -41,6 +42,7 @@ impl Core {
             while let Ok(submit) = ring.pop() {
                 match submit {
                     Submit::Touched { sessions, at_ns } => self.touched.push((sessions, at_ns)),
+                    Submit::Withdraw { ticket } => self.withdrawn.push(ticket),
                     Submit::Lead => {}
                     other => self.waiting.push(other),
                 }
@@ -68,7 +70,9 @@ impl Core {
                     commands.push((ticket, session, attachment, identities.to_vec(), op));
                 }
                 Submit::Sync { ticket } => syncs.push(ticket),
-                Submit::Touched { .. } | Submit::Lead => unreachable!("taken apart before"),
+                Submit::Touched { .. } | Submit::Withdraw { .. } | Submit::Lead => {
+                    unreachable!("taken apart before")
+                }
             }
         }
         self.commit(commands, &syncs);
@@ -221,6 +225,7 @@ impl World {
             inquiries: inquiries.clone(),
             seq: 0,
             touched: Vec::new(),
+            withdrawn: Vec::new(),
             batch_max: usize::MAX,
             waiting: Vec::new(),
             policy,
