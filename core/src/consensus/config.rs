@@ -79,6 +79,10 @@ pub const CHECKPOINT_LOG_BYTES: u64 = 256 * 1024 * 1024;
 /// How long a write that was handed to a log without room may stay undecided before its connection is closed.
 pub const UNDECIDED_NS: u64 = 10_000_000_000;
 
+/// How long a leader waits for voters that are away, where those that are there and have room are no majority, before writes are
+/// refused: a restart takes less.
+pub const AWAY_PATIENCE_NS: u64 = 5_000_000_000;
+
 /// Ticks of Raft's clock that count as one on a node whose disk is full and that knows no leader: whoever has room has stood for
 /// election by then.
 pub const FULL_TICKS: u64 = 4;

@@ -113,6 +113,11 @@ impl Journal {
             || self.taken.front().is_some_and(|(_, ticket)| *ticket <= durable)
     }
 
+    /// Whether it has none now.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.log.state(), State::WritesStopped { .. })
+    }
+
     /// Whether [`Journal::flush`] has something to do: records wait, or a full disk is to be asked again.
     pub(super) fn wants_flush(&self) -> bool {
         self.is_behind() || matches!(self.log.state(), State::WritesStopped { .. })

@@ -218,7 +218,7 @@ impl Consensus {
             Message::Raft(message) => {
                 // Dropped before Raft sees them, entries that cannot be kept are sent again later.
                 let holds_data = message.entries.iter().any(|entry| !entry.payload.is_empty());
-                let cannot_keep = (self.phase.full_since.is_some() && holds_data)
+                let cannot_keep = (holds_data && self.journal.is_full())
                     || self.journal.is_refusing()
                     || self.backlog_bytes > BACKLOG_BYTES_MAX;
                 let meant = message.from == u64::from(from) && message.to == u64::from(self.node);

@@ -332,6 +332,11 @@ impl Group for RaftGroup {
         }
         for m in ready.take_persisted_messages() {
             match m.msg_type {
+                // A word about this moment, which no crash makes untrue. Behind entries for which the disk has no room it would
+                // never leave, and the leader would take this node for dead.
+                MessageType::MsgHeartbeatResponse => {
+                    effects.messages.extend(wire::outgoing(m));
+                }
                 MessageType::MsgSnapshot => effects.snapshots.push(m.to),
                 _ => effects.after.extend(wire::outgoing(m)),
             }

@@ -7,7 +7,7 @@
 //! rounds need no disk. It stays correct because only the leader judges, from what it hears itself, and the others take its
 //! word for no longer than its term; a wrong judgement refuses a write that could have been done, never answers one that was.
 
-use super::config::UNDECIDED_NS;
+use super::config::{AWAY_PATIENCE_NS, UNDECIDED_NS};
 use super::engine::Consensus;
 use super::group::{Group, Role};
 use crate::commit::{Outcome, Reply};
@@ -34,6 +34,33 @@ pub(super) struct Room {
     /// Bounded by the node ids.
     said: BTreeMap<u8, Word>,
     shut: Option<Shut>,
+    /// On the leader: since when voters that are away are missing beside those without room.
+    missing_since: Option<u64>,
+}
+
+/// How many of the voters could log something now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Able {
+    /// A majority, or so few without any full disk that it is not the disks that are missing.
+    Enough,
+    /// A majority if those come back that are away, perhaps for a moment: a restart, a lost connection.
+    Missing,
+    /// Too few have room, whoever comes back.
+    TooFew,
+}
+
+impl Able {
+    /// Of so many voters, some full, some others away.
+    fn of(voters: usize, full: usize, away: usize) -> Able {
+        let majority = voters / 2 + 1;
+        if full == 0 || voters - full - away >= majority {
+            Able::Enough
+        } else if voters - full >= majority {
+            Able::Missing
+        } else {
+            Able::TooFew
+        }
+    }
 }
 
 impl Room {
@@ -84,7 +111,7 @@ impl Consensus {
         let shut = if self.group.alone() {
             self.phase.full_since.is_some()
         } else if self.group.role() == Role::Leader {
-            self.too_few_have_room()
+            self.is_shut_by_disks(now_ns)
         } else {
             // The leader's word, for as long as it leads.
             self.group.leader() != 0 && self.room.shut.is_some_and(|shut| shut.term == term)
@@ -102,27 +129,30 @@ impl Consensus {
         }
     }
 
-    /// On the leader: whether the voters with a link and with room are no majority. Without any full disk it is not the disks that
-    /// are missing, and whoever is away may be back in a moment.
-    fn too_few_have_room(&self) -> bool {
+    /// On the leader: whether so many disks are full that nothing is made durable on a majority, for good or for too long.
+    fn is_shut_by_disks(&mut self, now_ns: u64) -> bool {
         let own_full = self.phase.full_since.is_some();
         if !own_full && self.room.full_nodes().next().is_none() {
+            self.room.missing_since = None;
             return false;
         }
         let membership = self.group.membership();
-        let too_few = |voters: &[u64]| {
-            let (full, room) = voters.iter().fold((0, 0), |(full, room), &voter| {
-                let node = voter as u8;
-                let own = node == self.node;
-                if if own { own_full } else { self.room.is_full(node) } {
-                    (full + 1, room)
-                } else {
-                    (full, room + usize::from(own || self.links.is_up(node)))
-                }
-            });
-            full > 0 && room < voters.len() / 2 + 1
+        let able = |voters: &[u64]| {
+            let nodes = || voters.iter().map(|voter| *voter as u8);
+            let is_full = |node: &u8| if *node == self.node { own_full } else { self.room.is_full(*node) };
+            let is_away = |node: &u8| *node != self.node && !self.links.is_up(*node);
+            Able::of(voters.len(), nodes().filter(is_full).count(), nodes().filter(is_away).count())
         };
-        too_few(&membership.voters) || (!membership.outgoing.is_empty() && too_few(&membership.outgoing))
+        let (voters, outgoing) = (able(&membership.voters), able(&membership.outgoing));
+        if voters == Able::TooFew || outgoing == Able::TooFew {
+            return true;
+        }
+        if voters == Able::Enough && outgoing == Able::Enough {
+            self.room.missing_since = None;
+            return false;
+        }
+        let since_ns = *self.room.missing_since.get_or_insert(now_ns);
+        now_ns.saturating_sub(since_ns) >= AWAY_PATIENCE_NS
     }
 
     /// Disks without room: a leader whose own is full hands over to somebody who has some; where too few have, what is undecided
@@ -182,6 +212,19 @@ impl Consensus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_voter_that_is_away_is_waited_for_and_full_disks_alone_are_not() {
+        assert_eq!(Able::of(3, 0, 2), Able::Enough, "that is no matter of disks");
+        assert_eq!(Able::of(3, 1, 0), Able::Enough);
+        assert_eq!(Able::of(3, 1, 1), Able::Missing);
+        assert_eq!((Able::of(3, 2, 0), Able::of(3, 2, 1)), (Able::TooFew, Able::TooFew));
+        assert_eq!(
+            (Able::of(5, 2, 0), Able::of(5, 2, 1), Able::of(5, 3, 0)),
+            (Able::Enough, Able::Missing, Able::TooFew)
+        );
+        assert_eq!((Able::of(1, 1, 0), Able::of(0, 0, 0)), (Able::TooFew, Able::Enough));
+    }
 
     #[test]
     fn a_word_from_before_the_own_disk_was_full_is_no_word() {

@@ -3,7 +3,7 @@
 use super::ensemble::Trio;
 use super::rig::SECOND_NS;
 use crate::commit::Outcome;
-use crate::consensus::config::{HAND_OVER_NS, UNDECIDED_NS};
+use crate::consensus::config::{AWAY_PATIENCE_NS, HAND_OVER_NS, UNDECIDED_NS};
 use crate::consensus::group::Group;
 use crate::members::MemberRole;
 use crate::shard::config::MAX_STALENESS_NS;
@@ -150,9 +150,39 @@ fn a_majority_of_full_disks_shuts_writes_where_there_is_room_too_and_what_is_und
     pass(&mut trio, UNDECIDED_NS);
     assert_eq!(trio.leader(), Some(leader));
     trio.nodes[followers[0]].disk.set_capacity(None);
-    trio.until("room for a majority", |trio| !is_shut(trio, leader));
+    trio.until("room for a majority", |trio| (0..3).all(|n| !is_shut(trio, n)));
     trio.write_through(leader);
     trio.write_through(followers[0]);
+}
+
+#[test]
+fn a_voter_that_is_away_while_another_is_full_is_waited_for_before_writes_are_refused() {
+    let mut trio = trio();
+    let leader = trio.leader().unwrap();
+    let (full, away) = ((leader + 1) % 3, (leader + 2) % 3);
+    no_room(&trio, full);
+    for _ in 0..100 {
+        trio.submit(leader, WRITE_BYTES);
+    }
+    trio.until("a full disk", |trio| trio.nodes[full].core.phase_is_full());
+    pass(&mut trio, 2 * SECOND_NS);
+    assert!(!is_shut(&trio, leader));
+    trio.nodes[away].parts.control.stop();
+    trio.until("its end", |trio| trio.reasons()[away].is_some());
+    let waiting = trio.submit(leader, 10);
+    pass(&mut trio, AWAY_PATIENCE_NS - SECOND_NS);
+    assert!(!is_shut(&trio, leader) && !trio.nodes[leader].answers.contains_key(&waiting));
+    trio.until("the end of patience, and everybody told", |trio| {
+        is_shut(trio, leader) && is_shut(trio, full)
+    });
+    assert!(is_refused(&mut trio, full) && is_refused(&mut trio, leader));
+    // That one was on its way.
+    trio.until("the end of patience", |trio| {
+        trio.nodes[leader].answers.get(&waiting) == Some(&Outcome::Drop)
+    });
+    trio.nodes[full].disk.set_capacity(None);
+    trio.until("a majority with room", |trio| !is_shut(trio, leader) && !is_shut(trio, full));
+    trio.write_through(full);
 }
 
 fn is_shut(trio: &Trio, n: usize) -> bool {
