@@ -63,6 +63,48 @@ fn a_full_disk_stops_entries_before_they_are_accepted_and_heals_by_itself() {
 }
 
 #[test]
+fn what_is_handed_over_before_the_core_hears_of_the_full_disk_is_taken_as_far_as_there_is_room() {
+    const SEGMENT: u64 = 1 << 20;
+    const QUEUE: u64 = 64 << 10;
+    const DATA: usize = 9_000;
+    let disk = FaultDisk::new();
+    disk.set_capacity(Some(2 * SEGMENT + 1000));
+    let small = LogOptions { segment_bytes: SEGMENT, queue_bytes_max: QUEUE, ..options(&disk) };
+    let (mut log, _) = Log::open(small.clone()).unwrap();
+    while log.state() == State::Running {
+        let index = log.last_index() + 1;
+        log.append(vec![Record::Entry(entry(index, 1, DATA))]).unwrap();
+        log.flush_turn();
+    }
+    let (heard, mut late) = (log.last_index(), 0);
+    assert!(!log.has_room(1), "whoever asks is told");
+    loop {
+        let index = log.last_index() + 1;
+        match log.append(vec![Record::Entry(entry(index, 1, DATA))]) {
+            Ok(_) => late += 1,
+            Err(refused) => {
+                assert!(matches!(refused.why, Refusal::WritesStopped(_) | Refusal::Full), "{refused}");
+                if let Refusal::WritesStopped(_) = refused.why {
+                    break;
+                }
+            }
+        }
+        if log.queued_bytes() + 10_000 > QUEUE {
+            log.flush_turn();
+        }
+    }
+    assert!(late > SEGMENT / 2 / DATA as u64, "{late}");
+    // All of it is durable, and what costs little has its place behind it.
+    let ticket = log.append(vec![Record::HardState(state(9, 2, heard))]).unwrap();
+    log.flush_turn();
+    assert_eq!((log.durable().ticket, log.durable().index), (ticket, heard + late));
+    drop(log);
+    disk.power_cut(5);
+    let (_, recovery) = Log::open(small).unwrap();
+    assert_eq!((recovery.last_index, recovery.hard_state), (heard + late, state(9, 2, heard)));
+}
+
+#[test]
 fn a_leader_begins_its_term_on_a_full_disk_and_so_do_those_who_follow_it() {
     let disk = FaultDisk::new();
     disk.set_capacity(Some(3 * (16 << 10)));

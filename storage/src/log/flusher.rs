@@ -462,6 +462,9 @@ impl Flusher {
                 self.news |= self.shared.set_state(State::Running);
             }
             Err(error) => {
+                if self.shared.state() == State::Running {
+                    self.leave_room_for_late_ones();
+                }
                 let reason = format!(
                     "no room for a log segment of {} bytes in {}: {error}",
                     self.file_bytes(),
@@ -475,6 +478,16 @@ impl Flusher {
                 self.news |= news;
             }
         }
+    }
+
+    /// Writes stop now, and the core hears of it a moment later: what it hands over until then is still taken, as far as the
+    /// segment in use has room for it beside the fullest queue. Refused, it would stand before everything that the core wants to log
+    /// afterwards, its votes too.
+    fn leave_room_for_late_ones(&self) {
+        let file_bytes = self.active.header.file_bytes;
+        let used = self.offset + self.buffer.len() as u64 + self.shared.queued_bytes.load(Ordering::Acquire);
+        let taken = used + self.options.queue_bytes_max + segment::reserve(file_bytes);
+        self.shared.late_bytes.store(file_bytes.saturating_sub(taken), Ordering::Release);
     }
 
     fn next_spare(&mut self) -> u64 {

@@ -132,6 +132,10 @@ impl Log {
             }
         }
         self.window.evict(self.shared.durable_ticket());
+        let late = self.shared.late_bytes.load(Ordering::Acquire);
+        if late > 0 {
+            self.shared.late_bytes.store(late.saturating_sub(bytes), Ordering::Release);
+        }
         self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
         self.shared.queue().batches.push_back(Batch { ticket, records, bytes, written: 0 });
         self.shared.news.notify_one();
@@ -254,7 +258,11 @@ impl Log {
         }
         match self.shared.state() {
             State::Failed { reason } => return Some(Refusal::Failed(reason)),
-            State::WritesStopped { reason } if has_data => return Some(Refusal::WritesStopped(reason)),
+            State::WritesStopped { reason }
+                if has_data && bytes > self.shared.late_bytes.load(Ordering::Acquire) =>
+            {
+                return Some(Refusal::WritesStopped(reason));
+            }
             State::WritesStopped { .. } | State::Running => {}
         }
         // Hard states and resets are a few bytes each and Raft makes few, and so are entries without data: they are never

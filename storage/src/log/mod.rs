@@ -105,7 +105,8 @@ pub struct Durable {
 pub enum State {
     /// It does.
     Running,
-    /// There is no room for another segment. Entries with data are refused; hard states are still taken, and entries without
+    /// There is no room for another segment. Entries with data are refused, but for what is handed over before its caller can have
+    /// heard of it; hard states are still taken, and entries without
     /// data, with which terms and memberships begin and end. Heals by itself.
     WritesStopped {
         /// What the operator must know: which directory, and what the system said.

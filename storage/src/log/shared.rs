@@ -95,6 +95,8 @@ pub(crate) struct Shared {
     /// Copy of `durable.ticket` for the core's quick look.
     durable_ticket: AtomicU64,
     pub queued_bytes: AtomicU64,
+    /// While writes are stopped: bytes of entries with data that the segment in use still holds beside all that may be on its way.
+    pub late_bytes: AtomicU64,
     state: AtomicU8,
     reason: Mutex<Arc<str>>,
 }
@@ -108,6 +110,7 @@ impl Shared {
             durable: Mutex::new(durable),
             durable_ticket: AtomicU64::new(durable.ticket.0),
             queued_bytes: AtomicU64::new(0),
+            late_bytes: AtomicU64::new(0),
             state: AtomicU8::new(RUNNING),
             reason: Mutex::new("".into()),
         }
@@ -153,6 +156,9 @@ impl Shared {
         };
         if before == FAILED || (before == after && *reason == text) {
             return false;
+        }
+        if after == RUNNING {
+            self.late_bytes.store(0, Ordering::Release);
         }
         *reason = text;
         self.state.store(after, Ordering::Release);
