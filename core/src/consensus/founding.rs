@@ -8,7 +8,8 @@
 //! - While a configured server is known to belong to an ensemble, or to have data, or to be at odds with this one about who
 //!   belongs together, this node founds nothing. That one of them cannot be reached *any more* changes nothing: only
 //!   itself, met again without data, or a new start of this node does.
-//! - Whom this node has not met since its start gets [`FOUNDING_GRACE_NS`]. Only then is a majority enough.
+//! - Whom this node has not met since its start gets [`FOUNDING_GRACE_NS`], and all the time that it needs while it takes
+//!   connections: it may be reading its data. Only then is a majority enough.
 //!
 //! None of it concerns a node that has an entry of a log: there Raft alone decides. And votes for somebody who has a log are given
 //! at all times: he is elected only by those who know each other's data directories.
@@ -36,6 +37,8 @@ enum Verdict {
     Free,
     /// These have not been met, and their time is not over.
     Awaiting(Vec<u8>),
+    /// These take connections and have not said yet who they are: they may be reading their data.
+    Starting(Vec<u8>),
     /// These are in the way.
     Held(Vec<(u8, Contact)>),
 }
@@ -71,10 +74,14 @@ impl Founding {
         let met: Vec<(u8, Contact)> = self.others.iter().map(|&node| (node, contact(node))).collect();
         let is_in_the_way = |contact| matches!(contact, Contact::Settled | Contact::Refused(_));
         let held: Vec<(u8, Contact)> = met.iter().copied().filter(|(_, c)| is_in_the_way(*c)).collect();
-        let missing = met.iter().filter(|(_, c)| *c == Contact::None).map(|(node, _)| *node);
-        let missing: Vec<u8> = missing.collect();
+        let are = |wanted: Contact| -> Vec<u8> {
+            met.iter().filter(|(_, c)| *c == wanted).map(|(node, _)| *node).collect()
+        };
+        let (missing, silent) = (are(Contact::None), are(Contact::Silent));
         self.verdict = if !held.is_empty() {
             Verdict::Held(held)
+        } else if !silent.is_empty() {
+            Verdict::Starting(silent)
         } else if missing.is_empty() || now_ns.saturating_sub(since_ns) >= FOUNDING_GRACE_NS {
             Verdict::Free
         } else {
@@ -84,7 +91,7 @@ impl Founding {
 
     /// Whether this node must not stand for election.
     pub(super) fn holds(&self) -> bool {
-        matches!(self.verdict, Verdict::Awaiting(_) | Verdict::Held(_))
+        matches!(self.verdict, Verdict::Awaiting(_) | Verdict::Starting(_) | Verdict::Held(_))
     }
 
     /// Whether what a peer says must not be heard.
@@ -100,6 +107,11 @@ impl Founding {
                 "this server has no data yet and waits up to {} s for {}, which may have some",
                 FOUNDING_GRACE_NS / 1_000_000_000,
                 Servers(missing)
+            )),
+            Verdict::Starting(silent) => Some(format!(
+                "this server has no data yet and waits for {}, which may have some: connections are taken there and not \
+                 answered, so it is starting or hangs",
+                Servers(silent)
             )),
             Verdict::Held(held) => {
                 let reasons: Vec<String> = held.iter().map(|(node, c)| reason(*node, *c)).collect();
@@ -121,12 +133,12 @@ fn reason(node: u8, contact: Contact) -> String {
             )
         }
         Contact::Refused(Refusal::UnknownNode) => {
-            format!("server {node} knows a membership without this one: add it with reconfig")
+            format!("server {node} belongs to an ensemble without this one: add it with reconfig")
         }
         Contact::Refused(Refusal::Removed) => format!("server {node} says that this one was removed"),
         Contact::Refused(Refusal::WrongVersion) => format!("server {node} runs another release"),
         Contact::Refused(_) => format!("server {node} refuses this one (see the log)"),
-        Contact::None | Contact::Empty | Contact::Settled => {
+        Contact::None | Contact::Silent | Contact::Empty | Contact::Settled => {
             format!("server {node} has data or belongs to an ensemble")
         }
     }
@@ -208,6 +220,16 @@ mod tests {
         assert!(!looked(&mut founding, 1002 * SECOND, &[Empty, Settled]));
         founding.settle();
         assert!(!founding.holds() && founding.why().is_none());
+    }
+
+    #[test]
+    fn who_is_still_reading_its_data_is_waited_for_while_it_is_there() {
+        use Contact::{Empty, None, Silent};
+        let mut founding = Founding::new(true, vec![2, 3]);
+        assert!(!looked(&mut founding, SECOND, &[Empty, None]));
+        assert!(!looked(&mut founding, 1000 * SECOND, &[Empty, Silent]));
+        assert!(founding.why().unwrap().contains("server 3, which may have some"), "{:?}", founding.why());
+        assert!(looked(&mut founding, 1001 * SECOND, &[Empty, None]));
     }
 
     #[test]

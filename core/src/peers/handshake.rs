@@ -44,6 +44,14 @@ impl Peers {
             let by = it.node;
             if let Side::Dialled(to) = side {
                 self.meet(to, why);
+                // Who has nothing and knows no membership but his own file's has lost nothing that was ours.
+                if why == Refusal::UnknownNode
+                    && !it.data
+                    && it.members_version == 0
+                    && let Some(peer) = self.peers.get_mut(&to)
+                {
+                    peer.contact = Contact::Empty;
+                }
             }
             self.abort(conn, LinkError::RefusedBy(why, Some(Box::new(it))), io);
             if why == Refusal::Removed && side == Side::Dialled(by) {

@@ -135,7 +135,12 @@ impl Peers {
 
     /// What the last meeting with a node told.
     pub fn contact(&self, node: u8) -> Contact {
-        self.peers.get(&node).map_or(Contact::None, |p| p.contact)
+        let Some(peer) = self.peers.get(&node) else { return Contact::None };
+        let asked = |conn: &ConnId| self.links.get(conn).is_some_and(|l| l.state == State::Greeting);
+        match (peer.contact, peer.dial) {
+            (Contact::None, Dial::Connecting(conn)) if asked(&conn) => Contact::Silent,
+            (contact, _) => contact,
+        }
     }
 
     /// Links from a time at which this node knew no ensemble may be with nodes of another one.
@@ -423,7 +428,15 @@ impl Peers {
                 self.plan_dial(node, true);
                 self.complain(node, "the link is down", why);
             }
-            (_, Side::Dialled(node)) => self.dial_failed(node, why),
+            (state, Side::Dialled(node)) => {
+                let silent = state == State::Greeting && why == LinkError::HandshakeTime;
+                if let Some(peer) = self.peers.get_mut(&node)
+                    && matches!(peer.contact, Contact::None | Contact::Silent)
+                {
+                    peer.contact = if silent { Contact::Silent } else { Contact::None };
+                }
+                self.dial_failed(node, why);
+            }
             (_, Side::Accepted) => {
                 let text = why.to_string();
                 if let Some(more) = self.strangers.admit(self.now_ns, &text) {

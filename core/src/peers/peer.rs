@@ -195,6 +195,8 @@ pub enum Contact {
     /// There was none since this node's start.
     #[default]
     None,
+    /// Nor so far, but it takes connections: it is starting, or hangs.
+    Silent,
     /// It has nothing and belongs to nothing.
     Empty,
     /// It belongs to an ensemble, or has data.

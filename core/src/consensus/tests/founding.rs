@@ -154,7 +154,7 @@ fn only_a_voter_with_data_can_be_left_alone() {
 }
 
 /// Three begin together; one of them was a standalone server before.
-fn a_standalone_servers_data_leads(late_ns: u64) {
+fn a_standalone_servers_data_leads(late_ns: u64, reading: bool) {
     const SESSION: i64 = 1 << 56 | 77;
     let mut place = Place::three();
     place.slot(1).config.members = None;
@@ -163,7 +163,9 @@ fn a_standalone_servers_data_leads(late_ns: u64) {
     place.kill(&[1]);
     place.slot(1).config.members = members(&[1, 2, 3]);
     place.start(&[2, 3]);
+    place.slot(1).starting = reading;
     place.pass(late_ns);
+    assert!(!place.led(&[2, 3]));
     place.start(&[1]);
     place.until_founded(&[1, 2, 3]);
     place.until("its data everywhere", |place| (1..=3).all(|node| place.knows(node, SESSION)));
@@ -172,8 +174,10 @@ fn a_standalone_servers_data_leads(late_ns: u64) {
 
 #[test]
 fn two_empty_servers_beside_one_that_was_standalone_take_its_data() {
-    a_standalone_servers_data_leads(STEP_NS);
-    a_standalone_servers_data_leads(FOUNDING_GRACE_NS - SECOND);
+    a_standalone_servers_data_leads(STEP_NS, false);
+    a_standalone_servers_data_leads(FOUNDING_GRACE_NS - SECOND, false);
+    // However long it takes to read it.
+    a_standalone_servers_data_leads(LONG_NS, true);
 }
 
 #[test]

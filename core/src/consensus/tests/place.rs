@@ -28,6 +28,8 @@ pub struct Slot {
     pub running: Option<(Consensus, Parts, Arc<Stats>)>,
     pub conns: BTreeSet<ConnId>,
     pub disks: u8,
+    /// Its process takes connections and does not answer yet.
+    pub starting: bool,
 }
 
 impl Engine for Slot {
@@ -36,6 +38,10 @@ impl Engine for Slot {
             Some((core, ..)) => {
                 self.conns.insert(conn);
                 core.opened(now, conn, origin, io);
+            }
+            // Its process has bound its port and reads its data.
+            None if self.starting => {
+                self.conns.insert(conn);
             }
             None => io.abort(conn),
         }
@@ -103,7 +109,14 @@ impl Place {
             (config.segment_bytes, config.inline) = (Some(1 << 20), true);
             (config.node, config.seed) = (node, u64::from(node));
             config.members = members(lines);
-            let mut slot = Slot { config, disk: disk(), running: None, conns: BTreeSet::new(), disks: 0 };
+            let mut slot = Slot {
+                config,
+                disk: disk(),
+                running: None,
+                conns: BTreeSet::new(),
+                disks: 0,
+                starting: false,
+            };
             slot.new_disk();
             slot
         });
@@ -125,6 +138,9 @@ impl Place {
 
     pub fn start(&mut self, nodes: &[u8]) {
         for node in nodes {
+            if std::mem::take(&mut self.slot(*node).starting) {
+                self.kill(&[*node]);
+            }
             let slot = self.slot(*node);
             let waker = Waker::new().unwrap();
             let stats = Arc::new(Stats::new(1, 0));

@@ -256,3 +256,38 @@ fn a_link_from_before_the_ensemble_ends_if_the_other_belongs_elsewhere() {
     assert!(rig.inproc.is_closed(stranger) && !rig.inproc.is_closed(member));
     assert!(rig.node(1).error(2).contains("another ensemble"), "{}", rig.node(1).error(2));
 }
+
+#[test]
+fn who_takes_connections_and_says_nothing_is_told_from_who_is_not_there() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2]), config(2, &[1, 2])]);
+    // Its process has bound its port, and reads its data.
+    rig.node(1).mute = true;
+    rig.run();
+    assert_eq!(rig.node(2).peers.contact(1), Contact::Silent, "from the first moment on");
+    rig.pass(HANDSHAKE_NS + SECOND);
+    assert_eq!(rig.node(2).peers.contact(1), Contact::Silent);
+    rig.node(1).mute = false;
+    rig.pass(HANDSHAKE_NS + SECOND);
+    assert_eq!(rig.node(2).peers.contact(1), Contact::Empty);
+
+    let mut rig = Rig::new(vec![config(2, &[1, 2])]);
+    rig.pass(HANDSHAKE_NS + SECOND);
+    assert_eq!(rig.node_at(0).peers.contact(1), Contact::None);
+}
+
+#[test]
+fn who_has_nothing_and_does_not_know_us_is_no_ensemble() {
+    for (data, version, expected) in [
+        (false, 0, Contact::Empty),
+        (true, 0, Contact::Refused(Refusal::UnknownNode)),
+        (false, 5, Contact::Refused(Refusal::UnknownNode)),
+    ] {
+        let other = PeersConfig { data, ..config(1, &[1, 3]) };
+        let mut rig = Rig::new(vec![other, config(2, &[1, 2])]);
+        if version > 0 {
+            rig.node(1).peers.update(&members(version, &[1, 3]));
+        }
+        rig.pass(SECOND);
+        assert_eq!(rig.node(2).peers.contact(1), expected);
+    }
+}

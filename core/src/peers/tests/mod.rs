@@ -83,6 +83,8 @@ struct Node {
     messages: Vec<Message>,
     /// Whether it takes events.
     awake: bool,
+    /// It takes connections and does nothing with them.
+    mute: bool,
     deadline_ns: Option<u64>,
 }
 
@@ -93,6 +95,7 @@ impl Node {
             told: Vec::new(),
             messages: Vec::new(),
             awake: true,
+            mute: false,
             deadline_ns: None,
         }
     }
@@ -119,7 +122,9 @@ impl Node {
 
 impl Engine for Node {
     fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
-        self.peers.opened(now, conn, origin, io);
+        if !self.mute {
+            self.peers.opened(now, conn, origin, io);
+        }
     }
     fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
         self.peers.received(now, conn, bytes, io);
@@ -167,6 +172,10 @@ impl Rig {
 
     fn node(&mut self, number: u8) -> &mut Node {
         &mut self.nodes[usize::from(number) - 1]
+    }
+
+    fn node_at(&mut self, at: usize) -> &mut Node {
+        &mut self.nodes[at]
     }
 
     fn step(&mut self) -> bool {
