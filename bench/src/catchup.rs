@@ -3,7 +3,8 @@
 //! Owns three cases, each on a new ensemble of real processes: a node that missed so many writes and finds all of them in the
 //! others' logs; one that finds the logs truncated and needs a snapshot; one with an empty data directory. It stays honest
 //! because one uninterrupted load on the leader is measured second by second, before the node comes back and while it catches
-//! up, and because "caught up" is what the node itself says: it has applied what the leader had applied when it came back.
+//! up; because "caught up" is what the node itself says: it has applied what the leader had applied when it came back; and
+//! because the seconds of several rounds count together: a second in which something else held the machine is then one of many.
 
 use crate::ensemble::nodes::{Ensemble, Weight, field};
 use crate::load::Load;
@@ -12,6 +13,7 @@ use crate::server::{Cores, Program, Served};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use paddock_loadgen::report::{RunResult, duration, thousands};
+use paddock_loadgen::tally::Second;
 use paddock_transport::event_loop::Choice;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -20,7 +22,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Version of the JSON document.
-const DOCUMENT_VERSION: u32 = 1;
+const DOCUMENT_VERSION: u32 = 2;
 /// How often the node is asked how far it has come.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// Seconds at the edges of a run and of its phases that belong to neither.
@@ -39,6 +41,9 @@ pub struct CatchupArgs {
     /// Cases to measure [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "CASE")]
     cases: Vec<Case>,
+    /// Rounds of each case, each on a new ensemble; their seconds count together
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
     /// Writes that the node misses
     #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     entries: u64,
@@ -114,7 +119,7 @@ impl Case {
     }
 }
 
-/// Latency of a phase of the load: of each of its seconds, all operations together.
+/// Latency of a phase of the load, all operations together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct Phase {
     seconds: usize,
@@ -127,10 +132,11 @@ struct Phase {
     p99_max_us: f64,
 }
 
-/// What came out of one case.
-#[derive(Clone, Debug, Serialize)]
-struct Outcome {
-    case: Case,
+/// The seconds of a load before the node came back, while it caught up, and after that.
+type Phases<T> = [T; 3];
+
+/// One round of a case.
+struct Round {
     /// Writes that the node had missed, by the zxids of leader and node.
     missed: u64,
     /// From its start until it had applied what the leader had applied at its start.
@@ -139,12 +145,51 @@ struct Outcome {
     serves_seconds: f64,
     /// What it calls itself in the end.
     state: String,
+    seconds: Phases<Vec<Second>>,
+    errors: u64,
+}
+
+/// What came out of one case: medians of its rounds, and the seconds of all of them.
+#[derive(Clone, Debug, Serialize)]
+struct Outcome {
+    case: Case,
+    rounds: usize,
+    missed: f64,
+    caught_up_seconds: f64,
+    caught_up_seconds_max: f64,
+    serves_seconds: f64,
+    states: Vec<String>,
     before: Phase,
     during: Phase,
     after: Phase,
     /// p99 during as a multiple of p99 before.
     p99_ratio: Option<f64>,
     errors: u64,
+}
+
+impl Outcome {
+    fn of(case: Case, rounds: &[Round]) -> Self {
+        let median = |pick: &dyn Fn(&Round) -> f64| crate::figures::median(rounds.iter().map(pick).collect());
+        let [before, during, after] =
+            std::array::from_fn(|phase| Phase::of(rounds.iter().flat_map(|round| &round.seconds[phase])));
+        let mut states: Vec<String> = rounds.iter().map(|round| round.state.clone()).collect();
+        states.sort();
+        states.dedup();
+        Self {
+            case,
+            rounds: rounds.len(),
+            missed: median(&|round| round.missed as f64),
+            caught_up_seconds: median(&|round| round.caught_up_seconds),
+            caught_up_seconds_max: rounds.iter().map(|round| round.caught_up_seconds).fold(0.0, f64::max),
+            serves_seconds: median(&|round| round.serves_seconds),
+            states,
+            before,
+            during,
+            after,
+            p99_ratio: (before.p99_us > 0.0).then(|| during.p99_us / before.p99_us),
+            errors: rounds.iter().map(|round| round.errors).sum(),
+        }
+    }
 }
 
 /// The JSON document.
@@ -157,6 +202,7 @@ struct Document {
     entries: u64,
     rate: f64,
     reads: f64,
+    rounds: u32,
     /// Whether the node that came back competed for the leader's core.
     compete: bool,
     /// Whether its data lay on another disk than the leader's.
@@ -185,7 +231,11 @@ pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
     let cases = if args.cases.is_empty() { Case::value_variants().to_vec() } else { args.cases.clone() };
     let outcomes = cases
         .into_iter()
-        .map(|case| measure(args, case, &cores).with_context(|| case.title()))
+        .map(|case| {
+            let rounds: anyhow::Result<Vec<Round>> =
+                (1..=args.rounds).map(|number| round(args, case, number, &cores)).collect();
+            Ok(Outcome::of(case, &rounds.with_context(|| case.title())?))
+        })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let document = Document {
         document_version: DOCUMENT_VERSION,
@@ -195,6 +245,7 @@ pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
         entries: args.entries,
         rate: args.rate,
         reads: args.reads,
+        rounds: args.rounds,
         compete: args.compete,
         own_disk: args.late_dir.is_some(),
         keys: args.keys,
@@ -205,10 +256,10 @@ pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
     args.json.as_deref().map_or(Ok(()), |path| provenance::write_json(path, &document))
 }
 
-fn measure(args: &CatchupArgs, case: Case, cores: &Cores) -> anyhow::Result<Outcome> {
+fn round(args: &CatchupArgs, case: Case, number: u32, cores: &Cores) -> anyhow::Result<Round> {
     let say = |what: &str| {
         if !args.quiet {
-            eprintln!("catchup: {}: {what}", case.title());
+            eprintln!("catchup: {}, round {number} of {}: {what}", case.title(), args.rounds);
         }
     };
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
@@ -270,39 +321,41 @@ fn measure(args: &CatchupArgs, case: Case, cores: &Cores) -> anyhow::Result<Outc
         // The load's own seconds end with it.
         let at = |instant: Instant| report.result.seconds - ended.duration_since(instant).as_secs_f64();
         let (from, until) = (at(began), at(caught_up));
-        let phases = [
-            phase(&report.result, 0.0, from),
-            phase(&report.result, from - 1.0 + EDGE_SECONDS, until + 1.0 - EDGE_SECONDS),
-            phase(&report.result, until, report.result.seconds),
-        ];
-        let [before, during, after] = phases;
         say(&format!("caught up in {:.1} s", (caught_up - began).as_secs_f64()));
-        Ok(Outcome {
-            case,
+        Ok(Round {
             missed,
             caught_up_seconds: (caught_up - began).as_secs_f64(),
             serves_seconds,
             state: state.unwrap_or_default(),
-            before,
-            during,
-            after,
-            p99_ratio: (before.p99_us > 0.0).then(|| during.p99_us / before.p99_us),
+            seconds: [
+                within(&report.result, 0.0, from),
+                within(&report.result, from - 1.0 + EDGE_SECONDS, until + 1.0 - EDGE_SECONDS),
+                within(&report.result, until, report.result.seconds),
+            ],
             errors: report.result.errors.total,
         })
     })
 }
 
 /// The seconds that lie wholly between two points of the load.
-fn phase(result: &RunResult, from: f64, until: f64) -> Phase {
-    let within = |second: u32| f64::from(second) >= from && f64::from(second) + 1.0 <= until;
-    let found: Vec<_> = result.per_second.iter().filter(|s| within(s.second)).collect();
-    let of = |pick: &dyn Fn(usize) -> f64| crate::figures::median((0..found.len()).map(pick).collect());
-    Phase {
-        seconds: found.len(),
-        operations_per_second: of(&|i| found[i].operations as f64),
-        p50_us: of(&|i| found[i].p50_us),
-        p99_us: of(&|i| found[i].p99_us),
-        p99_max_us: found.iter().map(|s| s.p99_us).fold(0.0, f64::max),
+fn within(result: &RunResult, from: f64, until: f64) -> Vec<Second> {
+    let lies = |second: u32| f64::from(second) >= from && f64::from(second) + 1.0 <= until;
+    result.per_second.iter().filter(|s| lies(s.second)).cloned().collect()
+}
+
+impl Phase {
+    fn of<'a>(seconds: impl Iterator<Item = &'a Second>) -> Self {
+        let seconds: Vec<&Second> = seconds.collect();
+        let of = |pick: &dyn Fn(&Second) -> f64| {
+            crate::figures::median(seconds.iter().map(|second| pick(second)).collect())
+        };
+        Self {
+            seconds: seconds.len(),
+            operations_per_second: of(&|s| s.operations as f64),
+            p50_us: of(&|s| s.p50_us),
+            p99_us: of(&|s| s.p99_us),
+            p99_max_us: seconds.iter().map(|s| s.p99_us).fold(0.0, f64::max),
+        }
     }
 }
 
@@ -325,7 +378,7 @@ fn text(document: &Document) -> String {
     let mut out = format!(
         "{}\nnote     3 nodes on core {}, generator on {:?}; {} znodes of {} bytes; open loop of {} ops/s on the leader, {} % reads\n\
          note     the node that comes back {}; its data is on {}\n\
-         note     p99: median of the seconds' p99 (in brackets the worst second's)\n\n",
+         note     {} rounds of each case; p99: median of all rounds' seconds' p99 (in brackets the worst second's); times: the median (the slowest)\n\n",
         document.provenance,
         document.cores.server,
         document.cores.generator,
@@ -339,27 +392,28 @@ fn text(document: &Document) -> String {
             "gets what the others leave of the core, as if it had its own machine"
         },
         if document.own_disk { "another disk than the leader's" } else { "the leader's disk" },
+        document.rounds,
     );
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
-        "  {:<22} {:>11} {:>10} {:>8} {:>20} {:>20} {:>20} {:>6}  state",
+        "  {:<22} {:>11} {:>17} {:>8} {:>20} {:>20} {:>20} {:>6}  state",
         "case", "missed", "caught up", "serves", "p99 before", "during", "after", "ratio"
     );
     for o in &document.outcomes {
         let p99 = |p: Phase| format!("{} ({})", duration(p.p99_us), duration(p.p99_max_us));
         let _ = writeln!(
             out,
-            "  {:<22} {:>11} {:>8.2} s {:>6.2} s {:>20} {:>20} {:>20} {:>6}  {}{}",
+            "  {:<22} {:>11} {:>17} {:>6.2} s {:>20} {:>20} {:>20} {:>6}  {}{}",
             o.case.title(),
-            thousands(o.missed as f64),
-            o.caught_up_seconds,
+            thousands(o.missed),
+            format!("{:.2} s ({:.2} s)", o.caught_up_seconds, o.caught_up_seconds_max),
             o.serves_seconds,
             p99(o.before),
             p99(o.during),
             p99(o.after),
             o.p99_ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}")),
-            o.state,
+            o.states.join(", "),
             if o.errors > 0 { format!("; {} errors", thousands(o.errors as f64)) } else { String::new() },
         );
     }
@@ -369,15 +423,30 @@ fn text(document: &Document) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paddock_loadgen::tally::Second;
 
     #[test]
     fn a_phase_counts_only_its_whole_seconds() {
         let second = |second: u32, p99_us: f64| Second { second, p99_us, ..Second::default() };
         let per_second = vec![second(0, 1.0), second(1, 9.0), second(2, 3.0), second(3, 5.0)];
         let result = RunResult { per_second, ..RunResult::default() };
-        let found = phase(&result, 0.5, 4.0);
+        let found = Phase::of(within(&result, 0.5, 4.0).iter());
         assert_eq!((found.seconds, found.p99_us, found.p99_max_us), (3, 5.0, 9.0));
-        assert_eq!(phase(&result, 0.0, 0.9), Phase::default());
+        assert_eq!(within(&result, 0.0, 0.9), []);
+    }
+
+    #[test]
+    fn one_disturbed_round_does_not_decide_a_case() {
+        let round = |p99_us: f64, caught_up_seconds: f64| Round {
+            missed: 7,
+            caught_up_seconds,
+            serves_seconds: 1.0,
+            state: "follower".to_owned(),
+            seconds: [4.0, p99_us, 4.0].map(|p99_us| vec![Second { p99_us, ..Second::default() }]),
+            errors: 1,
+        };
+        let found = Outcome::of(Case::Log, &[round(6.0, 1.0), round(90.0, 9.0), round(5.0, 2.0)]);
+        assert_eq!((found.p99_ratio, found.during.p99_max_us, found.during.seconds), (Some(1.5), 90.0, 3));
+        assert_eq!((found.caught_up_seconds, found.caught_up_seconds_max), (2.0, 9.0));
+        assert_eq!((found.states, found.errors), (vec!["follower".to_owned()], 3));
     }
 }

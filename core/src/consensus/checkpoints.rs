@@ -102,10 +102,13 @@ impl Checkpoints {
                 self.thread.cancel();
             }
         }
-        if let Some(outcome) = self.thread.take() {
-            self.hold = None;
-            // What only the hold kept is freed now, not with the next write.
+        let outcome = self.thread.take();
+        if outcome.is_some() || applier.tree.has_more_to_reclaim() {
+            // What only the hold kept is freed from now on, not with the next write.
             applier.tree.reclaim();
+        }
+        if let Some(outcome) = outcome {
+            self.hold = None;
             match outcome.result {
                 Ok(finished) => {
                     self.newest = (outcome.index, self.term);

@@ -368,7 +368,8 @@ impl Consensus {
     fn next(&self, now_ns: u64, links_ns: Option<u64>) -> Next {
         // What became durable late in this turn stands in the backlog already.
         let more = !self.backlog.is_empty() && !self.phase.blocked && !self.disputes.is_waiting();
-        if more || (self.phase.admitting && self.intake.has_more()) || self.can_propose_more() {
+        let frees = self.applier.tree.has_more_to_reclaim();
+        if more || frees || (self.phase.admitting && self.intake.has_more()) || self.can_propose_more() {
             return Next::Again;
         }
         let alone = self.group.alone();

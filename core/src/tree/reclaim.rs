@@ -9,6 +9,8 @@
 //!   soon as the writer drops it, unless a savepoint may still bring it back.
 //! - Otherwise it goes through the retire list, in the order of retirement, and is freed when `retired <= lowest`
 //!   (see `standing`) and no hold stands in `[born, retired)`.
+//! - Freeing is spread: a hold that ends, or a reader that was far behind, lets go of millions of objects at once, and to touch
+//!   them all would stop the writer for as long. Each call frees some more than was retired since the last one.
 //! - A savepoint raises the number of the version being built, so everything older is copied before it changes:
 //!   rolling back is dropping what was born since and taking the old root again.
 
@@ -26,11 +28,17 @@ use std::sync::Arc;
 #[cfg(debug_assertions)]
 const QUARANTINE_OBJECTS_MAX: usize = 4096;
 
+/// Objects freed by one call beside twice as many as were retired since the last one: each may miss the caches a few times, so this
+/// is about half a millisecond.
+pub(super) const FREED_AT_ONCE: usize = 1024;
+
 #[derive(Clone, Copy)]
 struct Retired {
     object: Object,
     born: u64,
     retired: u64,
+    /// So that nobody has to look at it until it is freed.
+    bytes: u64,
 }
 
 struct Hold {
@@ -38,6 +46,7 @@ struct Hold {
     release: Arc<Release>,
     /// Passed the readers' rule, kept for this hold.
     kept: Vec<Retired>,
+    kept_bytes: u64,
 }
 
 struct Savepoint {
@@ -53,7 +62,14 @@ pub(super) struct Heap {
     published: u64,
     retired: VecDeque<Retired>,
     retired_bytes: u64,
+    /// Retired since the last [`Heap::reclaim`].
+    retired_lately: usize,
     holds: Vec<Hold>,
+    /// What holds kept that have ended, until it is freed. Bounded by what a hold may keep: it shrinks faster than the next
+    /// one's grows.
+    let_go: Vec<Vec<Retired>>,
+    /// The last [`Heap::reclaim`] left something that might be freed.
+    has_more: bool,
     savepoint: Option<Savepoint>,
     /// Everything allocated since the savepoint.
     allocated: Vec<Object>,
@@ -79,7 +95,7 @@ impl Heap {
     pub(super) fn in_savepoint(&self) -> bool {
         self.savepoint.is_some()
     }
-    /// Bytes retired and not freed.
+    /// Bytes retired and not freed, but for those that only wait for their turn since a hold has ended.
     pub(super) fn retired_bytes(&self) -> u64 {
         self.retired_bytes
     }
@@ -111,8 +127,10 @@ impl Heap {
             return;
         }
         // SAFETY: alive.
-        self.retired_bytes += unsafe { object.bytes() };
-        self.retired.push_back(Retired { object, born, retired: self.building });
+        let bytes = unsafe { object.bytes() };
+        self.retired_bytes += bytes;
+        self.retired_lately += 1;
+        self.retired.push_back(Retired { object, born, retired: self.building, bytes });
     }
 
     /// Opens a savepoint: from here everything is copied before it changes.
@@ -126,8 +144,7 @@ impl Heap {
     pub(super) fn rollback(&mut self) {
         let savepoint = self.savepoint.take().expect("rollback without a savepoint");
         for entry in self.retired.drain(savepoint.retired..) {
-            // SAFETY: retired objects are alive until they are freed.
-            self.retired_bytes -= unsafe { entry.object.bytes() };
+            self.retired_bytes -= entry.bytes;
         }
         for object in std::mem::take(&mut self.allocated) {
             // SAFETY: allocated since the savepoint and therefore reachable only from the root that the caller gives
@@ -147,12 +164,10 @@ impl Heap {
             let entry = self.retired[index];
             index += 1;
             if entry.born > self.published {
+                self.retired_bytes -= entry.bytes;
                 // SAFETY: retired, hence alive and off every version to come; born after the newest published
-                // version, so nobody else ever saw it; counted when it was retired.
-                unsafe {
-                    self.retired_bytes -= entry.object.bytes();
-                    self.free(entry.object);
-                }
+                // version, so nobody else ever saw it.
+                unsafe { self.free(entry.object) };
             } else {
                 self.retired[kept] = entry;
                 kept += 1;
@@ -171,10 +186,10 @@ impl Heap {
 
     /// Holds the newest published version until `release` is given up.
     pub(super) fn hold(&mut self, release: Arc<Release>) {
-        self.holds.push(Hold { version: self.published, release, kept: Vec::new() });
+        self.holds.push(Hold { version: self.published, release, kept: Vec::new(), kept_bytes: 0 });
     }
 
-    /// Frees what nobody can see.
+    /// Frees what nobody can see, or some of it.
     ///
     /// # Safety
     /// `lowest` comes from `Standings::lowest` of this tree.
@@ -183,33 +198,55 @@ impl Heap {
         let mut index = 0;
         while index < self.holds.len() {
             if self.holds[index].release.is_given_up() {
-                for entry in self.holds.swap_remove(index).kept {
-                    // SAFETY: it had passed the readers' rule before it was kept.
-                    unsafe { self.free_unless_held(entry) };
-                }
+                let hold = self.holds.swap_remove(index);
+                self.retired_bytes -= hold.kept_bytes;
+                self.let_go.push(hold.kept);
             } else {
                 index += 1;
             }
         }
-        while let Some(&entry) = self.retired.front().filter(|entry| entry.retired <= lowest) {
-            self.retired.pop_front();
+        let mut left = FREED_AT_ONCE + 2 * std::mem::take(&mut self.retired_lately);
+        while left > 0
+            && let Some(entry) = self.retired.pop_front_if(|entry| entry.retired <= lowest)
+        {
+            left -= 1;
+            self.retired_bytes -= entry.bytes;
             // SAFETY: `retired <= lowest`: no reader sees it (see `standing`).
             unsafe { self.free_unless_held(entry) };
         }
+        while left > 0
+            && let Some(kept) = self.let_go.last_mut()
+        {
+            match kept.pop() {
+                // SAFETY: it had passed the readers' rule before it was kept.
+                Some(entry) => unsafe { self.free_unless_held(entry) },
+                None => drop(self.let_go.pop()),
+            }
+            left -= 1;
+        }
+        self.has_more = left == 0;
     }
 
+    /// Whether another [`Heap::reclaim`] might free more, though nobody moved meanwhile.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Not counted in `retired_bytes` when it comes, and again if a hold keeps it.
+    ///
     /// # Safety
     /// No reader sees the object.
     unsafe fn free_unless_held(&mut self, entry: Retired) {
         let in_the_way = |hold: &&mut Hold| entry.born <= hold.version && hold.version < entry.retired;
         match self.holds.iter_mut().find(in_the_way) {
-            Some(hold) => hold.kept.push(entry),
+            Some(hold) => {
+                self.retired_bytes += entry.bytes;
+                hold.kept_bytes += entry.bytes;
+                hold.kept.push(entry);
+            }
             // SAFETY: retired, hence alive and in no version to come; no reader sees it by the caller's word, no hold by
             // the search above.
-            None => unsafe {
-                self.retired_bytes -= entry.object.bytes();
-                self.free(entry.object);
-            },
+            None => unsafe { self.free(entry.object) },
         }
     }
 
@@ -254,7 +291,8 @@ impl Heap {
     /// There is no reader and no hold any more.
     pub(super) unsafe fn free_retired(&mut self) {
         let kept = std::mem::take(&mut self.holds).into_iter().flat_map(|hold| hold.kept);
-        for entry in std::mem::take(&mut self.retired).into_iter().chain(kept) {
+        let let_go = std::mem::take(&mut self.let_go).into_iter().flatten();
+        for entry in std::mem::take(&mut self.retired).into_iter().chain(kept).chain(let_go) {
             // SAFETY: retired objects are alive, each is in one list once, and nobody is left to see them.
             unsafe { self.free(entry.object) };
         }

@@ -375,12 +375,17 @@ impl Writer {
         Published { tree: self.shared.tree, number, root: self.root }
     }
 
-    /// Frees what nobody can see. To be called when the newest [`Published`] is where every reader finds it: a
+    /// Frees what nobody can see, or some of it ([`Writer::has_more_to_reclaim`]). To be called when the newest [`Published`] is where every reader finds it: a
     /// reader that wakes after this moves nowhere below it.
     pub fn reclaim(&mut self) {
         let lowest = self.shared.standings.lowest(self.heap.published());
         // SAFETY: the number comes from the standings of this tree.
         unsafe { self.heap.reclaim(lowest) };
+    }
+
+    /// Whether the last [`Writer::reclaim`] left something for the next one, so that nobody waits for all of it.
+    pub fn has_more_to_reclaim(&self) -> bool {
+        self.heap.has_more()
     }
 
     /// Holds the newest published version until the hold is dropped.
@@ -391,7 +396,7 @@ impl Writer {
         Held { shared: self.shared.clone(), release, root, version: self.heap.published(), counts }
     }
 
-    /// Bytes that the newest version does not contain and that are not freed yet.
+    /// Bytes that the newest version does not contain and that somebody may still see.
     pub fn retired_bytes(&self) -> u64 {
         self.heap.retired_bytes()
     }

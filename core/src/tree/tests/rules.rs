@@ -1,6 +1,7 @@
 //! Hazard: somebody breaks the rules of standing, or memory is kept for nobody.
 
 use super::acl;
+use crate::tree::reclaim::FREED_AT_ONCE;
 use crate::tree::{NewNode, Published, Writer, tree};
 
 fn set(writer: &mut Writer, zxid: i64) -> Published {
@@ -70,6 +71,41 @@ fn a_hold_keeps_its_version_and_not_those_after() {
     drop(held);
     writer.reclaim();
     assert_eq!(writer.retired_bytes(), 0);
+}
+
+#[test]
+fn the_end_of_a_hold_does_not_stop_the_writer() {
+    let (mut writer, mut readers) = tree(1);
+    readers[0].park();
+    let znodes = 3 * FREED_AT_ONCE;
+    for n in 0..znodes {
+        let path = format!("/{n}");
+        let data = Some(&b"x"[..]);
+        let new = NewNode { path: &path, data, acl: acl(31), ephemeral_owner: 0, zxid: 1, time_ms: 0 };
+        writer.create(&new).expect("it is new");
+    }
+    writer.publish();
+    writer.reclaim();
+    let held = writer.hold();
+    for n in 0..znodes {
+        writer.set_data(&format!("/{n}"), Some(b"y"), 2, 0).expect("it is there");
+    }
+    writer.publish();
+    writer.reclaim();
+    while writer.has_more_to_reclaim() {
+        writer.reclaim();
+    }
+    assert!(writer.retired_bytes() > 0);
+    drop(held);
+    writer.reclaim();
+    assert!(writer.has_more_to_reclaim(), "freed all at once");
+    assert_eq!(writer.retired_bytes(), 0, "nobody sees it any more");
+    let mut calls = 1;
+    while writer.has_more_to_reclaim() {
+        writer.reclaim();
+        calls += 1;
+    }
+    assert!((3..=5).contains(&calls), "{calls} calls");
 }
 
 #[test]
