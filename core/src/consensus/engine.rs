@@ -16,6 +16,7 @@ use super::config::*;
 use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
 use super::disputes::{Dispute, Disputes};
+use super::feed::Feed;
 use super::founding::Founding;
 use super::group::{Effects, EntryKind, Group, LogEntry, Role};
 use super::installing::Installing;
@@ -59,6 +60,7 @@ pub struct Consensus {
     pub(super) effects: Effects,
     pub(super) journal: Journal,
     pub(super) cold: ColdReader,
+    pub(super) feed: Feed,
     /// Committed, not applied.
     pub(super) backlog: VecDeque<LogEntry>,
     pub(super) backlog_bytes: usize,
@@ -142,7 +144,7 @@ impl Consensus {
         self.forward(now_ns, io);
         let install_ns = self.install(now_ns, io)?;
         self.ask(now_ns, io);
-        self.inform_group();
+        self.inform_group(now_ns);
         self.drain(io);
         self.recall();
         self.answer();
@@ -226,7 +228,7 @@ impl Consensus {
         while self.group.drain(&mut self.effects) {
             self.speak(io);
             self.installing.want(&mut self.effects.snapshots);
-            self.read_cold();
+            self.feed_cold();
             self.journal.append(&mut self.effects, self.applier.index);
             for entry in self.effects.committed.drain(..) {
                 self.backlog_bytes += entry.payload.len();
@@ -271,6 +273,7 @@ impl Consensus {
             let is_batch = entry.kind == EntryKind::Batch;
             if is_batch && !entry.payload.is_empty() && entry.term == self.phase.leading {
                 self.phase.in_flight = self.phase.in_flight.saturating_sub(1);
+                self.feed.committed(now_ns);
             }
             if !is_batch {
                 self.steward.changed();
@@ -382,6 +385,7 @@ impl Consensus {
             self.has_room().then(|| self.deadlines.next_ns()).flatten(),
             asks.then(|| self.rounds.deadline_ns(!alone)).flatten(),
             self.reads.deadline_ns(),
+            self.feed.deadline_ns(),
             self.steward.deadline_ns().filter(|_| self.phase.leading != 0 && self.is_writable()),
             self.phase.removed_since.map(|since| since + REMOVED_PATIENCE_NS),
             self.shards.deadline_ns(),

@@ -56,8 +56,13 @@ impl Consensus {
             }
         }
         let deadline_ns = self.installing.transfers.turn(&standing, now_ns);
+        // What the link does not take is sent again.
         while let Some((to, message)) = self.installing.transfers.next_out() {
-            // What the link does not take is sent again.
+            if let Some(message) = self.feed.chunk(to, message) {
+                self.links.send(to, &message, io);
+            }
+        }
+        while let Some((to, message)) = self.feed.next_chunk(now_ns) {
             self.links.send(to, &message, io);
         }
         while let Some(outcome) = self.installing.transfers.next_outcome() {

@@ -59,6 +59,7 @@ impl Consensus {
         self.outbound.give_back(own, true);
         self.reads.clear();
         self.phase.in_flight = 0;
+        self.feed.restart();
         self.stats.set_leading((term != 0).then_some(now.wall_ms));
         if term == 0 {
             self.deadlines.follow();

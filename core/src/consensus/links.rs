@@ -195,6 +195,7 @@ impl Consensus {
                     }
                     self.group.unreachable(u64::from(node));
                     self.installing.link_down(node);
+                    self.feed.link_down(node);
                 }
                 PeerEvent::Message { node, message } => self.hear(now, node, message, io),
                 PeerEvent::Removed { by } => {

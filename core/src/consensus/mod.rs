@@ -15,6 +15,7 @@
 //! | [`open`] | recovery, and the ends that shards get |
 //! | [`group`], `raft_group`, `window`, `wire`, `cold` | ordering, messages, what peers who are behind are fed from |
 //! | `cold_reader` | older parts of the log, read off the core |
+//! | `feed` | how fast nodes that are far behind are fed |
 //! | `upkeep` | what keeps group and log in step |
 //! | `bootstrap` | with which membership a node begins |
 //! | `founding` | whether a node without data may found an ensemble |
@@ -47,6 +48,7 @@ mod control;
 mod deadlines;
 mod disputes;
 pub mod engine;
+mod feed;
 mod founding;
 pub mod group;
 mod installing;

@@ -14,6 +14,7 @@ use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
 use super::disputes::Disputes;
 use super::engine::{Consensus, Phase};
+use super::feed::Feed;
 use super::founding::Founding;
 use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Membership, Vote};
 use super::installing::Installing;
@@ -292,6 +293,7 @@ impl Consensus {
             effects: Effects::default(),
             journal,
             cold,
+            feed: Feed::default(),
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             applier,

@@ -137,6 +137,7 @@ impl Consensus {
         match self.group.propose(payload) {
             Ok(()) => {
                 self.phase.in_flight += 1;
+                self.feed.proposed(bytes, now.mono_ns);
                 self.stats.note_proposal(bytes);
                 for command in batch.commands.iter().filter(|c| c.op == Op::ExpireSession) {
                     self.deadlines.ordered(command.session);

@@ -90,7 +90,11 @@ impl Consensus {
         let done = match act {
             Act::Order(command) => {
                 let payload = self.leaders_batch(&command, now)?;
-                self.group.propose(payload).inspect(|()| self.phase.in_flight += 1)
+                let bytes = payload.len() as u64;
+                self.group.propose(payload).inspect(|()| {
+                    self.phase.in_flight += 1;
+                    self.feed.proposed(bytes, now_ns);
+                })
             }
             Act::Change { target, command } => {
                 let payload = match command {

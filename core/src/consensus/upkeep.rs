@@ -30,15 +30,19 @@ pub(super) fn apply<'a>(
 }
 
 impl Consensus {
-    /// Has read what the group wants for peers who are behind.
-    pub(super) fn read_cold(&mut self) {
+    /// What the group wants for peers who are behind waits until it may be read.
+    pub(super) fn feed_cold(&mut self) {
         for fetch in self.effects.fetches.drain(..) {
-            self.cold.request(fetch);
+            self.feed.fetch(fetch);
         }
     }
 
-    /// Tells the group what was read, what snapshot there is, and where the log begins.
-    pub(super) fn inform_group(&mut self) {
+    /// Has read for peers who are behind what is due, and tells the group what was read, what snapshot there is, and where the
+    /// log begins.
+    pub(super) fn inform_group(&mut self, now_ns: u64) {
+        while let Some(fetch) = self.feed.next_fetch(now_ns) {
+            self.cold.request(fetch);
+        }
         while let Some((fetch, entries)) = self.cold.take() {
             self.group.fetched(fetch, entries);
         }
