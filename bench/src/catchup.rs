@@ -6,9 +6,11 @@
 //! up; because "caught up" is what the node itself says: it has applied what the leader had applied when it came back; and
 //! because the seconds of several rounds count together: a second in which something else held the machine is then one of many.
 
+use crate::common::Common;
 use crate::ensemble::nodes::{Ensemble, Weight, field};
+use crate::figures::{median, ratio, times};
 use crate::load::Load;
-use crate::provenance::{self, Provenance};
+use crate::provenance::Provenance;
 use crate::server::{Cores, Program, Served};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -72,21 +74,11 @@ pub struct CatchupArgs {
     /// Event loop of Paddock: auto, uring or epoll
     #[arg(long, default_value_t, value_name = "NAME")]
     transport: Choice,
-    /// The nodes' core [default: the last usable one]
-    #[arg(long, value_name = "CORE")]
-    core: Option<u32>,
-    /// Where the data directories are made: chooses the disk [default: the directory for temporary files]
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
     /// Where the node that comes back has its data then, so that its disk is not the leader's: /dev/shm will do
     #[arg(long, value_name = "DIR")]
     late_dir: Option<PathBuf>,
-    /// Write everything as JSON (- for standard output, which then carries nothing else)
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Say nothing while measuring
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// How the node fell behind.
@@ -169,7 +161,7 @@ struct Outcome {
 
 impl Outcome {
     fn of(case: Case, rounds: &[Round]) -> Self {
-        let median = |pick: &dyn Fn(&Round) -> f64| crate::figures::median(rounds.iter().map(pick).collect());
+        let middle = |pick: &dyn Fn(&Round) -> f64| median(rounds.iter().map(pick).collect());
         let [before, during, after] =
             std::array::from_fn(|phase| Phase::of(rounds.iter().flat_map(|round| &round.seconds[phase])));
         let mut states: Vec<String> = rounds.iter().map(|round| round.state.clone()).collect();
@@ -178,15 +170,15 @@ impl Outcome {
         Self {
             case,
             rounds: rounds.len(),
-            missed: median(&|round| round.missed as f64),
-            caught_up_seconds: median(&|round| round.caught_up_seconds),
+            missed: middle(&|round| round.missed as f64),
+            caught_up_seconds: middle(&|round| round.caught_up_seconds),
             caught_up_seconds_max: rounds.iter().map(|round| round.caught_up_seconds).fold(0.0, f64::max),
-            serves_seconds: median(&|round| round.serves_seconds),
+            serves_seconds: middle(&|round| round.serves_seconds),
             states,
             before,
             during,
             after,
-            p99_ratio: (before.p99_us > 0.0).then(|| during.p99_us / before.p99_us),
+            p99_ratio: ratio(during.p99_us, before.p99_us),
             errors: rounds.iter().map(|round| round.errors).sum(),
         }
     }
@@ -227,7 +219,7 @@ impl Served for Leader {
 
 /// Runs the subcommand.
 pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
-    let cores = Cores::divide(args.core)?;
+    let cores = args.common.cores()?;
     let cases = if args.cases.is_empty() { Case::value_variants().to_vec() } else { args.cases.clone() };
     let outcomes = cases
         .into_iter()
@@ -252,17 +244,14 @@ pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
         value_bytes: args.value_size,
         outcomes,
     };
-    provenance::print(args.json.as_deref(), text(&document));
-    args.json.as_deref().map_or(Ok(()), |path| provenance::write_json(path, &document))
+    args.common.publish(&document, text(&document))
 }
 
 fn round(args: &CatchupArgs, case: Case, number: u32, cores: &Cores) -> anyhow::Result<Round> {
     let say = |what: &str| {
-        if !args.quiet {
-            eprintln!("catchup: {}, round {number} of {}: {what}", case.title(), args.rounds);
-        }
+        args.common.say(&format!("catchup: {}, round {number} of {}: {what}", case.title(), args.rounds));
     };
-    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let parent = args.common.parent();
     let program = Program::Paddock(args.transport);
     let mut ensemble = Ensemble::new(program, 3, Some(cores.server), case.settings(), &parent)?;
     ensemble.start()?;
@@ -346,9 +335,7 @@ fn within(result: &RunResult, from: f64, until: f64) -> Vec<Second> {
 impl Phase {
     fn of<'a>(seconds: impl Iterator<Item = &'a Second>) -> Self {
         let seconds: Vec<&Second> = seconds.collect();
-        let of = |pick: &dyn Fn(&Second) -> f64| {
-            crate::figures::median(seconds.iter().map(|second| pick(second)).collect())
-        };
+        let of = |pick: &dyn Fn(&Second) -> f64| median(seconds.iter().map(|second| pick(second)).collect());
         Self {
             seconds: seconds.len(),
             operations_per_second: of(&|s| s.operations as f64),
@@ -412,7 +399,7 @@ fn text(document: &Document) -> String {
             p99(o.before),
             p99(o.during),
             p99(o.after),
-            o.p99_ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}")),
+            times(o.p99_ratio),
             o.states.join(", "),
             if o.errors > 0 { format!("; {} errors", thousands(o.errors as f64)) } else { String::new() },
         );

@@ -95,6 +95,16 @@ pub fn median(mut all: Vec<f64>) -> f64 {
     }
 }
 
+/// `a` as a multiple of `b`, where there is something to be a multiple of.
+pub fn ratio(a: f64, b: f64) -> Option<f64> {
+    (b > 0.0).then(|| a / b)
+}
+
+/// A multiple as tables show it.
+pub fn times(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

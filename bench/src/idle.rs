@@ -1,8 +1,8 @@
 //! `paddock-bench idle`: what sessions cost that only ping.
 
+use crate::common::Single;
 use crate::load;
-use crate::provenance::{self, Provenance};
-use crate::znodes::Common;
+use crate::provenance::Provenance;
 use anyhow::Context;
 use clap::Args;
 use paddock_loadgen::report::{IdleReport, duration, thousands};
@@ -17,7 +17,7 @@ Examples:
   paddock-bench idle --connections 10000 --timeout-ms 6000 --duration 30 --json idle.json")]
 pub struct IdleArgs {
     #[command(flatten)]
-    common: Common,
+    single: Single,
     /// Sessions
     #[arg(long, default_value_t = 1000, value_name = "N")]
     connections: u32,
@@ -42,8 +42,8 @@ struct Document {
 
 /// Runs the subcommand.
 pub fn run(args: &IdleArgs) -> anyhow::Result<()> {
-    let common = &args.common;
-    let (installation, cores) = common.install()?;
+    let common = &args.single.common;
+    let (installation, cores) = args.single.install()?;
     let server = installation.start("/")?;
     common.say(&format!("idle: {} sessions for {} s", thousands(args.connections.into()), args.duration));
     let (timeout, time) = (Duration::from_millis(args.timeout_ms), Duration::from_secs(args.duration));
@@ -69,6 +69,5 @@ pub fn run(args: &IdleArgs) -> anyhow::Result<()> {
         duration(d.report.pings.p99_us),
         d.server_share * 100.0,
     );
-    provenance::print(common.json.as_deref(), text);
-    common.json.as_deref().map_or(Ok(()), |path| provenance::write_json(path, &document))
+    common.publish(&document, text)
 }

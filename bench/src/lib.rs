@@ -9,6 +9,7 @@
 
 pub mod catchup;
 pub mod client;
+pub mod common;
 pub mod echo;
 pub mod ensemble;
 pub mod figures;

@@ -4,15 +4,14 @@
 //! allocated, without mapped files, which the kernel drops when it needs the room.
 
 use crate::client::Client;
+use crate::common::Single;
 use crate::load::Load;
-use crate::provenance::{self, Provenance};
-use crate::server::{Cores, Installation, Memory, Program, Running};
+use crate::provenance::Provenance;
+use crate::server::{Cores, Memory, Running};
 use clap::Args;
 use paddock_loadgen::keyspace::Keyspace;
 use paddock_loadgen::report::thousands;
-use paddock_transport::event_loop::Choice;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where `paddock-load` puts its tree.
@@ -28,42 +27,6 @@ const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// What counts as no change.
 const SETTLED_BYTES: u64 = 256 << 10;
 
-/// What all measurements of one Paddock process have in common.
-#[derive(Args, Clone, Debug)]
-pub struct Common {
-    /// Event loop of the server: auto, uring or epoll
-    #[arg(long, default_value_t, value_name = "NAME")]
-    pub transport: Choice,
-    /// The server's core [default: the last usable one]
-    #[arg(long, value_name = "CORE")]
-    pub core: Option<u32>,
-    /// Where the server's data directory is made: chooses the disk [default: the directory for temporary files]
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// Write the figures as JSON (- for standard output, which then carries nothing else)
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Say nothing while measuring
-    #[arg(long)]
-    pub quiet: bool,
-}
-
-impl Common {
-    /// A new, empty Paddock, and which core is whose.
-    pub fn install(&self) -> anyhow::Result<(Installation, Cores)> {
-        let cores = Cores::divide(self.core)?;
-        let parent = self.dir.clone().unwrap_or_else(std::env::temp_dir);
-        Ok((Installation::new(Program::Paddock(self.transport), Some(cores.server), &parent)?, cores))
-    }
-
-    /// Says what is being done.
-    pub fn say(&self, what: &str) {
-        if !self.quiet {
-            eprintln!("{what}");
-        }
-    }
-}
-
 /// Bytes per znode and per idle connection, in a real server.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
@@ -72,7 +35,7 @@ Examples:
   paddock-bench memory --keys 100000 --connections 5000 --json memory.json")]
 pub struct MemoryArgs {
     #[command(flatten)]
-    common: Common,
+    single: Single,
     /// Znodes
     #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keys: u32,
@@ -108,8 +71,8 @@ struct MemoryDocument {
 
 /// Runs `paddock-bench memory`.
 pub fn memory(args: &MemoryArgs) -> anyhow::Result<()> {
-    let common = &args.common;
-    let (installation, cores) = common.install()?;
+    let common = &args.single.common;
+    let (installation, cores) = args.single.install()?;
     let server = installation.start("/")?;
     // Buffers and tables that are there once, whoever comes, belong to the empty server.
     drop(sessions(&server, 1)?);
@@ -151,8 +114,7 @@ pub fn memory(args: &MemoryArgs) -> anyhow::Result<()> {
         with_znodes,
         after_restart,
     };
-    provenance::print(common.json.as_deref(), memory_text(&document));
-    write(common.json.as_deref(), &document)
+    common.publish(&document, memory_text(&document))
 }
 
 fn memory_text(d: &MemoryDocument) -> String {
@@ -183,7 +145,7 @@ Examples:
   paddock-bench restart --keys 100000 --rounds 5 --json restart.json")]
 pub struct RestartArgs {
     #[command(flatten)]
-    common: Common,
+    single: Single,
     /// Znodes
     #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keys: u32,
@@ -217,8 +179,8 @@ struct Restart {
 
 /// Runs `paddock-bench restart`.
 pub fn restart(args: &RestartArgs) -> anyhow::Result<()> {
-    let common = &args.common;
-    let (installation, cores) = common.install()?;
+    let common = &args.single.common;
+    let (installation, cores) = args.single.install()?;
     let mut server = installation.start("/")?;
     common.say(&format!("restart: creating {} znodes", thousands(args.keys.into())));
     fill(&server, &cores, args.keys, args.value_size)?;
@@ -246,8 +208,7 @@ pub fn restart(args: &RestartArgs) -> anyhow::Result<()> {
         start_seconds: sorted[sorted.len() / 2],
         rounds,
     };
-    provenance::print(common.json.as_deref(), restart_text(&document));
-    write(common.json.as_deref(), &document)
+    common.publish(&document, restart_text(&document))
 }
 
 fn restart_text(d: &RestartDocument) -> String {
@@ -307,8 +268,4 @@ fn settled(server: &Running) -> anyhow::Result<Memory> {
         }
         last = now;
     }
-}
-
-fn write(path: Option<&Path>, document: &impl Serialize) -> anyhow::Result<()> {
-    path.map_or(Ok(()), |path| provenance::write_json(path, document))
 }

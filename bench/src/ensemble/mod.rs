@@ -7,19 +7,17 @@
 pub mod nodes;
 mod table;
 
-use crate::figures::Figures;
+use crate::common::{Common, Laps, Rival};
+use crate::figures::{Figures, ratio};
 use crate::load::Load;
-use crate::provenance::{self, Provenance};
-use crate::server::{Cores, Program, default_jars};
+use crate::provenance::Provenance;
+use crate::server::{Cores, Program};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use nodes::Ensemble;
-use paddock_loadgen::config::Progress;
 use paddock_loadgen::progress::Meter;
 use paddock_transport::event_loop::Choice;
 use serde::Serialize;
-use std::path::PathBuf;
-use std::time::Duration;
 
 /// Version of the JSON document.
 const DOCUMENT_VERSION: u32 = 1;
@@ -37,51 +35,24 @@ pub struct EnsembleArgs {
     /// Voters
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=11))]
     nodes: u8,
-    /// Directory with ZooKeeper's jars [default: ~/.cache/paddock-peers/lib if it is there; java must be in PATH]
-    #[arg(long, value_name = "DIR")]
-    zookeeper: Option<PathBuf>,
-    /// Leave ZooKeeper out
-    #[arg(long, conflicts_with = "zookeeper")]
-    no_zookeeper: bool,
+    #[command(flatten)]
+    rival: Rival,
     /// Event loop of Paddock: auto, uring or epoll
     #[arg(long, default_value_t, value_name = "NAME")]
     transport: Choice,
     /// Rows to measure [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
     rows: Vec<Row>,
-    /// How often to measure everything, in turns
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
-    duration: f64,
-    /// Seconds of the same load before each measurement
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
-    warmup: f64,
+    #[command(flatten)]
+    laps: Laps,
     /// Sessions, dealt out over the nodes
     #[arg(long, default_value_t = 66, value_name = "N")]
     connections: u32,
     /// Requests in flight on each
     #[arg(long, default_value_t = 16, value_name = "N")]
     outstanding: u32,
-    /// Znodes
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
-    keys: u32,
-    /// Bytes of each value
-    #[arg(long, default_value_t = 100, value_name = "BYTES")]
-    value_size: u32,
-    /// The nodes' core [default: the last usable one]
-    #[arg(long, value_name = "CORE")]
-    core: Option<u32>,
-    /// Where the data directories are made: chooses the disk [default: the directory for temporary files]
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Write everything as JSON (- for standard output, which then carries nothing else)
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Say nothing while measuring
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// One kind of load.
@@ -160,12 +131,11 @@ struct Document {
 
 /// Runs the subcommand.
 pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
-    let cores = Cores::divide(args.core)?;
-    let progress = if args.quiet { Progress::Quiet } else { Progress::Live };
+    let cores = args.common.cores()?;
     let mut ensembles = start(args, &cores)?;
     let rows = if args.rows.is_empty() { Row::value_variants().to_vec() } else { args.rows.clone() };
-    let laps = u64::from(args.rounds) * rows.len() as u64 + 1;
-    let mut meter = Meter::new(progress, "ensemble", laps * ensembles.len() as u64);
+    let laps = u64::from(args.laps.rounds) * rows.len() as u64 + 1;
+    let mut meter = Meter::new(args.common.progress(), "ensemble", laps * ensembles.len() as u64);
     let mut step = 0;
     // A lap that does not count: the tree is filled, and a JVM has compiled what is hot.
     for ensemble in &ensembles {
@@ -174,7 +144,7 @@ pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
         load(args, Row::Reads95).run(ensemble, &cores)?;
     }
     let mut measured: Vec<Vec<Vec<Figures>>> = vec![vec![Vec::new(); ensembles.len()]; rows.len()];
-    for round in 1..=args.rounds {
+    for round in 1..=args.laps.rounds {
         for (r, &row) in rows.iter().enumerate() {
             for (at, ensemble) in ensembles.iter().enumerate() {
                 let said = || format!("{} on {}", row.title(), ensemble.name());
@@ -207,32 +177,23 @@ pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
         nodes: args.nodes,
         connections: args.connections,
         outstanding: args.outstanding,
-        keys: args.keys,
-        value_bytes: args.value_size,
-        seconds: args.duration,
-        warmup_seconds: args.warmup,
+        keys: args.laps.keys,
+        value_bytes: args.laps.value_size,
+        seconds: args.laps.duration,
+        warmup_seconds: args.laps.warmup,
         cells,
         notes,
     };
-    provenance::print(args.json.as_deref(), table::text(&document));
-    args.json.as_deref().map_or(Ok(()), |path| provenance::write_json(path, &document))
+    args.common.publish(&document, table::text(&document))
 }
 
 fn programs(args: &EnsembleArgs) -> anyhow::Result<Vec<Program>> {
-    let mut programs = vec![Program::Paddock(args.transport)];
-    match args.zookeeper.clone().or_else(|| default_jars().filter(|_| !args.no_zookeeper)) {
-        Some(jars) => {
-            anyhow::ensure!(jars.is_dir(), "--zookeeper {}: no such directory of jars", jars.display());
-            programs.push(Program::ZooKeeper(jars));
-        }
-        None if args.no_zookeeper => {}
-        None => eprintln!("ensemble: no ZooKeeper (--zookeeper DIR names a directory with its jars)"),
-    }
-    Ok(programs)
+    let own = Program::Paddock(args.transport);
+    Ok([own].into_iter().chain(args.rival.program("ensemble")?).collect())
 }
 
 fn start(args: &EnsembleArgs, cores: &Cores) -> anyhow::Result<Vec<Ensemble>> {
-    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let parent = args.common.parent();
     let ensembles = programs(args)?.into_iter().map(|program| {
         let mut ensemble = Ensemble::new(program, args.nodes, Some(cores.server), Vec::new(), &parent)?;
         ensemble.start()?;
@@ -247,10 +208,10 @@ fn load(args: &EnsembleArgs, row: Row) -> Load {
         connections: args.connections,
         outstanding: Some(args.outstanding),
         rate: None,
-        keys: args.keys,
-        value_bytes: args.value_size,
-        duration: Duration::from_secs_f64(args.duration),
-        warmup: Duration::from_secs_f64(args.warmup),
+        keys: args.laps.keys,
+        value_bytes: args.laps.value_size,
+        duration: args.laps.duration(),
+        warmup: args.laps.warmup(),
         check: true,
     }
 }
@@ -258,7 +219,6 @@ fn load(args: &EnsembleArgs, row: Row) -> Load {
 fn cells(row: Row, names: &[(String, bool)], measured: Vec<Vec<Figures>>) -> Vec<Cell> {
     let medians: Vec<Figures> = measured.iter().map(|rounds| Figures::median(rounds)).collect();
     let zookeeper = names.iter().position(|(_, is_zookeeper)| *is_zookeeper).map(|at| &medians[at]);
-    let ratio = |a: f64, b: f64| (b > 0.0).then(|| a / b);
     let cells = names.iter().zip(measured).zip(&medians).map(|(((name, _), rounds), figures)| Cell {
         row,
         ensemble: name.clone(),

@@ -1,7 +1,7 @@
 //! The printed form of the comparison.
 
 use super::{Cell, Document};
-use crate::figures::Quantiles;
+use crate::figures::{Quantiles, times};
 use paddock_loadgen::report::{duration, thousands};
 use std::fmt::Write;
 
@@ -54,7 +54,6 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
 
 fn write_cell(out: &mut String, cell: &Cell) -> std::fmt::Result {
     let f = &cell.figures;
-    let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
     let time = |of: Option<Quantiles>, pick: fn(Quantiles) -> f64| {
         of.map_or_else(|| "-".to_owned(), |quantiles| duration(pick(quantiles)))
     };
@@ -63,13 +62,13 @@ fn write_cell(out: &mut String, cell: &Cell) -> std::fmt::Result {
         "  {:<14} {:>10} {:>7} {:>10} {:>10} {:>10} {:>10} {:>12.0} {:>8}",
         cell.ensemble,
         thousands(f.throughput),
-        ratio(cell.throughput_to_zookeeper),
+        times(cell.throughput_to_zookeeper),
         time(f.reads, |q| q.p50_us),
         time(f.reads, |q| q.p99_us),
         time(f.writes, |q| q.p50_us),
         time(f.writes, |q| q.p99_us),
         f.server_ns_per_operation,
-        ratio(cell.work_to_zookeeper),
+        times(cell.work_to_zookeeper),
     )?;
     if f.errors > 0 {
         write!(out, "  {} errors", thousands(f.errors as f64))?;

@@ -6,18 +6,16 @@
 
 mod table;
 
-use crate::figures::{Figures, median};
+use crate::common::{Common, Laps, Rival};
+use crate::figures::{Figures, median, ratio};
 use crate::load::Load;
-use crate::provenance::{self, Provenance};
-use crate::server::{Cores, Installation, Program, Running, default_jars};
+use crate::provenance::Provenance;
+use crate::server::{Cores, Installation, Program, Running};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use paddock_loadgen::config::Progress;
 use paddock_loadgen::progress::Meter;
 use paddock_transport::event_loop::{Choice, LoopKind, choose};
 use serde::Serialize;
-use std::path::PathBuf;
-use std::time::Duration;
 
 /// Version of the JSON document.
 const DOCUMENT_VERSION: u32 = 1;
@@ -32,48 +30,21 @@ Examples:
 
 Each server is bound to one core, the load generator to the others. Figures are medians of the rounds.")]
 pub struct PeersArgs {
-    /// Directory with ZooKeeper's jars [default: ~/.cache/paddock-peers/lib if it is there; java must be in PATH]
-    #[arg(long, value_name = "DIR")]
-    zookeeper: Option<PathBuf>,
-    /// Leave ZooKeeper out
-    #[arg(long, conflicts_with = "zookeeper")]
-    no_zookeeper: bool,
+    #[command(flatten)]
+    rival: Rival,
     /// Event loop of the echo server and of Paddock: the default one, a named one, or both
     #[arg(long, value_enum, default_value_t = Transports::Auto)]
     transport: Transports,
     /// Rows to measure [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
     rows: Vec<Row>,
-    /// How often to measure everything, in turns
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
-    duration: f64,
-    /// Seconds of the same load before each measurement
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
-    warmup: f64,
+    #[command(flatten)]
+    laps: Laps,
     /// Sessions
     #[arg(long, default_value_t = 64, value_name = "N")]
     connections: u32,
-    /// Znodes
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
-    keys: u32,
-    /// Bytes of each value
-    #[arg(long, default_value_t = 100, value_name = "BYTES")]
-    value_size: u32,
-    /// The servers' core [default: the last usable one]
-    #[arg(long, value_name = "CORE")]
-    core: Option<u32>,
-    /// Where the servers' data directories are made: chooses the disk [default: the directory for temporary files]
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Write everything as JSON (- for standard output, which then carries nothing else)
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Say nothing while measuring
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Which loops the echo server and Paddock are measured on.
@@ -188,12 +159,11 @@ struct Contestant {
 
 /// Runs the subcommand.
 pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
-    let cores = Cores::divide(args.core)?;
+    let cores = args.common.cores()?;
     let mut contestants = start(args, &cores)?;
     let rows = if args.rows.is_empty() { Row::value_variants().to_vec() } else { args.rows.clone() };
-    let steps = u64::from(args.rounds + 1) * (rows.len() * contestants.len()) as u64;
-    let progress = if args.quiet { Progress::Quiet } else { Progress::Live };
-    let mut meter = Meter::new(progress, "peers", steps);
+    let steps = u64::from(args.laps.rounds + 1) * (rows.len() * contestants.len()) as u64;
+    let mut meter = Meter::new(args.common.progress(), "peers", steps);
     let mut measured: Vec<Vec<Vec<Figures>>> = vec![vec![Vec::new(); contestants.len()]; rows.len()];
     let mut saturation: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
     let mut step = 0;
@@ -204,7 +174,7 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
         let report = load(args, contestant, Row::Mixed16, None).run(&contestant.running, &cores)?;
         saturation[at].push(report.result.throughput);
     }
-    for round in 1..=args.rounds {
+    for round in 1..=args.laps.rounds {
         for (r, &row) in rows.iter().enumerate() {
             for (at, contestant) in contestants.iter().enumerate() {
                 let rate = (row == Row::HalfRate).then(|| saturated(&saturation[at]) / 2.0);
@@ -241,15 +211,14 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
         provenance: Provenance::here(),
         cores,
         connections: args.connections,
-        keys: args.keys,
-        value_bytes: args.value_size,
-        seconds: args.duration,
-        warmup_seconds: args.warmup,
+        keys: args.laps.keys,
+        value_bytes: args.laps.value_size,
+        seconds: args.laps.duration,
+        warmup_seconds: args.laps.warmup,
         cells,
         notes,
     };
-    provenance::print(args.json.as_deref(), table::text(&document));
-    args.json.as_deref().map_or(Ok(()), |path| provenance::write_json(path, &document))
+    args.common.publish(&document, table::text(&document))
 }
 
 /// The rate at which a server was saturated: without the lap that warmed it up, once there is a better one.
@@ -262,13 +231,8 @@ fn start(args: &PeersArgs, cores: &Cores) -> anyhow::Result<Vec<Contestant>> {
     for choice in args.transport.choices()? {
         programs.extend([Program::Echo(choice), Program::Paddock(choice)]);
     }
-    let jars = args.zookeeper.clone().or_else(|| default_jars().filter(|_| !args.no_zookeeper));
-    match jars {
-        Some(jars) => programs.push(Program::ZooKeeper(jars)),
-        None if args.no_zookeeper => {}
-        None => eprintln!("peers: no ZooKeeper (--zookeeper DIR names a directory with its jars)"),
-    }
-    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    programs.extend(args.rival.program("peers")?);
+    let parent = args.common.parent();
     let contestants = programs.into_iter().map(|program| {
         let installation = Installation::new(program.clone(), Some(cores.server), &parent)?;
         let running = installation.start("/")?;
@@ -283,10 +247,10 @@ fn load(args: &PeersArgs, contestant: &Contestant, row: Row, rate: Option<f64>) 
         connections: args.connections,
         outstanding: row.outstanding(),
         rate,
-        keys: args.keys,
-        value_bytes: args.value_size,
-        duration: Duration::from_secs_f64(args.duration),
-        warmup: Duration::from_secs_f64(args.warmup),
+        keys: args.laps.keys,
+        value_bytes: args.laps.value_size,
+        duration: args.laps.duration(),
+        warmup: args.laps.warmup(),
         check: !matches!(contestant.program, Program::Echo(_)),
     }
 }
@@ -295,7 +259,6 @@ fn cells(row: Row, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<Cel
     let medians: Vec<Figures> = measured.iter().map(|rounds| Figures::median(rounds)).collect();
     let of = |wanted: &dyn Fn(&Program) -> bool| programs.iter().position(wanted).map(|at| &medians[at]);
     let zookeeper = of(&|p| matches!(p, Program::ZooKeeper(_)));
-    let ratio = |a: f64, b: f64| (b > 0.0).then(|| a / b);
     let cells = programs.iter().zip(measured).zip(&medians).map(|((program, rounds), figures)| {
         let echo = match program {
             Program::Paddock(choice) | Program::Echo(choice) => of(&|p| *p == Program::Echo(*choice)),
@@ -318,6 +281,7 @@ fn cells(row: Row, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<Cel
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     #[test]
     fn the_lap_that_warms_up_does_not_tell_the_rate() {

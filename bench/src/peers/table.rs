@@ -1,6 +1,7 @@
 //! The printed form of the comparison.
 
 use super::{Cell, Document, Row};
+use crate::figures::times;
 use paddock_loadgen::report::{duration, thousands};
 use std::fmt::Write;
 
@@ -61,7 +62,6 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
 fn write_cell(out: &mut String, cell: &Cell) -> std::fmt::Result {
     let f = &cell.figures;
     let latency = f.reads.or(f.writes).unwrap_or_default();
-    let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
     let limit = match (cell.row, f.server_busiest >= BUSY, f.generator_busiest >= BUSY) {
         (Row::HalfRate, ..) => "rate",
         (_, true, _) => "server",
@@ -73,13 +73,13 @@ fn write_cell(out: &mut String, cell: &Cell) -> std::fmt::Result {
         "  {:<14} {:>10} {:>7} {:>10} {:>10} {:>10} {:>12.0} {:>7} {:>8}  {limit}",
         cell.server,
         thousands(f.throughput),
-        ratio(cell.throughput_to_zookeeper),
+        times(cell.throughput_to_zookeeper),
         duration(latency.p50_us),
         duration(latency.p99_us),
         duration(latency.p999_us),
         f.server_ns_per_operation,
-        ratio(cell.cpu_to_echo),
-        ratio(cell.work_to_zookeeper),
+        times(cell.cpu_to_echo),
+        times(cell.work_to_zookeeper),
     )?;
     if let (Some(_), Some(writes)) = (f.reads, f.writes) {
         write!(out, "; writes p50 {} p99 {}", duration(writes.p50_us), duration(writes.p99_us))?;
