@@ -62,6 +62,8 @@ pub struct Workload {
     pub versions: BTreeMap<String, i32>,
     /// Writes of hundred requests; at 0 the client never waits for the log.
     pub writes_percent: u64,
+    /// Whether it asks for other members now and then, which only the operator may.
+    pub meddles: bool,
 }
 
 /// Names remembered beside the fixed paths.
@@ -76,6 +78,7 @@ impl Workload {
             heard,
             versions,
             writes_percent: if rng.one_in(3) { 0 } else { rng.range(20, 70) },
+            meddles: true,
         }
     }
 
@@ -111,6 +114,9 @@ impl Workload {
 
     /// A write.
     pub fn write(&self, op: u64, rng: &mut Rng) -> (i32, Vec<u8>) {
+        if self.meddles && rng.one_in(60) {
+            return encode(&reconfig(rng), Some(op));
+        }
         let data = value(op, rng);
         let owners = USERS.map(digest_id);
         let (acl, path) = (acl(rng, &owners), self.path(rng));
@@ -194,6 +200,18 @@ pub fn encode(request: &Request<'_>, op: Option<u64>) -> (i32, Vec<u8>) {
         body.extend(op.to_be_bytes());
     }
     (request.opcode(), body)
+}
+
+/// Another member, or one less; of a version that may be the present one, or is not.
+fn reconfig(rng: &mut Rng) -> Request<'static> {
+    let number = rng.range(1, 7);
+    let line = format!("server.{number}=10.0.1.{number}:2888:3888:participant;0.0.0.0:2181");
+    let (joining, leaving) = match rng.one_in(2) {
+        true => (Some(line.into()), None),
+        false => (None, Some(number.to_string().into())),
+    };
+    let config_id = if rng.one_in(3) { 1 << 32 } else { -1 };
+    Request::Reconfig { joining, leaving, new_members: None, config_id }
 }
 
 fn kind(rng: &mut Rng) -> WatcherKind {

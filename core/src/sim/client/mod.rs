@@ -196,7 +196,7 @@ impl Client {
         (client.user, client.who) = (Some(SUPER), identities(Some(SUPER)));
         (client.linearizable, client.accepts_read_only) = (false, false);
         client.wanted_ms = 10_000;
-        client.workload.writes_percent = 30;
+        (client.workload.writes_percent, client.workload.meddles) = (30, false);
         client
     }
 
