@@ -79,7 +79,7 @@ impl Journal {
         }
         let mut durable = self.log.durable().ticket;
         self.seen.0 = durable;
-        if mutated(Mutation::AcknowledgeUnsynced) {
+        if mutated(Mutation::AcknowledgeUnsynced) || mutated(Mutation::CountUnsynced) {
             durable = self.last_ticket;
         }
         let mut newest = None;

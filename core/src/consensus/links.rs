@@ -13,7 +13,6 @@ use super::wire;
 use crate::members::Members;
 use crate::peers::message::RaftMessage;
 use crate::peers::{Contact, Message, PeerEvent, Peers};
-use crate::sim::{Mutation, mutated};
 use paddock_transport::engine::{Closed, ConnId, Now, Origin};
 use paddock_transport::io::Io;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -281,9 +280,6 @@ impl Consensus {
         self.send_raft(messages, io);
         if !self.effects.after.is_empty() {
             let after = std::mem::take(&mut self.effects.after);
-            if mutated(Mutation::CountUnsynced) {
-                return self.send_raft(after, io);
-            }
             self.links.hold(self.effects.number, after);
         }
     }

@@ -39,6 +39,8 @@ macro_rules! mutations {
 mutations! {
     /// What was handed to the log counts as durable before it is.
     AcknowledgeUnsynced = "acknowledge-unsynced", "durability|replicas|history", 1;
+    /// The same in an ensemble: a majority counts that has synced nothing.
+    CountUnsynced = "count-unsynced", "durability|replicas|history|panic", 3;
     /// Some notifications are not sent.
     DropNotification = "drop-notification", "watches", 1;
     /// Some notifications are sent twice.
@@ -65,8 +67,6 @@ mutations! {
     ApplyTwice = "apply-twice", "history", 3;
     /// A vote is given and not remembered, and all stand for election at once.
     ForgetVote = "forget-vote", "durability|replicas|history|ephemerals|panic", 3;
-    /// Appends are acknowledged to the leader before they are synced.
-    CountUnsynced = "count-unsynced", "durability|replicas|history|panic", 3;
     /// A node confirms its rounds by itself, without the quorum.
     StaleRound = "stale-round", "order|leases", 3;
     /// A listener that promises linearizable reads does not wait for a round.

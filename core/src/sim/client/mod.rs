@@ -287,13 +287,15 @@ impl Client {
                 Mode::Operate(left) => left.len().min(1),
                 Mode::Audit(left) => left.len().min(4),
             };
+            // Who only reads waits for nothing, and this would be waited for.
+            let goodbye = if self.workload.writes_percent == 0 { 4000 } else { 400 };
             for _ in 0..burst {
                 if self.waiting.len() >= self.depth.max(4) {
                     break;
                 }
                 *next_op += 1;
                 let (opcode, body) = match &mut self.mode {
-                    Mode::Load if self.rng.one_in(400) => (opcode::CLOSE_SESSION, Vec::new()),
+                    Mode::Load if self.rng.one_in(goodbye) => (opcode::CLOSE_SESSION, Vec::new()),
                     Mode::Load => self.workload.next(*next_op, &mut self.rng),
                     Mode::Audit(left) | Mode::Operate(left) => match left.pop_front() {
                         Some(next) => next,
