@@ -127,17 +127,22 @@ impl RaftGroup {
     /// [`Group::tick`] for a node that must not stand for election: when its time has come it lets go of a leader that it does not
     /// hear, and votes for others.
     pub fn tick_without_standing(&mut self) {
-        let raft = &mut self.node.raft;
+        let raft = &self.node.raft;
         if raft.election_elapsed + 1 < raft.randomized_election_timeout() {
             return self.tick();
         }
         if raft.leader_id != 0 || raft.state != StateRole::Follower {
-            let term = raft.term;
-            raft.become_follower(term, 0);
-            // The crate has drawn, and neither term nor part need have changed.
-            self.drawn_for = (u64::MAX, StateRole::Follower);
-            self.draw();
+            self.let_go();
         }
+    }
+
+    /// From now on this node follows nobody.
+    fn let_go(&mut self) {
+        let term = self.node.raft.term;
+        self.node.raft.become_follower(term, 0);
+        // The crate has drawn, and neither term nor part need have changed.
+        self.drawn_for = (u64::MAX, StateRole::Follower);
+        self.draw();
     }
 
     fn id(&self) -> u64 {
@@ -269,6 +274,10 @@ impl Group for RaftGroup {
         if !self.leads() && due && !self.is_settled() {
             // Its time has come, but its log is not durable: as soon as it is.
             return;
+        }
+        if !self.leads() && due && !raft.promotable() && raft.leader_id != 0 {
+            // Who has no vote would believe in a dead leader until it hears of another one.
+            return self.let_go();
         }
         self.node.tick();
         self.draw();

@@ -7,7 +7,7 @@
 //!
 //! - Everything that the log holds is kept and counts as committed: some of it may not have been, but nothing of what was
 //!   acknowledged and has reached this server is missing.
-//! - Members stay members: whoever comes with an empty directory is fed and gets its vote back like after any lost disk. It is fed
+//! - Members stay members, this server one with a vote if it was an observer: whoever comes with an empty directory is fed and gets its vote back like after any lost disk. It is fed
 //!   from this snapshot on, since the log begins behind it, and never sees the old number.
 //! - A directory of before has the old number: nobody with one is let in again, whatever it promised or votes.
 //! - The snapshot is in force when it has its name, durably. Before that nothing has happened but that a term was passed over.
@@ -42,9 +42,9 @@ pub enum RefoundError {
     /// No ensemble, or none that was ever in force here.
     #[error("{} belongs to no ensemble: there is nothing to go on with. Take a server that has data", .0.display())]
     NoEnsemble(PathBuf),
-    /// It has no vote of its own.
-    #[error("server {0} is no voter of its ensemble; take one of the servers {1:?}")]
-    NoVoter(u8, Vec<u8>),
+    /// It was removed, or has not joined.
+    #[error("server {0} is no member of its ensemble; take one of the servers {1:?}")]
+    NoMember(u8, Vec<u8>),
     /// It needs nobody.
     #[error("server {0} is the only voter of its ensemble already: start it")]
     Alone(u8),
@@ -91,8 +91,8 @@ pub fn refound(
     if members.cluster == [0; 16] {
         return Err(RefoundError::NoEnsemble(config.data_dir));
     }
-    if !members.voters().any(|voter| voter == config.node) {
-        return Err(RefoundError::NoVoter(config.node, members.voters().collect()));
+    if members.get(config.node).is_none() {
+        return Err(RefoundError::NoMember(config.node, members.members.keys().copied().collect()));
     }
     if voters.is_sole_voter(node) {
         return Err(RefoundError::Alone(config.node));
@@ -107,8 +107,8 @@ pub fn refound(
     let (policy, time_ms) = (config.policy, now_ms);
     let frame =
         Batch { semantics: SEMANTICS, policy, time_ms, applied_zxid, applied_digest, commands: Vec::new() };
-    let command =
-        encode(&batch_of(&MembershipCommand::Refound { cluster }, frame)).map_err(|e| unwritten(&e))?;
+    let command = encode(&batch_of(&MembershipCommand::Refound { cluster, node: config.node }, frame))
+        .map_err(|e| unwritten(&e))?;
     steps.extend([MembershipStep::Entered { command }, MembershipStep::Left]);
     let target = Target { voters: vec![node], learners: Vec::new() };
     let alone = voters.enter(&target).and_then(|joint| joint.leave()).map_err(|e| unwritten(&e))?;

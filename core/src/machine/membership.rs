@@ -20,7 +20,7 @@ use super::write::Code;
 use super::{Applied, CommandResult, Machine};
 use crate::command::{ArchivedBatch, ArchivedOp, NO_STREAM, Op};
 use crate::commit::{Change, ChangeKind, Outcome};
-use crate::members::{Member, Members};
+use crate::members::{Member, MemberRole, Members};
 use crate::path;
 use crate::tree::Writer;
 use paddock_transport::wire::{Response, error};
@@ -72,6 +72,8 @@ pub enum MembershipCommand {
     Refound {
         /// The ensemble's new random number.
         cluster: [u8; 16],
+        /// That server. An observer votes from now on.
+        node: u8,
     },
 }
 
@@ -222,9 +224,8 @@ impl Machine {
                 self.membership.leaving.retain(|node, _| !nodes.contains(node));
                 out.membership.changed = true;
             }
-            MembershipCommand::Refound { cluster } => {
-                self.membership.members.cluster = cluster;
-                out.membership.changed = true;
+            MembershipCommand::Refound { cluster, node } => {
+                self.refound(tree, term, time_ms, cluster, node, out);
             }
         }
         self.sums.set_membership(&self.membership);
@@ -291,6 +292,25 @@ impl Machine {
             Response::Data(znode.data(), super::wire_stat(&znode.stat())).put(&mut record);
         }
         self.answer_deferred(pending.node, pending.incarnation, pending.seq, Outcome::Ok(record), out);
+    }
+
+    fn refound(
+        &mut self,
+        tree: &mut Writer,
+        term: u64,
+        time_ms: i64,
+        cluster: [u8; 16],
+        node: u8,
+        out: &mut Applied,
+    ) {
+        self.membership.members.cluster = cluster;
+        out.membership.changed = true;
+        let member = self.membership.members.members.get_mut(&node);
+        let Some(observer) = member.filter(|m| m.role == MemberRole::Observer) else { return };
+        observer.role = MemberRole::Participant;
+        let zxid = self.take_zxid(term);
+        self.membership.members.version = zxid;
+        self.write_config(tree, zxid, time_ms, out);
     }
 
     fn refuse(&mut self, term: u64, number: u64, out: &mut Applied) {

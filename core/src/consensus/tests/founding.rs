@@ -5,6 +5,7 @@ use crate::consensus::founding::FOUNDING_GRACE_NS;
 use crate::consensus::group::Group;
 use crate::consensus::refound::{RefoundError, refound};
 use crate::consensus::{Consensus, ConsensusConfig};
+use crate::members::MemberRole;
 use crate::stats::Stats;
 use paddock_transport::wake::Waker;
 use std::sync::Arc;
@@ -141,7 +142,35 @@ fn a_server_that_is_left_alone_with_the_data_goes_on_when_it_is_told_to() {
 }
 
 #[test]
-fn only_a_voter_with_data_can_be_left_alone() {
+fn an_observer_has_the_data_of_an_ensemble_whose_voters_are_gone_and_votes_from_then_on() {
+    const SESSION: i64 = 2 << 56 | 77;
+    let mut place = Place::new(&[&[1, 2], &[1, 2]]);
+    for node in [1, 2] {
+        let lines = place.slot(node).config.members.as_mut().unwrap();
+        lines.members.get_mut(&2).unwrap().role = MemberRole::Observer;
+    }
+    place.start(&[1, 2]);
+    place.until_founded(&[1, 2]);
+    place.open_session(2, SESSION);
+    place.kill(&[1]);
+    place.slot(1).new_disk();
+    place.start(&[1]);
+    place.pass(LONG_NS);
+    assert!(!place.led(&[1, 2]), "a sole voter that forgot everything begins nothing beside its observer");
+    assert!(place.words(2).contains("no leader can be elected: server 1 came without"), "{}", place.words(2));
+    place.kill(&[2]);
+    let config = place.slot(2).config.clone();
+    refound(config, [0xaa; 16], 0).unwrap();
+    place.start(&[2]);
+    place.until_founded(&[1, 2]);
+    place.until("its data", |place| place.knows(1, SESSION));
+    place.until("both votes", |place| place.core(1).group.membership().voters == [1, 2]);
+    let text = place.core(1).applier.machine.members().config_text();
+    assert!(text.contains("server.2=127.0.0.1:2002:3000:participant"), "{text}");
+}
+
+#[test]
+fn only_a_member_with_data_can_be_left_alone() {
     let mut place = Place::three();
     let config = place.slot(1).config.clone();
     assert!(matches!(refound(config, [0xaa; 16], 0), Err(RefoundError::NoEnsemble(_))));

@@ -293,3 +293,20 @@ fn nonsense_of_a_peer_changes_nothing_for_the_worse() {
         }
     }
 }
+
+#[test]
+fn an_observer_notices_that_nobody_leads_any_more() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[4], 5);
+    let leader = cluster.elect();
+    cluster.calm(10);
+    assert_eq!(cluster.group(4).leader(), leader);
+    for node in 1..=3 {
+        cluster.crash(node);
+    }
+    cluster.calm(100);
+    assert_eq!(cluster.group(4).leader(), 0);
+    (1..=3).for_each(|node| cluster.start(node));
+    cluster.elect();
+    cluster.calm(10);
+    assert_eq!(Some(cluster.group(4).leader()), cluster.leader());
+}

@@ -107,7 +107,10 @@ impl Model {
                 let err = error::NEW_CONFIG_NO_QUORUM;
                 return self.conclude_write(op, Outcome { zxid, err, body: Vec::new() });
             }
-            MembershipCommand::Refound { cluster } => self.ensemble.members.cluster = cluster,
+            // An operator's, of whom there is none here who loses a majority of the disks.
+            MembershipCommand::Refound { .. } => {
+                return Err("nobody begins an ensemble again here".to_owned());
+            }
             MembershipCommand::Bootstrap { .. } | MembershipCommand::Forget { .. } => {}
         }
         Ok(())
