@@ -138,7 +138,7 @@ impl Consensus {
         self.apply(now_ns)?;
         self.settle_disputes(now_ns, io)?;
         self.lead_or_follow(now, io);
-        self.look_at_room(now_ns);
+        self.look_at_room(now_ns, io);
         self.tend(now, io)?;
         self.admit(now)?;
         self.forward(now_ns, io);

@@ -271,6 +271,10 @@ impl Consensus {
             }
             Message::Computed { zxid, digest } => self.disputes.hear(zxid, from, digest),
             Message::Snapshot(message) => self.hear_of_snapshot(from, message, now.mono_ns),
+            Message::Room { full, shut } => {
+                self.room.heard(from, full, now.mono_ns);
+                self.hear_of_room(from, shut, now.mono_ns);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Who has room on its disk, and what follows when too few have.
 //!
-//! Owns what each node said of its own disk (it says so with each of its rounds), and whether writes are shut: so many voters
+//! Owns what each node said of its own disk (when it changes, and again with each of its rounds), and whether writes are shut: so many voters
 //! have no room that nothing can be made durable on a majority. While they are, a command that was never handed to anybody is
 //! refused at once, on every node, as a standalone server refuses it; what may have been ordered is waited for, for
 //! [`UNDECIDED_NS`], and then its connection is closed. Never decides that anything was or was not ordered, and never stops reads:
@@ -11,6 +11,8 @@ use super::config::{AWAY_PATIENCE_NS, UNDECIDED_NS};
 use super::engine::Consensus;
 use super::group::{Group, Role};
 use crate::commit::{Outcome, Reply};
+use crate::peers::Message;
+use paddock_transport::io::Io;
 use std::collections::BTreeMap;
 
 /// What a node said last.
@@ -36,6 +38,8 @@ pub(super) struct Room {
     shut: Option<Shut>,
     /// On the leader: since when voters that are away are missing beside those without room.
     missing_since: Option<u64>,
+    /// What all were told last: that this node's disk is full; that it leads and writes are shut.
+    told: (bool, bool),
 }
 
 /// How many of the voters could log something now.
@@ -106,7 +110,7 @@ impl Room {
 
 impl Consensus {
     /// Looks who has room, and tells from it whether anything can be written.
-    pub(super) fn look_at_room(&mut self, now_ns: u64) {
+    pub(super) fn look_at_room(&mut self, now_ns: u64, io: &mut Io) {
         let term = self.group.term();
         let shut = if self.group.alone() {
             self.phase.full_since.is_some()
@@ -119,6 +123,14 @@ impl Consensus {
         if self.room.judge(shut, term, now_ns) {
             // Those who wait in the rings are refused now, or taken again.
             self.shards.mark_all();
+        }
+        // At once, so that little is on its way to a leader that cannot order it.
+        let word = (self.phase.full_since.is_some(), shut && self.group.role() == Role::Leader);
+        if std::mem::replace(&mut self.room.told, word) != word {
+            let (full, shut) = word;
+            for (node, _) in self.links.up() {
+                self.links.send(node, &Message::Room { full, shut }, io);
+            }
         }
     }
 

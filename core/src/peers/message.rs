@@ -80,6 +80,13 @@ pub enum Message {
     },
     /// A snapshot is offered, asked for, sent, or refused.
     Snapshot(SnapshotMessage),
+    /// To all, when it changes: what rounds and their confirmations repeat.
+    Room {
+        /// Whether the sender's disk is full.
+        full: bool,
+        /// Whether the sender leads and writes are shut.
+        shut: bool,
+    },
 }
 
 /// Raft's message, field by field.

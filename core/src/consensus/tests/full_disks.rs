@@ -88,6 +88,9 @@ fn where_all_disks_are_full_writes_are_refused_everywhere_and_reads_go_on_under_
     let leader = trio.leader().unwrap();
     assert!(write_until_refused(&mut trio, leader));
     let (leader, before) = (trio.leader().unwrap(), terms(&trio));
+    // Everybody is told at once, not with the next round.
+    (0..4).for_each(|_| trio.step());
+    assert!((0..3).all(|n| is_shut(&trio, n)));
     pass(&mut trio, 2 * MAX_STALENESS_NS);
     for n in 0..3 {
         assert!(is_refused(&mut trio, n), "node {}", n + 1);
