@@ -95,7 +95,10 @@ impl Checker for Expiry {
                 Ok(())
             }
             Event::Ended { .. } => {
-                let calm = facts.calm_since.unwrap_or(facts.now);
+                // Whoever begins to lead gives everybody a full timeout; a late parcel or two make an election.
+                let leads =
+                    facts.log.windows(2).rev().find(|w| w[0].term != w[1].term).map_or(0, |w| w[1].at_ns);
+                let calm = facts.calm_since.unwrap_or(facts.now).max(leads);
                 for (session, held) in &facts.model.sessions {
                     let life = self.sessions.get(session);
                     let since = life.map_or(0, |l| l.heard_ns.max(l.contact_ns)).max(calm);
