@@ -12,7 +12,7 @@
 //! | part | does |
 //! |---|---|
 //! | [`engine`] | the order of things within a turn |
-//! | [`open`] | recovery, and the ends that shards get |
+//! | [`open`], `replay` | recovery, and the ends that shards get; what the log holds behind the snapshot |
 //! | [`group`], `raft_group`, `window`, `wire`, `cold` | ordering, messages, what peers who are behind are fed from |
 //! | `cold_reader` | older parts of the log, read off the core |
 //! | `feed` | how fast nodes that are far behind are fed |
@@ -64,6 +64,7 @@ mod raft_group;
 mod raft_log;
 mod reads;
 pub mod refound;
+mod replay;
 mod report;
 mod room;
 mod rounds;

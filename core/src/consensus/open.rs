@@ -16,14 +16,15 @@ use super::disputes::Disputes;
 use super::engine::{Consensus, Phase};
 use super::feed::Feed;
 use super::founding::Founding;
-use super::group::{Effects, EntryKind, Group, GroupError, LogEntry, Membership, Vote};
+use super::group::{Effects, Group, GroupError, Membership, Vote};
 use super::installing::Installing;
 use super::intake::{Intake, batch_bytes_max};
-use super::journal::{Journal, loaded};
+use super::journal::Journal;
 use super::links::Links;
 use super::outbound::Outbound;
 use super::raft_group::{GroupStart, RaftGroup};
 use super::reads::Reads;
+use super::replay::replay;
 use super::report::Report;
 use super::room::Room;
 use super::rounds::Rounds;
@@ -42,7 +43,6 @@ use crate::shard::ShardConfig;
 use crate::stats::Stats;
 use crate::submit::{Inquiries, SUBMIT_RING_ENTRIES, Submit};
 use crate::tree;
-use bytes::Bytes;
 use paddock_storage::log::{Flushing, OpenError};
 use paddock_storage::snapshot::Skipped;
 use paddock_storage::{
@@ -445,58 +445,4 @@ pub(super) fn open_log(
     // The group's own window serves those who lag behind.
     options.window_bytes = 0;
     Ok(Log::open(options)?)
-}
-
-/// What lay in the log behind the snapshot.
-#[derive(Default)]
-pub(super) struct Replayed {
-    entries: u64,
-    /// Bytes of their payloads.
-    bytes: u64,
-    /// Entries of which it is not known whether they are committed.
-    tail: Vec<LogEntry>,
-}
-
-/// Applies what the log holds beyond the snapshot and is known to be committed, without publishing. A sole voter's log is
-/// committed as soon as it is durable; of others' only what they have recorded, and Raft decides about the rest.
-pub(super) fn replay(
-    log: &Log,
-    recovery: &Recovery,
-    applier: &mut Applier,
-    membership: &mut Membership,
-    node: u64,
-) -> Result<Replayed, StartError> {
-    let first = applier.index + 1;
-    let mut replayed = Replayed::default();
-    for entry in log.reader().entries(first, recovery.last_index + 1) {
-        let mut entry = loaded(entry?);
-        let committed = entry.index <= recovery.hard_state.commit || membership.is_sole_voter(node);
-        if !committed || !replayed.tail.is_empty() {
-            // A copy: what is kept must not keep its segment from being recycled.
-            entry.payload = Bytes::copy_from_slice(&entry.payload);
-            replayed.tail.push(entry);
-            continue;
-        }
-        let applied = match entry.kind {
-            EntryKind::Batch => match applier.apply(&entry) {
-                Err(why @ StopReason::Diverged { .. }) if !membership.is_sole_voter(node) => {
-                    // A majority may have found the entry's proposer wrong while this node ran. If it is this node, the first
-                    // read round that it joins tells.
-                    tracing::warn!("replay goes on, and the others are asked: {why}");
-                    applier.accepted = entry.index;
-                    applier.apply(&entry)
-                }
-                applied => applied,
-            },
-            EntryKind::Membership => {
-                let step = membership.apply(&entry.payload).map_err(|e| GroupError(e.to_string()))?;
-                applier.apply_change(&entry, &step)
-            }
-        };
-        applied.map_err(StartError::Replay)?;
-        replayed.entries += 1;
-        replayed.bytes += entry.payload.len() as u64;
-    }
-    applier.forget_applied();
-    Ok(replayed)
 }

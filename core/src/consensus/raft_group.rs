@@ -68,6 +68,8 @@ pub struct RaftGroup {
     drained: u64,
     drained_entries: u64,
     persisted: u64,
+    /// The last one with a vote or a term.
+    drained_vote: u64,
     cold: Cold,
 }
 
@@ -113,6 +115,7 @@ impl RaftGroup {
             drained: 0,
             drained_entries: 0,
             persisted: 0,
+            drained_vote: 0,
             cold: Cold::default(),
         };
         group.draw();
@@ -332,11 +335,16 @@ impl Group for RaftGroup {
         if vote != self.vote {
             self.vote = vote;
             effects.vote = Some(vote);
+            self.drained_vote = self.drained;
         }
+        // A sole voter leads before its own vote is durable. What its learners took from it in a term that it then forgot, it might
+        // contradict in the same term.
+        let in_durable_term = self.persisted >= self.drained_vote;
         for m in ready.take_messages() {
             match m.msg_type {
                 MessageType::MsgSnapshot => effects.snapshots.push(m.to),
-                _ => effects.messages.extend(wire::outgoing(m)),
+                _ if in_durable_term => effects.messages.extend(wire::outgoing(m)),
+                _ => effects.after.extend(wire::outgoing(m)),
             }
         }
         for m in ready.take_persisted_messages() {

@@ -15,8 +15,9 @@
 use super::apply::Applier;
 use super::config::ConsensusConfig;
 use super::group::{EntryKind, LogEntry, MembershipStep, Target};
-use super::open::{StartError, from_snapshot, open_log, replay};
+use super::open::{StartError, from_snapshot, open_log};
 use super::ordering::encode;
+use super::replay::replay;
 use super::steward::batch_of;
 use crate::checkpoint::{Job, WriteError, write};
 use crate::command::{Batch, SEMANTICS};

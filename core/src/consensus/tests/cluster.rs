@@ -7,12 +7,13 @@ use crate::consensus::group::{
     Effects, EntryKind, Fetch, Group, LogEntry, Membership, MembershipStep, Role, Vote,
 };
 use crate::consensus::raft_group::{GroupStart, RaftGroup};
+use crate::consensus::replay::known_committed;
 use crate::consensus::window::Span;
 use crate::peers::message::RaftMessage;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What one drain wants to be durable, and what waits for it.
-struct Drain {
+pub struct Drain {
     number: u64,
     vote: Option<Vote>,
     commit: Option<u64>,
@@ -32,7 +33,7 @@ pub struct Disk {
 pub struct Peer {
     pub group: Option<RaftGroup>,
     pub disk: Disk,
-    drains: VecDeque<Drain>,
+    pub drains: VecDeque<Drain>,
     pub applied: u64,
     pub reads: Vec<(u64, u64)>,
     pub snapshots: Vec<u64>,
@@ -103,10 +104,12 @@ impl Cluster {
         let peer = self.peers.get_mut(&node).unwrap();
         let disk = &peer.disk;
         let (mut applied, first_term, mut membership) = disk.base.clone();
+        let changes = disk.entries.values().filter(|e| e.kind == EntryKind::Membership).map(|e| e.index);
+        let commit = disk.commit.max(known_committed(changes));
         let span = Span::new(applied + 1, first_term, runs(disk));
         let mut tail = Vec::new();
         for entry in disk.entries.values() {
-            if tail.is_empty() && (entry.index <= disk.commit || membership.is_sole_voter(node)) {
+            if tail.is_empty() && (entry.index <= commit || membership.is_sole_voter(node)) {
                 if entry.kind == EntryKind::Membership {
                     membership.apply(&entry.payload).unwrap();
                 }
