@@ -1,8 +1,8 @@
 //! `paddock-bench catchup`: a node that is far behind, or has lost its disk, comes back while clients work.
 //!
-//! Owns three cases, each on a new ensemble of real processes: a node that missed so many writes and finds all of them in the
-//! others' logs; one that finds the logs truncated and needs a snapshot; one with an empty data directory. It stays honest
-//! because one uninterrupted load on the leader is measured second by second, before the node comes back and while it catches
+//! Owns four cases, each on a new ensemble of real processes: a node that is only restarted, for comparison; one that missed
+//! so many writes and finds all of them in the others' logs; one that finds the logs truncated and needs a snapshot; one with
+//! an empty data directory. It stays honest because one uninterrupted load on the leader is measured second by second, before the node comes back and while it catches
 //! up; because "caught up" is what the node itself says: it has applied what the leader had applied when it came back; and
 //! because the seconds of several rounds count together: a second in which something else held the machine is then one of many.
 
@@ -85,6 +85,8 @@ pub struct CatchupArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Case {
+    /// It is restarted and missed nothing to speak of: what its start alone costs whoever shares a machine with it
+    Restart,
     /// It was stopped; the others kept everything that it missed in their logs
     Log,
     /// It was stopped; the others have snapshots instead of the older entries
@@ -96,6 +98,7 @@ enum Case {
 impl Case {
     fn title(self) -> &'static str {
         match self {
+            Case::Restart => "restarted, not behind",
             Case::Log => "behind, by the log",
             Case::Snapshot => "behind, by a snapshot",
             Case::Empty => "empty disk",
@@ -106,7 +109,7 @@ impl Case {
         match self {
             // Beyond what is written here.
             Case::Log => vec!["snapCount=1000000000".to_owned()],
-            Case::Snapshot | Case::Empty => Vec::new(),
+            Case::Restart | Case::Snapshot | Case::Empty => Vec::new(),
         }
     }
 }
@@ -260,14 +263,18 @@ fn round(args: &CatchupArgs, case: Case, number: u32, cores: &Cores) -> anyhow::
     let target = Leader(ensemble.address(leader), ensemble.pid(leader).into_iter().collect());
     // The tree is there before the node goes.
     load(args, 0.0, None, Duration::from_millis(100), Duration::ZERO).run(&target, cores)?;
-    let left_at = ensemble.zxid(late)?;
-    ensemble.stop(late)?;
-    while ensemble.zxid(leader)? < left_at + args.entries {
+    let mut left_at = ensemble.zxid(late)?;
+    if case != Case::Restart {
+        ensemble.stop(late)?;
+    }
+    // All have the same behind them when they are measured.
+    let goal = left_at + args.entries;
+    while ensemble.zxid(leader)? < goal {
         let missed = ensemble.zxid(leader)?.saturating_sub(left_at);
-        say(&format!("{} of {} writes without it", thousands(missed as f64), thousands(args.entries as f64)));
+        say(&format!("{} of {} writes", thousands(missed as f64), thousands(args.entries as f64)));
         load(args, 0.0, None, Duration::from_secs(2), Duration::ZERO).run(&target, cores)?;
     }
-    if let Some(parent) = &args.late_dir {
+    if let Some(parent) = args.late_dir.as_ref().filter(|_| case != Case::Restart) {
         ensemble.take_to(late, parent)?;
     }
     if case == Case::Empty {
@@ -283,6 +290,10 @@ fn round(args: &CatchupArgs, case: Case, number: u32, cores: &Cores) -> anyhow::
         let driven = scope.spawn(|| (whole.run(&target, cores), Instant::now()));
         // One second of warm-up, and one in which the generator comes up: where exactly is known in the end.
         std::thread::sleep(before + Duration::from_secs(2));
+        if case == Case::Restart {
+            left_at = ensemble.zxid(late)?;
+            ensemble.stop(late)?;
+        }
         let missed = ensemble.zxid(leader)?.saturating_sub(left_at);
         let (began, goal) = (Instant::now(), ensemble.zxid(leader)?);
         let weight = if args.compete { Weight::Equal } else { Weight::Idle };
