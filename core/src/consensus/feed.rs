@@ -97,7 +97,7 @@ impl Feed {
 
     /// When something that waits may go on.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
-        (!self.fetches.is_empty() || !self.chunks.is_empty()).then_some(self.pace.next_ns)
+        (!self.fetches.is_empty() || !self.chunks.is_empty()).then(|| self.pace.due_ns())
     }
 }
 
@@ -141,13 +141,19 @@ impl Default for Pace {
 }
 
 impl Pace {
-    fn is_due(&self, now_ns: u64) -> bool {
-        now_ns >= self.next_ns || now_ns >= self.committed_ns + QUIET_NS
+    /// When the next piece may go, if nothing is committed until then.
+    fn due_ns(&self) -> u64 {
+        self.next_ns.min(self.committed_ns + QUIET_NS)
     }
 
+    fn is_due(&self, now_ns: u64) -> bool {
+        now_ns >= self.due_ns()
+    }
+
+    /// What went while nobody was in the way is no debt: counted from now on, never from the piece before.
     fn spend(&mut self, bytes: u64, now_ns: u64) {
         self.fed_ns = Some(now_ns);
-        self.next_ns = self.next_ns.max(now_ns) + bytes.saturating_mul(1_000_000_000) / self.rate;
+        self.next_ns = now_ns + bytes.saturating_mul(1_000_000_000) / self.rate;
     }
 
     fn count(&mut self, bytes: u64, now_ns: u64) {
@@ -270,6 +276,22 @@ mod tests {
         assert!(feed.next_fetch(now_ns).is_some());
         feed.fetch(Fetch { to: 2, low: 9, high: 19, bytes_max: 1, token: 0 });
         assert!(feed.next_fetch(now_ns + 1).is_some());
+    }
+
+    #[test]
+    fn what_went_while_nobody_wrote_is_no_debt_when_somebody_does() {
+        let mut feed = calm(10);
+        let quiet_ns = 3000 * MS + QUIET_NS;
+        for n in 0..1000 {
+            feed.fetch(Fetch { to: 2, low: 1, high: 9, bytes_max: FETCH_BYTES, token: 0 });
+            assert!(feed.next_fetch(quiet_ns + n).is_some());
+        }
+        feed.proposed(10, quiet_ns);
+        feed.committed(quiet_ns + MS);
+        feed.fetch(Fetch { to: 2, low: 1, high: 9, bytes_max: FETCH_BYTES, token: 0 });
+        let one_piece_ns = FETCH_BYTES * 1_000_000_000 / FLOOR_BYTES;
+        assert!(feed.deadline_ns().is_some_and(|at_ns| at_ns <= quiet_ns + MS + one_piece_ns));
+        assert!(feed.pace.next_ns <= quiet_ns + MS + one_piece_ns, "a GiB is not waited off");
     }
 
     #[test]
