@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod canary;
 pub mod catchup;
 pub mod client;
 pub mod common;

@@ -4,8 +4,9 @@ use crate::server::{Cores, Served, forget_process, sibling, spawn_on};
 use anyhow::{Context, bail};
 use paddock_loadgen::report::{IdleReport, Report};
 use serde::de::DeserializeOwned;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// How a server is driven.
@@ -34,6 +35,16 @@ pub struct Load {
 impl Load {
     /// Drives `server`.
     pub fn run(&self, server: &impl Served, cores: &Cores) -> anyhow::Result<Report> {
+        self.run_telling(server, cores, None)
+    }
+
+    /// Drives `server`, and tells how many seconds of the measurement are over, each time one is.
+    pub fn run_telling(
+        &self,
+        server: &impl Served,
+        cores: &Cores,
+        seconds: Option<Sender<u64>>,
+    ) -> anyhow::Result<Report> {
         let mut args = vec![
             "run".to_owned(),
             // Time is measured here; that nothing is lost is shown elsewhere.
@@ -48,7 +59,7 @@ impl Load {
         args.extend(self.outstanding.map(|n| format!("--outstanding={n}")));
         args.extend(self.rate.map(|rate| format!("--rate={rate:.0}")));
         args.extend((!self.check).then(|| "--no-check".to_owned()));
-        let report: Report = generate(args, server, cores)?;
+        let report: Report = generate(args, server, cores, seconds)?;
         if !report.verdict.correct {
             bail!("wrong answers: {}", report.result.wrong_examples.join("; "));
         }
@@ -70,7 +81,7 @@ pub fn idle(
         format!("--timeout-ms={}", timeout.as_millis()),
         format!("--duration={}ms", duration.as_millis()),
     ];
-    let report: IdleReport = generate(args, server, cores)?;
+    let report: IdleReport = generate(args, server, cores, None)?;
     if report.wrong_answers > 0 {
         bail!("{} wrong answers", report.wrong_answers);
     }
@@ -81,6 +92,7 @@ fn generate<T: DeserializeOwned>(
     args: Vec<String>,
     server: &impl Served,
     cores: &Cores,
+    seconds: Option<Sender<u64>>,
 ) -> anyhow::Result<T> {
     let mut command = Command::new(sibling("paddock-load")?);
     command
@@ -89,21 +101,44 @@ fn generate<T: DeserializeOwned>(
         .arg(format!("--server-pid={}", list(&server.pids())))
         .arg(format!("--cores={}", list(&cores.generator)))
         .arg(format!("--threads={}", cores.generator.len()))
-        .args(["--json=-", "--quiet"])
+        .arg("--json=-")
+        .args(seconds.is_none().then_some("--quiet"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    if seconds.is_some() {
+        command.stderr(Stdio::piped());
+    }
     let said = || format!("paddock-load {}", args.join(" "));
     // The thread that looks at the clock is bound as well, or it would be in the server's way.
     let mut child = spawn_on(cores.generator.first().copied(), &mut command).with_context(said)?;
+    let progress = seconds.zip(child.stderr.take());
+    let listener =
+        progress.map(|(seconds, lines)| std::thread::spawn(move || listen(BufReader::new(lines), &seconds)));
     let mut document = String::new();
     if let Some(mut out) = child.stdout.take() {
         out.read_to_string(&mut document)?;
+    }
+    if let Some(listener) = listener {
+        listener.join().map_err(|_| anyhow::anyhow!("listening to paddock-load panicked"))?;
     }
     let status = child.wait()?;
     forget_process(child.id());
     serde_json::from_str(&document).with_context(|| {
         format!("{} ended with {status} and without a report (its message is above)", said())
     })
+}
+
+/// Passes on which seconds of a run are over; what is not about its progress goes to our standard error.
+fn listen(lines: impl BufRead, seconds: &Sender<u64>) {
+    for line in lines.lines().map_while(Result::ok) {
+        let (what, text) = line.split_once(' ').unwrap_or((&line, ""));
+        match (what, text.trim_start().split_once(" s ")) {
+            // Nobody may want to know any more.
+            ("load", Some((second, _))) => drop(second.parse().map(|second| seconds.send(second))),
+            ("load" | "preload" | "warm-up", _) => {}
+            _ => eprintln!("{line}"),
+        }
+    }
 }
 
 fn list<T: ToString>(all: &[T]) -> String {
@@ -115,5 +150,28 @@ pub fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("write seconds between 0.01 and 3600, for example 5".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paddock_loadgen::progress::second_text;
+    use paddock_loadgen::tally::Second;
+
+    #[test]
+    fn the_seconds_of_a_run_are_told_as_it_says_them() {
+        let load = |second| {
+            format!("load {}\n", second_text(&Second { second, operations: 9, ..Second::default() }))
+        };
+        let said = format!(
+            "preload 7 of 9\nwarm-up 1.0 s to go\n{}{}load waiting for the last replies\n",
+            load(0),
+            load(1)
+        );
+        let (tell, told) = std::sync::mpsc::channel();
+        listen(said.as_bytes(), &tell);
+        drop(tell);
+        assert_eq!(told.iter().collect::<Vec<_>>(), [1, 2]);
     }
 }
