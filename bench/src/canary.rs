@@ -8,8 +8,7 @@
 
 use anyhow::Context;
 use std::hint::black_box;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +26,8 @@ const DISTURBED_PART: usize = 25;
 
 /// See the module doc.
 pub struct Canary {
-    stop: Arc<AtomicBool>,
+    /// The thread ends when this is gone.
+    alive: Sender<()>,
     thread: JoinHandle<Disturbances>,
 }
 
@@ -45,9 +45,8 @@ impl Disturbances {
 impl Canary {
     /// Begins to read on `core`, when the memory is there.
     pub fn start(core: Option<u32>) -> anyhow::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let (ready, wait) = std::sync::mpsc::channel();
+        let (alive, over) = channel();
+        let (ready, wait) = channel();
         let watch = move || {
             if let Some(core) = core
                 && let Err(error) = paddock_loadgen::machine::pin(core)
@@ -58,23 +57,23 @@ impl Canary {
             let memory = vec![1; MEMORY_BYTES];
             // Nobody may wait any more.
             let _ = ready.send(());
-            watch(&memory, &stopped)
+            watch(&memory, &over)
         };
         let thread = std::thread::Builder::new().name("canary".to_owned()).spawn(watch)?;
         wait.recv().context("the canary's thread ended")?;
-        Ok(Self { stop, thread })
+        Ok(Self { alive, thread })
     }
 
     /// Ends it: when the memory was slow.
     pub fn stop(self) -> anyhow::Result<Disturbances> {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.alive);
         self.thread.join().map_err(|_| anyhow::anyhow!("the canary's thread panicked"))
     }
 }
 
-fn watch(memory: &[u8], stop: &AtomicBool) -> Disturbances {
+fn watch(memory: &[u8], over: &Receiver<()>) -> Disturbances {
     let (mut found, mut place) = (Vec::new(), 1_usize);
-    while !stop.load(Ordering::Relaxed) {
+    loop {
         let (began, began_ms) = (Instant::now(), wall_ms());
         let (mut reads, mut slow) = (0, 0);
         while began.elapsed() < WINDOW {
@@ -86,13 +85,14 @@ fn watch(memory: &[u8], stop: &AtomicBool) -> Disturbances {
                 slow += usize::from(before.elapsed() > SLOW);
             }
             reads += READS;
-            std::thread::sleep(PAUSE);
+            if over.recv_timeout(PAUSE) == Err(RecvTimeoutError::Disconnected) {
+                return Disturbances(found);
+            }
         }
         if is_disturbed(slow, reads) {
             found.push((began_ms, wall_ms()));
         }
     }
-    Disturbances(found)
 }
 
 fn is_disturbed(slow: usize, reads: usize) -> bool {

@@ -35,11 +35,20 @@ pub struct Load {
 impl Load {
     /// Drives `server`.
     pub fn run(&self, server: &impl Served, cores: &Cores) -> anyhow::Result<Report> {
-        self.run_telling(server, cores, None)
+        self.drive(server, cores, None)
     }
 
     /// Drives `server`, and tells how many seconds of the measurement are over, each time one is.
     pub fn run_telling(
+        &self,
+        server: &impl Served,
+        cores: &Cores,
+        seconds: Sender<u64>,
+    ) -> anyhow::Result<Report> {
+        self.drive(server, cores, Some(seconds))
+    }
+
+    fn drive(
         &self,
         server: &impl Served,
         cores: &Cores,

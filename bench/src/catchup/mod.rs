@@ -2,10 +2,10 @@
 //!
 //! Owns four cases, each on a new ensemble of real processes: a node that is only restarted, for comparison; one that missed
 //! so many writes and finds all of them in the others' logs; one that finds the logs truncated and needs a snapshot; one with
-//! an empty data directory. It stays honest because one uninterrupted load on the leader is measured second by second, before the node comes back and while it catches
-//! up; because "caught up" is what the node itself says: it has applied what the leader had applied when it came back; and
-//! because the seconds of several rounds count together: a second in which something else held the machine is then one of
-//! many, and those in which it demonstrably moved its memory about are counted apart.
+//! an empty data directory. It stays honest because one uninterrupted load on the leader is measured second by second, before
+//! the node comes back and while it catches up; because "caught up" is what the node itself says: it has applied what the leader
+//! had applied when it came back; and because the seconds of several rounds count together: a second in which something
+//! else held the machine is then one of many, and those in which the machine was busy with its own memory are counted apart.
 
 mod outcome;
 
@@ -27,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the node is asked how far it has come.
 const ASK_EVERY: Duration = Duration::from_millis(20);
+
 /// A node far behind, and one with an empty disk, catch up under load: how long it takes and what clients notice.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
@@ -43,7 +44,7 @@ pub struct CatchupArgs {
     /// Rounds of each case, each on a new ensemble; their seconds count together
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Writes that the node misses
+    /// Writes that the node misses at least
     #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     entries: u64,
     /// Operations per second on the leader while the node catches up
@@ -179,8 +180,8 @@ fn round(args: &CatchupArgs, case: Case, number: u32, cores: &Cores) -> anyhow::
     let canary = Canary::start(cores.generator.first().copied())?;
     std::thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
-        let driven = scope.spawn(|| whole.run_telling(&target, cores, Some(tell)));
-        // The tree is filled once more before the first of them. Where a second ends the run ends, too, if it fails; then it says why.
+        let driven = scope.spawn(|| whole.run_telling(&target, cores, tell));
+        // The tree is filled once more before the first second. A load that fails tells no more of them, and why in the end.
         while told.recv().is_ok_and(|second| second < args.before) {}
         if case == Case::Restart {
             left_at = ensemble.zxid(late)?;
