@@ -7,10 +7,11 @@
 //! does each look-up of a server.
 
 use anyhow::Context;
+use paddock_loadgen::run::wall_ms;
 use std::hint::black_box;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Bytes read from: more than any cache holds.
 const MEMORY_BYTES: usize = 256 << 20;
@@ -97,10 +98,6 @@ fn watch(memory: &[u8], over: &Receiver<()>) -> Disturbances {
 
 fn is_disturbed(slow: usize, reads: usize) -> bool {
     slow * DISTURBED_PART > reads
-}
-
-fn wall_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 #[cfg(test)]

@@ -406,7 +406,8 @@ fn nonce(seed: u64) -> u64 {
     seed ^ (wall_ms() as u64).rotate_left(32) ^ u64::from(std::process::id()).rotate_left(17) ^ mono_ns()
 }
 
-fn wall_ms() -> i64 {
+/// What the calendar says, milliseconds since the Unix epoch; reports' times are of this clock.
+pub fn wall_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as i64
 }
 

@@ -18,12 +18,13 @@ use crate::server::{Cores, Program, Served};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use paddock_loadgen::report::thousands;
+use paddock_loadgen::run::wall_ms;
 use paddock_transport::event_loop::Choice;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How often the node is asked how far it has come.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -189,7 +190,7 @@ fn round(args: &CatchupArgs, case: Case, number: u32, cores: &Cores) -> anyhow::
         }
         let missed = ensemble.zxid(leader)?.saturating_sub(left_at);
         let goal = ensemble.zxid(leader)?;
-        let (began, began_at) = (Instant::now(), SystemTime::now());
+        let (began, began_ms) = (Instant::now(), wall_ms());
         let weight = if args.compete { Weight::Equal } else { Weight::Idle };
         let launched = ensemble.launch(late, weight)?;
         let waiting = scope.spawn(|| launched.ready("/"));
@@ -212,7 +213,6 @@ fn round(args: &CatchupArgs, case: Case, number: u32, cores: &Cores) -> anyhow::
             )
         })?;
         let caught_up_seconds = (caught_up - began).as_secs_f64();
-        let began_ms = began_at.duration_since(UNIX_EPOCH)?.as_millis() as i64;
         let from = (began_ms - report.result.measured_from_ms) as f64 / 1000.0;
         let round = Round {
             missed,
