@@ -6,7 +6,8 @@
 
 use super::apply::Applier;
 use super::config::{
-    CHECKPOINT_HOLD_BYTES_MIN, CHECKPOINT_HOLD_NS, CHECKPOINT_RETRY_NS, RETIRED_BYTES_MAX, ZNODE_BYTES,
+    CHECKPOINT_HOLD_BYTES_MIN, CHECKPOINT_HOLD_NS, CHECKPOINT_RETRY_NS, ConsensusConfig, RETIRED_BYTES_MAX,
+    ZNODE_BYTES,
 };
 use super::group::Membership;
 use super::journal::Journal;
@@ -45,11 +46,15 @@ struct Hold {
 impl Checkpoints {
     pub(super) fn new(
         thread: Checkpointer,
-        commands_max: u64,
-        log_bytes_max: u64,
+        config: &ConsensusConfig,
         newest: (u64, u64),
         membership: &Membership,
     ) -> Self {
+        // The nodes of an ensemble have the same log: were the bounds the same, too, all disks would be busy with
+        // snapshots at once, and each write would wait for one of them.
+        let thousandths = if config.members.is_some() { share(config.node) } else { 1000 };
+        let part = |bound: u64| (u128::from(bound) * u128::from(thousandths)).div_ceil(1000) as u64;
+        let (commands_max, log_bytes_max) = (part(config.snap_count), part(config.snap_log_bytes));
         let (members, term) = (membership.encode().into(), newest.1);
         let (log_bytes, hold, keep_log_from, retry_ns) = (0, None, None, None);
         Self {
@@ -184,5 +189,27 @@ impl Checkpoints {
         let membership = machine.membership().clone();
         self.thread.begin(Job { held, image: machine.image(), membership, meta });
         (applier.commands, self.log_bytes) = (0, 0);
+    }
+}
+
+/// Which part of the bounds a node takes, in thousandths, from a half to the whole. Multiples of the golden section lie
+/// apart from each other, however many there are.
+fn share(node: u8) -> u64 {
+    500 + u64::from(node) * 618 % 1000 / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_of_an_ensemble_do_not_take_their_checkpoints_at_once() {
+        for nodes in [3, 5, 11] {
+            let mut shares: Vec<u64> = (1..=nodes).map(share).collect();
+            shares.sort_unstable();
+            assert!(shares[0] >= 500 && shares[shares.len() - 1] <= 1000, "{shares:?}");
+            let nearest = shares.windows(2).map(|two| two[1] - two[0]).min().unwrap();
+            assert!(nearest * 4 >= 500 / u64::from(nodes), "{shares:?}");
+        }
     }
 }

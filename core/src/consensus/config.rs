@@ -135,9 +135,9 @@ pub struct ConsensusConfig {
     pub policy: u32,
     /// Whether a write waits for the disk.
     pub force_sync: bool,
-    /// Commands between two checkpoints.
+    /// Commands between two checkpoints at most: in an ensemble each node takes another part of it.
     pub snap_count: u64,
-    /// Log bytes between two checkpoints.
+    /// Log bytes between two checkpoints at most, in the same way.
     pub snap_log_bytes: u64,
     /// Limit of a checkpoint's writing, bytes per second; `None`: as fast as the disk takes it.
     pub checkpoint_bytes_per_second: Option<u64>,

@@ -231,8 +231,7 @@ impl Consensus {
         let thread = start(snapshots, config.checkpoint_bytes_per_second, Box::new(move || told.wake()))
             .map_err(StartError::Thread)?;
         let checkpoints =
-            Checkpoints::new(thread, config.snap_count, config.snap_log_bytes, newest, &group.membership())
-                .behind(replayed.bytes);
+            Checkpoints::new(thread, &config, newest, &group.membership()).behind(replayed.bytes);
         let tick_ns = u64::from(config.tick_time_ms) * 1_000_000;
         let shard = ShardConfig {
             tick_time_ms: config.tick_time_ms,
