@@ -81,8 +81,8 @@ pub fn refound(
     let waker = Waker::new().map_err(StartError::Thread)?;
     let (mut log, mut recovery) = open_log(&config, &dir, &from, waker)?;
     let term_before = recovery.hard_state.term.max(recovery.last_term);
-    // There is nobody left to say that any of it was not.
-    recovery.hard_state.commit = recovery.last_index;
+    // There is nobody left to say that any of it was not; but for the new ensemble only: what is cut short must not have said it.
+    let commit_before = std::mem::replace(&mut recovery.hard_state.commit, recovery.last_index);
     let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
     (applier.index, applier.term) = (from.index, from.term);
     let mut voters = from.membership;
@@ -121,7 +121,7 @@ pub fn refound(
         applier.apply_change(&entry, &step).map_err(StartError::Replay)?;
     }
     // First, since the votes of a log that is reset to a snapshot stay: in this term nobody else leads.
-    let passed_over = HardState { term, vote: node, commit: recovery.last_index };
+    let passed_over = HardState { term, vote: node, commit: commit_before };
     log.append(vec![Record::HardState(passed_over)]).map_err(|e| unwritten(&e))?;
     if let State::WritesStopped { reason } | State::Failed { reason } = log.close() {
         return Err(unwritten(&reason));

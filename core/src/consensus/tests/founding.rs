@@ -169,6 +169,48 @@ fn an_observer_has_the_data_of_an_ensemble_whose_voters_are_gone_and_votes_from_
     assert!(text.contains("server.2=127.0.0.1:2002:3000:participant"), "{text}");
 }
 
+/// A leader whose followers died before they heard of its last entry, and who died as well.
+fn one_with_an_entry_that_nobody_else_has() -> (Place, u8) {
+    let mut place = Place::three();
+    place.start(&[1, 2, 3]);
+    place.until_founded(&[1, 2, 3]);
+    let leader = place.core(1).group.leader() as u8;
+    let others: Vec<u8> = (1..=3).filter(|node| *node != leader).collect();
+    place.kill(&others);
+    let last = place.core(leader).group.last_index();
+    place.submit(leader, 7, 100);
+    place.until("an entry of its own", |place| place.core(leader).group.last_index() > last);
+    place.pass(10 * STEP_NS);
+    place.kill(&[leader]);
+    (place, leader)
+}
+
+#[test]
+fn a_refounding_that_was_cut_short_makes_nothing_count_as_committed() {
+    const SESSION: i64 = 9 << 56 | 77;
+    let (mut place, node) = one_with_an_entry_that_nobody_else_has();
+    let (config, disk) = (place.slot(node).config.clone(), place.slot(node).disk.clone());
+    let before = disk.operations();
+    refound(config, [0xaa; 16], 0).unwrap();
+    let whole = disk.operations() - before;
+
+    // The last operation makes the snapshot's name durable, and the name is there by then.
+    for cut in 0..whole - 1 {
+        let (mut place, node) = one_with_an_entry_that_nobody_else_has();
+        let (config, disk) = (place.slot(node).config.clone(), place.slot(node).disk.clone());
+        disk.break_at(disk.operations() + cut);
+        refound(config, [0xaa; 16], 0).unwrap_err();
+        disk.kill();
+        // The others were not gone after all.
+        let others: Vec<u8> = (1..=3).filter(|other| *other != node).collect();
+        place.start(&others);
+        place.until("a leader", |place| place.led(&others));
+        place.open_session(others[0], SESSION);
+        place.start(&[node]);
+        place.until("the log of the others", |place| place.knows(node, SESSION));
+    }
+}
+
 #[test]
 fn only_a_member_with_data_can_be_left_alone() {
     let mut place = Place::three();

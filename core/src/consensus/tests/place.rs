@@ -249,12 +249,17 @@ impl Place {
 
     /// A write that fails, and yet stands in the log.
     pub fn write(&mut self, node: u8, token: u64, bytes: usize) {
+        self.submit(node, token, bytes);
+        self.until("a decision", |place| place.core(node).outbound.undecided() == 0);
+    }
+
+    /// The same, not waited for.
+    pub fn submit(&mut self, node: u8, token: u64, bytes: usize) {
         let (_, parts, _) = self.slot(node).running.as_mut().expect("it runs");
         let op = Op::Request { opcode: 5, body: vec![0; bytes] };
         let ticket = Ticket { shard: 0, token };
         let submit = Submit::Command { ticket, session: 1, attachment: 1, identities: [].into(), op };
         parts.shards[0].submits.push(submit).unwrap();
-        self.until("a decision", |place| place.core(node).outbound.undecided() == 0);
     }
 
     pub fn knows(&self, node: u8, session: i64) -> bool {
