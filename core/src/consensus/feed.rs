@@ -6,6 +6,7 @@
 //! by what may be on its way, here or not; and it ends, because the floor is a multiple of what is written meanwhile, and because
 //! commits that stay slow at the floor are slow for another reason, to which it gets used.
 
+use super::cold::FETCH_BYTES_MAX;
 use super::group::Fetch;
 use crate::peers::message::{Message, SnapshotMessage};
 use std::collections::VecDeque;
@@ -28,6 +29,8 @@ const QUIET_NS: u64 = 100_000_000;
 const ECHO_NS: u64 = 1_000_000_000;
 /// Judgements in which a leader gets used to commits that stay slow at the floor: some seconds under load.
 const USED_TO: u64 = 64;
+/// Bytes by which those who are fed from the log and those who are sent a snapshot may differ before the others have their turn.
+const AHEAD_BYTES: i64 = FETCH_BYTES_MAX as i64;
 /// Over which time writes are counted.
 const COUNTED_NS: u64 = 1_000_000_000;
 
@@ -36,6 +39,8 @@ const COUNTED_NS: u64 = 1_000_000_000;
 pub(super) struct Feed {
     fetches: VecDeque<Fetch>,
     chunks: VecDeque<(u8, Message)>,
+    /// Bytes that the log's ranges had more than the chunks, as far as it matters: they share the pace in equal parts.
+    ahead: i64,
     pace: Pace,
 }
 
@@ -58,6 +63,7 @@ impl Feed {
     pub(super) fn restart(&mut self) {
         self.pace = Pace::default();
         self.chunks.clear();
+        self.ahead = 0;
     }
 
     /// A range of the log is to be read.
@@ -65,12 +71,21 @@ impl Feed {
         self.fetches.push_back(fetch);
     }
 
-    /// Takes what is a part of a snapshot, until it may be sent; what else a transfer says comes back, to be sent at once.
+    /// Takes what is a part of a snapshot, until it may be sent; what else a transfer says comes back, to be sent at once. What is
+    /// sent again while it waits is not kept twice, and nothing of a file that is not sent any more.
     pub(super) fn chunk(&mut self, to: u8, message: Message) -> Option<Message> {
-        if !matches!(message, Message::Snapshot(SnapshotMessage::Chunk { .. })) {
+        let Some((index, offset)) = place(&message) else {
+            if matches!(message, Message::Snapshot(SnapshotMessage::Stop { .. })) {
+                self.link_down(to);
+            }
             return Some(message);
+        };
+        self.chunks
+            .retain(|(node, waiting)| *node != to || place(waiting).is_some_and(|(of, _)| of == index));
+        let known = |(node, waiting): &(u8, Message)| *node == to && place(waiting) == Some((index, offset));
+        if !self.chunks.iter().any(known) {
+            self.chunks.push_back((to, message));
         }
-        self.chunks.push_back((to, message));
         None
     }
 
@@ -81,23 +96,44 @@ impl Feed {
 
     /// The next range that may be read.
     pub(super) fn next_fetch(&mut self, now_ns: u64) -> Option<Fetch> {
-        let fetch = self.fetches.pop_front_if(|_| self.pace.is_due(now_ns))?;
+        let may = self.is_logs_turn() && self.pace.is_due(now_ns);
+        let fetch = self.fetches.pop_front_if(|_| may)?;
         self.pace.spend(fetch.bytes_max, now_ns);
+        self.had(i64::try_from(fetch.bytes_max).unwrap_or(AHEAD_BYTES));
         Some(fetch)
     }
 
     /// The next chunk that may be sent.
     pub(super) fn next_chunk(&mut self, now_ns: u64) -> Option<(u8, Message)> {
-        let (to, message) = self.chunks.pop_front_if(|_| self.pace.is_due(now_ns))?;
+        let may = !self.is_logs_turn() && self.pace.is_due(now_ns);
+        let (to, message) = self.chunks.pop_front_if(|_| may)?;
         if let Message::Snapshot(SnapshotMessage::Chunk { bytes, .. }) = &message {
             self.pace.spend(bytes.len() as u64, now_ns);
+            self.had(-(bytes.len() as i64));
         }
         Some((to, message))
+    }
+
+    /// Whether the next piece is one of the log: where both wait, each kind would always be there first.
+    fn is_logs_turn(&self) -> bool {
+        self.chunks.is_empty() || (!self.fetches.is_empty() && self.ahead <= 0)
+    }
+
+    fn had(&mut self, bytes: i64) {
+        self.ahead = self.ahead.saturating_add(bytes).clamp(-AHEAD_BYTES, AHEAD_BYTES);
     }
 
     /// When something that waits may go on.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         (!self.fetches.is_empty() || !self.chunks.is_empty()).then(|| self.pace.due_ns())
+    }
+}
+
+/// Which part of which file it is.
+fn place(message: &Message) -> Option<(u64, u64)> {
+    match message {
+        Message::Snapshot(SnapshotMessage::Chunk { index, offset, .. }) => Some((*index, *offset)),
+        _ => None,
     }
 }
 
@@ -302,6 +338,54 @@ mod tests {
         assert!(feed.chunk(2, stop).is_some());
         assert!(feed.chunk(2, chunk.clone()).is_none() && feed.chunk(3, chunk).is_none());
         feed.link_down(2);
+        assert_eq!(feed.next_chunk(1).map(|(to, _)| to), Some(3));
+        assert!(feed.next_chunk(1).is_none());
+    }
+
+    #[test]
+    fn a_node_that_needs_the_log_and_one_that_needs_a_snapshot_are_fed_alike() {
+        let chunk = |offset| {
+            let bytes = vec![0; 128 * 1024];
+            Message::Snapshot(SnapshotMessage::Chunk { index: 1, offset, bytes })
+        };
+        let mut feed = calm(10);
+        let (mut of_log, mut of_snapshot, mut offset) = (0, 0, 0);
+        for ms in 3000..13_000 {
+            let now_ns = ms * MS;
+            // Each asks for the next piece as soon as it has one, and the core looks after snapshots first.
+            if feed.chunks.is_empty() {
+                offset += 128 * 1024;
+                assert!(feed.chunk(3, chunk(offset)).is_none());
+            }
+            if feed.fetches.is_empty() {
+                feed.fetch(Fetch { to: 2, low: 1, high: 9, bytes_max: FETCH_BYTES, token: 0 });
+            }
+            while feed.next_chunk(now_ns).is_some() {
+                of_snapshot += 128 * 1024;
+            }
+            while let Some(fetch) = feed.next_fetch(now_ns) {
+                of_log += fetch.bytes_max;
+            }
+            feed.proposed(10, now_ns - 3 * MS);
+            feed.committed(now_ns);
+        }
+        assert!(of_log > of_snapshot / 2 && of_snapshot > of_log / 2, "{of_log} and {of_snapshot} bytes");
+    }
+
+    #[test]
+    fn a_chunk_that_is_sent_again_while_it_waits_goes_once() {
+        let mut feed = Feed::default();
+        let chunk =
+            |index, offset| Message::Snapshot(SnapshotMessage::Chunk { index, offset, bytes: vec![0; 9] });
+        for _ in 0..100 {
+            assert!(feed.chunk(2, chunk(1, 0)).is_none() && feed.chunk(3, chunk(1, 0)).is_none());
+        }
+        assert_eq!(feed.chunks.len(), 2);
+        // Another file, or none any more: what waited of the one before is of no use.
+        assert!(feed.chunk(2, chunk(8, 0)).is_none());
+        assert_eq!(feed.chunks.len(), 2);
+        let stop = Message::Snapshot(SnapshotMessage::Stop { index: 8, why: String::new() });
+        assert!(feed.chunk(2, stop).is_some());
         assert_eq!(feed.next_chunk(1).map(|(to, _)| to), Some(3));
         assert!(feed.next_chunk(1).is_none());
     }
