@@ -10,6 +10,8 @@ pub mod commit;
 pub mod config;
 pub mod consensus;
 pub mod freshness;
+#[cfg(test)]
+mod logged;
 pub mod machine;
 pub mod members;
 pub mod path;

@@ -6,6 +6,8 @@
 //! because the crate's own draw from the thread's random numbers is overwritten by ours at each change of term or part:
 //! two runs with the same seed and the same inputs do the same.
 
+mod complaints;
+
 use super::cold::Cold;
 use super::group::{
     Effects, Fetch, Group, GroupError, LogEntry, Membership, MembershipError, MembershipStep, Progress,
@@ -17,6 +19,7 @@ use super::wire;
 use crate::config::RaftClock;
 use crate::peers::message::RaftMessage;
 use crate::sim::{Mutation, mutated};
+use complaints::{Complaints, Wrong};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 
@@ -71,6 +74,7 @@ pub struct RaftGroup {
     /// The last one with a vote or a term.
     drained_vote: u64,
     cold: Cold,
+    complaints: Complaints,
 }
 
 impl RaftGroup {
@@ -117,6 +121,7 @@ impl RaftGroup {
             persisted: 0,
             drained_vote: 0,
             cold: Cold::default(),
+            complaints: Complaints::default(),
         };
         group.draw();
         Ok(group)
@@ -134,6 +139,8 @@ impl RaftGroup {
         if raft.election_elapsed + 1 < raft.randomized_election_timeout() {
             return self.tick();
         }
+        self.complaints.tick();
+        let raft = &self.node.raft;
         if raft.leader_id != 0 || raft.state != StateRole::Follower {
             self.let_go();
         }
@@ -188,31 +195,40 @@ impl RaftGroup {
                 // Two leaders of one term are what the defect is about.
                 let other = other && !mutated(Mutation::ForgetVote);
                 if other || (m.term == term && raft.state == StateRole::Leader) {
-                    tracing::error!(
-                        "node {} claims to lead in term {term}, in which node {} does; it is not heard. A node with \
-                         that number has lost or mixed up its data directory",
-                        m.from,
-                        raft.leader_id
-                    );
+                    if let Some(more) = self.complaints.admit(m.from, Wrong::SecondLeader) {
+                        tracing::error!(
+                            more,
+                            "node {} claims to lead in term {term}, in which node {} does; it is not heard. A node with \
+                             that number has lost or mixed up its data directory",
+                            m.from,
+                            raft.leader_id
+                        );
+                    }
                     return false;
                 }
                 if m.term >= term && self.contradicts_committed(m) {
-                    tracing::error!(
-                        "node {} leads with a log that contradicts what is committed here up to entry {}; it is not heard. \
-                         The two never belonged to the same ensemble, or one has another's data directory. Keep both \
-                         directories; let one of the nodes join as new, with an empty one",
-                        m.from,
-                        raft.raft_log.committed
-                    );
+                    if let Some(more) = self.complaints.admit(m.from, Wrong::OtherLog) {
+                        tracing::error!(
+                            more,
+                            "node {} leads with a log that contradicts what is committed here up to entry {}; it is not \
+                             heard. The two never belonged to the same ensemble, or one has another's data directory. \
+                             Keep both directories; let one of the nodes join as new, with an empty one",
+                            m.from,
+                            raft.raft_log.committed
+                        );
+                    }
                     return false;
                 }
                 if m.msg_type == MessageType::MsgHeartbeat && m.commit > last {
-                    tracing::error!(
-                        "node {} believes that this node has entry {}, but the log ends at {last}: this data directory \
-                         is not the one that acknowledged it. Remove it and let the node join as new",
-                        m.from,
-                        m.commit
-                    );
+                    if let Some(more) = self.complaints.admit(m.from, Wrong::ForgottenEntry) {
+                        tracing::error!(
+                            more,
+                            "node {} believes that this node has entry {}, but the log ends at {last}: this data directory \
+                             is not the one that acknowledged it. Remove it and let the node join as new",
+                            m.from,
+                            m.commit
+                        );
+                    }
                     m.commit = 0;
                 }
                 // Only while there is something to apply: otherwise what is missing may be what commits the rest.
@@ -272,6 +288,7 @@ impl RaftGroup {
 
 impl Group for RaftGroup {
     fn tick(&mut self) {
+        self.complaints.tick();
         let raft = &self.node.raft;
         let due = raft.election_elapsed + 1 >= raft.randomized_election_timeout();
         if !self.leads() && due && !self.is_settled() {

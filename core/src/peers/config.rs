@@ -70,7 +70,7 @@ pub const REMOVED_GRACE_NS: u64 = 10_000_000_000;
 /// Between two log lines of the same text about the same peer.
 pub const SAME_COMPLAINT_NS: u64 = 30_000_000_000;
 
-/// Between two log lines of any text about the same peer, or about strangers.
+/// Between two log lines of any text about the same peer, its links that come to stand apart, or about strangers.
 pub const COMPLAINT_NS: u64 = 1_000_000_000;
 
 const _: () = assert!(BACKOFF_MIN_NS <= BACKOFF_MAX_NS && 2 * IDLE_NS < SILENCE_NS && PROBE_NS < SILENCE_NS);

@@ -185,12 +185,12 @@ impl Peers {
         let settled = it.data || it.cluster != UNKNOWN;
         peer.contact = if settled { Contact::Settled } else { Contact::Empty };
         (link.state, link.since_ns) = (State::Up(node), self.now_ns);
-        info!(
-            incarnation = it.incarnation,
-            dialled = !accepted,
-            "node {node} at {}: the link is up",
-            link.remote
-        );
+        // Whoever comes again and again under a member's number fills no log: each place counts as something else to say.
+        let remote = link.remote.to_string();
+        if let Some(more) = peer.arrivals.admit(self.now_ns, &format!("{} {remote}", it.incarnation)) {
+            let (incarnation, dialled) = (it.incarnation, !accepted);
+            info!(incarnation, dialled, more, "node {node} at {remote}: the link is up");
+        }
         // Our own dial is not needed any more; a question for an address is answered to nobody.
         if let Dial::Connecting(dialled) = given_up
             && dialled != conn

@@ -244,6 +244,8 @@ pub(super) struct Peer {
     pub leaving: Option<(u64, Refusal)>,
     pub counters: Counters,
     pub complaints: Complaints,
+    /// What was said of links that came to stand.
+    pub arrivals: Complaints,
     pub last_error: Option<String>,
 }
 
@@ -262,6 +264,7 @@ impl Peer {
             leaving: None,
             counters: Counters::default(),
             complaints: Complaints::default(),
+            arrivals: Complaints::default(),
             last_error: None,
         }
     }

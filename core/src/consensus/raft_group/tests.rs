@@ -1,5 +1,6 @@
 //! One node of a group: what it gives out, and when.
 
+use super::complaints::COMPLAINT_TICKS;
 use super::*;
 
 fn alone(applied: u64, applied_term: u64, term: u64) -> RaftGroup {
@@ -155,4 +156,54 @@ fn a_server_that_stood_alone_is_not_counted_for_the_log_of_an_ensemble_that_it_n
         answered += e.messages.len() + e.after.len();
     }
     assert_eq!((answered, g.role()), (1, Role::Follower));
+}
+
+/// A follower of node 2 in term 3, with an entry of that term that is committed.
+fn follower() -> RaftGroup {
+    RaftGroup::new(GroupStart {
+        node: 1,
+        membership: Membership::new(vec![1, 2, 3], Vec::new()),
+        vote: Vote { term: 3, node: 2 },
+        applied: 5,
+        span: Span::new(1, 0, [(1, 3)]),
+        tail: Vec::new(),
+        seed: 7,
+        clock: RaftClock::default(),
+    })
+    .unwrap()
+}
+
+#[test]
+fn who_claims_to_lead_again_and_again_fills_no_log() {
+    let mut g = follower();
+    let said = |from, kind: MessageType, index, log_term, commit| RaftMessage {
+        kind: kind as i32 as u8,
+        to: 1,
+        from,
+        term: 3,
+        index,
+        log_term,
+        commit,
+        ..RaftMessage::default()
+    };
+    g.step(said(2, MessageType::MsgHeartbeat, 0, 0, 5));
+    assert_eq!(g.leader(), 2);
+    let lines = crate::logged::lines(|| {
+        for _ in 0..1000 {
+            g.step(said(3, MessageType::MsgHeartbeat, 0, 0, 5));
+            g.step(said(2, MessageType::MsgHeartbeat, 0, 0, 9));
+            g.step(said(2, MessageType::MsgAppend, 5, 2, 5));
+        }
+    });
+    assert_eq!(lines, 3, "one for each thing that is wrong");
+    assert_eq!((g.leader(), g.commit()), (2, 5));
+    // Whoever looks later finds it again.
+    let lines = crate::logged::lines(|| {
+        for _ in 0..2 * COMPLAINT_TICKS {
+            g.tick();
+            g.step(said(2, MessageType::MsgHeartbeat, 0, 0, 5));
+            g.step(said(3, MessageType::MsgHeartbeat, 0, 0, 5));
+        }
+    });
+    assert_eq!(lines, 2);
 }

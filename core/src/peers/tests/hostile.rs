@@ -225,3 +225,20 @@ fn the_bytes_of_the_protocol_do_not_change_unnoticed() {
     assert_eq!(here[..8], [0xb5, 4, 0, 0, 1, 0, 0, 0]);
     assert_eq!(here.len(), HEADER_BYTES + 16);
 }
+
+#[test]
+fn a_storm_of_links_under_a_members_number_fills_no_log() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2])]);
+    let lines = crate::logged::lines(|| {
+        for attempt in 0..500 {
+            let mut identity = [9; 16];
+            identity[..8].copy_from_slice(&u64::to_le_bytes(attempt));
+            let wire = rig.wire(&Greeting { identity, attempt, ..hello(2) });
+            assert!(rig.node(1).peers.is_up(2));
+            rig.inproc.finish(wire);
+            rig.pass(2 * MS);
+        }
+    });
+    // The first link and its end, and what the counts of later ones stand in.
+    assert!((2..=6).contains(&lines), "{lines} lines in a second");
+}
