@@ -61,6 +61,9 @@ pub const FILE_BYTES_MAX: u64 = 1 << 44;
 /// Messages that wait to be taken by the engine. Beyond it answers are dropped, and asked for again.
 pub const OUT_MAX: usize = SENDINGS_MAX * (WINDOW_CHUNKS_MAX + 4) + 64;
 
+/// Characters of a peer's reason that the log shows: what this release says itself, and a path in it.
+const REASON_CHARS_MAX: usize = 500;
+
 /// How the engine stands, as far as a transfer cares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -120,6 +123,11 @@ impl Outbox {
     }
 }
 
+/// A peer's reason as the log may have it: one line, of a bounded length.
+fn shown(why: &str) -> String {
+    why.chars().take(REASON_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 impl Transfers {
     /// Transfers of the snapshots in one directory.
     pub fn new(snapshots: Snapshots, mode: Mode) -> io::Result<Self> {
@@ -158,6 +166,7 @@ impl Transfers {
                 self.sendings.want(from, index, offset, now_ns, helper, outbox);
             }
             SnapshotMessage::Stop { index, why } => {
+                let why = shown(&why);
                 self.sendings.stopped(from, index, &why, now_ns, helper);
                 self.receivings.stopped(from, index, &why);
             }

@@ -500,3 +500,10 @@ fn with_a_thread_the_core_is_woken_and_the_end_is_the_same() {
     assert!(ends.contains(&Outcome::Sent { to: 2, ok: true, index: 100 }));
     assert!(same(&from, &to, 100));
 }
+
+#[test]
+fn a_peers_reason_is_one_line_of_the_log() {
+    assert_eq!(shown("no room on /data: 3 MB are free"), "no room on /data: 3 MB are free");
+    let flood = shown(&"one\nERROR two\r\u{1b}[2J".repeat(100_000));
+    assert!(flood.chars().count() == REASON_CHARS_MAX && !flood.contains(char::is_control), "{flood}");
+}
