@@ -361,7 +361,10 @@ impl Peers {
             }
             Ok(Some(Frame::Here)) => true,
             Ok(Some(Frame::Probe)) => {
-                self.put(conn, Kind::Here, &[], io);
+                // Who has that much to read hears of this node anyway; and who asks without reading costs no memory.
+                if io.unsent(conn) <= STRETCH_BYTES {
+                    self.put(conn, Kind::Here, &[], io);
+                }
                 true
             }
             Ok(Some(Frame::Goodbye(code))) => {

@@ -269,6 +269,32 @@ fn a_peer_that_does_not_read_costs_a_named_amount_of_memory() {
 }
 
 #[test]
+fn a_peer_that_asks_and_does_not_read_is_not_answered_without_end() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2])]);
+    let wire = rig.link(2);
+    rig.inproc.set_window(wire, 0);
+    let mut probes = Vec::new();
+    (0..10_000).for_each(|_| frame::put(Kind::Probe, &[], &mut probes));
+    for _ in 0..20 {
+        rig.inproc.send(wire, &probes);
+        rig.run();
+    }
+    let io = rig.inproc.io(0);
+    let unsent = rig.nodes[0].peers.unsent(2, io);
+    assert!(unsent <= STRETCH_BYTES + probes.len(), "{unsent}");
+    assert!(rig.node(1).peers.is_up(2));
+    // Who reads again is answered again.
+    rig.inproc.set_window(wire, usize::MAX);
+    rig.run();
+    rig.inproc.received(wire);
+    rig.inproc.send(wire, &probes[..frame::HEADER_BYTES]);
+    rig.run();
+    let mut inbox = Inbox::default();
+    inbox.push(&rig.inproc.received(wire));
+    assert_eq!(inbox.frame().unwrap(), Some(Frame::Here));
+}
+
+#[test]
 fn a_core_that_takes_nothing_stops_the_reading_and_not_the_link() {
     let mut rig = Rig::ensemble(2);
     rig.run();
