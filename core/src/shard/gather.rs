@@ -17,7 +17,7 @@ use crate::sim::{Mutation, mutated};
 use crate::submit::Submit;
 use paddock_transport::engine::Now;
 use paddock_transport::wire::opcode::{self, Class};
-use paddock_transport::wire::{Limits, Reader, Request, RequestHeader, Split, Text, error, split};
+use paddock_transport::wire::{Limits, Reader, Request, RequestHeader, Split, Text, error, split, xid};
 
 impl Shard {
     /// Parses from where the connection stands: forwards writes, gathers reads.
@@ -60,6 +60,15 @@ impl Shard {
         // Whatever ends the loop without setting `over` waits for the reads gathered before it.
         loop {
             if connection.stalled || connection.barrier || connection.phase != Phase::Open {
+                if work.begun < REQUESTS_PER_TURN_MAX
+                    && let Some(bytes) = ping_behind_reconfig(connection, &input[at..], max)
+                {
+                    at += bytes;
+                    batch.push(Item { work: n, xid: xid::PING, end: at, what: What::Ping });
+                    work.begun += 1;
+                    gathered = true;
+                    continue;
+                }
                 work.over = !gathered;
                 return;
             }
@@ -188,6 +197,19 @@ impl Shard {
             }
         }
     }
+}
+
+/// Bytes of the ping that comes next on a connection whose reconfiguration is under way. That may take two minutes, and clients
+/// give up a server that leaves their pings unanswered for two thirds of their timeout: they would never hear how it ended. A
+/// ping has no place among the replies: clients know it by its xid.
+fn ping_behind_reconfig(connection: &Connection, input: &[u8], max: u32) -> Option<usize> {
+    let waits = matches!(connection.pending.front(), Some(Pending { what: Waiting::Reconfig, .. }));
+    if !waits || connection.stalled || connection.phase != Phase::Open {
+        return None;
+    }
+    let Ok(Split::Frame { payload, rest }) = split(input, max) else { return None };
+    let (header, _) = RequestHeader::split(payload).ok()?;
+    (header.opcode == opcode::PING).then_some(input.len() - rest.len())
 }
 
 /// What is to be done with a request.

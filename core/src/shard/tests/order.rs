@@ -140,6 +140,26 @@ fn malformed_requests_answer_in_their_place_and_the_connection_lives_on() {
 }
 
 #[test]
+fn whoever_waits_for_a_reconfiguration_hears_that_the_server_lives() {
+    let mut w = World::new(1);
+    let mut c = w.client(0);
+    let change =
+        Request::Reconfig { joining: None, leaving: Some("9".into()), new_members: None, config_id: -1 };
+    let before = w.send(&mut c, &get("/", false));
+    let reconfig = w.send(&mut c, &change);
+    w.send(&mut c, &Request::Ping);
+    w.send(&mut c, &Request::Ping);
+    let after = w.send(&mut c, &get("/", false));
+    w.send(&mut c, &Request::Ping);
+    w.run_shards();
+    let xids = |all: Vec<Message>| all.iter().map(|m| m.xid).collect::<Vec<_>>();
+    assert_eq!(xids(w.messages(&mut c)), [before, -2, -2], "nothing else goes ahead of it");
+    w.send(&mut c, &Request::Ping);
+    w.run();
+    assert_eq!(xids(w.messages(&mut c)), [reconfig, after, -2, -2]);
+}
+
+#[test]
 fn what_one_client_was_told_another_on_a_different_shard_sees_at_once() {
     let mut w = World::new(2);
     let (mut a, mut b) = (w.client(0), w.client(1));

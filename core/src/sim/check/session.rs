@@ -1,6 +1,6 @@
 //! Each session is in order, and its time never goes back.
 //!
-//! Keeps: answers come in the order of requests; the zxids of a session's answers never fall, across reconnects and nodes
+//! Keeps: answers come in the order of requests, but for a ping right behind a reconfiguration; the zxids of a session's answers never fall, across reconnects and nodes
 //! too; a read is never older than an event that its client was told of; notifications come in the order of zxids.
 
 use super::{Checker, Event, Facts};
@@ -12,8 +12,8 @@ struct Seen {
     session: i64,
     answered: i64,
     notified: i64,
-    /// Numbers of the requests on their way.
-    waiting: std::collections::VecDeque<u64>,
+    /// Numbers and opcodes of the requests on their way.
+    waiting: std::collections::VecDeque<(u64, i32)>,
 }
 
 /// See the module doc.
@@ -38,7 +38,7 @@ impl Checker for SessionOrder {
                 Ok(())
             }
             Event::Sent { client, ask } => {
-                self.clients.entry(*client).or_default().waiting.push_back(ask.op);
+                self.clients.entry(*client).or_default().waiting.push_back((ask.op, ask.opcode));
                 Ok(())
             }
             Event::Lost { client } => {
@@ -47,7 +47,9 @@ impl Checker for SessionOrder {
             }
             Event::Answered { client, ask, zxid, .. } => {
                 let seen = self.clients.entry(*client).or_default();
-                if seen.waiting.pop_front() != Some(ask.op) {
+                let reconfigures = seen.waiting.front().is_some_and(|(_, code)| *code == opcode::RECONFIG);
+                let place = usize::from(reconfigures && ask.opcode == opcode::PING);
+                if seen.waiting.remove(place).map(|(op, _)| op) != Some(ask.op) {
                     return Err(format!("client {client}: the answer to {} overtook another", ask.xid));
                 }
                 if *zxid < seen.answered {
