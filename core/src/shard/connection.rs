@@ -10,7 +10,7 @@ use crate::command::Identity;
 use crate::session::PASSWORD_BYTES;
 use paddock_transport::engine::{Address, ConnId, Origin};
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Places for writes in flight that an idle connection keeps (under 2 KiB).
@@ -119,7 +119,11 @@ pub(super) struct Connection {
 impl Connection {
     pub fn new(id: ConnId, origin: &Origin, wall_ms: i64) -> Self {
         let (ip, peer) = match &origin.peer {
-            Address::Tcp(at) => (Some(at.ip().to_canonical()), at.to_string()),
+            // A listener on every interface sees IPv4 in IPv6's clothes; operators and their scripts, like ACLs, do not.
+            Address::Tcp(at) => {
+                let ip = at.ip().to_canonical();
+                (Some(ip), SocketAddr::new(ip, at.port()).to_string())
+            }
             Address::Unix(path) => (None, path.display().to_string()),
         };
         // A unix socket's peer is a process on this machine: it gets what it would have over loopback.
