@@ -42,9 +42,9 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 clean stop, 1 failed while running, 2 wrong flags or configuration, \
-3 could not start, 5 removed \
-from its ensemble by a reconfiguration.\n`paddock status`: 0 healthy, 1 a server is missing or \
-does not serve, 2 wrong flags, 4 no single leader.\nLog level: RUST_LOG=debug (default info), on standard error.";
+3 could not start, 5 removed from its ensemble by a reconfiguration.\n`paddock status`: 0 healthy, 1 a server is missing, \
+does not serve or has a full disk, 2 wrong flags, 4 no single leader.\nLog level: RUST_LOG=debug (default info), on \
+standard error.";
 
 #[derive(Subcommand, Debug)]
 enum Command {
@@ -89,7 +89,8 @@ enum Command {
     #[command(
         after_help = "Example:\n  paddock status 127.0.0.1:2181,127.0.0.1:2182,127.0.0.1:2183\n\nAsks `srvr` and `mntr`; \
                             what a server does not tell is shown as -.\nExit codes: 0 all serve and exactly one leads, 1 one \
-                            leads and another is missing or does not serve, 2 wrong flags, 4 nobody leads or more than one do."
+                            leads and another is missing, does not serve or has a full disk, 2 wrong flags, 4 nobody leads \
+                            or more than one do."
     )]
     Status(Status),
     /// Make a server the leader of its ensemble, before maintenance of the one that leads.

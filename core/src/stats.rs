@@ -118,6 +118,7 @@ cells! {
         commit_index, "entries", "Index of the last log entry known to be committed.";
         applied_index, "entries", "Index of the last log entry applied here.";
         lag_entries, "entries", "Entries that the leader has committed, as far as known, and this node has not applied.";
+        disk_full, "boolean", "1 while this node's log has no room for another segment; 0: it has.";
         elections, "elections", "Changes of leader seen since the start.";
         quorum_size, "nodes", "Voters of the ensemble.";
         followers, "nodes", "On the leader: other voters in the membership.";

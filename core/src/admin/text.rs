@@ -141,6 +141,10 @@ fn not_serving(word: Word, facts: &Facts<'_>) -> String {
     let reason = facts.stats.write_block();
     if !reason.is_empty() {
         let _ = writeln!(out, "{reason}");
+    } else if facts.stats.node().disk_full.get() != 0 {
+        out.push_str(
+            "the disk of this server's data directory is full: it logs nothing more and falls behind\n",
+        );
     }
     if word == Word::Mntr {
         ensemble_rows(&mut out, facts);
@@ -247,7 +251,12 @@ fn monitor(facts: &Facts<'_>) -> String {
 fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
     let (stats, node) = (facts.stats, facts.stats.node());
     let peer_state = match (facts.serving(), stats.mode()) {
-        (_, Mode::Standalone) => return,
+        (_, Mode::Standalone) => {
+            if node.disk_full.get() != 0 {
+                out.push_str("paddock_disk_full\t1\n");
+            }
+            return;
+        }
         (Serving::Nobody | Serving::ReadOnly, _) | (_, Mode::NotServing) => "looking",
         (_, Mode::Leader) => "leading - broadcast",
         (_, Mode::Follower) => "following - broadcast",
@@ -280,6 +289,7 @@ fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
         ("commit_index", node.commit_index.get()),
         ("applied_index", node.applied_index.get()),
         ("lag_entries", node.lag_entries.get()),
+        ("disk_full", node.disk_full.get()),
         ("elections", node.elections.get()),
         ("observers", node.observers.get()),
         ("stale_closed", stats.sum(|s| &s.stale_closed)),
@@ -417,6 +427,18 @@ mod tests {
         assert!(!text.contains("zk_learners") && !text.contains("Proposal"), "{text}");
         stats.set_mode(Mode::Standalone);
         assert!(!answer(Word::Mntr, &f).contains("paddock_"));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_where_writes_go_on_without_this_server_too() {
+        let stats = Stats::new(1, 0);
+        stats.node().disk_full.set(1);
+        for mode in [Mode::Standalone, Mode::Follower] {
+            stats.set_mode(mode);
+            assert!(answer(Word::Mntr, &facts(&stats, &[])).contains("paddock_disk_full\t1\n"), "{mode:?}");
+        }
+        let behind = Facts { serving: Serving::Nobody, ..facts(&stats, &[]) };
+        assert!(answer(Word::Srvr, &behind).contains("data directory is full"));
     }
 
     #[test]

@@ -99,6 +99,7 @@ impl Consensus {
         let membership = self.group.membership();
         self.report.votes = membership.voters.contains(&u64::from(self.node));
         node.quorum_size.set(membership.voters.len() as u64);
+        node.disk_full.set(u64::from(self.phase.full_since.is_some()));
         let progress = self.group.progress();
         let mine = u64::from(self.node);
         let count = |learner: bool, active: bool| {

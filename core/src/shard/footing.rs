@@ -182,9 +182,12 @@ impl Shard {
                     at => format!("last {} ms ago", now.mono_ns.saturating_sub(at) / 1_000_000),
                 };
                 let bound_ms = self.config.max_staleness_ns / 1_000_000;
-                let reason = self.stats.write_block();
+                let reason = match self.stats.write_block() {
+                    why if why.is_empty() => why,
+                    why => format!(": {why}"),
+                };
                 tracing::warn!(
-                    "node {node}: {whom}: the quorum confirmed this node {since} (maxStaleness {bound_ms} ms) {reason}"
+                    "node {node}: {whom}: the quorum confirmed this node {since} (maxStaleness {bound_ms} ms){reason}"
                 );
             }
         }

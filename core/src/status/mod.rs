@@ -49,6 +49,8 @@ pub struct Node {
     pub leader: Option<u64>,
     /// Why nothing is written, as far as it knows; empty while writes go on.
     pub blocked: String,
+    /// Its log has no room for more.
+    pub disk_full: bool,
     /// Open client connections.
     pub connections: Option<u64>,
     /// Latency of requests, ms: average and largest.
@@ -179,6 +181,7 @@ fn monitored(mntr: &str) -> Node {
         lag_ms: number("paddock_lag_ms"),
         leader: number("paddock_leader"),
         blocked: text("paddock_write_block_reason").unwrap_or_default(),
+        disk_full: number("paddock_disk_full").is_some_and(|v| v != 0),
         connections: number("num_alive_connections"),
         latency_avg_ms: None,
         latency_max_ms: None,

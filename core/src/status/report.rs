@@ -67,6 +67,12 @@ impl Report {
             {
                 why.push(format!("{}: nothing is written: {}", row.server, node.blocked));
             }
+            if row.told.as_ref().is_ok_and(|node| node.disk_full) {
+                why.push(format!(
+                    "{}: its disk is full; it logs nothing more until space is freed",
+                    row.server
+                ));
+            }
         }
         if leaders.len() == 1 {
             let followed: std::collections::BTreeSet<u64> =
@@ -137,6 +143,7 @@ fn server_json(row: &Row) -> Value {
             "lag_ms": n.lag_ms,
             "leader": n.leader,
             "writes_blocked": n.blocked,
+            "disk_full": n.disk_full,
             "connections": n.connections,
             "latency_avg_ms": n.latency_avg_ms,
             "latency_max_ms": n.latency_max_ms,

@@ -72,6 +72,13 @@ fn healthy_means_exactly_one_leader_and_nobody_missing() {
     assert!(
         matches!(stuck.verdict(), Verdict::Degraded { why } if why == ["h0:2181: nothing is written: the disk is full"])
     );
+    // Whoever's disk is full serves for a while, as if nothing was wrong.
+    let behind = monitored("paddock_disk_full\t1\n");
+    let behind = Node { role: "follower".to_owned(), ..behind };
+    let behind = report(vec![Ok(leader.clone()), Ok(behind)]);
+    assert!(
+        matches!(behind.verdict(), Verdict::Degraded { why } if why[0].starts_with("h1:2181: its disk is full"))
+    );
     let follows = |n: u64| Node { leader: Some(n), ..follower.clone() };
     let torn = report(vec![Ok(leader), Ok(follows(1)), Ok(follows(2))]);
     assert!(matches!(torn.verdict(), Verdict::Degraded { why } if why[0].contains("disagree")));
