@@ -43,13 +43,27 @@ pub enum ListenError {
         address: Address,
     },
     /// The address is not ours, or needs a privilege that we lack.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}{}", advice(source))]
     Failed {
         /// The address.
         address: Address,
         /// What the kernel said.
         source: std::io::Error,
     },
+}
+
+/// What to do about it, where that is known.
+fn advice(source: &std::io::Error) -> &'static str {
+    match Errno::from_io_error(source) {
+        Some(Errno::ADDRNOTAVAIL) => {
+            "; no interface of this machine has this address: write one that it has, or 0.0.0.0 for all"
+        }
+        Some(Errno::ACCESS) => {
+            "; a port below 1024 needs CAP_NET_BIND_SERVICE, a unix socket a folder that this user may write: allow it, or \
+             choose another address"
+        }
+        _ => "",
+    }
 }
 
 /// A listening socket. Dropping it closes it and removes a unix socket's path.

@@ -92,6 +92,24 @@ pub enum LayoutError {
         /// The directory.
         dir: PathBuf,
     },
+    /// The client ports asked for go past the last one.
+    #[error("client ports from {base} for {total} servers end above 65535; choose a lower --client-port")]
+    NoSuchPorts {
+        /// The first one.
+        base: u16,
+        /// How many.
+        total: u8,
+    },
+    /// A client port asked for cannot be had.
+    #[error(
+        "client port {port}: {source}; stop who uses it, or choose another --client-port (without it free ones are taken)"
+    )]
+    ClientPort {
+        /// Which.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Not a line of a configuration file.
     #[error("--set {line}: write KEY=VALUE")]
     Set {
@@ -141,7 +159,7 @@ fn make(dir: &Path, wanted: &Wanted, total: u8) -> Result<(), LayoutError> {
             return Err(LayoutError::Incomplete { config: dir.join(CONFIG), dir });
         }
     }
-    let ports = free_ports(wanted, total).map_err(system("looking for free ports on 127.0.0.1"))?;
+    let ports = free_ports(wanted, total)?;
     let mut servers = String::new();
     for (node, [client, peer, election]) in (1..=total).zip(&ports) {
         let role = if node <= wanted.nodes { MemberRole::Participant } else { MemberRole::Observer };
@@ -194,7 +212,7 @@ fn write_myid(dir: &Path, node: u8) -> io::Result<()> {
 }
 
 /// Client, peer and election port of each node. All are held open at once, so that no two are the same.
-fn free_ports(wanted: &Wanted, total: u8) -> io::Result<Vec<[u16; 3]>> {
+fn free_ports(wanted: &Wanted, total: u8) -> Result<Vec<[u16; 3]>, LayoutError> {
     let mut held = Vec::new();
     let mut free = |port: u16| -> io::Result<u16> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
@@ -202,15 +220,18 @@ fn free_ports(wanted: &Wanted, total: u8) -> io::Result<Vec<[u16; 3]>> {
         held.push(listener);
         Ok(port)
     };
+    let any = || system("looking for free ports on 127.0.0.1");
     let mut clients = Vec::new();
-    for i in 0..u16::from(total) {
-        let port = match wanted.client_port {
-            None => 0,
-            Some(base) => base.checked_add(i).ok_or(io::ErrorKind::InvalidInput)?,
-        };
-        clients.push(free(port)?);
+    for i in 0..total {
+        clients.push(match wanted.client_port {
+            None => free(0).map_err(any())?,
+            Some(base) => {
+                let port = base.checked_add(i.into()).ok_or(LayoutError::NoSuchPorts { base, total })?;
+                free(port).map_err(|source| LayoutError::ClientPort { port, source })?
+            }
+        });
     }
-    clients.into_iter().map(|client| Ok([client, free(0)?, free(0)?])).collect()
+    clients.into_iter().map(|client| Ok([client, free(0).map_err(any())?, free(0).map_err(any())?])).collect()
 }
 
 /// Reads what the files say, and whether it is what is wanted.
@@ -336,6 +357,24 @@ mod tests {
         let moved = Wanted { dir: dir.path().join("moved"), ..wanted(dir.path(), 1, 0) };
         let error = prepare(&moved).unwrap_err().to_string();
         assert!(error.contains("was the directory moved"), "{error}");
+    }
+
+    #[test]
+    fn a_client_port_that_is_not_to_be_had_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let held = TcpListener::bind((Ipv4Addr::LOCALHOST, taken)).unwrap();
+        for (base, part) in
+            [(taken, format!("client port {taken}: ")), (65_535, "end above 65535".to_owned())]
+        {
+            let wanted = Wanted { client_port: Some(base), ..wanted(dir.path(), 2, 0) };
+            let error = prepare(&wanted).unwrap_err().to_string();
+            assert!(
+                error.contains(&part) && error.contains("another --client-port") | (base == 65_535),
+                "{error}"
+            );
+        }
+        drop(held);
     }
 
     #[test]

@@ -16,14 +16,21 @@ use super::{
     SESSION_TIMEOUT_MAX_MS, SYNC_LIMIT_TICKS, TICK_TIME_FILE_MS,
 };
 use crate::members::MembersError;
+use paddock_transport::engine::Address;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Reads a configuration file and what it refers to. `data_dir` replaces the file's own.
 pub fn load(path: &Path, data_dir: Option<&Path>) -> Result<(Config, Vec<Finding>), String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    read(&text, data_dir, &|path| std::fs::read_to_string(path))
-        .map_err(|e| format!("{}: {e}", path.display()))
+    let text = read_text(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    read(&text, data_dir, &read_text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// UTF-8, or else Latin-1, in which Java reads every properties file: a name with an umlaut in an old comment keeps nobody
+/// from starting.
+fn read_text(path: &Path) -> io::Result<String> {
+    let bytes = std::fs::read(path)?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|e| e.into_bytes().into_iter().map(char::from).collect()))
 }
 
 /// Reads the text of a configuration file; `other` gives the files it refers to (`myid`, the dynamic file).
@@ -77,7 +84,28 @@ pub fn read(
     config.reconfig = file.switch("reconfigEnabled")?.unwrap_or(false);
     listeners(&mut config, &file, &servers)?;
     quorum(&mut config, &file, servers)?;
+    apart(&config)?;
     Ok((config, findings))
+}
+
+/// Clients and other servers cannot connect to one port; told here, it is not taken for another process that holds it.
+fn apart(config: &Config) -> Result<(), ConfigError> {
+    let peers = config.ensemble.as_ref().map(|e| e.peer_listener());
+    // A name that is not known yet may be at the start; it is told then.
+    let Some(Ok(Address::Tcp(peers))) = peers else { return Ok(()) };
+    let clash = config.listeners().find_map(|clients| match clients {
+        Address::Tcp(at) if at.port() == peers.port() && at.port() != 0 => {
+            let all = at.ip().is_unspecified() || peers.ip().is_unspecified();
+            (all || at.ip() == peers.ip()).then_some(at)
+        }
+        _ => None,
+    });
+    match clash {
+        None => Ok(()),
+        Some(at) => {
+            Err(ConfigError::ClientsAtPeers { node: config.node, port: at.port(), clients: at.to_string() })
+        }
+    }
 }
 
 /// What matters between servers.

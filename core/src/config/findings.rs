@@ -200,6 +200,19 @@ pub enum ConfigError {
         /// By the server's line.
         line: String,
     },
+    /// Clients and other servers on one port.
+    #[error(
+        "port {port} is that of clients ({clients}) and the first one of this server's own line (server.{node}), for the other \
+         servers: give clients another one"
+    )]
+    ClientsAtPeers {
+        /// This server.
+        node: u8,
+        /// The port.
+        port: u16,
+        /// Where clients would connect.
+        clients: String,
+    },
     /// The client address of the server's own line.
     #[error(
         "the line of this server names '{host}' as its address for clients, which is no address of this machine"

@@ -121,7 +121,7 @@ fn numbers_of_voters_that_waste_or_tolerate_nothing_are_told() {
 
 #[test]
 fn an_address_that_is_no_place_is_told() {
-    let lines = "dataDir=/data\nclientPort=1\ninitLimit=1\nsyncLimit=1\nserver.1=0.0.0.0:1:2\nserver.2=[::]:1:2\nserver.3=c:1:2\n";
+    let lines = "dataDir=/data\nclientPort=3\ninitLimit=1\nsyncLimit=1\nserver.1=0.0.0.0:1:2\nserver.2=[::]:1:2\nserver.3=c:1:2\n";
     let want = [Finding::Nowhere { node: 1, own: true }, Finding::Nowhere { node: 2, own: false }];
     assert_eq!(settled(lines, "1").1, want);
 }
@@ -214,6 +214,31 @@ fn rafts_clock_and_the_bound_of_staleness_have_ranges() {
     );
     let error = refused(&THREE.replace("syncLimit=5", "syncLimit=4000000"), &[("/data/myid", "1")]);
     assert!(error.contains("from 1 to 2147483"), "{error}");
+}
+
+#[test]
+fn clients_do_not_get_the_port_of_the_other_servers() {
+    for (one, other) in [
+        ("clientPort=2181", "clientPort=2888"),
+        ("clientPort=2181", "clientPort=2888\nclientPortAddress=127.0.0.1"),
+        ("clientPort=2181", "clientPort=2181\npaddock.linearizableClientPort=2888"),
+    ] {
+        let error = refused(&THREE.replace(one, other), &[("/data/myid", "1")]);
+        assert!(error.contains("port 2888") && error.contains("server.1"), "{error}");
+    }
+    // Another server's port on another host, and another address of this one, are nobody's business.
+    settled(&THREE.replace("clientPort=2181", "clientPort=2889"), "1");
+    settled(&THREE.replace("clientPort=2181", "clientPort=2888\nclientPortAddress=127.0.0.2"), "1");
+}
+
+#[test]
+fn a_comment_in_latin_1_keeps_nobody_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("zoo.cfg");
+    std::fs::write(&file, b"# f\xfcr M\xfcller\ndataDir=/d\nclientPort=2181\n").unwrap();
+    assert_eq!(load(&file, None).unwrap().0.data_dir, Path::new("/d"));
+    std::fs::write(&file, "dataDir=/größe\nclientPort=2181\n").unwrap();
+    assert_eq!(load(&file, None).unwrap().0.data_dir, Path::new("/größe"));
 }
 
 #[test]

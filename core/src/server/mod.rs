@@ -85,6 +85,12 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The address of this server's own line is there, and cannot be listened on.
+    #[error(
+        "{0} (this is the address in this server's own server.N line; quorumListenOnAllIPs=true listens on every interface \
+         instead)"
+    )]
+    ListenForPeers(#[source] ListenError),
     /// The transport is not available.
     #[error(transparent)]
     Loop(#[from] LoopError),
@@ -155,7 +161,8 @@ impl Server {
         // Bound before recovery, so that an address in use is told at once; accepted from only afterwards.
         let mut listeners = options.config.listeners().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
         if let Some(ensemble) = &options.config.ensemble {
-            listeners.push(Listener::bind(&ensemble.peer_listener()?)?);
+            let bound = Listener::bind(&ensemble.peer_listener()?);
+            listeners.push(bound.map_err(StartError::ListenForPeers)?);
         }
         Self::open(options, listeners)
     }
