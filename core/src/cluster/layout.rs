@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::config::{self, MYID};
+use crate::config::{self, Finding, MYID};
 use crate::members::{MemberRole, NODE_MAX};
 use paddock_transport::engine::Address;
 use std::fmt::Write;
@@ -165,12 +165,29 @@ fn make(dir: &Path, wanted: &Wanted, total: u8) -> Result<(), LayoutError> {
         let role = if node <= wanted.nodes { MemberRole::Participant } else { MemberRole::Observer };
         let _ = writeln!(servers, "server.{node}=127.0.0.1:{peer}:{election}:{role};127.0.0.1:{client}");
     }
+    check_set(&config_text(&folder(dir, 1).join("data"), wanted, &ports[0], &servers), dir)?;
     // The first node's last: its file says that the others are complete.
     for node in (1..=total).rev() {
         let dir = folder(dir, node);
         let text = config_text(&dir.join("data"), wanted, &ports[0], &servers);
         let failed = system(format!("writing {}", dir.display()));
         write_node(&dir, node, &text).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Looks at the first node's configuration before anything is written: a directory with a wrong one would have to be removed
+/// before `--set` could be given again.
+fn check_set(text: &str, dir: &Path) -> Result<(), LayoutError> {
+    let wrong = |what: String| LayoutError::Config { reason: format!("with --set: {what}") };
+    let (config, findings) =
+        config::read(text, None, &|_| Ok("1".to_owned())).map_err(|e| wrong(e.to_string()))?;
+    if let Some(unknown) = findings.iter().find(|f| matches!(f, Finding::Unknown { .. })) {
+        return Err(wrong(unknown.to_string()));
+    }
+    let data = folder(dir, 1).join("data");
+    if config.data_dir != data {
+        return Err(wrong("dataDir cannot be given: each node's is in its folder".to_owned()));
     }
     Ok(())
 }
@@ -357,6 +374,22 @@ mod tests {
         let moved = Wanted { dir: dir.path().join("moved"), ..wanted(dir.path(), 1, 0) };
         let error = prepare(&moved).unwrap_err().to_string();
         assert!(error.contains("was the directory moved"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_line_is_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for (line, part) in [
+            ("tickTime=abc", "tickTime=abc: a whole number"),
+            ("tickTme=500", "did you mean tickTime?"),
+            ("dataDir=/tmp", "each node's is in its folder"),
+        ] {
+            let set = vec!["syncLimit=9".to_owned(), line.to_owned()];
+            let error = prepare(&Wanted { set, ..wanted(dir.path(), 3, 0) }).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        let set = vec!["tickTime=500".to_owned()];
+        assert_eq!(prepare(&Wanted { set, ..wanted(dir.path(), 3, 0) }).unwrap().len(), 3);
     }
 
     #[test]
