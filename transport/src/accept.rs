@@ -55,9 +55,7 @@ pub enum ListenError {
 /// What to do about it, where that is known.
 fn advice(source: &std::io::Error) -> &'static str {
     match Errno::from_io_error(source) {
-        Some(Errno::ADDRNOTAVAIL) => {
-            "; no interface of this machine has this address: write one that it has, or 0.0.0.0 for all"
-        }
+        Some(Errno::ADDRNOTAVAIL) => "; no interface of this machine has this address: write one that it has",
         Some(Errno::ACCESS) => {
             "; a port below 1024 needs CAP_NET_BIND_SERVICE, a unix socket a folder that this user may write: allow it, or \
              choose another address"
@@ -314,6 +312,13 @@ mod tests {
         let next = Listener::bind(&address);
         kernel.join().expect("no panic");
         assert_eq!(next.expect("it was waited for").local_address(), &address);
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_told_as_such() {
+        let documentation = Address::Tcp("192.0.2.1:0".parse().expect("an address"));
+        let error = Listener::bind(&documentation).expect_err("no machine has it").to_string();
+        assert!(error.contains("192.0.2.1") && error.contains("no interface of this machine"), "{error}");
     }
 
     #[test]
