@@ -50,6 +50,8 @@ pub enum Refusal {
     WrongIdentity,
     /// Both belong to no ensemble yet, and would count other votes.
     OtherFounders,
+    /// The node was met in another life under the same number of a start: its data directory was put back to before that.
+    OldCopy,
     /// A reason of a later version.
     Other(u8),
 }
@@ -65,6 +67,7 @@ impl Refusal {
             Refusal::Duplicate => 6,
             Refusal::WrongIdentity => 7,
             Refusal::OtherFounders => 8,
+            Refusal::OldCopy => 9,
             Refusal::Other(code) => code,
         }
     }
@@ -80,6 +83,7 @@ impl Refusal {
             Duplicate,
             WrongIdentity,
             OtherFounders,
+            OldCopy,
         ];
         named.into_iter().find(|r| r.code() == code).unwrap_or(Other(code))
     }
@@ -109,6 +113,8 @@ pub(super) struct Greeting {
     pub member: bool,
     /// Its log or its snapshots hold something.
     pub data: bool,
+    /// Drawn at each start, to tell two with the same number apart; 0: not said.
+    pub life: u16,
     /// Number of its ensemble; all zero: not known.
     pub cluster: [u8; 16],
     /// Identity of its data directory.
@@ -132,6 +138,7 @@ impl Greeting {
         bytes[7] = self.wanted;
         bytes[8] = self.refusal.map_or(0, Refusal::code);
         bytes[9] = if self.member { FLAG_MEMBER } else { 0 } | if self.data { FLAG_DATA } else { 0 };
+        bytes[10..12].copy_from_slice(&self.life.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.cluster);
         bytes[32..48].copy_from_slice(&self.identity);
         bytes[48..56].copy_from_slice(&self.incarnation.to_le_bytes());
@@ -162,6 +169,7 @@ impl Greeting {
             refusal: (bytes[8] != 0).then(|| Refusal::from_code(bytes[8])),
             member: bytes[9] & FLAG_MEMBER != 0,
             data: bytes[9] & FLAG_DATA != 0,
+            life: u16::from_le_bytes(field(bytes, 10)),
             cluster: field(bytes, 16),
             identity: field(bytes, 32),
             incarnation: u64::from_le_bytes(field(bytes, 48)),

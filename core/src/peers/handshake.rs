@@ -103,9 +103,21 @@ impl Peers {
             Err(Refusal::Duplicate)
         } else if it.node == 0 || it.node > NODE_MAX {
             Err(Refusal::UnknownNode)
+        } else if self.is_old_copy(it) {
+            Err(Refusal::OldCopy)
         } else {
             Ok(())
         }
+    }
+
+    /// Whether another life of the node was met under the same number of a start. Starts are counted durably, so the directory was put
+    /// back to where it was before that one: a copy taken while the node did not run, which knows nothing of its promises since.
+    fn is_old_copy(&self, it: &Greeting) -> bool {
+        let known = self.peers.get(&it.node).and_then(|peer| peer.known);
+        known.is_some_and(|k| {
+            let same_start = (k.identity, k.incarnation) == (it.identity, it.incarnation);
+            same_start && k.life != it.life && k.life != 0 && it.life != 0
+        })
     }
 
     /// Whether the dialler belongs to the ensemble, as far as the older of both memberships can tell.
@@ -177,6 +189,7 @@ impl Peers {
         peer.known = Some(Known {
             identity: it.identity,
             incarnation: it.incarnation,
+            life: it.life,
             attempt: if accepted { it.attempt } else { same.map_or(0, |k| k.attempt) },
             members_version: it.members_version,
             member: it.member,
@@ -235,6 +248,7 @@ impl Peers {
             refusal,
             member: self.member,
             data: self.data,
+            life: self.life,
             cluster: shown(self.cluster),
             identity: shown(self.identity),
             incarnation: self.incarnation,

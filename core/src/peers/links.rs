@@ -12,7 +12,9 @@ use super::frame::{self, Frame, Kind};
 use super::greeting::Refusal;
 use super::handshake::UNKNOWN;
 use super::message::Message;
-use super::peer::{Complaints, Contact, Dial, Link, LinkError, Peer, PeerStatus, Side, State, backoff};
+use super::peer::{
+    Complaints, Contact, Dial, Link, LinkError, Peer, PeerStatus, Side, State, backoff, splitmix,
+};
 use super::resolver::Resolver;
 use crate::members::{Members, is_wildcard};
 use paddock_transport::engine::{Address, Closed, ConnId, Now, Origin};
@@ -25,6 +27,8 @@ pub struct Peers {
     pub(super) node: u8,
     pub(super) identity: [u8; 16],
     pub(super) incarnation: u64,
+    /// What this start has drawn, for others to tell it from one with the same number; never 0.
+    pub(super) life: u16,
     /// Number of the ensemble; all zero: not known.
     pub(super) cluster: [u8; 16],
     /// Whether this node has data.
@@ -67,6 +71,7 @@ impl Peers {
             node: config.node,
             identity: config.identity,
             incarnation: config.incarnation,
+            life: life_of(config.seed),
             cluster: config.cluster,
             data: config.data,
             founders: config.founders,
@@ -526,4 +531,9 @@ impl Peers {
         self.links.insert(conn, Link::new(Side::Accepted, State::Greeting, remote, self.now_ns));
         self.wake_at(self.now_ns.saturating_add(HANDSHAKE_NS));
     }
+}
+
+/// A start's own number out of its seed.
+fn life_of(seed: u64) -> u16 {
+    (splitmix(&mut seed.clone()) as u16).max(1)
 }

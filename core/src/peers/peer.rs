@@ -65,6 +65,12 @@ fn common(why: &Refusal, said: &Option<Box<Greeting>>) -> Option<String> {
              own. Make the server.N lines of all servers the same and start those again that had others"
                 .to_owned()
         }
+        (Refusal::OldCopy, _) => {
+            "it ran under the same start number before, from a data directory that knew more: an older copy was put back, and may \
+             have forgotten votes and writes. Stop that node, empty its data directory except for myid, and start it \
+             again: it is fed anew"
+                .to_owned()
+        }
         (Refusal::Other(code), _) => format!("reason {code}, which this version does not know"),
         _ => return None,
     })
@@ -82,6 +88,10 @@ fn refused_by(why: &Refusal, said: &Option<Box<Greeting>>) -> String {
             "it has a link with this node's number already; if this stays, two nodes run with the same myid"
         }
         (Refusal::WrongIdentity, _) => "this node's data directory is not the one that the ensemble knows",
+        (Refusal::OldCopy, _) => {
+            "this node runs from an older copy of its data directory, and may have forgotten votes and writes. Stop it, empty \
+             the directory except for myid, and start it again: it is fed anew"
+        }
         _ => return common(why, said).unwrap_or_default(),
     };
     text.to_owned()
@@ -179,6 +189,8 @@ pub(super) enum Dial {
 pub(super) struct Known {
     pub identity: [u8; 16],
     pub incarnation: u64,
+    /// What it drew at this start; 0: not said.
+    pub life: u16,
     /// Its latest dial that was a link; 0: we dialled.
     pub attempt: u64,
     /// The version of the membership that it knew.
@@ -333,7 +345,7 @@ pub(super) fn backoff(failures: u32, random: &mut u64) -> u64 {
 }
 
 /// SplitMix64: a whole stream from any seed.
-fn splitmix(state: &mut u64) -> u64 {
+pub(super) fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

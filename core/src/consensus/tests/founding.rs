@@ -212,6 +212,40 @@ fn a_refounding_that_was_cut_short_makes_nothing_count_as_committed() {
 }
 
 #[test]
+fn a_directory_put_back_as_it_was_before_the_last_start_is_not_listened_to() {
+    const SESSION: i64 = 3 << 56 | 77;
+    const OTHER: i64 = 1 << 56 | 77;
+    let mut place = Place::three();
+    place.start(&[1, 2, 3]);
+    place.until_founded(&[1, 2, 3]);
+    place.kill(&[3]);
+    let disk = place.slot(3).disk.clone();
+    let copy: Vec<_> = disk.paths().into_iter().map(|path| (path.clone(), disk.contents(&path))).collect();
+    place.slot(3).config.seed = 33;
+    place.start(&[3]);
+    place.until("a link", |place| place.core(1).links.is_up(3) && place.core(2).links.is_up(3));
+    place.open_session(3, SESSION);
+    place.kill(&[3]);
+
+    for (path, contents) in copy {
+        disk.corrupt(&path, |bytes| *bytes = contents.unwrap_or_default());
+    }
+    place.slot(3).config.seed = 333;
+    place.start(&[3]);
+    // Its start has the number of the one that it knows nothing of.
+    place.pass(LONG_NS);
+    assert!(!place.core(1).links.is_up(3) && !place.core(2).links.is_up(3));
+    assert!(place.led(&[1, 2]));
+    // Emptied it is fed anew.
+    place.kill(&[3]);
+    place.slot(3).new_disk();
+    place.start(&[3]);
+    place.open_session(1, OTHER);
+    place.until("its data", |place| place.knows(3, OTHER));
+    place.until("its vote", |place| place.core(1).group.membership().voters == [1, 2, 3]);
+}
+
+#[test]
 fn only_a_member_with_data_can_be_left_alone() {
     let mut place = Place::three();
     let config = place.slot(1).config.clone();

@@ -179,6 +179,29 @@ fn a_second_node_of_the_same_number_does_not_push_out_the_first() {
 }
 
 #[test]
+fn another_life_under_the_same_number_of_a_start_is_an_old_copy() {
+    let mut rig = Rig::new(vec![config(1, &[1, 2])]);
+    let of = |life, attempt| Greeting { life, attempt, ..hello(2) };
+    let first = rig.wire(&of(7, 1));
+    assert!(rig.node(1).peers.is_up(2));
+    // Beside it, and when it is gone.
+    let copy = rig.wire(&of(8, 2));
+    assert_eq!(rig.refusal(copy), Some(Refusal::OldCopy));
+    assert!(rig.node(1).peers.is_up(2));
+    rig.inproc.finish(first);
+    rig.run();
+    let copy = rig.wire(&of(8, 3));
+    assert_eq!(rig.refusal(copy), Some(Refusal::OldCopy));
+    assert!(rig.node(1).error(2).contains("an older copy was put back"), "{}", rig.node(1).error(2));
+    // The same one again, its next start, and one that does not say.
+    for again in [of(7, 4), Greeting { incarnation: 2, ..of(9, 1) }, Greeting { incarnation: 2, ..of(0, 2) }]
+    {
+        rig.wire(&again);
+        assert!(rig.node(1).peers.is_up(2), "{again:?}");
+    }
+}
+
+#[test]
 fn an_answer_is_given_to_a_probe() {
     let mut rig = Rig::new(vec![config(1, &[1, 2])]);
     let wire = rig.link(2);

@@ -252,6 +252,7 @@ fn hello(node: u8) -> Greeting {
         refusal: None,
         member: false,
         data: false,
+        life: 0,
         cluster: [0; 16],
         identity: [node; 16],
         incarnation: 1,
