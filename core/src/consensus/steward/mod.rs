@@ -9,7 +9,7 @@
 //! - a node with another data directory than the recorded one is not listened to ([`admits`]), on no node, until the change
 //!   that drops it from Raft's membership is done; but for what only a leader says, which it can be only where a majority has
 //!   applied that change;
-//! - a node gets a vote only as a learner that is caught up, and Raft knows nothing of it from an earlier life: it was dropped
+//! - a node gets a vote only as a learner that is caught up, and has what was committed when it came; and Raft knows nothing of it from an earlier life: it was dropped
 //!   in between;
 //! - a leader that shall not vote hands over before it changes the voters.
 //!
@@ -37,8 +37,8 @@ use crate::members::Member;
 use standing::Memory;
 use std::collections::BTreeMap;
 
-/// Entries by which a learner may be behind the commit index when it gets a vote: a few ms of work at full load, so that
-/// commits do not wait for it.
+/// Entries by which a learner may be behind the commit index when it gets a vote, if it has what was committed when it came: a few
+/// ms of work at full load, so that commits do not wait for it.
 pub const PROMOTE_LAG_ENTRIES: u64 = 256;
 
 /// How long a joining node may make no progress before a reconfiguration goes on without it: several of its dials and

@@ -1,7 +1,7 @@
 //! Who is present, ready, still moving, done with lingering.
 //!
-//! Owns what the leader remembers from look to look: how long ago a joining node moved, since when a removed one has the entry
-//! that removes it. Never decides anything. It stays correct because all of it may be forgotten: then waiting begins anew.
+//! Owns what the leader remembers from look to look: how long ago a joining node moved, what was committed when a learner came, since
+//! when a removed node has the entry that removes it. Never decides anything. It stays correct because all of it may be forgotten: then waiting begins anew.
 
 use super::{
     CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, LINGER_NS, PROMOTE_LAG_ENTRIES, Progress, Steward, TOLD_NS, View,
@@ -15,6 +15,8 @@ pub(super) struct Memory {
     attempt: Option<(u64, u64)>,
     /// Learners that are to get a vote.
     catching_up: BTreeMap<u8, Advance>,
+    /// What was committed when learners were first seen.
+    came: BTreeMap<u64, u64>,
     /// Former members that are still learners.
     lingering: BTreeMap<u8, Lingering>,
 }
@@ -71,6 +73,10 @@ impl Steward {
                 }
             }
         }
+        memory.came.retain(|node, _| view.raft.learners.contains(node));
+        for node in &view.raft.learners {
+            memory.came.entry(*node).or_insert(view.commit);
+        }
         memory.lingering.retain(|node, _| view.state.leaving.contains_key(node));
         for node in view.state.leaving.keys() {
             let lingering = memory.lingering.entry(*node).or_insert(Lingering {
@@ -90,9 +96,12 @@ impl Steward {
             || (self.is_known(view, node) && progress(view, node).is_some_and(|p| p.active && !p.snapshot))
     }
 
-    /// One that may get a vote, or leadership, without anybody having to wait for it.
+    /// One that may get a vote, or leadership, without anybody having to wait for it. A short log may be nothing but the last
+    /// entries, and a snapshot be missing for all that: a learner has what was committed when it came.
     pub(super) fn is_ready(&self, view: &View<'_>, node: u8) -> bool {
-        let near = |p: &Progress| p.matched.saturating_add(PROMOTE_LAG_ENTRIES) >= view.commit;
+        let came = self.memory.came.get(&u64::from(node)).copied().unwrap_or(0);
+        let near =
+            |p: &Progress| p.matched >= came && p.matched.saturating_add(PROMOTE_LAG_ENTRIES) >= view.commit;
         node == self.node || (self.is_present(view, node) && progress(view, node).is_some_and(near))
     }
 

@@ -386,6 +386,36 @@ fn a_node_with_a_lost_disk_votes_only_after_it_has_followed_again() {
     assert_eq!(cluster.raft, Membership::new(vec![1, 2, 3], vec![]));
 }
 
+/// Raft counts a node that is new to it as one that answers, before it has said a word.
+#[test]
+fn a_node_with_a_lost_disk_votes_in_a_short_log_only_when_it_has_what_was_committed_when_it_came() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.index = PROMOTE_LAG_ENTRIES / 2;
+    cluster.catch_up();
+    cluster.stop(2);
+    cluster.start_empty(2, [22; 16]);
+    cluster.wait(3 * CATCH_UP_STALL_NS);
+    assert_eq!(cluster.raft, Membership::new(vec![1, 3], vec![2]));
+    let came = cluster.index;
+    cluster.node(2).snapshot = true;
+    cluster.wait(CATCH_UP_STALL_NS);
+    (cluster.node(2).snapshot, cluster.node(2).matched) = (false, came / 2);
+    cluster.wait(CATCH_UP_STALL_NS);
+    assert_eq!(cluster.raft, Membership::new(vec![1, 3], vec![2]), "a snapshot from before it came");
+    // Another leader did not see it come: what is committed then counts.
+    cluster.lead(3);
+    cluster.wait(CATCH_UP_STALL_NS);
+    assert_eq!(cluster.raft, Membership::new(vec![1, 3], vec![2]));
+    cluster.node(2).matched = came;
+    cluster.settle();
+    assert_eq!(cluster.raft, Membership::new(vec![1, 2, 3], vec![]));
+    // It lost its disk once more: it came anew.
+    cluster.stop(2);
+    cluster.start_empty(2, [23; 16]);
+    cluster.wait(CATCH_UP_STALL_NS);
+    assert_eq!(cluster.raft, Membership::new(vec![1, 3], vec![2]));
+}
+
 #[test]
 fn a_lost_disk_takes_no_vote_where_the_rest_is_no_quorum() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
@@ -451,6 +481,7 @@ fn roles_change_both_ways() {
     cluster.reconfig(&[spec(3, "observer"), spec(4, "observer")], "");
     cluster.settle();
     assert_eq!(cluster.raft, Membership::new(vec![1, 2], vec![3, 4]));
+    cluster.catch_up();
     cluster.node(4).matched = 1;
     cluster.reconfig(&[spec(3, "participant"), spec(4, "participant")], "");
     cluster.wait(2 * CATCH_UP_STALL_NS);
