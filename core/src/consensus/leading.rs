@@ -95,7 +95,9 @@ impl Consensus {
             return;
         }
         let seq = self.streams.expect(node, incarnation, known);
-        self.links.send(node, &Message::Expect { term, incarnation, seq }, io);
+        if !self.give_back_again(node, io) {
+            self.links.send(node, &Message::Expect { term, incarnation, seq }, io);
+        }
     }
 
     /// Sends this node's commands to the leader.

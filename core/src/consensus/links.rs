@@ -9,6 +9,7 @@ use super::config::BACKLOG_BYTES_MAX;
 use super::disputes::Dispute;
 use super::engine::Consensus;
 use super::group::Group;
+use super::streams::Return;
 use super::wire;
 use crate::members::Members;
 use crate::peers::message::RaftMessage;
@@ -101,6 +102,11 @@ impl Links {
         self.granted == term
     }
 
+    /// It takes nothing more of this node before it has said so again.
+    pub(super) fn ungrant(&mut self) {
+        self.granted = 0;
+    }
+
     /// Whether it is time to ask it. Asking counts.
     pub(super) fn may_ask(&mut self, now_ns: u64, every_ns: u64) -> bool {
         let may = self.asked_ns.is_none_or(|at| now_ns.saturating_sub(at) >= every_ns);
@@ -177,6 +183,7 @@ impl Consensus {
                         );
                     }
                     self.links.asked_ns = None;
+                    self.streams.link_up(node);
                     if u64::from(node) == self.group.leader() {
                         // What was on its way is lost: it says anew where our stream stands.
                         self.links.granted = 0;
@@ -230,6 +237,9 @@ impl Consensus {
                 if term != self.phase.leading || term == 0 {
                     return;
                 }
+                if commands.is_empty() && self.give_back_again(from, io) {
+                    return;
+                }
                 self.note_returning(&commands, now.mono_ns);
                 if let Err(Some((incarnation, seq))) = self.streams.take(from, commands) {
                     self.links.send(from, &Message::Expect { term, incarnation, seq }, io);
@@ -274,6 +284,9 @@ impl Consensus {
             Message::Room { full, shut } => {
                 self.room.heard(from, full, now.mono_ns);
                 self.hear_of_room(from, shut, now.mono_ns);
+            }
+            Message::Return { term, incarnation, seq, number } => {
+                self.hear_of_return(from, term, Return { incarnation, seq, number }, io);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Owns the decision when to take, when to propose and when to refuse. Never proposes before this node orders (see
 //! `leading`), and never more batches than may be in flight, so that what waits gathers into one. It stays correct
 //! because every command, the leader's own too, comes through its node's stream in order, and because only what was
-//! never handed to anybody is ever refused.
+//! never handed to anybody, or came back unproposed (see `room`), is ever refused.
 
 use super::config::*;
 use super::control::StopReason;

@@ -143,13 +143,25 @@ impl Outbound {
         true
     }
 
+    /// What was lent from `seq` on was never proposed, and nobody has it or will take it if it still comes: it counts as never
+    /// lent. `false`: it is no number for that.
+    pub(super) fn unlend(&mut self, seq: u64) -> bool {
+        if seq <= self.resolved() || seq > self.last_seq + 1 {
+            return false;
+        }
+        self.next = seq;
+        self.lent = self.lent.min(seq - 1);
+        true
+    }
+
     /// Takes commands out again that nobody can have ordered, newest first in number, and gives their tickets in order. Lent
-    /// once is lent: the word by which a leader wanted a number again may have crossed the command. The leader's own
-    /// commands stay, and what is before them: it counts on them.
+    /// is lent: the word by which a leader wanted a number again may have crossed the command. Only [`Outbound::unlend`] says
+    /// otherwise. The expiries that this node found as leader stay, and what is before them: it counts on them.
     pub(super) fn withdraw(&mut self) -> Vec<Ticket> {
         let never = self.position(self.next.max(self.lent + 1)).unwrap_or(self.pending.len());
-        let keep =
-            self.pending.iter().rposition(|p| p.ticket.is_none()).map_or(never, |own| never.max(own + 1));
+        let counts = |c: &Command| c.op == Op::ExpireSession && c.session != 0;
+        let own = |p: &Pending| p.ticket.is_none() && p.command.as_ref().is_none_or(counts);
+        let keep = self.pending.iter().rposition(own).map_or(never, |own| never.max(own + 1));
         let withdrawn = self.pending.split_off(keep);
         self.last_seq -= withdrawn.len() as u64;
         self.bytes -= withdrawn.iter().map(|p| p.bytes).sum::<usize>();
@@ -378,6 +390,24 @@ mod tests {
         assert!(out.rewind(1));
         assert_eq!(out.lend(9, usize::MAX)[3].session, 0);
         assert_eq!((out.resolve(3, 7, 3), out.resolve(3, 7, 4)), (None, None));
+    }
+
+    #[test]
+    fn what_a_leader_gives_back_can_be_refused_and_its_numbers_go_to_others() {
+        let mut out = filled(5);
+        lend(&mut out, 4);
+        assert_eq!(out.resolve(3, 7, 1).map(|t| t.token), Some(1));
+        // Decided here, or never given out: no leader gives that back.
+        assert!(!out.unlend(1) && !out.unlend(7));
+        assert!(out.rewind(3) && out.unlend(3));
+        // Nobody waits for one of them any more: its connection was closed.
+        out.disarm(vec![Ticket { shard: 0, token: 4 }]);
+        assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [3, 5]);
+        assert_eq!((out.last_seq(), out.undecided(), out.has_unsent()), (2, 1, false));
+        out.push(Some(Ticket { shard: 0, token: 9 }), 9, 1, Vec::new(), Op::CloseSession);
+        assert_eq!(lend(&mut out, 9), [3]);
+        assert_eq!(out.resolve(3, 7, 2).map(|t| t.token), Some(2));
+        assert_eq!(out.resolve(3, 7, 3).map(|t| t.token), Some(9));
     }
 
     #[test]

@@ -2,14 +2,19 @@
 //!
 //! Owns what each node said of its own disk (when it changes, and again with each of its rounds), and whether writes are shut: so many voters
 //! have no room that nothing can be made durable on a majority. While they are, a command that was never handed to anybody is
-//! refused at once, on every node, as a standalone server refuses it; what may have been ordered is waited for, for
-//! [`UNDECIDED_NS`], and then its connection is closed. Never decides that anything was or was not ordered, and never stops reads:
-//! rounds need no disk. It stays correct because only the leader judges, from what it hears itself, and the others take its
+//! refused at once, on every node, as a standalone server refuses it; what the leader took and did not propose is given back to its
+//! node, which refuses it then; what may have been ordered is waited for, for [`UNDECIDED_NS`], and then its connection is closed.
+//! Never stops reads: rounds need no disk. It stays correct because only the leader judges, from what it hears itself, and the others take its
 //! word for no longer than its term; a wrong judgement refuses a write that could have been done, never answers one that was.
+//!
+//! That nobody can order any more what comes back: earlier leaders cannot, since this one has applied an entry of its own term, and
+//! what is not in front of that is in no log that counts; this one has forgotten it, and takes nothing more of the node until that has
+//! answered, behind everything that it sent before; a later one only gets what the node still has, which is in the term in which it is told.
 
 use super::config::{AWAY_PATIENCE_NS, UNDECIDED_NS};
 use super::engine::Consensus;
 use super::group::{Group, Role};
+use super::streams::Return;
 use crate::commit::{Outcome, Reply};
 use crate::peers::Message;
 use paddock_transport::io::Io;
@@ -131,6 +136,51 @@ impl Consensus {
             for (node, _) in self.links.up() {
                 self.links.send(node, &Message::Room { full, shut }, io);
             }
+        }
+        if shut && self.phase.leading != 0 {
+            self.give_back_unproposed(io);
+        }
+    }
+
+    /// On the leader, while writes are shut: what was taken and not proposed goes back to those who can refuse it.
+    fn give_back_unproposed(&mut self, io: &mut Io) {
+        if let Some((own, next)) = self.streams.withdraw(self.node) {
+            self.outbound.give_back(own, false);
+            self.outbound.unlend(next);
+        }
+        for node in self.streams.waiting() {
+            self.streams.give_back(node);
+            // If it does not get there, the node asks.
+            self.give_back_again(node, io);
+        }
+    }
+
+    /// Says once more to a node what it got back, if it has not answered that. `false`: there is nothing to answer.
+    pub(super) fn give_back_again(&mut self, node: u8, io: &mut Io) -> bool {
+        let Some(Return { incarnation, seq, number }) = self.streams.returned(node) else { return false };
+        self.links.send(node, &Message::Return { term: self.phase.leading, incarnation, seq, number }, io);
+        true
+    }
+
+    /// The leader gives commands back, or a node says that it has heard of that.
+    pub(super) fn hear_of_return(&mut self, from: u8, term: u64, back: Return, io: &mut Io) {
+        let Return { incarnation, seq, number } = back;
+        if term != 0 && term == self.phase.leading {
+            if self.streams.answered(from, back) {
+                self.links.send(from, &Message::Expect { term, incarnation, seq }, io);
+            }
+            return;
+        }
+        let meant = incarnation == self.incarnation
+            && term == self.group.term()
+            && u64::from(from) == self.group.leader();
+        if meant {
+            if self.outbound.rewind(seq) {
+                self.outbound.unlend(seq);
+            }
+            // Nothing more is sent before the answer.
+            self.links.ungrant();
+            self.links.send(from, &Message::Return { term, incarnation, seq, number }, io);
         }
     }
 

@@ -5,6 +5,8 @@
 //! stream comes from the machine after it has applied the first entry of the leader's own term, hence everything that any
 //! leader before it could have ordered; and because from there on only the next number is taken: a gap is answered with the
 //! number that is wanted, and what comes twice is dropped without a word, for an answer would have it sent a third time.
+//! What was taken can be given back as long as it was not proposed ([`Streams::give_back`]). Nothing more is taken of its node then
+//! until it has said that it knows, for what it sent before may still be on its way, under numbers that it gives to other commands.
 //! A stream that begins anew has forgotten what it took: its node is told to send only when it has seen in its own log what that
 //! was ([`Streams::seen_by`]).
 
@@ -25,12 +27,25 @@ struct Stream {
     next: u64,
     queue: VecDeque<Command>,
     bytes: usize,
+    /// Number of the return that the node has not answered.
+    returned: Option<u64>,
+}
+
+/// What a node is told that gets its commands back: those from `seq` on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Return {
+    pub(super) incarnation: u64,
+    pub(super) seq: u64,
+    /// Of this return; never given twice.
+    pub(super) number: u64,
 }
 
 /// See the module doc.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     nodes: BTreeMap<u8, Stream>,
+    /// Returns so far.
+    returns: u64,
     /// The node whose turn it was last.
     last: u8,
     /// Nodes whose streams begin anew, and an entry at or behind that in which they do.
@@ -55,7 +70,7 @@ impl Streams {
                     Some(at) if at.incarnation == incarnation => at.seq + 1,
                     _ => 1,
                 };
-                let stream = Stream { incarnation, next, queue: VecDeque::new(), bytes: 0 };
+                let stream = Stream { incarnation, next, queue: VecDeque::new(), bytes: 0, returned: None };
                 self.nodes.insert(node, stream);
                 next
             }
@@ -84,6 +99,9 @@ impl Streams {
     /// its incarnation; what stood before it in `commands` was taken.
     pub(super) fn take(&mut self, node: u8, commands: Vec<Command>) -> Result<(), Option<(u64, u64)>> {
         let stream = self.nodes.get_mut(&node).ok_or(None)?;
+        if stream.returned.is_some() {
+            return Ok(());
+        }
         let wanted = |s: &Stream| Err(Some((s.incarnation, s.next)));
         if commands.is_empty() {
             return wanted(stream);
@@ -123,6 +141,54 @@ impl Streams {
     /// Whether anything waits.
     pub(super) fn has_more(&self) -> bool {
         self.nodes.values().any(|s| !s.queue.is_empty())
+    }
+
+    /// Nodes of which something waits.
+    pub(super) fn waiting(&self) -> Vec<u8> {
+        self.nodes.iter().filter(|(_, s)| !s.queue.is_empty()).map(|(node, _)| *node).collect()
+    }
+
+    /// Takes out what waits of the node, and gives it with the number that is taken next.
+    pub(super) fn withdraw(&mut self, node: u8) -> Option<(VecDeque<Command>, u64)> {
+        let stream = self.nodes.get_mut(&node)?;
+        stream.bytes = 0;
+        let waiting = std::mem::take(&mut stream.queue);
+        // The queue ends at the newest that was taken.
+        stream.next -= waiting.len() as u64;
+        Some((waiting, stream.next))
+    }
+
+    /// Gives back what waits of a node, and takes nothing more of it before it has answered.
+    pub(super) fn give_back(&mut self, node: u8) -> Option<Return> {
+        if self.nodes.get(&node)?.returned.is_none() {
+            self.withdraw(node)?;
+            self.returns += 1;
+            self.nodes.get_mut(&node)?.returned = Some(self.returns);
+        }
+        self.returned(node)
+    }
+
+    /// The return that the node has not answered.
+    pub(super) fn returned(&self, node: u8) -> Option<Return> {
+        let stream = self.nodes.get(&node)?;
+        let number = stream.returned?;
+        Some(Return { incarnation: stream.incarnation, seq: stream.next, number })
+    }
+
+    /// A node has heard of this return: what it sends from now on is meant. `false`: that is not the last one.
+    pub(super) fn answered(&mut self, node: u8, back: Return) -> bool {
+        let last = self.returned(node) == Some(back);
+        if let Some(stream) = self.nodes.get_mut(&node).filter(|_| last) {
+            stream.returned = None;
+        }
+        last
+    }
+
+    /// There is a new link with the node: what was on its way on the old one is lost.
+    pub(super) fn link_up(&mut self, node: u8) {
+        if let Some(stream) = self.nodes.get_mut(&node) {
+            stream.returned = None;
+        }
     }
 
     /// Takes the next entry's commands, the nodes in turn.
@@ -246,6 +312,33 @@ mod tests {
         assert_eq!(s.seen_by(2, Some(anew), 95), 95);
         assert_eq!(s.seen_by(2, Some(StreamPosition { incarnation: 1, seq: 1 }), 96), 0);
         assert_eq!(s.seen_by(3, None, 96), 0);
+    }
+
+    /// The numbers are given to other commands meanwhile: what comes under them from before was refused to its client.
+    #[test]
+    fn what_was_on_its_way_when_commands_were_given_back_is_never_taken() {
+        let mut s = Streams::default();
+        s.expect(2, 5, None);
+        s.take(2, run(2, 5, 1..=6)).unwrap();
+        assert_eq!(s.fill(2, usize::MAX).len(), 2);
+        let back = s.give_back(2).unwrap();
+        assert_eq!((back.incarnation, back.seq, s.has_more()), (5, 3, false));
+        // Sent twice, or sent on; and the return is said again, the same one.
+        assert_eq!((s.take(2, run(2, 5, 3..=6)), s.take(2, run(2, 5, 7..=8))), (Ok(()), Ok(())));
+        assert!(!s.has_more());
+        assert_eq!((s.give_back(2), s.returned(2)), (Some(back), Some(back)));
+        // An answer to another one says nothing about what was sent since.
+        assert!(!s.answered(2, Return { number: back.number + 1, ..back }) && !s.answered(3, back));
+        assert_eq!(s.take(2, run(2, 5, 3..=3)), Ok(()));
+        assert!(!s.has_more());
+        assert!(s.answered(2, back) && !s.answered(2, back));
+        assert_eq!((s.expect(2, 5, None), s.take(2, run(2, 5, 3..=4))), (3, Ok(())));
+        assert_eq!(s.fill(9, usize::MAX).iter().map(|c| c.seq).collect::<Vec<_>>(), [3, 4]);
+        // The next one has another number; on a new link nothing of before can come.
+        s.take(2, run(2, 5, 5..=5)).unwrap();
+        assert_ne!(s.give_back(2).unwrap().number, back.number);
+        s.link_up(2);
+        assert_eq!((s.returned(2), s.take(2, run(2, 5, 5..=5)), s.has_more()), (None, Ok(()), true));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::fmt;
 use thiserror::Error;
 
 /// Version of everything that follows the greeting.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Size of a greeting.
 pub(super) const GREETING_BYTES: usize = 80;

@@ -87,6 +87,18 @@ pub enum Message {
         /// Whether the sender leads and writes are shut.
         shut: bool,
     },
+    /// From the leader: of the receiver's stream nothing from `seq` on was proposed, or will be before the receiver has sent this
+    /// back. Behind that, only what it sends from then on counts.
+    Return {
+        /// The leader's term.
+        term: u64,
+        /// Incarnation of the stream.
+        incarnation: u64,
+        /// First number that comes back.
+        seq: u64,
+        /// The leader's own number for this message.
+        number: u64,
+    },
 }
 
 /// Raft's message, field by field.

@@ -11,6 +11,8 @@ use crate::shard::config::MAX_STALENESS_NS;
 const SEGMENT_BYTES: u64 = 64 << 10;
 /// Some of them fill a segment.
 const WRITE_BYTES: usize = 5000;
+/// Writes handed in at once.
+const FLOOD: usize = 100;
 const REFUSED: Outcome = Outcome::NotOrdered(-1);
 
 fn trio() -> Trio {
@@ -156,6 +158,50 @@ fn a_majority_of_full_disks_shuts_writes_where_there_is_room_too_and_what_is_und
     trio.until("room for a majority", |trio| (0..3).all(|n| !is_shut(trio, n)));
     trio.write_through(leader);
     trio.write_through(followers[0]);
+}
+
+/// More than the entries that may be under way hold: the leader takes it and proposes nothing more of it.
+fn flood(trio: &mut Trio, n: usize) {
+    for _ in 0..FLOOD {
+        trio.submit(n, WRITE_BYTES);
+    }
+}
+
+#[test]
+fn what_the_leader_took_and_never_proposed_is_refused_and_its_numbers_leave_no_hole() {
+    let mut trio = trio();
+    let leader = trio.leader().unwrap();
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    for n in others {
+        no_room(&trio, n);
+    }
+    while !is_shut(&trio, leader) {
+        (0..3).for_each(|n| flood(&mut trio, n));
+        (0..20).for_each(|_| trio.step());
+    }
+    // Everybody has some that the leader had and did not propose. Nobody waits for its connection to be closed.
+    pass(&mut trio, UNDECIDED_NS / 2);
+    assert!(is_shut(&trio, leader), "the flood had room");
+    let waiting: usize = (0..3).map(|n| trio.nodes[n].core.outbound.undecided()).sum();
+    let core = &trio.nodes[leader].core;
+    let proposed = core.phase.in_flight * core.batch_bytes_max / WRITE_BYTES;
+    assert!(waiting <= proposed, "{waiting} wait, {proposed} of them may be proposed");
+    for n in others {
+        trio.nodes[n].disk.set_capacity(None);
+    }
+    trio.until("room", |trio| (0..3).all(|n| !is_shut(trio, n)));
+    (0..3).for_each(|n| trio.write_through(n));
+    trio.until("everything is decided everywhere", |trio| {
+        let index = |n: usize| trio.nodes[n].core.applier.index;
+        let undecided = |n: usize| trio.nodes[n].core.outbound.undecided();
+        (0..3).all(|n| undecided(n) == 0 && index(n) == index(0))
+    });
+    for n in 0..3 {
+        let node = &trio.nodes[n];
+        let done = node.answers.values().filter(|answer| **answer != REFUSED).count() as u64;
+        let ordered = trio.nodes[leader].core.applier.machine.stream(n as u8 + 1).unwrap().seq;
+        assert_eq!(ordered, done, "node {}: nothing that was refused is ordered, and the rest is", n + 1);
+    }
 }
 
 #[test]

@@ -214,7 +214,7 @@ fn the_bytes_of_the_protocol_do_not_change_unnoticed() {
         ..hello(2)
     };
     let bytes = greeting.encode();
-    assert_eq!(bytes[..12], [b'P', b'D', b'K', b'P', 2, 0, 2, 1, 5, 3, 10, 9]);
+    assert_eq!(bytes[..12], [b'P', b'D', b'K', b'P', 3, 0, 2, 1, 5, 3, 10, 9]);
     assert_eq!(bytes[16..32], [0xcc; 16]);
     assert_eq!(bytes[32..48], [2; 16]);
     assert_eq!(bytes[48..56], [2, 1, 0, 0, 0, 0, 0, 0]);
