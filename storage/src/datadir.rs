@@ -1,6 +1,7 @@
 //! The data directory: who may use it, whose it is, and how often it has been opened.
 //!
-//! Owns the lock against a second process and the `meta` file (identity, incarnation, node number). Never touches what
+//! Owns the lock against a second process and the `meta` file (identity, incarnation, node number, end of the session ids
+//! given out). Never touches what
 //! lies in `log/` and `snapshots/` beyond asking whether anything is there. It stays correct across crashes because `meta` is replaced
 //! atomically and checksummed, and because the new incarnation is durable before [`DataDir::open`] returns: no two lives of a
 //! node number their commands with the same incarnation. A directory that holds data but no readable `meta` is refused:
@@ -9,7 +10,7 @@
 //!
 //! ```text
 //! DIR/lock         flock'ed; holds the pid of the holder
-//! DIR/meta         0  8 magic "PADMETA\n" | 8 4 version | 12 4 crc32c of all (this field 0) | 16 16 identity | 32 8 incarnation | 40 1 node number, 0 = none | 41 7 zero
+//! DIR/meta         0  8 magic "PADMETA\n" | 8 4 version | 12 4 crc32c of all (this field 0) | 16 16 identity | 32 8 incarnation | 40 1 node number, 0 = none | 41 7 end of the session ids' blocks, 0 = not recorded
 //! DIR/bootstrap    0  8 magic "PADBOOT\n" | 8 4 version | 12 4 crc32c of all (this field 0) | 16 .. the owner's bytes; written once, before there is a log
 //! DIR/log/         see docs/formats/log.md
 //! DIR/snapshots/   see docs/formats/snapshot.md
@@ -27,8 +28,12 @@ use crate::{crc32c, field};
 const META_MAGIC: [u8; 8] = *b"PADMETA\n";
 /// Version of `meta` that this build reads and writes.
 const META_VERSION: u32 = 1;
-/// Magic, version, checksum, identity, incarnation, node number, and seven bytes for later.
+/// Magic, version, checksum, identity, incarnation, node number, and the end of the ids in seven bytes, which were zero before
+/// they meant something.
 const META_BYTES: usize = 48;
+/// Where the end of the ids stands in `meta`, and what does not fit there.
+const META_IDS_AT: usize = 41;
+const META_IDS_LIMIT: u64 = 1 << 56;
 const META_NAME: &str = "meta";
 const BOOTSTRAP_MAGIC: [u8; 8] = *b"PADBOOT\n";
 /// Version of `bootstrap` that this build reads and writes.
@@ -106,10 +111,8 @@ pub enum DataDirError {
 pub struct DataDir {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
-    identity: [u8; 16],
-    incarnation: u64,
-    /// Number of the node that it belongs to; 0: nobody's yet.
-    node: u8,
+    /// As `meta` has it.
+    meta: Meta,
     created: bool,
     _lock: LockGuard,
 }
@@ -118,7 +121,7 @@ impl std::fmt::Debug for DataDir {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DataDir")
             .field("dir", &self.dir)
-            .field("incarnation", &self.incarnation)
+            .field("incarnation", &self.meta.incarnation)
             .field("created", &self.created)
             .finish_non_exhaustive()
     }
@@ -159,19 +162,19 @@ impl DataDir {
                 }
             }
         }
-        let last = found.unwrap_or(Meta { identity: new_identity, incarnation: 0, node: 0 });
+        let last = found.unwrap_or(Meta { identity: new_identity, incarnation: 0, node: 0, ids_end: 0 });
         let incarnation = last
             .incarnation
             .checked_add(1)
             .ok_or_else(|| DataDirError::Damaged { path: path.clone(), what: "incarnation is at its end" })?;
-        let Meta { identity, node, .. } = last;
-        replace_file(&*disk, dir, META_NAME, &Meta { incarnation, ..last }.encode()).map_err(io(&path))?;
-        Ok(DataDir { dir: dir.to_owned(), disk, identity, incarnation, node, created, _lock: lock })
+        let meta = Meta { incarnation, ..last };
+        replace_file(&*disk, dir, META_NAME, &meta.encode()).map_err(io(&path))?;
+        Ok(DataDir { dir: dir.to_owned(), disk, meta, created, _lock: lock })
     }
 
     /// Refuses if the directory belongs to another node than `wanted`.
     pub fn check_node(&self, wanted: u8) -> Result<(), DataDirError> {
-        match self.node {
+        match self.meta.node {
             recorded if recorded != 0 && recorded != wanted => Err(self.other_node(recorded, wanted)),
             _ => Ok(()),
         }
@@ -185,24 +188,41 @@ impl DataDir {
     /// From now on the directory belongs to `node`. Durable when it returns.
     pub fn claim(&mut self, node: u8) -> Result<(), DataDirError> {
         self.check_node(node)?;
-        if self.node == node {
+        if self.meta.node == node {
             return Ok(());
         }
-        let meta = Meta { identity: self.identity, incarnation: self.incarnation, node };
+        self.record(Meta { node, ..self.meta })
+    }
+
+    /// No start of this directory has given out an id of a block at or above it; 0: that was never recorded.
+    pub fn ids_end(&self) -> u64 {
+        self.meta.ids_end
+    }
+
+    /// From now on blocks below `end` may be given out. Durable when it returns; never goes back.
+    pub fn allow_ids(&mut self, end: u64) -> Result<(), DataDirError> {
+        let ids_end = end.min(META_IDS_LIMIT - 1);
+        if ids_end <= self.meta.ids_end {
+            return Ok(());
+        }
+        self.record(Meta { ids_end, ..self.meta })
+    }
+
+    fn record(&mut self, meta: Meta) -> Result<(), DataDirError> {
         replace_file(&*self.disk, &self.dir, META_NAME, &meta.encode())
             .map_err(|source| DataDirError::Io { path: self.dir.join(META_NAME), source })?;
-        self.node = node;
+        self.meta = meta;
         Ok(())
     }
 
     /// The node's durable identity.
     pub fn identity(&self) -> [u8; 16] {
-        self.identity
+        self.meta.identity
     }
 
     /// How many times the directory has been opened, this time included. Durable.
     pub fn incarnation(&self) -> u64 {
-        self.incarnation
+        self.meta.incarnation
     }
 
     /// Whether this opening gave the directory its identity.
@@ -289,7 +309,10 @@ impl DataDir {
 struct Meta {
     identity: [u8; 16],
     incarnation: u64,
+    /// Number of the node that it belongs to; 0: nobody's yet.
     node: u8,
+    /// Blocks of session ids at or above it were never given out from here; 0: not recorded.
+    ids_end: u64,
 }
 
 fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Option<Meta>, DataDirError> {
@@ -325,7 +348,10 @@ fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Option<Meta>, DataDirError>
     }
     let mut identity = [0; 16];
     identity.copy_from_slice(&bytes[16..32]);
-    Ok(Some(Meta { identity, incarnation: field::u64(&bytes, 32), node: bytes[40] }))
+    let mut ids_end = [0; 8];
+    ids_end[..7].copy_from_slice(&bytes[META_IDS_AT..]);
+    let ids_end = u64::from_le_bytes(ids_end);
+    Ok(Some(Meta { identity, incarnation: field::u64(&bytes, 32), node: bytes[40], ids_end }))
 }
 
 impl Meta {
@@ -336,6 +362,7 @@ impl Meta {
         field::put(&mut bytes, 16, self.identity);
         field::put(&mut bytes, 32, self.incarnation.to_le_bytes());
         bytes[40] = self.node;
+        bytes[META_IDS_AT..].copy_from_slice(&self.ids_end.to_le_bytes()[..7]);
         let checksum = meta_checksum(&bytes);
         field::put(&mut bytes, 12, checksum.to_le_bytes());
         bytes
@@ -408,6 +435,24 @@ mod tests {
         dir.check_node(2).unwrap();
         let refused = dir.check_node(3).unwrap_err().to_string();
         assert!(refused.contains("that of server 2") && refused.contains("myid"), "{refused}");
+    }
+
+    #[test]
+    fn the_end_of_the_ids_is_kept_beside_everything_else_and_never_goes_back() {
+        let root = tempfile::tempdir().unwrap();
+        let mut dir = DataDir::open(root.path(), [7; 16]).unwrap();
+        // As in a directory from before it was recorded: these bytes were zero.
+        assert_eq!(dir.ids_end(), 0);
+        dir.claim(2).unwrap();
+        dir.allow_ids(0x0102_0304_0506).unwrap();
+        dir.allow_ids(9).unwrap();
+        drop(dir);
+        let mut dir = DataDir::open(root.path(), [8; 16]).unwrap();
+        assert_eq!((dir.identity(), dir.incarnation(), dir.ids_end()), ([7; 16], 2, 0x0102_0304_0506));
+        assert!(dir.check_node(3).is_err());
+        dir.allow_ids(u64::MAX).unwrap();
+        drop(dir);
+        assert_eq!(DataDir::open(root.path(), [8; 16]).unwrap().ids_end(), META_IDS_LIMIT - 1);
     }
 
     #[test]

@@ -105,6 +105,9 @@ pub const ZNODE_BYTES: u64 = 300;
 
 const _: () = assert!(EXPIRIES_PER_BATCH_MAX < BATCH_COMMANDS_MAX);
 
+/// How soon a node that could not record how far its session ids may go tries again.
+pub const ALLOW_IDS_RETRY_NS: u64 = 1_000_000_000;
+
 /// How long a node that was removed goes on before it stops: whoever asked it for that is answered first.
 pub const REMOVED_PATIENCE_NS: u64 = 500_000_000;
 
@@ -145,6 +148,8 @@ pub struct ConsensusConfig {
     pub seed: u64,
     /// Random bytes that become the directory's identity if it has none.
     pub new_identity: [u8; 16],
+    /// What the calendar says, ms since the Unix epoch. It may be wrong: session ids of a new directory begin there.
+    pub wall_ms: i64,
     /// Secret random number that goes into the checksums of a new log, so that no client's data can look like a record.
     pub log_salt: u64,
     /// Slots of the commit ring, a power of two.
@@ -178,6 +183,7 @@ impl ConsensusConfig {
             checkpoint_bytes_per_second: None,
             seed: 0,
             new_identity: [0; 16],
+            wall_ms: 0,
             log_salt: 0,
             commit_ring_entries: crate::ring::COMMIT_RING_ENTRIES,
             retired_bytes_max: RETIRED_BYTES_MAX,

@@ -36,7 +36,7 @@ use super::upkeep;
 use crate::commit::{Outcome, Reply};
 use crate::freshness::{ALWAYS, Freshness};
 use crate::machine::MembershipEffect;
-use crate::session::password_matches;
+use crate::session::{IdBlocks, password_matches};
 use crate::stats::{Mode, Stats};
 use crate::submit::{Inquiries, Inquiry};
 use paddock_storage::{DataDir, State};
@@ -85,8 +85,9 @@ pub struct Consensus {
     pub(super) room: Room,
     pub(super) steward: Steward,
     pub(super) founding: Founding,
+    pub(super) ids: Arc<IdBlocks>,
     /// Keeps the data directory locked. Last: the log's thread ends before.
-    pub(super) _dir: DataDir,
+    pub(super) dir: DataDir,
 }
 
 /// What changes from turn to turn.
@@ -117,6 +118,8 @@ pub(super) struct Phase {
     /// Another node said so, with whom it has no link any more: its own log may never tell. The version of the membership
     /// that was known here then.
     pub(super) told_removed: Option<i64>,
+    /// When the end of the session ids could not be recorded.
+    pub(super) ids_failed_ns: Option<u64>,
     /// When leadership was last offered to somebody.
     pub(super) offered_ns: Option<u64>,
     next_tick_ns: u64,
@@ -136,6 +139,7 @@ impl Consensus {
         self.look_at_log(now_ns, io)?;
         self.drain(io);
         self.apply(now_ns)?;
+        self.allow_ids(now_ns);
         self.settle_disputes(now_ns, io)?;
         self.lead_or_follow(now, io);
         self.look_at_room(now_ns, io);

@@ -39,6 +39,7 @@ use crate::machine::Machine;
 use crate::members::Member;
 use crate::peers::{self, InlineResolver, PeerAddress, Peers, PeersConfig, Resolver, ThreadResolver};
 use crate::ring::{self, CommitReceiver};
+use crate::session::{ID_BLOCKS_UNRECORDED, IdBlocks, first_block};
 use crate::shard::ShardConfig;
 use crate::stats::Stats;
 use crate::submit::{Inquiries, SUBMIT_RING_ENTRIES, Submit};
@@ -142,6 +143,8 @@ pub struct Parts {
     pub freshness: Arc<Freshness>,
     /// The shards' questions about sessions.
     pub inquiries: Arc<Inquiries>,
+    /// Where the shards take their session ids from.
+    pub ids: Arc<IdBlocks>,
     /// The waker of the core's loop: after a submission.
     pub waker: Arc<Waker>,
     /// What was found.
@@ -166,7 +169,8 @@ impl Consensus {
         let (from, (writer, readers)) = from_snapshot(&snapshots, &config, &dir)?;
 
         let (log, recovery) = open_log(&config, &dir, &from, waker.clone())?;
-        let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
+        let ids = Arc::new(first_ids(&dir, &config, &from.machine));
+        let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max, ids.clone());
         (applier.index, applier.term) = (from.index, from.term);
         let mut membership = from.membership;
         if (from.index, recovery.last_index, recovery.hard_state) == (0, 0, HardState::default()) {
@@ -179,6 +183,9 @@ impl Consensus {
             return Err(dir.other_node(other, config.node).into());
         }
         dir.claim(config.node)?;
+        let end = ids.wanted();
+        dir.allow_ids(end)?;
+        ids.allow(end);
         // Only now: had anything been wrong with the way back, the damaged ones would still be there to look at.
         for skipped in &from.skipped {
             snapshots.discard(skipped)?;
@@ -322,7 +329,8 @@ impl Consensus {
                 config.members.map_or_else(Default::default, |members| members.members),
             ),
             founding,
-            _dir: dir,
+            ids: ids.clone(),
+            dir,
         };
         consensus.tell(Now::default());
         let shards = readers
@@ -331,7 +339,7 @@ impl Consensus {
             .zip(producers.into_iter().zip(armed))
             .map(|((reader, commits), (submits, armed))| ShardParts { reader, commits, submits, armed })
             .collect();
-        Ok((consensus, Parts { shards, control, freshness, inquiries, waker, recovered }))
+        Ok((consensus, Parts { shards, control, freshness, inquiries, ids, waker, recovered }))
     }
 }
 
@@ -340,6 +348,18 @@ fn whose(machine: &Machine, node: u8, identity: &[u8; 16]) -> Option<u8> {
     let state = machine.membership();
     let others = state.members.members.keys().filter(|_| state.recorded(node) != Some(identity));
     others.copied().find(|other| *other != node && state.recorded(*other) == Some(identity))
+}
+
+/// Session ids of this start, none of them allowed yet: above those that the directory gave out, as far as it recorded that, above
+/// those of the sessions that it knows, and for a new one from where the calendar is.
+fn first_ids(dir: &DataDir, config: &ConsensusConfig, machine: &Machine) -> IdBlocks {
+    let recorded = dir.ids_end();
+    let floor = if recorded == 0 && !dir.created() { ID_BLOCKS_UNRECORDED } else { recorded };
+    let ids = IdBlocks::new(config.node, first_block(config.wall_ms).max(floor));
+    for (session, _) in machine.sessions().iter() {
+        ids.pass(session);
+    }
+    ids
 }
 
 /// What a node without an ensemble says of those with whom it would found one; 0 if it would not.

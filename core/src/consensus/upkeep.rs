@@ -1,11 +1,12 @@
 //! What keeps the group and the log in step with each other beside the way of the entries.
 //!
-//! Owns no state: it tells the group where the log begins, which snapshot there is, and what was read for peers who are
+//! Owns no state: it has recorded how far session ids may go, tells the group where the log begins, which snapshot there is, and what was read for peers who are
 //! behind; and it takes a change of membership to the group, the machine and the next snapshot at once. It stays correct
 //! because the three hear of it in the same step, so that a snapshot never says something else than the entries it contains.
 
 use super::apply::Applier;
 use super::checkpoints::Checkpoints;
+use super::config::ALLOW_IDS_RETRY_NS;
 use super::control::StopReason;
 use super::engine::Consensus;
 use super::group::{EntryKind, Group, LogEntry};
@@ -35,6 +36,29 @@ impl Consensus {
         for fetch in self.effects.fetches.drain(..) {
             self.feed.fetch(fetch);
         }
+    }
+
+    /// Has the data directory record more blocks of session ids before the last ones are used. The core waits for the disk here:
+    /// once in a hundred million sessions, and when a directory without them hears of those that it gave out once.
+    pub(super) fn allow_ids(&mut self, now_ns: u64) {
+        let pauses = |at: u64| now_ns.saturating_sub(at) < ALLOW_IDS_RETRY_NS;
+        if !self.ids.is_low() || self.phase.ids_failed_ns.is_some_and(pauses) {
+            return;
+        }
+        let end = self.ids.wanted();
+        self.phase.ids_failed_ns = match self.dir.allow_ids(end) {
+            Ok(()) => {
+                self.ids.allow(end);
+                None
+            }
+            Err(error) => {
+                tracing::error!(
+                    "how far session ids may go could not be recorded: {error}. It is tried again; without it clients get no \
+                     new sessions here before long"
+                );
+                Some(now_ns)
+            }
+        };
     }
 
     /// Has read for peers who are behind what is due, and tells the group what was read, what snapshot there is, and where the

@@ -70,7 +70,7 @@ impl Shard {
         let timeout_ms = self.config.negotiate(request.timeout_ms);
         let (session, op) = match request.session_id {
             0 => {
-                let (session, password) = self.ids.next();
+                let Some((session, password)) = self.ids.next() else { return self.close(now, slot, io) };
                 (session, Op::OpenSession { timeout_ms, password })
             }
             session => {

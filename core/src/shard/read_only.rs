@@ -65,7 +65,7 @@ impl Shard {
         connection.put_back(input, who.used);
         self.stats.shard(self.config.id).packets_received.add(1);
         if who.session == 0 {
-            let (session, password) = self.ids.next();
+            let Some((session, password)) = self.ids.next() else { return self.close(now, slot, io) };
             let grant = Grant { session, timeout_ms, password, global: false, since_ns: now.mono_ns };
             self.grant_read_only(now, slot, &grant, io);
             return;

@@ -160,24 +160,18 @@ pub struct Setup {
 
 impl Process {
     /// Starts a process on what the disk holds.
-    pub fn start(
-        setup: &Setup,
-        disk: &FaultDisk,
-        now: Now,
-        life: u64,
-        seed: u64,
-    ) -> Result<Process, StartError> {
+    pub fn start(setup: &Setup, disk: &FaultDisk, now: Now, seed: u64) -> Result<Process, StartError> {
         let mut config = setup.consensus.clone();
         config.disk = Arc::new(disk.clone());
         (config.seed, config.log_salt) = (seed, seed ^ 0x5a17);
         let mut draw = super::rng::Rng::new(seed);
         config.new_identity = draw.bytes();
+        config.wall_ms = now.wall_ms;
         let waker = || Waker::new().expect("an eventfd for each loop of the simulation");
         let wakers: Vec<_> = (0..=setup.shards).map(|_| waker()).collect();
         let stats = Arc::new(Stats::new(setup.shards, now.wall_ms));
-        let node = config.node;
         let (core, parts) = Consensus::open(config, wakers[0].clone(), &wakers[1..], stats.clone())?;
-        let Parts { shards, control, waker, recovered, freshness, inquiries } = parts;
+        let Parts { shards, control, waker, recovered, freshness, inquiries, ids } = parts;
         let neighbours = Neighbours::new(wakers[1..].to_vec(), 0);
         let shards = (0u16..)
             .zip(shards)
@@ -189,8 +183,7 @@ impl Process {
                     commits: ends.commits,
                     submit: ends.submits,
                     consensus: waker.clone(),
-                    // The start's number in place of the time: a calendar that jumps back gives no id twice.
-                    ids: Box::new(CountedIds::new(node, id, (life as i64) << 12, move || draw.bytes())),
+                    ids: Box::new(CountedIds::new(ids.clone(), move || draw.bytes())),
                     stats: stats.clone(),
                     armed: ends.armed,
                     neighbours: neighbours.clone(),

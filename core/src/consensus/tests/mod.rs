@@ -8,6 +8,7 @@ mod disks;
 mod ensemble;
 mod founding;
 mod full_disks;
+mod ids;
 mod place;
 mod raft;
 mod recovery;

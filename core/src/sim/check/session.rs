@@ -1,11 +1,12 @@
 //! Each session is in order, and its time never goes back.
 //!
-//! Keeps: answers come in the order of requests, but for a ping right behind a reconfiguration; the zxids of a session's answers never fall, across reconnects and nodes
-//! too; a read is never older than an event that its client was told of; notifications come in the order of zxids.
+//! Keeps: answers come in the order of requests, but for a ping right behind a reconfiguration; the zxids of a session's
+//! answers never fall, across reconnects and nodes too; a read is never older than an event that its client was told of;
+//! notifications come in the order of zxids. And no session has the id of one before.
 
 use super::{Checker, Event, Facts};
 use paddock_transport::wire::opcode;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
 struct Seen {
@@ -20,6 +21,8 @@ struct Seen {
 #[derive(Default)]
 pub struct SessionOrder {
     clients: BTreeMap<usize, Seen>,
+    /// Ids of all sessions, those of read-only service excepted.
+    ids: BTreeSet<i64>,
 }
 
 impl Checker for SessionOrder {
@@ -30,9 +33,15 @@ impl Checker for SessionOrder {
     fn see(&mut self, _: &Facts, event: &Event<'_>) -> Result<(), String> {
         match event {
             Event::Nonsense { client, what } => Err(format!("client {client}: {what}")),
-            Event::Opened { client, session, .. } => {
+            Event::Opened { client, session, read_only, .. } => {
                 let seen = self.clients.entry(*client).or_default();
+                let first = !read_only && self.ids.insert(*session);
                 if seen.session != *session {
+                    if !read_only && !first {
+                        return Err(format!(
+                            "client {client} was given {session:x}, as was another session before"
+                        ));
+                    }
                     *seen = Seen { session: *session, ..Seen::default() };
                 }
                 Ok(())

@@ -25,7 +25,7 @@ impl World {
         let seed = self.rng.next();
         let node = &mut self.nodes[n];
         node.joins_with(&self.facts.model.ensemble.members);
-        let started = Process::start(&node.setup, &node.disk, now, node.life, seed);
+        let started = Process::start(&node.setup, &node.disk, now, seed);
         let number = node.setup.consensus.node;
         match started {
             Ok(process) => {

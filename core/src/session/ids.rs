@@ -1,0 +1,176 @@
+//! Which session ids a node may give out.
+//!
+//! Owns the layout of a session id, and the blocks of ids of this start: which is the next, and up to which the data directory
+//! has recorded that they may be used. Never writes that down itself, and never reads a clock. No id comes twice, because
+//! a node's ids have its number on top, a block belongs to one shard of one start, and a start begins above everything that was
+//! recorded for the starts before it, whatever the calendar says: blocks are used only below what is durably recorded. A
+//! directory that was emptied has no record. It begins where the calendar is, and above each id of its own node that it finds in the
+//! replicated sessions or in what it applies.
+//!
+//! ```text
+//! node (8 bits) | block (40 bits) | count in the block, from 1 (16 bits)
+//! ```
+//!
+//! That is the form of ZooKeeper's ids, where the middle is a clock. Blocks are numbered by it, too, to begin with: one a
+//! millisecond, which is more than can be used. They begin anew after 34 years' worth of them, as there.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const NODE_SHIFT: u32 = 56;
+const BLOCK_SHIFT: u32 = 16;
+const BLOCKS: u64 = 1 << (NODE_SHIFT - BLOCK_SHIFT);
+
+/// Ids of a block are counted from 1 to here. Not from 0: an id is never the node's bare number, which owners of containers
+/// look like.
+pub const ID_COUNT_MAX: u64 = (1 << BLOCK_SHIFT) - 1;
+
+/// The calendar's millisecond of block 0, in 2017.
+const BLOCK_ZERO_MS: i64 = 1_500_000_000_000;
+
+/// Where ids of a directory begin that was used before ends were recorded. Its ids had 36 bits of the calendar on top, and stand below
+/// this if they are from before March 2027.
+pub const ID_BLOCKS_UNRECORDED: u64 = 1 << 38;
+
+/// Blocks that are recorded as allowed at once: 268 million sessions. A start leaves at most that much unused, 4 s of the calendar.
+const BLOCKS_AHEAD: u64 = 4096;
+
+/// Blocks left at which more are to be allowed: shards may take one each meanwhile.
+const BLOCKS_LOW: u64 = BLOCKS_AHEAD / 2;
+
+/// The block of the calendar's millisecond `wall_ms`.
+pub fn first_block(wall_ms: i64) -> u64 {
+    wall_ms.wrapping_sub(BLOCK_ZERO_MS).rem_euclid(BLOCKS as i64) as u64
+}
+
+/// The id with this count (1 to [`ID_COUNT_MAX`]) in a block of a node.
+pub fn id_of(node: u8, block: u64, count: u64) -> i64 {
+    (u64::from(node) << NODE_SHIFT | (block % BLOCKS) << BLOCK_SHIFT | count) as i64
+}
+
+/// The blocks of one start. The core allows and passes blocks, the shards take them.
+#[derive(Debug)]
+pub struct IdBlocks {
+    node: u8,
+    /// The next one to be taken.
+    next: AtomicU64,
+    /// Blocks below were taken before another start's ids were found above them: they count as used up.
+    void: AtomicU64,
+    /// Where the allowed ones end.
+    end: AtomicU64,
+}
+
+impl IdBlocks {
+    /// Blocks of `node` from `first` on, none of which may be taken yet.
+    pub fn new(node: u8, first: u64) -> Self {
+        Self { node, next: AtomicU64::new(first), void: AtomicU64::new(0), end: AtomicU64::new(first) }
+    }
+
+    /// The node.
+    pub fn node(&self) -> u8 {
+        self.node
+    }
+
+    /// A block for the caller alone, if one is allowed.
+    pub fn take(&self) -> Option<u64> {
+        let below_end = |next: u64| (next < self.end.load(Ordering::Acquire)).then_some(next + 1);
+        self.next.try_update(Ordering::AcqRel, Ordering::Acquire, below_end).ok()
+    }
+
+    /// Whether a block that was taken may still be used.
+    pub fn may_use(&self, block: u64) -> bool {
+        block >= self.void.load(Ordering::Acquire)
+    }
+
+    /// Whether more are to be allowed.
+    pub fn is_low(&self) -> bool {
+        self.end.load(Ordering::Acquire) < self.next.load(Ordering::Acquire).saturating_add(BLOCKS_LOW)
+    }
+
+    /// Up to where it would have them allowed.
+    pub fn wanted(&self) -> u64 {
+        self.next.load(Ordering::Acquire).saturating_add(BLOCKS_AHEAD)
+    }
+
+    /// Blocks below `end` may be taken: it is durably recorded that they are not free any more.
+    pub fn allow(&self, end: u64) {
+        self.end.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// A session with this id exists or existed. If it is this node's and no id of this start, all further ones lie above it.
+    pub fn pass(&self, id: i64) {
+        let (node, block) = ((id as u64 >> NODE_SHIFT) as u8, (id as u64 >> BLOCK_SHIFT) % BLOCKS);
+        if node == self.node && block >= self.next.load(Ordering::Acquire) {
+            self.next.fetch_max(block + 1, Ordering::AcqRel);
+            self.void.fetch_max(block + 1, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TODAY_MS: i64 = 1_795_294_653_846;
+
+    #[test]
+    fn nothing_is_given_out_that_was_not_recorded_first() {
+        let ids = IdBlocks::new(1, 7);
+        assert!(ids.take().is_none() && ids.is_low());
+        ids.allow(9);
+        assert_eq!((ids.take(), ids.take(), ids.take()), (Some(7), Some(8), None));
+        let end = ids.wanted();
+        ids.allow(end);
+        assert!(!ids.is_low());
+        for _ in 0..=BLOCKS_AHEAD - BLOCKS_LOW {
+            assert!(ids.take().is_some());
+        }
+        assert!(ids.is_low(), "in time");
+        ids.allow(3);
+        assert!(ids.take().is_some(), "an end never goes back");
+    }
+
+    #[test]
+    fn ids_of_a_life_before_the_directory_was_emptied_are_passed_when_they_are_heard_of() {
+        let ids = IdBlocks::new(3, 10);
+        ids.allow(20);
+        assert_eq!(ids.take(), Some(10));
+        ids.pass(id_of(3, 10, 5));
+        ids.pass(id_of(4, 15, 5));
+        assert!(ids.may_use(10), "its own, and another node's");
+        ids.pass(id_of(3, 14, 1));
+        assert!(!ids.may_use(10), "a block below is not gone on with");
+        assert_eq!(ids.take(), Some(15));
+        assert!(ids.may_use(15));
+        ids.pass(id_of(3, 99, 1));
+        assert!(ids.take().is_none() && ids.is_low(), "not before that is recorded");
+        ids.allow(ids.wanted());
+        assert_eq!(ids.take(), Some(100));
+    }
+
+    #[test]
+    fn ids_from_before_ends_were_recorded_lie_below_those_from_now_on() {
+        // Node, 36 bits of the calendar, shard, count: as they were.
+        let before = |ms: i64| 1 << 56 | (ms as u64 & ((1 << 36) - 1)) << 20 | 255 << 12 | 4095;
+        for wall_ms in [TODAY_MS, TODAY_MS + 90 * 86_400_000] {
+            assert!(before(wall_ms) < id_of(1, ID_BLOCKS_UNRECORDED, 1) as u64);
+            assert!(first_block(wall_ms) > ID_BLOCKS_UNRECORDED);
+        }
+    }
+
+    #[test]
+    fn any_calendar_gives_ids_that_sessions_may_have() {
+        for wall_ms in [i64::MIN, -1, 0, BLOCK_ZERO_MS, TODAY_MS, i64::MAX] {
+            let block = first_block(wall_ms);
+            assert!(block < BLOCKS);
+            for node in [1, 127, 128, 254] {
+                for count in [1, ID_COUNT_MAX] {
+                    let id = id_of(node, block, count);
+                    assert_eq!((id as u64 >> 56) as u8, node);
+                    assert!(crate::machine::session_owner(id).is_some());
+                }
+            }
+        }
+        assert_eq!(first_block(TODAY_MS), 295_294_653_846);
+    }
+}
