@@ -33,6 +33,8 @@ pub(super) struct Links {
     /// The term whose leader has told this node the next number of its stream.
     granted: u64,
     asked_ns: Option<u64>,
+    /// Number of a start of this data directory that others know and that is none of its past: it was said that it is a copy.
+    pub(super) copied_from: Option<u64>,
     /// Nodes that were not told where their stream stands: the ensemble does not know their data directory, or they have not
     /// seen what was taken of it before it was begun anew.
     strange: BTreeSet<u8>,
@@ -181,6 +183,7 @@ impl Consensus {
                              later ones here): it may have forgotten votes, and is not listened to. Stop it, empty its data \
                              directory except for myid, and start it again: it is fed anew"
                         );
+                        self.tell_old_copy(node, io);
                     }
                     self.links.asked_ns = None;
                     self.streams.link_up(node);
@@ -251,6 +254,8 @@ impl Consensus {
                     && u64::from(from) == self.group.leader();
                 if meant && self.outbound.rewind(seq) {
                     self.links.granted = term;
+                } else {
+                    self.compare_starts(from, incarnation);
                 }
             }
             Message::Round { term, number, touched, applied, full, zxid, digest } => {
@@ -288,6 +293,29 @@ impl Consensus {
             Message::Return { term, incarnation, seq, number } => {
                 self.hear_of_return(from, term, Return { incarnation, seq, number }, io);
             }
+        }
+    }
+
+    /// A node learns that a later start of it is known.
+    fn tell_old_copy(&mut self, node: u8, io: &mut Io) {
+        let (term, Some(known)) = (self.group.term(), self.applier.machine.stream(node)) else { return };
+        let known = Message::Expect { term, incarnation: known.incarnation, seq: known.seq + 1 };
+        self.links.send(node, &known, io);
+    }
+
+    /// Whether another node knows a later start of this one: then it runs from a copy of its data directory, and the copied one
+    /// went on. A restart would give it a number that is not known yet, so it stays, and says so.
+    fn compare_starts(&mut self, from: u8, incarnation: u64) {
+        let is_copy = incarnation > self.incarnation;
+        // Once: whatever a peer says, and however often, fills no log.
+        if is_copy && self.links.copied_from.is_none() {
+            self.links.copied_from = Some(incarnation);
+            tracing::error!(
+                "this server runs from an older copy of its data directory: its start number is {}, and node {from} knows of \
+                 commands of start {incarnation} that this directory does not know. It may have forgotten votes. Stop it, empty \
+                 the data directory except for myid, and start it again: it is fed anew. Do not only start it again",
+                self.incarnation
+            );
         }
     }
 

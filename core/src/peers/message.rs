@@ -19,7 +19,8 @@ pub enum Message {
         commands: Vec<Command>,
     },
     /// From the leader: the next number of the receiver's stream that it takes. Sent when it begins to lead, on each new
-    /// link, and whenever another number came.
+    /// link, and whenever another number came. From anybody, on a new link to a node that runs from an older copy of its
+    /// directory: where its stream stands, in a later incarnation than its own.
     Expect {
         /// Its term.
         term: u64,

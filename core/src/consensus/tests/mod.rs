@@ -9,6 +9,7 @@ mod ensemble;
 mod founding;
 mod full_disks;
 mod ids;
+mod old_copy;
 mod place;
 mod raft;
 mod recovery;
