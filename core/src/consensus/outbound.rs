@@ -15,6 +15,7 @@ use super::config::{OUTBOUND_BYTES_MAX, OUTBOUND_COMMANDS_MAX};
 use crate::command::{Command, Identity, Op};
 use crate::commit::Ticket;
 use crate::machine::StreamPosition;
+use crate::sim::{Mutation, mutated};
 use std::collections::VecDeque;
 
 /// Bytes that a command is reckoned to take beside its body and identities.
@@ -134,7 +135,7 @@ impl Outbound {
         self.next = seq;
         if let Some(at) = self.position(seq) {
             for command in self.pending.range_mut(at..).filter_map(|p| p.command.as_mut()) {
-                if command.op == Op::ExpireSession {
+                if command.op == Op::ExpireSession && !mutated(Mutation::KeepExpiry) {
                     // No session has this number.
                     command.session = 0;
                 }

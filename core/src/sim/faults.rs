@@ -4,9 +4,11 @@
 //! stays fair because each fault is one that the design says a node survives; where a node must refuse to start instead
 //! (corruption of what was durable), the refusal is awaited and the disk mended afterwards.
 
+use super::client::State;
 use super::net::Host;
+use super::node::{Process, SimNode};
 use super::rng::Rng;
-use super::world::{SECOND, World};
+use super::world::{SECOND, TICK_TIME_MS, World};
 use paddock_storage::fault::{FaultDisk, SECTOR_BYTES};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,6 +56,8 @@ kinds! {
     Partition = "partition", 4;
     /// A node and the clients that it serves are cut off from everybody else.
     Island = "node cut off with its clients", 3;
+    /// A client is silent for about as long as its session lives; then it is back, and the leader is cut off from the others.
+    Hush = "leader cut off as a session is due", 6;
     /// A connection is torn down.
     Reset = "connection reset", 6;
     /// The calendar jumps.
@@ -75,7 +79,16 @@ enum Ongoing {
     FullDisk(usize),
     Cut(Host, Host),
     Partition(Vec<(Host, Host)>),
+    /// A client that nobody hears.
+    Hush(usize),
 }
+
+/// Timeouts of sessions whose end is waited for, ms: with longer ones other faults come in between, and shorter ones are over again
+/// before the deposed leader is back.
+const HUSHED_MS: std::ops::RangeInclusive<i32> = 1500..=4000;
+
+/// When the leader has heard of a client's last contact, as a rule: it comes with a beat, and the round that carries it.
+const REPORTED_NS: u64 = 200_000_000;
 
 /// See the module doc.
 pub struct Faults {
@@ -204,13 +217,27 @@ impl Faults {
             }
             FaultKind::Island if running && world.nodes.len() > 1 => {
                 let served = world.served_by(n);
-                let is_here = |host: &Host| match host {
-                    Host::Node(node) => *node == n,
-                    Host::Client(client) => served.contains(client),
-                };
-                let (here, there): (Vec<Host>, Vec<Host>) = world.hosts().into_iter().partition(is_here);
                 let long = ms(world, 1000, 8000);
-                Self::part(world, &here, &there, long);
+                Self::isolate(world, n, &served, long);
+            }
+            FaultKind::Hush if world.nodes.len() > 1 => {
+                let short = |c: &usize| {
+                    let client = &world.clients[*c];
+                    matches!(client.state, State::Open(_)) && HUSHED_MS.contains(&client.timeout_ms)
+                };
+                let open: Vec<usize> = (0..world.clients.len()).filter(short).collect();
+                let Some(leader) = Self::leader(world).filter(|_| !open.is_empty()) else { return false };
+                let c = *world.rng.pick(&open);
+                for node in 0..world.nodes.len() {
+                    world.net.cut(Host::Client(c), Host::Node(node));
+                    world.net.cut(Host::Node(node), Host::Client(c));
+                }
+                let due_ns = world.now + world.clients[c].timeout_ms as u64 * 1_000_000 + REPORTED_NS;
+                // The leader looks once a tick of its own clock, and leads on for about an election timeout when it is alone.
+                let (clock, tick_ns) = (&world.nodes[leader].clock, u64::from(TICK_TIME_MS) * 1_000_000);
+                let due_ns = clock.when(clock.now(due_ns).mono_ns.next_multiple_of(tick_ns));
+                let long = due_ns - world.now - ms(world, 50, 300);
+                Self::begin(world, Ongoing::Hush(c), long);
             }
             FaultKind::Reset => {
                 let c = world.rng.below(world.clients.len() as u64) as usize;
@@ -325,21 +352,59 @@ impl Faults {
         world.start_at(world.now + SECOND / 5, n);
     }
 
-    /// A fault ends.
+    /// A fault ends, and what was waiting for its end begins.
     pub fn undo(world: &mut World, number: u64) {
-        match world.faults.ongoing.remove(&number) {
-            Some(Ongoing::FullDisk(n)) => world.nodes[n].disk.set_capacity(None),
-            Some(Ongoing::Cut(a, b)) => world.net.mend(a, b),
-            Some(Ongoing::Partition(pairs)) => pairs.iter().for_each(|(a, b)| world.net.mend(*a, *b)),
-            None => {}
+        if let Some(Ongoing::Hush(client)) = Self::end(world, number) {
+            Self::depose(world, client);
         }
+    }
+
+    /// A fault ends; which one.
+    fn end(world: &mut World, number: u64) -> Option<Ongoing> {
+        let ended = world.faults.ongoing.remove(&number)?;
+        match &ended {
+            Ongoing::FullDisk(n) => world.nodes[*n].disk.set_capacity(None),
+            Ongoing::Cut(a, b) => world.net.mend(*a, *b),
+            Ongoing::Partition(pairs) => pairs.iter().for_each(|(a, b)| world.net.mend(*a, *b)),
+            Ongoing::Hush(client) => {
+                let nodes = 0..world.nodes.len();
+                nodes.for_each(|node| world.net.mend(Host::Client(*client), Host::Node(node)));
+            }
+        }
+        Some(ended)
+    }
+
+    /// The leader is cut off, for long enough that another one is found, from all but the clients that it serves without
+    /// `client`; so what it finds out about that one's session comes to nothing for now, or in time.
+    fn depose(world: &mut World, client: usize) {
+        let Some(leader) = Self::leader(world) else { return };
+        let mut served = world.served_by(leader);
+        served.retain(|c| *c != client);
+        let long = world.rng.range(900, 1800) * 1_000_000;
+        Self::isolate(world, leader, &served, long);
+    }
+
+    /// Who says that it leads.
+    fn leader(world: &World) -> Option<usize> {
+        let leads = |node: &SimNode| node.process.as_ref().is_some_and(Process::leads);
+        world.nodes.iter().position(leads)
+    }
+
+    /// A node is cut off from everybody but these clients.
+    fn isolate(world: &mut World, n: usize, clients: &[usize], for_ns: u64) {
+        let is_here = |host: &Host| match host {
+            Host::Node(node) => *node == n,
+            Host::Client(client) => clients.contains(client),
+        };
+        let (here, there): (Vec<Host>, Vec<Host>) = world.hosts().into_iter().partition(is_here);
+        Self::part(world, &here, &there, for_ns);
     }
 
     /// Everything is in order again, and every node runs.
     pub fn undo_all(world: &mut World) {
         let ongoing: Vec<u64> = world.faults.ongoing.keys().copied().collect();
         for number in ongoing {
-            Self::undo(world, number);
+            Self::end(world, number);
         }
         world.net.mend_all();
         for n in 0..world.nodes.len() {

@@ -75,6 +75,8 @@ mutations! {
     WrongReadIndex = "wrong-read-index", "order", 3;
     /// Sessions stay served after their lease ran out.
     IgnoreLease = "ignore-lease", "leases", 3;
+    /// An expiry found by a leader that was deposed keeps its effect when it is sent again.
+    KeepExpiry = "keep-expiry", "expiry", 3;
 }
 
 /// One entry as a node applied it.

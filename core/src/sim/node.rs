@@ -7,7 +7,7 @@
 use super::net::{End, WireId};
 use crate::consensus::{Consensus, ConsensusConfig, Control, Parts, Recovered, StartError, StopReason};
 use crate::shard::{self, CountedIds, Neighbours, Shard, ShardConfig};
-use crate::stats::Stats;
+use crate::stats::{Mode, Stats};
 use paddock_storage::fault::FaultDisk;
 use paddock_transport::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::io::{CloseWish, Io};
@@ -122,6 +122,7 @@ pub struct Process {
     core: Consensus,
     shards: Vec<Shard>,
     control: Arc<Control>,
+    stats: Arc<Stats>,
     /// The core's, then the shards'.
     pub loops: Vec<Loop>,
     /// What the start found.
@@ -203,12 +204,17 @@ impl Process {
                 wires: BTreeMap::new(),
             })
             .collect();
-        Ok(Process { core, shards, control, loops, recovered })
+        Ok(Process { core, shards, control, stats, loops, recovered })
     }
 
     /// Why the core stopped, if it did.
     pub fn stopped(&self) -> Option<StopReason> {
         self.control.reason().cloned()
+    }
+
+    /// Whether it says that it leads the others.
+    pub fn leads(&self) -> bool {
+        self.stats.mode() == Mode::Leader
     }
 
     /// Asks it to stop cleanly.

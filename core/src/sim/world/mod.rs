@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 pub const SECOND: u64 = 1_000_000_000;
 
 /// `tickTime` of simulated nodes, ms: small, so that sessions live and die within a run.
-const TICK_TIME_MS: u32 = 500;
+pub const TICK_TIME_MS: u32 = 500;
 
 /// How long a node may serve without being confirmed by the quorum.
 const MAX_STALENESS_NS: u64 = 4 * SECOND;
