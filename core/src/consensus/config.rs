@@ -144,12 +144,10 @@ pub struct ConsensusConfig {
     pub snap_log_bytes: u64,
     /// Limit of a checkpoint's writing, bytes per second; `None`: as fast as the disk takes it.
     pub checkpoint_bytes_per_second: Option<u64>,
-    /// Seed of the election jitter.
+    /// Random number of this start: the seed of the election jitter, and which session ids it leaves out.
     pub seed: u64,
     /// Random bytes that become the directory's identity if it has none.
     pub new_identity: [u8; 16],
-    /// What the calendar says, ms since the Unix epoch. It may be wrong: session ids of a new directory begin there.
-    pub wall_ms: i64,
     /// Secret random number that goes into the checksums of a new log, so that no client's data can look like a record.
     pub log_salt: u64,
     /// Slots of the commit ring, a power of two.
@@ -183,7 +181,6 @@ impl ConsensusConfig {
             checkpoint_bytes_per_second: None,
             seed: 0,
             new_identity: [0; 16],
-            wall_ms: 0,
             log_salt: 0,
             commit_ring_entries: crate::ring::COMMIT_RING_ENTRIES,
             retired_bytes_max: RETIRED_BYTES_MAX,

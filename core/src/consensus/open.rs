@@ -39,7 +39,7 @@ use crate::machine::Machine;
 use crate::members::Member;
 use crate::peers::{self, InlineResolver, PeerAddress, Peers, PeersConfig, Resolver, ThreadResolver};
 use crate::ring::{self, CommitReceiver};
-use crate::session::{ID_BLOCKS_UNRECORDED, IdBlocks, first_block};
+use crate::session::{IdBlocks, first_block};
 use crate::shard::ShardConfig;
 use crate::stats::Stats;
 use crate::submit::{Inquiries, SUBMIT_RING_ENTRIES, Submit};
@@ -350,12 +350,10 @@ fn whose(machine: &Machine, node: u8, identity: &[u8; 16]) -> Option<u8> {
     others.copied().find(|other| *other != node && state.recorded(*other) == Some(identity))
 }
 
-/// Session ids of this start, none of them allowed yet: above those that the directory gave out, as far as it recorded that, above
-/// those of the sessions that it knows, and for a new one from where the calendar is.
+/// Session ids of this start, none of them allowed yet: above those that the directory gave out, as far as it recorded that, and
+/// above those of the sessions that it knows.
 fn first_ids(dir: &DataDir, config: &ConsensusConfig, machine: &Machine) -> IdBlocks {
-    let recorded = dir.ids_end();
-    let floor = if recorded == 0 && !dir.created() { ID_BLOCKS_UNRECORDED } else { recorded };
-    let ids = IdBlocks::new(config.node, first_block(config.wall_ms).max(floor));
+    let ids = IdBlocks::new(config.node, first_block(dir.ids_end(), &dir.identity(), config.seed));
     for (session, _) in machine.sessions().iter() {
         ids.pass(session);
     }

@@ -1,8 +1,9 @@
 //! What keeps the group and the log in step with each other beside the way of the entries.
 //!
-//! Owns no state: it has recorded how far session ids may go, tells the group where the log begins, which snapshot there is, and what was read for peers who are
-//! behind; and it takes a change of membership to the group, the machine and the next snapshot at once. It stays correct
-//! because the three hear of it in the same step, so that a snapshot never says something else than the entries it contains.
+//! Owns no state: it has recorded how far session ids may go, tells the group where the log begins, which snapshot there is,
+//! and what was read for peers who are behind; and it takes a change of membership to the group, the machine and the next
+//! snapshot at once. It stays correct because the three hear of it in the same step, so that a snapshot never says something
+//! else than the entries it contains.
 
 use super::apply::Applier;
 use super::checkpoints::Checkpoints;

@@ -184,7 +184,7 @@ impl Server {
         let wakers: Vec<_> = loops.shard_handles.iter().map(LoopHandle::waker).collect();
         let started_ms = wall_ms();
         let stats = Arc::new(Stats::new(placement.shards.len(), started_ms));
-        let settings = consensus_config(&config, &placement, started_ms)?;
+        let settings = consensus_config(&config, &placement)?;
         let (consensus, parts) =
             Consensus::open(settings, loops.core.handle().waker(), &wakers, Arc::clone(&stats))?;
         let Parts { shards, control, freshness, inquiries, ids, waker, recovered } = parts;
@@ -463,7 +463,7 @@ fn wall_ms() -> i64 {
 
 /// Makes the server that `config` describes, and that does not run, the beginning of its ensemble.
 pub fn refound(config: &Config) -> Result<Refounded, RefoundError> {
-    let settings = consensus_config(config, &cores::place(&[], None), wall_ms()).and_then(|settings| {
+    let settings = consensus_config(config, &cores::place(&[], None)).and_then(|settings| {
         refuse_zookeeper_data(config)?;
         Ok((settings, random_bytes()?))
     });

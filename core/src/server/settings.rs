@@ -61,7 +61,6 @@ fn policy(config: &Config) -> u32 {
 pub(super) fn consensus_config(
     config: &Config,
     placement: &Placement,
-    wall_ms: i64,
 ) -> Result<ConsensusConfig, StartError> {
     let random = random_bytes()?;
     Ok(ConsensusConfig {
@@ -80,7 +79,6 @@ pub(super) fn consensus_config(
         snap_count: config.snap_count,
         seed: u128::from_ne_bytes(random_bytes()?) as u64,
         new_identity: random,
-        wall_ms,
         log_salt: u128::from_ne_bytes(random_bytes()?) as u64,
         ..ConsensusConfig::standalone(config.data_dir.clone(), placement.shards.len())
     })

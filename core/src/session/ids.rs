@@ -3,16 +3,16 @@
 //! Owns the layout of a session id, and the blocks of ids of this start: which is the next, and up to which the data directory
 //! has recorded that they may be used. Never writes that down itself, and never reads a clock. No id comes twice, because
 //! a node's ids have its number on top, a block belongs to one shard of one start, and a start begins above everything that was
-//! recorded for the starts before it, whatever the calendar says: blocks are used only below what is durably recorded. A
-//! directory that was emptied has no record. It begins where the calendar is, and above each id of its own node that it finds in the
-//! replicated sessions or in what it applies.
+//! recorded for the starts before it: blocks are used only below what is durably recorded. No calendar has a part in it: it may be
+//! set back. A directory that was emptied has no record. It begins at a place that is drawn out of half of all, and above each id of
+//! its own node that it finds in the replicated sessions or in what it applies. Each start leaves a drawn number of blocks
+//! out: one from an older copy of the directory gives others than the start that the copy does not know of.
 //!
 //! ```text
 //! node (8 bits) | block (40 bits) | count in the block, from 1 (16 bits)
 //! ```
 //!
-//! That is the form of ZooKeeper's ids, where the middle is a clock. Blocks are numbered by it, too, to begin with: one a
-//! millisecond, which is more than can be used. They begin anew after 34 years' worth of them, as there.
+//! That is the form of ZooKeeper's ids, where the middle is a clock. A million starts find room behind the last place that can be drawn.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,22 +25,28 @@ const BLOCKS: u64 = 1 << (NODE_SHIFT - BLOCK_SHIFT);
 /// look like.
 pub const ID_COUNT_MAX: u64 = (1 << BLOCK_SHIFT) - 1;
 
-/// The calendar's millisecond of block 0, in 2017.
-const BLOCK_ZERO_MS: i64 = 1_500_000_000_000;
+/// Where ids of a directory without a record begin at the lowest. Those from before ends were recorded had 36 bits of the calendar
+/// on top, and stand below this if they are from before March 2027.
+const BLOCKS_UNRECORDED: u64 = 1 << 38;
 
-/// Where ids of a directory begin that was used before ends were recorded. Its ids had 36 bits of the calendar on top, and stand below
-/// this if they are from before March 2027.
-pub const ID_BLOCKS_UNRECORDED: u64 = 1 << 38;
+/// Places to begin at where nothing is recorded: two lives of a node that have used a thousand blocks each have one in common once
+/// in half a million cases.
+const BLOCKS_DRAWN: u64 = BLOCKS / 2;
 
-/// Blocks that are recorded as allowed at once: 268 million sessions. A start leaves at most that much unused, 4 s of the calendar.
+/// Blocks that a start leaves out at most. It uses a handful: one for 65535 sessions, of each shard.
+const BLOCKS_LEFT_OUT: u64 = 1 << 19;
+
+/// Blocks that are recorded as allowed at once: 268 million sessions.
 const BLOCKS_AHEAD: u64 = 4096;
 
 /// Blocks left at which more are to be allowed: shards may take one each meanwhile.
 const BLOCKS_LOW: u64 = BLOCKS_AHEAD / 2;
 
-/// The block of the calendar's millisecond `wall_ms`.
-pub fn first_block(wall_ms: i64) -> u64 {
-    wall_ms.wrapping_sub(BLOCK_ZERO_MS).rem_euclid(BLOCKS as i64) as u64
+/// Where the ids of a start begin: of a directory that recorded this end of its ids (0: none), with this random `identity`. `drawn`
+/// is random, too, and of this start.
+pub fn first_block(recorded: u64, identity: &[u8; 16], drawn: u64) -> u64 {
+    let place = BLOCKS_UNRECORDED + (u128::from_le_bytes(*identity) % u128::from(BLOCKS_DRAWN)) as u64;
+    (if recorded == 0 { place } else { recorded }) + drawn % BLOCKS_LEFT_OUT
 }
 
 /// The id with this count (1 to [`ID_COUNT_MAX`]) in a block of a node.
@@ -153,16 +159,28 @@ mod tests {
         // Node, 36 bits of the calendar, shard, count: as they were.
         let before = |ms: i64| 1 << 56 | (ms as u64 & ((1 << 36) - 1)) << 20 | 255 << 12 | 4095;
         for wall_ms in [TODAY_MS, TODAY_MS + 90 * 86_400_000] {
-            assert!(before(wall_ms) < id_of(1, ID_BLOCKS_UNRECORDED, 1) as u64);
-            assert!(first_block(wall_ms) > ID_BLOCKS_UNRECORDED);
+            assert!(before(wall_ms) < id_of(1, first_block(0, &[0; 16], 0), 1) as u64);
         }
     }
 
     #[test]
-    fn any_calendar_gives_ids_that_sessions_may_have() {
-        for wall_ms in [i64::MIN, -1, 0, BLOCK_ZERO_MS, TODAY_MS, i64::MAX] {
-            let block = first_block(wall_ms);
-            assert!(block < BLOCKS);
+    fn a_start_begins_above_those_that_are_recorded_and_a_new_directory_elsewhere() {
+        let room = BLOCKS - (BLOCKS_UNRECORDED + BLOCKS_DRAWN);
+        assert!(room / (BLOCKS_LEFT_OUT / 2 + BLOCKS_AHEAD) > 1_000_000, "a million starts");
+        assert!(
+            first_block(700, &[1; 16], 0) >= 700
+                && first_block(700, &[1; 16], 3) != first_block(700, &[1; 16], 4)
+        );
+        let (one, other) = (first_block(0, &[1; 16], 5), first_block(0, &[2; 16], 5));
+        assert!(one.abs_diff(other) > BLOCKS_AHEAD && one >= BLOCKS_UNRECORDED);
+    }
+
+    #[test]
+    fn whatever_is_drawn_gives_ids_that_sessions_may_have() {
+        for (recorded, identity, drawn) in
+            [(0, [0; 16], 0), (0, [255; 16], u64::MAX), (BLOCKS - 1, [7; 16], 9)]
+        {
+            let block = first_block(recorded, &identity, drawn);
             for node in [1, 127, 128, 254] {
                 for count in [1, ID_COUNT_MAX] {
                     let id = id_of(node, block, count);
@@ -171,6 +189,5 @@ mod tests {
                 }
             }
         }
-        assert_eq!(first_block(TODAY_MS), 295_294_653_846);
     }
 }

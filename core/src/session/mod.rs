@@ -12,5 +12,5 @@ mod ids;
 mod table;
 
 pub use expiry::Expiry;
-pub use ids::{ID_BLOCKS_UNRECORDED, ID_COUNT_MAX, IdBlocks, first_block, id_of};
+pub use ids::{ID_COUNT_MAX, IdBlocks, first_block, id_of};
 pub use table::{PASSWORD_BYTES, Session, SessionTable, password_matches};

@@ -167,7 +167,6 @@ impl Process {
         (config.seed, config.log_salt) = (seed, seed ^ 0x5a17);
         let mut draw = super::rng::Rng::new(seed);
         config.new_identity = draw.bytes();
-        config.wall_ms = now.wall_ms;
         let waker = || Waker::new().expect("an eventfd for each loop of the simulation");
         let wakers: Vec<_> = (0..=setup.shards).map(|_| waker()).collect();
         let stats = Arc::new(Stats::new(setup.shards, now.wall_ms));
