@@ -12,11 +12,9 @@ use crate::command::ArchivedBatch;
 use crate::commit::{Commit, Outcome, Reply};
 use crate::machine::{Applied, Machine};
 use crate::ring::{CommitSender, Published};
-use crate::session::IdBlocks;
 use crate::tree;
 use rkyv::rancor::Error as CheckError;
 use rkyv::util::AlignedVec;
-use std::sync::Arc;
 
 /// Alignment that an archived batch needs, and that the log and the allocator usually give.
 const ARCHIVE_ALIGN: usize = 16;
@@ -35,8 +33,6 @@ pub(super) struct Applier {
     pub(super) accepted: u64,
     /// Commands applied since the last checkpoint was begun.
     pub(super) commands: u64,
-    /// Where this node's session ids come from: it hears of those that were given out before.
-    ids: Arc<IdBlocks>,
     scratch: AlignedVec<ARCHIVE_ALIGN>,
 }
 
@@ -47,7 +43,6 @@ impl Applier {
         tree: tree::Writer,
         ring: CommitSender,
         retired_bytes_max: u64,
-        ids: Arc<IdBlocks>,
     ) -> Self {
         Self {
             machine,
@@ -59,7 +54,6 @@ impl Applier {
             term: 0,
             accepted: 0,
             commands: 0,
-            ids,
             scratch: AlignedVec::new(),
         }
     }
@@ -95,11 +89,6 @@ impl Applier {
             self.machine
                 .apply(&mut self.tree, entry.term, batch, &mut self.applied)
                 .map_err(|error| StopReason::CannotApply { index, error })?;
-            for result in &self.applied.results {
-                if let Outcome::Attached { session, .. } = result.outcome {
-                    self.ids.pass(session);
-                }
-            }
             self.commands += batch.commands.len() as u64;
         }
         (self.index, self.term) = (entry.index, entry.term);

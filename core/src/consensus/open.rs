@@ -169,8 +169,7 @@ impl Consensus {
         let (from, (writer, readers)) = from_snapshot(&snapshots, &config, &dir)?;
 
         let (log, recovery) = open_log(&config, &dir, &from, waker.clone())?;
-        let ids = Arc::new(first_ids(&dir, &config, &from.machine));
-        let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max, ids.clone());
+        let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
         (applier.index, applier.term) = (from.index, from.term);
         let mut membership = from.membership;
         if (from.index, recovery.last_index, recovery.hard_state) == (0, 0, HardState::default()) {
@@ -183,6 +182,8 @@ impl Consensus {
             return Err(dir.other_node(other, config.node).into());
         }
         dir.claim(config.node)?;
+        let ids =
+            Arc::new(IdBlocks::new(config.node, first_block(dir.ids_end(), &dir.identity(), config.seed)));
         let end = ids.wanted();
         dir.allow_ids(end)?;
         ids.allow(end);
@@ -348,16 +349,6 @@ fn whose(machine: &Machine, node: u8, identity: &[u8; 16]) -> Option<u8> {
     let state = machine.membership();
     let others = state.members.members.keys().filter(|_| state.recorded(node) != Some(identity));
     others.copied().find(|other| *other != node && state.recorded(*other) == Some(identity))
-}
-
-/// Session ids of this start, none of them allowed yet: above those that the directory gave out, as far as it recorded that, and
-/// above those of the sessions that it knows.
-fn first_ids(dir: &DataDir, config: &ConsensusConfig, machine: &Machine) -> IdBlocks {
-    let ids = IdBlocks::new(config.node, first_block(dir.ids_end(), &dir.identity(), config.seed));
-    for (session, _) in machine.sessions().iter() {
-        ids.pass(session);
-    }
-    ids
 }
 
 /// What a node without an ensemble says of those with whom it would found one; 0 if it would not.

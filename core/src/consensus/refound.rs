@@ -23,12 +23,10 @@ use crate::checkpoint::{Job, WriteError, write};
 use crate::command::{Batch, SEMANTICS};
 use crate::machine::MembershipCommand;
 use crate::ring;
-use crate::session::IdBlocks;
 use bytes::Bytes;
 use paddock_storage::{DataDir, HardState, Record, SnapshotMeta, Snapshots, State};
 use paddock_transport::wake::Waker;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use thiserror::Error;
 
@@ -85,9 +83,7 @@ pub fn refound(
     let term_before = recovery.hard_state.term.max(recovery.last_term);
     // There is nobody left to say that any of it was not; but for the new ensemble only: what is cut short must not have said it.
     let commit_before = std::mem::replace(&mut recovery.hard_state.commit, recovery.last_index);
-    // Nobody is given a session here.
-    let ids = Arc::new(IdBlocks::new(config.node, 0));
-    let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max, ids);
+    let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
     (applier.index, applier.term) = (from.index, from.term);
     let mut voters = from.membership;
     replay(&log, &recovery, &mut applier, &mut voters, node)?;

@@ -40,7 +40,7 @@ impl Consensus {
     }
 
     /// Has the data directory record more blocks of session ids before the last ones are used. The core waits for the disk here:
-    /// once in a hundred million sessions, and when a directory without them hears of those that it gave out once.
+    /// once in a hundred million sessions.
     pub(super) fn allow_ids(&mut self, now_ns: u64) {
         let pauses = |at: u64| now_ns.saturating_sub(at) < ALLOW_IDS_RETRY_NS;
         if !self.ids.is_low() || self.phase.ids_failed_ns.is_some_and(pauses) {

@@ -4,9 +4,9 @@
 //! has recorded that they may be used. Never writes that down itself, and never reads a clock. No id comes twice, because
 //! a node's ids have its number on top, a block belongs to one shard of one start, and a start begins above everything that was
 //! recorded for the starts before it: blocks are used only below what is durably recorded. No calendar has a part in it: it may be
-//! set back. A directory that was emptied has no record. It begins at a place that is drawn out of half of all, and above each id of
-//! its own node that it finds in the replicated sessions or in what it applies. Each start leaves a drawn number of blocks
-//! out: one from an older copy of the directory gives others than the start that the copy does not know of.
+//! set back. A directory that was emptied has no record. It begins at a place that is drawn out of half of all. Each start
+//! leaves a drawn number of blocks out: one from an older copy of the directory gives others than the start that the copy
+//! does not know of.
 //!
 //! ```text
 //! node (8 bits) | block (40 bits) | count in the block, from 1 (16 bits)
@@ -54,14 +54,12 @@ pub fn id_of(node: u8, block: u64, count: u64) -> i64 {
     (u64::from(node) << NODE_SHIFT | (block % BLOCKS) << BLOCK_SHIFT | count) as i64
 }
 
-/// The blocks of one start. The core allows and passes blocks, the shards take them.
+/// The blocks of one start. The core allows blocks, the shards take them.
 #[derive(Debug)]
 pub struct IdBlocks {
     node: u8,
     /// The next one to be taken.
     next: AtomicU64,
-    /// Blocks below were taken before another start's ids were found above them: they count as used up.
-    void: AtomicU64,
     /// Where the allowed ones end.
     end: AtomicU64,
 }
@@ -69,7 +67,7 @@ pub struct IdBlocks {
 impl IdBlocks {
     /// Blocks of `node` from `first` on, none of which may be taken yet.
     pub fn new(node: u8, first: u64) -> Self {
-        Self { node, next: AtomicU64::new(first), void: AtomicU64::new(0), end: AtomicU64::new(first) }
+        Self { node, next: AtomicU64::new(first), end: AtomicU64::new(first) }
     }
 
     /// The node.
@@ -81,11 +79,6 @@ impl IdBlocks {
     pub fn take(&self) -> Option<u64> {
         let below_end = |next: u64| (next < self.end.load(Ordering::Acquire)).then_some(next + 1);
         self.next.try_update(Ordering::AcqRel, Ordering::Acquire, below_end).ok()
-    }
-
-    /// Whether a block that was taken may still be used.
-    pub fn may_use(&self, block: u64) -> bool {
-        block >= self.void.load(Ordering::Acquire)
     }
 
     /// Whether more are to be allowed.
@@ -101,15 +94,6 @@ impl IdBlocks {
     /// Blocks below `end` may be taken: it is durably recorded that they are not free any more.
     pub fn allow(&self, end: u64) {
         self.end.fetch_max(end, Ordering::AcqRel);
-    }
-
-    /// A session with this id exists or existed. If it is this node's and no id of this start, all further ones lie above it.
-    pub fn pass(&self, id: i64) {
-        let (node, block) = ((id as u64 >> NODE_SHIFT) as u8, (id as u64 >> BLOCK_SHIFT) % BLOCKS);
-        if node == self.node && block >= self.next.load(Ordering::Acquire) {
-            self.next.fetch_max(block + 1, Ordering::AcqRel);
-            self.void.fetch_max(block + 1, Ordering::AcqRel);
-        }
     }
 }
 
@@ -134,24 +118,6 @@ mod tests {
         assert!(ids.is_low(), "in time");
         ids.allow(3);
         assert!(ids.take().is_some(), "an end never goes back");
-    }
-
-    #[test]
-    fn ids_of_a_life_before_the_directory_was_emptied_are_passed_when_they_are_heard_of() {
-        let ids = IdBlocks::new(3, 10);
-        ids.allow(20);
-        assert_eq!(ids.take(), Some(10));
-        ids.pass(id_of(3, 10, 5));
-        ids.pass(id_of(4, 15, 5));
-        assert!(ids.may_use(10), "its own, and another node's");
-        ids.pass(id_of(3, 14, 1));
-        assert!(!ids.may_use(10), "a block below is not gone on with");
-        assert_eq!(ids.take(), Some(15));
-        assert!(ids.may_use(15));
-        ids.pass(id_of(3, 99, 1));
-        assert!(ids.take().is_none() && ids.is_low(), "not before that is recorded");
-        ids.allow(ids.wanted());
-        assert_eq!(ids.take(), Some(100));
     }
 
     #[test]

@@ -41,22 +41,6 @@ fn no_start_gives_a_session_id_of_an_earlier_one() {
 }
 
 #[test]
-fn a_directory_without_a_record_goes_on_above_the_sessions_that_it_hears_of() {
-    let disk = disk();
-    let mut node = start(&disk, 0);
-    let mut early = ids(&node.parts.ids);
-    let first = early().unwrap();
-    let before = first + (1_000_000_000 << 16);
-    node.open_session(before);
-    node.settle();
-    let next = early().expect("recorded in the turn in which it was heard of");
-    assert!(first < before && next > before, "{first:x} {before:x} {next:x}");
-    node.stop();
-    let node = start(&disk, 0);
-    assert!(ids(&node.parts.ids)().unwrap() > next);
-}
-
-#[test]
 fn a_directory_from_before_ends_were_recorded_goes_on_above_all_its_ids() {
     let disk = disk();
     drop(DataDir::open_on(disk.clone(), Path::new("/data"), [7; 16]).unwrap());
