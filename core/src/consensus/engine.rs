@@ -95,8 +95,6 @@ pub struct Consensus {
 pub(super) struct Phase {
     /// The term in which this node orders; 0 while it does not.
     pub(super) leading: u64,
-    /// The last term of which the log was told that this node leads in it; 0 once it was told that it does no longer.
-    pub(super) announced: u64,
     /// Batches proposed in this term and not applied.
     pub(super) in_flight: usize,
     /// Replies that belong to no entry.

@@ -19,8 +19,8 @@ use paddock_transport::io::Io;
 /// How soon leadership is offered again after nobody took it, by a leader that stops.
 const OFFER_RETRY_NS: u64 = 300_000_000;
 
-/// The same for a leader whose disk is full. An offer that nobody takes costs an election timeout in which no round is confirmed; the
-/// disks of an ensemble tend to fill at the same time, and then its reads hang on the rest of the time.
+/// The same for a leader whose disk is full. The disks of an ensemble tend to fill at the same time: whoever takes the place may have
+/// to offer it, too, and each election is a time in which no round is confirmed.
 const OFFER_RETRY_FULL_NS: u64 = 5_000_000_000;
 
 const _: () = assert!(OFFER_RETRY_FULL_NS < MAX_STALENESS_NS);
@@ -28,33 +28,25 @@ const _: () = assert!(OFFER_RETRY_FULL_NS < MAX_STALENESS_NS);
 impl Consensus {
     /// Notices that the node's part has changed.
     pub(super) fn lead_or_follow(&mut self, now: Now, io: &mut Io) {
-        let leads = self.group.role() == Role::Leader && self.group.is_ready_to_order();
+        // One that offers its place goes on in the same term if nobody takes it: until then it proposes nothing.
+        let goes_on = self.phase.leading == self.group.term();
+        let leads = self.group.role() == Role::Leader && (goes_on || self.group.is_ready_to_order());
         let term = if leads { self.group.term() } else { 0 };
         if term != self.phase.leading {
             self.change_part(term, now, io);
-        }
-        self.announce();
-    }
-
-    /// Says who leads here, once a term: a leader that offers its place in vain stops ordering for a moment, and goes on.
-    fn announce(&mut self) {
-        let announced = self.phase.announced;
-        if announced != 0 && (self.group.role() != Role::Leader || self.group.term() != announced) {
-            self.phase.announced = 0;
-            tracing::warn!("this node does not lead any more (it did in term {announced})");
-        }
-        if self.phase.leading != 0 && self.phase.announced == 0 {
-            self.phase.announced = self.phase.leading;
-            if !self.group.alone() {
-                tracing::info!("this node leads in term {}", self.phase.leading);
-            }
         }
     }
 
     /// This node orders from now on, in `term`, or does so no longer (0).
     fn change_part(&mut self, term: u64, now: Now, io: &mut Io) {
         let now_ns = now.mono_ns;
-        self.phase.leading = term;
+        let before = std::mem::replace(&mut self.phase.leading, term);
+        if before != 0 {
+            tracing::warn!("this node does not lead any more (it did in term {before})");
+        }
+        if term != 0 && !self.group.alone() {
+            tracing::info!("this node leads in term {term}");
+        }
         let own = self.streams.clear(self.node);
         self.outbound.give_back(own, true);
         self.reads.clear();
@@ -66,7 +58,6 @@ impl Consensus {
             return;
         }
         self.deadlines.lead(now_ns, &self.applier.machine);
-        self.reads.lead(self.group.last_index());
         let next = self.streams.expect(self.node, self.incarnation, self.applier.machine.stream(self.node));
         if !self.outbound.rewind(next) {
             // The machine has seen commands of this start that were never given out: only a copied directory does that.

@@ -61,7 +61,7 @@ impl Consensus {
 
     pub(super) fn is_writable(&self) -> bool {
         let able = self.phase.full_since.is_none() && self.room.shut_since().is_none();
-        able && !self.journal.is_refusing() && self.phase.leading != 0
+        able && !self.journal.is_refusing() && self.phase.leading != 0 && self.group.is_ready_to_order()
     }
 
     fn gather(&mut self) {
@@ -116,9 +116,17 @@ impl Consensus {
 
     /// Puts this node's own commands beside those of the others.
     fn take_own(&mut self, own: Vec<Command>, now_ns: u64) {
+        let Some(first) = own.first().map(|command| command.seq) else { return };
         // Its own stream is always where the leader expects it: both were set when it began to lead.
-        if !own.is_empty() && self.streams.take(self.node, own).is_err() {
-            tracing::error!("the leader's own commands are out of order; it gives up leading");
+        let wanted = self.streams.wanted(self.node);
+        if wanted != Some(first) {
+            tracing::error!(
+                "the leader's own command {first} is out of order, {wanted:?} is wanted; it gives up leading"
+            );
+            self.outbound.give_back(own, false);
+            self.hand_over(now_ns);
+        } else if self.streams.take(self.node, own).is_err() {
+            tracing::error!("the leader's own commands do not fit its stream; it gives up leading");
             self.hand_over(now_ns);
         }
     }

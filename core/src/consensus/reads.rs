@@ -32,8 +32,6 @@ pub(super) struct Reads {
     waiting: Vec<Asked>,
     reads: VecDeque<Read>,
     last: u64,
-    /// No round counts before this entry is applied.
-    floor: u64,
 }
 
 impl Reads {
@@ -41,13 +39,6 @@ impl Reads {
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
         self.reads.clear();
-    }
-
-    /// This node begins to lead, with a log up to `last`. It may have proposed some of it in this very term, expiries too: a
-    /// leader in vain offering its place forgets whom it let die.
-    pub(super) fn lead(&mut self, last: u64) {
-        self.clear();
-        self.floor = last;
     }
 
     /// A node asks. An older question of the same node is worth nothing any more: it asked again because it had no answer.
@@ -82,8 +73,8 @@ impl Reads {
         let Some(at) = self.reads.iter().position(|r| r.number == number) else { return Vec::new() };
         let index = if mutated(Mutation::WrongReadIndex) { index.saturating_sub(8) } else { index };
         let read = self.reads.remove(at);
-        let (asked, floor) = (read.map_or_else(Vec::new, |r| r.asked), self.floor);
-        asked.into_iter().map(|a| (a.node, a.number, index.max(a.floor).max(floor))).collect()
+        let asked = read.map_or_else(Vec::new, |r| r.asked);
+        asked.into_iter().map(|a| (a.node, a.number, index.max(a.floor))).collect()
     }
 
     /// When one under way is given up.
@@ -143,17 +134,5 @@ mod tests {
         r.ask(Asked { node: 1, number: 1, floor: 12 });
         r.begin(0);
         assert_eq!(r.confirm(1, 9), [(1, 1, 12)]);
-    }
-
-    #[test]
-    fn a_leader_that_offered_its_place_in_vain_confirms_nothing_before_what_it_had_proposed() {
-        let mut r = Reads::default();
-        r.ask(asked(1, 1));
-        r.begin(0);
-        r.lead(20);
-        assert!(r.confirm(1, 9).is_empty());
-        r.ask(asked(1, 2));
-        let read = r.begin(1).unwrap();
-        assert_eq!(r.confirm(read, 9), [(1, 2, 20)]);
     }
 }

@@ -138,6 +138,11 @@ impl Streams {
         next
     }
 
+    /// The number that is taken next of a node whose stream is known.
+    pub(super) fn wanted(&self, node: u8) -> Option<u64> {
+        self.nodes.get(&node).map(|stream| stream.next)
+    }
+
     /// Whether anything waits.
     pub(super) fn has_more(&self) -> bool {
         self.nodes.values().any(|s| !s.queue.is_empty())

@@ -32,6 +32,8 @@ pub struct Node {
     answered: u64,
     /// The answers, by token.
     pub answers: BTreeMap<u64, Outcome>,
+    /// Its disk takes nothing for now.
+    pub stuck_disk: bool,
 }
 
 pub struct Trio {
@@ -75,7 +77,8 @@ impl Trio {
             let (core, mut parts) = Consensus::open(config.clone(), waker.clone(), &[waker], stats).unwrap();
             let shard = parts.shards.remove(0);
             let answers = BTreeMap::new();
-            Node { config, disk, core, parts, shard, opened: Vec::new(), asked: 0, answered: 0, answers }
+            let (opened, stuck_disk) = (Vec::new(), false);
+            Node { config, disk, core, parts, shard, opened, asked: 0, answered: 0, answers, stuck_disk }
         });
         let nodes = nodes.collect();
         Trio { nodes, net, now: Now { mono_ns: 1_000_000_000_000, wall_ms: 1_700_000_000_000 } }
@@ -87,7 +90,7 @@ impl Trio {
             self.nodes.iter_mut().map(|node| &mut node.core as &mut dyn Engine).collect();
         self.net.step(self.now, &mut cores);
         for node in &mut self.nodes {
-            if node.core.has_disk_work() {
+            if !node.stuck_disk && node.core.has_disk_work() {
                 node.core.disk_turn();
             }
             while let Some(published) = node.shard.commits.next() {

@@ -84,6 +84,41 @@ fn a_leader_without_room_hands_over_once_to_one_that_has_some() {
 }
 
 #[test]
+fn a_leader_whose_offer_nobody_took_orders_behind_what_it_proposed_before() {
+    let mut trio = trio();
+    let leader = trio.leader().unwrap();
+    let (term, followers) = (terms(&trio)[leader], [(leader + 1) % 3, (leader + 2) % 3]);
+    no_room(&trio, leader);
+    // Who lacks entries cannot take the place: the offer lapses.
+    let stick = |trio: &mut Trio, stuck| followers.iter().for_each(|n| trio.nodes[*n].stuck_disk = stuck);
+    loop {
+        stick(&mut trio, true);
+        trio.submit(leader, WRITE_BYTES);
+        (0..3).for_each(|_| trio.step());
+        if trio.nodes[leader].core.phase_is_full() {
+            break;
+        }
+        stick(&mut trio, false);
+        trio.until("a decision", |trio| trio.nodes[leader].core.outbound.undecided() == 0);
+    }
+    let offers = |trio: &Trio| !trio.nodes[leader].core.group.is_ready_to_order();
+    trio.until("the offer", offers);
+    assert!(trio.nodes[leader].core.outbound.resolved() < trio.nodes[leader].core.outbound.last_seq());
+    trio.until("the end of the offer", |trio| !offers(trio));
+    pass(&mut trio, SECOND_NS);
+    let age_ns = trio.now.mono_ns - trio.nodes[leader].parts.freshness.fresh_ns();
+    assert!(age_ns < SECOND_NS, "reads were confirmed {age_ns} ns ago");
+    stick(&mut trio, false);
+    // What was under way is decided while the leader may not order anything.
+    (0..20).for_each(|_| trio.step());
+    trio.nodes[leader].disk.set_capacity(None);
+    trio.until("room", |trio| !trio.nodes[leader].core.phase_is_full());
+    trio.write_through(leader);
+    trio.write_through(followers[0]);
+    assert_eq!((trio.leader(), terms(&trio)[leader]), (Some(leader), term), "it leads in the same term");
+}
+
+#[test]
 fn where_all_disks_are_full_writes_are_refused_everywhere_and_reads_go_on_under_one_leader() {
     let mut trio = trio();
     (0..3).for_each(|n| no_room(&trio, n));
