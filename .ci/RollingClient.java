@@ -12,8 +12,9 @@ import org.apache.zookeeper.data.Stat;
 
 /**
  * Sessions of ZooKeeper's own Java client that read, write and create while servers are restarted under them, until
- * standard input ends. One line for each event: READY, DONE n (operations so far), LOSS ms port (a connection loss and the
- * port that the client was connected to, 0: none), FAILED text (anything else), END.
+ * standard input ends. One line for each event: READY, DONE n (operations so far), LOSS ms ms port (a connection loss:
+ * when the operation began, when it was lost, and the port that the client was connected to as it began, 0: none),
+ * FAILED text (anything else), END.
  */
 public class RollingClient {
     private static final Pattern PORT = Pattern.compile("remoteserver:[^ ]*:(\\d+)");
@@ -90,11 +91,12 @@ public class RollingClient {
     private static void attempt(ZooKeeper zk, int number, Operation operation) {
         Matcher connected = PORT.matcher(zk.toString());
         String port = connected.find() ? connected.group(1) : "0";
+        long begun = System.currentTimeMillis();
         try {
             operation.run();
             done.incrementAndGet();
         } catch (KeeperException.ConnectionLossException e) {
-            say("LOSS " + System.currentTimeMillis() + " " + port);
+            say("LOSS " + begun + " " + System.currentTimeMillis() + " " + port);
         } catch (KeeperException | InterruptedException e) {
             say("FAILED java session " + number + ": " + e);
         }

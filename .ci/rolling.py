@@ -21,16 +21,16 @@ WAIT_SECONDS = 60
 
 
 class Losses:
-    """Connection losses by time and port, and everything worse."""
+    """Connection losses by the times of their operation and the port as it began, and everything worse."""
 
     def __init__(self):
         self.lock = threading.Lock()
         self.losses, self.failures = [], []
         self.done = {"kazoo": 0, "java": 0}
 
-    def lost(self, who, at, port):
+    def lost(self, who, begun, at, port):
         with self.lock:
-            self.losses.append((who, at, port))
+            self.losses.append((who, begun, at, port))
 
     def failed(self, text):
         with self.lock:
@@ -60,11 +60,11 @@ class Kazoo(threading.Thread):
             return 0
 
     def attempt(self, call, *arguments, **options):
-        port = self.port()
+        port, begun = self.port(), time.time()
         try:
             call(*arguments, **options)
         except ConnectionLoss:
-            self.losses.lost("kazoo", time.time(), port)
+            self.losses.lost("kazoo", begun, time.time(), port)
         except KazooException as error:
             self.losses.failed(f"kazoo session {self.number}: {call.__name__}: {error!r}")
         else:
@@ -116,7 +116,7 @@ class Java:
             elif kind == "DONE":
                 self.losses.done["java"] = int(words[0])
             elif kind == "LOSS":
-                self.losses.lost("java", int(words[0]) / 1000, int(words[1]))
+                self.losses.lost("java", int(words[0]) / 1000, int(words[1]) / 1000, int(words[2]))
             elif kind == "FAILED":
                 self.losses.failed(" ".join(words))
 
@@ -156,12 +156,14 @@ def roll(ensemble, losses, java):
 
 
 def judge(losses, windows):
-    """Losses that no restart explains."""
+    """Losses that no restart explains: not that of the node to which the client was connected, nor that of the one to which it
+    went when its operation began as the first of the two was being restarted, and waited in the client."""
     slack = 0.5
-    explained = lambda at, port: any(
-        begun <= at <= until + slack and port in (0, restarted) for restarted, begun, until, _ in windows
+    during = lambda at: {port for port, begun, until, _ in windows if begun <= at <= until + slack}
+    explained = lambda begun, at, port: (
+        port in during(at) or (during(at) and (port == 0 or port in during(begun)))
     )
-    return [loss for loss in losses.losses if not explained(loss[1], loss[2])]
+    return [loss for loss in losses.losses if not explained(*loss[1:])]
 
 
 def main():
