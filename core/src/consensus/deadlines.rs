@@ -114,6 +114,16 @@ impl Deadlines {
         self.expected_ns = expected_ns.map(|at| at.max(self.last_turn_ns));
     }
 
+    /// Nothing can be proposed for now: sessions whose expiry stands in no entry are due as before, and may still be heard from. Nobody's
+    /// round waits for what becomes of them. `true`: there are such, and whoever was given their expiries must forget them.
+    pub(super) fn spare(&mut self) -> bool {
+        let before = self.due.len();
+        let spared = self.dying.iter().filter(|(_, ordered)| !**ordered).map(|(session, _)| *session);
+        self.due.extend(spared);
+        self.dying.retain(|_, ordered| *ordered);
+        self.due.len() > before
+    }
+
     /// Some node heard from these sessions. Those that are due and not given out live on.
     pub(super) fn touched(&mut self, sessions: &[i64], at_ns: u64) -> Heard {
         if mutated(Mutation::ExpireEarly) {
@@ -211,6 +221,12 @@ impl Deadlines {
         }
     }
 
+    /// Sessions whose expiry is given out and stands in no entry.
+    #[cfg(test)]
+    pub(super) fn condemned(&self) -> usize {
+        self.dying.values().filter(|ordered| !**ordered).count()
+    }
+
     /// When somebody may have to be expired next; `None` while paused or when there is nobody.
     pub(super) fn next_ns(&self) -> Option<u64> {
         if !self.leading || self.paused_since.is_some() {
@@ -280,6 +296,25 @@ mod tests {
         assert!(!later.contains(&saved) && later.len() == EXPIRIES_PER_BATCH_MAX - 1);
         deadlines.expired(12_000 * MS, |session| later.push(session));
         assert!(later.contains(&saved));
+    }
+
+    #[test]
+    fn an_expiry_that_cannot_be_proposed_condemns_nobody() {
+        let (tree, _) = crate::tree::tree(1);
+        let mut deadlines = Deadlines::new(2000 * MS, 1000 * MS);
+        deadlines.turn(0);
+        deadlines.lead(0, &Machine::new(&tree));
+        (1..=3).for_each(|session| deadlines.expiry.arm(session, 4000, 0));
+        deadlines.grace_until = 0;
+        deadlines.expired(6000 * MS, |_| ());
+        deadlines.ordered(3);
+        assert!(deadlines.spare() && !deadlines.spare());
+        // One of them is heard from, and one expires with the next batch.
+        assert_eq!(deadlines.touched(&[1], 6000 * MS), Heard::Living);
+        assert_eq!(deadlines.touched(&[3], 6000 * MS), Heard::Dying);
+        let mut died = Vec::new();
+        deadlines.expired(6000 * MS, |session| died.push(session));
+        assert_eq!(died, [2]);
     }
 
     #[test]

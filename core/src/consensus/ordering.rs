@@ -26,6 +26,10 @@ impl Consensus {
         let stopping = self.control.is_asked();
         let writable = self.is_writable();
         self.deadlines.pause(!writable || self.phase.blocked || stopping, now_ns);
+        // Not where it is blocked, which may be often and for moments: nobody would ever come to the front.
+        if !writable && self.deadlines.spare() {
+            self.take_own_back();
+        }
         self.yield_to_room(now_ns);
         let room = self.phase.in_flight < self.batches_in_flight && writable;
         // A leader lets a batch gather while others are under way; whoever forwards sends at once.
@@ -128,6 +132,15 @@ impl Consensus {
         } else if self.streams.take(self.node, own).is_err() {
             tracing::error!("the leader's own commands do not fit its stream; it gives up leading");
             self.hand_over(now_ns);
+        }
+    }
+
+    /// On the leader: what waits of this node's own and was not proposed was never ordered. Expiries among it lose their effect: when
+    /// something can be proposed again, they are found anew.
+    pub(super) fn take_own_back(&mut self) {
+        if let Some((own, next)) = self.streams.withdraw(self.node) {
+            self.outbound.give_back(own, false);
+            self.outbound.take_back(next);
         }
     }
 

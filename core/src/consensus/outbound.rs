@@ -145,25 +145,21 @@ impl Outbound {
     }
 
     /// What was lent from `seq` on was never proposed, and nobody has it or will take it if it still comes: it counts as never
-    /// lent. `false`: it is no number for that.
-    pub(super) fn unlend(&mut self, seq: u64) -> bool {
-        if seq <= self.resolved() || seq > self.last_seq + 1 {
-            return false;
+    /// lent, and the rest is as in [`Outbound::rewind`].
+    pub(super) fn take_back(&mut self, seq: u64) -> bool {
+        let known = self.rewind(seq);
+        if known {
+            self.lent = self.lent.min(seq - 1);
         }
-        self.next = seq;
-        self.lent = self.lent.min(seq - 1);
-        true
+        known
     }
 
     /// Takes commands out again that nobody can have ordered, newest first in number, and gives their tickets in order. Lent
-    /// is lent: the word by which a leader wanted a number again may have crossed the command. Only [`Outbound::unlend`] says
-    /// otherwise. The expiries that this node found as leader stay, and what is before them: it counts on them.
+    /// is lent: the word by which a leader wanted a number again may have crossed the command. Only [`Outbound::take_back`] says
+    /// otherwise.
     pub(super) fn withdraw(&mut self) -> Vec<Ticket> {
         let never = self.position(self.next.max(self.lent + 1)).unwrap_or(self.pending.len());
-        let counts = |c: &Command| c.op == Op::ExpireSession && c.session != 0;
-        let own = |p: &Pending| p.ticket.is_none() && p.command.as_ref().is_none_or(counts);
-        let keep = self.pending.iter().rposition(own).map_or(never, |own| never.max(own + 1));
-        let withdrawn = self.pending.split_off(keep);
+        let withdrawn = self.pending.split_off(never);
         self.last_seq -= withdrawn.len() as u64;
         self.bytes -= withdrawn.iter().map(|p| p.bytes).sum::<usize>();
         withdrawn.into_iter().filter_map(|p| p.ticket).collect()
@@ -356,19 +352,24 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lent_once_is_never_withdrawn_and_nor_is_what_a_leader_counts_on() {
+    fn what_was_lent_once_is_never_withdrawn() {
         let mut out = filled(4);
         lend(&mut out, 2);
         // Crossed by the second command: the leader has it by now.
         assert!(out.rewind(2));
         assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [3, 4]);
         assert_eq!((out.last_seq(), lend(&mut out, 9)), (2, vec![2]));
-        let ticket = |token| Some(Ticket { shard: 0, token });
-        out.push(ticket(5), 9, 1, Vec::new(), Op::CloseSession);
+    }
+
+    #[test]
+    fn an_expiry_that_was_never_proposed_keeps_no_write_from_being_refused() {
+        let mut out = filled(2);
         out.push(None, 77, 0, Vec::new(), Op::ExpireSession);
-        out.push(ticket(6), 9, 1, Vec::new(), Op::CloseSession);
-        assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [6]);
-        assert_eq!(lend(&mut out, 9), [3, 4]);
+        out.push(Some(Ticket { shard: 0, token: 3 }), 9, 1, Vec::new(), Op::CloseSession);
+        lend(&mut out, 4);
+        assert!(out.take_back(2));
+        assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!((out.last_seq(), out.undecided()), (1, 1));
     }
 
     #[test]
@@ -399,8 +400,8 @@ mod tests {
         lend(&mut out, 4);
         assert_eq!(out.resolve(3, 7, 1).map(|t| t.token), Some(1));
         // Decided here, or never given out: no leader gives that back.
-        assert!(!out.unlend(1) && !out.unlend(7));
-        assert!(out.rewind(3) && out.unlend(3));
+        assert!(!out.take_back(1) && !out.take_back(7));
+        assert!(out.take_back(3));
         // Nobody waits for one of them any more: its connection was closed.
         out.disarm(vec![Ticket { shard: 0, token: 4 }]);
         assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [3, 5]);

@@ -144,10 +144,7 @@ impl Consensus {
 
     /// On the leader, while writes are shut: what was taken and not proposed goes back to those who can refuse it.
     fn give_back_unproposed(&mut self, io: &mut Io) {
-        if let Some((own, next)) = self.streams.withdraw(self.node) {
-            self.outbound.give_back(own, false);
-            self.outbound.unlend(next);
-        }
+        self.take_own_back();
         for node in self.streams.waiting() {
             self.streams.give_back(node);
             // If it does not get there, the node asks.
@@ -175,9 +172,7 @@ impl Consensus {
             && term == self.group.term()
             && u64::from(from) == self.group.leader();
         if meant {
-            if self.outbound.rewind(seq) {
-                self.outbound.unlend(seq);
-            }
+            self.outbound.take_back(seq);
             // Nothing more is sent before the answer.
             self.links.ungrant();
             self.links.send(from, &Message::Return { term, incarnation, seq, number }, io);

@@ -27,7 +27,7 @@ pub struct Node {
     pub parts: Parts,
     shard: ShardParts,
     /// Sessions opened through this node.
-    opened: Vec<i64>,
+    pub opened: Vec<i64>,
     asked: u64,
     answered: u64,
     /// The answers, by token.
@@ -156,6 +156,12 @@ impl Trio {
         let submit = Submit::Command { ticket, session, attachment: 0, identities: [].into(), op };
         node.shard.submits.push(submit).unwrap();
         self.until("a write through a healthy node", |trio| trio.nodes[n].opened.contains(&session));
+    }
+
+    /// A node's shard heard from the sessions.
+    pub fn touch(&mut self, n: usize, sessions: &[i64]) {
+        let touched = Submit::Touched { sessions: sessions.to_vec(), at_ns: self.now.mono_ns };
+        self.nodes[n].shard.submits.push(touched).unwrap();
     }
 
     pub fn reasons(&self) -> Vec<Option<&StopReason>> {

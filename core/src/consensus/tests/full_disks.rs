@@ -240,6 +240,35 @@ fn what_the_leader_took_and_never_proposed_is_refused_and_its_numbers_leave_no_h
 }
 
 #[test]
+fn a_session_whose_expiry_was_never_proposed_keeps_nobody_from_reading_while_disks_are_full() {
+    let mut trio = trio();
+    let leader = trio.leader().unwrap();
+    let other = (leader + 1) % 3;
+    // Nobody hears from a session. When they are due, so much waits that their expiries are in no entry for a while.
+    pass(&mut trio, 3 * SECOND_NS);
+    while trio.nodes[leader].core.deadlines.condemned() == 0 {
+        for n in 0..3 {
+            if trio.nodes[n].core.outbound.undecided() < FLOOD {
+                flood(&mut trio, n);
+            }
+        }
+        trio.step();
+    }
+    (0..3).for_each(|n| no_room(&trio, n));
+    trio.until("full disks", |trio| is_shut(trio, leader));
+    let leader = trio.leader().unwrap();
+    assert!(!trio.nodes[leader].core.applier.machine.sessions().is_empty(), "all of them have expired");
+    // They were heard from in time, and the report comes late.
+    let sessions: Vec<i64> = trio.nodes.iter().flat_map(|node| node.opened.clone()).collect();
+    for _ in 0..2 * MAX_STALENESS_NS / (SECOND_NS / 10) {
+        trio.touch(other, &sessions);
+        pass(&mut trio, SECOND_NS / 10);
+    }
+    let age_ns = trio.now.mono_ns - trio.nodes[other].parts.freshness.fresh_ns();
+    assert!(age_ns < MAX_STALENESS_NS, "confirmed {age_ns} ns ago");
+}
+
+#[test]
 fn a_voter_that_is_away_while_another_is_full_is_waited_for_before_writes_are_refused() {
     let mut trio = trio();
     let leader = trio.leader().unwrap();
