@@ -41,6 +41,9 @@ struct Hold {
     until_ns: u64,
     bytes_max: u64,
     cancelled: bool,
+    /// Commands and log bytes that made it due: they are not behind a snapshot before it is there.
+    commands: u64,
+    log_bytes: u64,
 }
 
 impl Checkpoints {
@@ -113,7 +116,7 @@ impl Checkpoints {
             applier.tree.reclaim();
         }
         if let Some(outcome) = outcome {
-            self.hold = None;
+            let ended = self.hold.take();
             match outcome.result {
                 Ok(finished) => {
                     self.newest = (outcome.index, self.term);
@@ -128,6 +131,8 @@ impl Checkpoints {
                             "checkpoint failed: {why}. The log grows until one succeeds; nothing is lost"
                         );
                     }
+                    applier.commands += ended.map_or(0, |hold| hold.commands);
+                    self.log_bytes += ended.map_or(0, |hold| hold.log_bytes);
                     self.retry_ns = Some(now_ns + CHECKPOINT_RETRY_NS);
                 }
             }
@@ -184,11 +189,12 @@ impl Checkpoints {
             until_ns: now_ns + CHECKPOINT_HOLD_NS,
             bytes_max: tree_bytes.max(CHECKPOINT_HOLD_BYTES_MIN),
             cancelled: false,
+            commands: std::mem::take(&mut applier.commands),
+            log_bytes: std::mem::take(&mut self.log_bytes),
         });
         self.term = applier.term;
         let membership = machine.membership().clone();
         self.thread.begin(Job { held, image: machine.image(), membership, meta });
-        (applier.commands, self.log_bytes) = (0, 0);
     }
 }
 

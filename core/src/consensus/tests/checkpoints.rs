@@ -2,6 +2,7 @@
 
 use super::rig::*;
 use crate::consensus::StartError;
+use crate::consensus::config::CHECKPOINT_RETRY_NS;
 use paddock_storage::fault::FaultDisk;
 use paddock_storage::{OpenError, Snapshots};
 use std::path::PathBuf;
@@ -241,4 +242,28 @@ fn a_checkpoint_on_a_full_disk_lets_the_log_go_and_writes_go_on() {
     assert!(snapshots(&disk).last().unwrap().0 > newest);
     let reply = node.run(ALICE, set("/a", &[3; 1000]));
     assert!(matches!(reply.outcome, crate::commit::Outcome::Ok(_)), "{:?}", reply.outcome);
+}
+
+#[test]
+fn a_checkpoint_that_failed_is_tried_again_though_nothing_more_is_written() {
+    let disk = disk();
+    let mut config = often(50);
+    let segment_bytes = 64 << 10;
+    config.segment_bytes = Some(segment_bytes);
+    let mut node = Node::start_with(&disk, config).unwrap();
+    node.open_session(ALICE);
+    // The log has its segment and prepares the next one; beyond them there is no room, and none for a snapshot.
+    while disk.used_bytes() < 2 * segment_bytes {
+        std::thread::yield_now();
+    }
+    disk.set_capacity(Some(disk.used_bytes()));
+    for n in 0..49 {
+        node.create(&format!("/n{n}"), PERSISTENT);
+    }
+    assert!(node.core.checkpoints.is_writing(), "the fiftieth command makes one due");
+    node.until(|n| !n.core.checkpoints.is_writing());
+    assert!(snapshots(&disk).is_empty() && !node.core.phase_is_full());
+    disk.set_capacity(None);
+    node.advance(CHECKPOINT_RETRY_NS);
+    node.until(|_| !snapshots(&disk).is_empty());
 }
