@@ -3,7 +3,8 @@
 //! Owns the log and the order in which drains of the group become durable. Never waits: the log's own thread writes
 //! and syncs. It stays correct because a drain counts as persisted only when its last record and all before it are
 //! durable, and because records that the log refused (its queue or the disk is full) are handed over again, first,
-//! before any later ones: nothing Raft has seen is ever skipped.
+//! before any later ones: nothing Raft has seen is ever skipped. What waits is bounded by the records that Raft gives out, however many
+//! drains have none.
 
 use super::group::{Effects, EntryKind, LogEntry, Vote};
 use crate::sim::{Mutation, mutated};
@@ -63,10 +64,13 @@ impl Journal {
             Record::Entry(stored(e))
         });
         let records: Vec<Record> = vote.into_iter().chain(entries).collect();
-        if self.refused.is_empty() {
-            self.hand_over(effects.number, records);
-        } else {
-            self.refused.push_back((effects.number, records));
+        match self.refused.back_mut() {
+            // A disk without room refuses for days, while rounds are confirmed: what has nothing to write takes no place of its own.
+            Some((number, _)) if records.is_empty() => *number = effects.number,
+            Some(_) => self.refused.push_back((effects.number, records)),
+            None => {
+                self.hand_over(effects.number, records);
+            }
         }
     }
 
@@ -162,7 +166,10 @@ impl Journal {
     /// `false`: refused, and kept at the front.
     fn hand_over(&mut self, number: u64, records: Vec<Record>) -> bool {
         if records.is_empty() {
-            self.taken.push_back((number, self.last_ticket));
+            match self.taken.back_mut() {
+                Some((newest, _)) => *newest = number,
+                None => self.taken.push_back((number, self.last_ticket)),
+            }
             return true;
         }
         match self.log.append(records) {
@@ -199,4 +206,48 @@ fn stored(e: LogEntry) -> Entry {
         EntryKind::Membership => KIND_MEMBERSHIP,
     };
     Entry { term: e.term, index: e.index, kind, data: e.payload }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paddock_storage::LogOptions;
+    use paddock_storage::fault::FaultDisk;
+    use paddock_storage::log::Flushing;
+    use std::sync::Arc;
+
+    fn journal(queue_bytes_max: u64) -> Journal {
+        let mut options = LogOptions::new("/log", 1);
+        (options.disk, options.flushing) = (Arc::new(FaultDisk::new()), Flushing::Manual);
+        options.queue_bytes_max = queue_bytes_max;
+        Journal::new(Log::open(options).unwrap().0)
+    }
+
+    fn drain(number: u64, index: Option<u64>) -> Effects {
+        let entry = |index| LogEntry { index, term: 1, kind: EntryKind::Batch, payload: vec![7; 100].into() };
+        Effects { number, entries: index.map(entry).into_iter().collect(), ..Effects::default() }
+    }
+
+    #[test]
+    fn drains_without_a_record_do_not_gather_while_a_disk_hangs_or_refuses() {
+        for queue_bytes_max in [1 << 20, 150] {
+            let mut journal = journal(queue_bytes_max);
+            journal.append(&mut drain(1, Some(1)), 0);
+            journal.append(&mut drain(2, Some(2)), 0);
+            assert_eq!(journal.is_refusing(), queue_bytes_max == 150);
+            for number in 3..10_000 {
+                journal.append(&mut drain(number, None), 0);
+                assert_eq!(journal.poll(), None);
+            }
+            journal.append(&mut drain(10_000, Some(3)), 0);
+            assert!(journal.taken.len() + journal.refused.len() <= 3);
+            let mut persisted = Vec::new();
+            while journal.is_behind() {
+                journal.flush();
+                persisted.extend(journal.poll());
+            }
+            assert_eq!(persisted.last(), Some(&10_000));
+            assert!(persisted.iter().all(|number| [1, 9999, 10_000].contains(number)), "{persisted:?}");
+        }
+    }
 }
