@@ -41,8 +41,8 @@ pub(super) struct Room {
     /// Bounded by the node ids.
     said: BTreeMap<u8, Word>,
     shut: Option<Shut>,
-    /// On the leader: since when voters that are away are missing beside those without room.
-    missing_since: Option<u64>,
+    /// On the leader, in this term: since when voters that are away are missing beside those without room.
+    missing: Option<(u64, u64)>,
     /// What all were told last: that this node's disk is full; that it leads and writes are shut.
     told: (bool, bool),
 }
@@ -105,6 +105,22 @@ impl Room {
         let since_ns = before.map_or(now_ns, |shut| shut.since_ns);
         self.shut = shut.then_some(Shut { term, since_ns });
         before.is_some() != shut
+    }
+
+    /// On the leader of `term`, in whose two halves of the voters (one of them empty, mostly) so many are able: whether nothing is made
+    /// durable any more, for good or for too long.
+    fn is_hopeless(&mut self, able: [Able; 2], term: u64, now_ns: u64) -> bool {
+        if able.contains(&Able::TooFew) {
+            return true;
+        }
+        if !able.contains(&Able::Missing) {
+            self.missing = None;
+            return false;
+        }
+        // What an earlier term of this leader had to wait for is over.
+        let since_ns = self.missing.filter(|(of, _)| *of == term).map_or(now_ns, |(_, since_ns)| since_ns);
+        self.missing = Some((term, since_ns));
+        now_ns.saturating_sub(since_ns) >= AWAY_PATIENCE_NS
     }
 
     /// Nodes that have said that their disks are full.
@@ -190,26 +206,17 @@ impl Consensus {
     fn is_shut_by_disks(&mut self, now_ns: u64) -> bool {
         let own_full = self.phase.full_since.is_some();
         if !own_full && self.room.full_nodes().next().is_none() {
-            self.room.missing_since = None;
+            self.room.missing = None;
             return false;
         }
         let membership = self.group.membership();
-        let able = |voters: &[u64]| {
+        let able = [&membership.voters, &membership.outgoing].map(|voters| {
             let nodes = || voters.iter().map(|voter| *voter as u8);
             let is_full = |node: &u8| if *node == self.node { own_full } else { self.room.is_full(*node) };
             let is_away = |node: &u8| *node != self.node && !self.links.is_up(*node);
             Able::of(voters.len(), nodes().filter(is_full).count(), nodes().filter(is_away).count())
-        };
-        let (voters, outgoing) = (able(&membership.voters), able(&membership.outgoing));
-        if voters == Able::TooFew || outgoing == Able::TooFew {
-            return true;
-        }
-        if voters == Able::Enough && outgoing == Able::Enough {
-            self.room.missing_since = None;
-            return false;
-        }
-        let since_ns = *self.room.missing_since.get_or_insert(now_ns);
-        now_ns.saturating_sub(since_ns) >= AWAY_PATIENCE_NS
+        });
+        self.room.is_hopeless(able, self.group.term(), now_ns)
     }
 
     /// Disks without room: a leader whose own is full hands over to somebody who has some; where too few have, what is undecided
@@ -292,6 +299,18 @@ mod tests {
         assert!(!room.has_room_since(2, 99) && room.is_full(2));
         room.link_down(2);
         assert!(!room.is_full(2) && room.full_nodes().next().is_none());
+    }
+
+    #[test]
+    fn a_leader_waits_anew_for_who_is_away_when_it_leads_again() {
+        let mut room = Room::default();
+        let of_one = |able| [able, Able::Enough];
+        assert!(!room.is_hopeless(of_one(Able::Missing), 1, 100));
+        assert!(room.is_hopeless(of_one(Able::Missing), 1, 100 + AWAY_PATIENCE_NS));
+        assert!(!room.is_hopeless(of_one(Able::Missing), 3, 100 + 9 * AWAY_PATIENCE_NS));
+        assert!(!room.is_hopeless(of_one(Able::Enough), 3, 100 + 10 * AWAY_PATIENCE_NS));
+        assert!(!room.is_hopeless(of_one(Able::Missing), 3, 100 + 10 * AWAY_PATIENCE_NS));
+        assert!(room.is_hopeless([Able::Enough, Able::TooFew], 3, 100 + 10 * AWAY_PATIENCE_NS));
     }
 
     #[test]
