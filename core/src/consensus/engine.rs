@@ -105,8 +105,6 @@ pub(super) struct Phase {
     pub(super) admitting: bool,
     /// An operator wants this node to lead.
     pub(super) wants_to_lead: bool,
-    /// The group took no proposal in this turn: it is handing over.
-    pub(super) busy: bool,
     /// Since when the log has no room.
     pub(super) full_since: Option<u64>,
     /// Since when a stop is under way.
@@ -128,7 +126,6 @@ pub(super) struct Phase {
 impl Consensus {
     fn work(&mut self, now: Now, io: &mut Io) -> Result<Next, StopReason> {
         let now_ns = now.mono_ns;
-        self.phase.busy = false;
         if self.deadlines.turn(now_ns) {
             self.shards.forgive();
         }
@@ -384,7 +381,7 @@ impl Consensus {
         let deadlines = [
             links_ns,
             self.phase.blocked.then_some(now_ns + PAUSED_POLL_NS),
-            self.has_room().then(|| self.deadlines.next_ns()).flatten(),
+            self.may_propose().then(|| self.deadlines.next_ns()).flatten(),
             asks.then(|| self.rounds.deadline_ns(!alone)).flatten(),
             self.reads.deadline_ns(),
             self.feed.deadline_ns(),

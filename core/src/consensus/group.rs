@@ -135,8 +135,8 @@ pub enum ProposeError {
     /// Only a leader proposes.
     #[error("this node does not lead its group")]
     NotLeader,
-    /// The group has too much that is not committed; try again later.
-    #[error("too much is waiting to be committed, or leadership is being handed over")]
+    /// Nothing is taken just now; try again later.
+    #[error("leadership is being handed over")]
     Busy,
     /// One change of membership at a time.
     #[error("a change of membership is under way")]
@@ -189,8 +189,8 @@ pub trait Group {
     fn set_snapshot(&mut self, index: u64, term: u64);
     /// The log now begins at `first`.
     fn truncated(&mut self, first: u64);
-    /// Hands leadership over to `to`, or with 0 to the voter that is the farthest. It takes some round trips, during which
-    /// nothing can be proposed, or fails without a word. Nothing happens unless this node leads.
+    /// Hands leadership over to `to`. It takes some round trips, during which nothing can be proposed, or fails without a word.
+    /// Nothing happens unless this node leads.
     fn transfer(&mut self, to: u64);
     /// Orders a change of membership together with `command`, through a joint membership that is left by itself.
     fn propose_membership(&mut self, target: &Target, command: Vec<u8>) -> Result<(), ProposeError>;

@@ -55,7 +55,7 @@ struct Standalone {
 /// What applying a membership entry did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MembershipStep {
-    /// The joint state was entered; the command that rode in the entry is to be applied now.
+    /// The joint state was entered; the command that rode in the entry takes effect when it is left.
     Entered {
         /// An archived batch, or nothing.
         command: Vec<u8>,

@@ -31,7 +31,7 @@ impl Consensus {
             self.take_own_back();
         }
         self.yield_to_room(now_ns);
-        let room = self.phase.in_flight < self.batches_in_flight && writable;
+        let room = self.may_propose();
         // A leader lets a batch gather while others are under way; whoever forwards sends at once.
         let wanted = if shut {
             true
@@ -55,12 +55,11 @@ impl Consensus {
     /// Whether another batch may be proposed at once and there is something for it.
     pub(super) fn can_propose_more(&self) -> bool {
         let waiting = self.streams.has_more() || self.outbound.has_unsent();
-        let room = self.phase.in_flight < self.batches_in_flight && self.is_writable();
-        waiting && room && !self.phase.busy && !self.phase.blocked && !self.control.is_asked()
+        waiting && self.may_propose() && !self.phase.blocked && !self.control.is_asked()
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.phase.in_flight < self.batches_in_flight || self.phase.full_since.is_some()
+    pub(super) fn may_propose(&self) -> bool {
+        self.phase.in_flight < self.batches_in_flight && self.is_writable()
     }
 
     pub(super) fn is_writable(&self) -> bool {
@@ -171,7 +170,6 @@ impl Consensus {
             Err(why) => {
                 tracing::debug!("{} commands wait: {why}", batch.commands.len());
                 self.streams.untake(batch.commands);
-                self.phase.busy = true;
             }
         }
         Ok(())

@@ -453,11 +453,7 @@ impl Group for RaftGroup {
     }
 
     fn transfer(&mut self, to: u64) {
-        if !self.leads() {
-            return;
-        }
-        let to = if to == 0 { self.heir() } else { Some(to) };
-        if let Some(to) = to.filter(|to| *to != self.id()) {
+        if self.leads() && to != self.id() {
             self.node.transfer_leader(to);
         }
     }

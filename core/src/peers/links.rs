@@ -321,7 +321,7 @@ impl Peers {
         io.close(conn);
     }
 
-    /// All other nodes that belong to the ensemble or have a link, for the admin words and the metrics.
+    /// All other nodes that belong to the ensemble or have a link. So far only tests look.
     pub fn status(&self, io: &Io) -> Vec<PeerStatus> {
         let shown = self.peers.iter().filter(|(_, p)| p.member || p.link.is_some());
         let status = shown.map(|(&node, peer)| {

@@ -150,7 +150,7 @@ pub struct RaftEntry {
     pub payload: Vec<u8>,
 }
 
-/// The transfer of a snapshot. The sender sends a chunk only when the one before was taken.
+/// The transfer of a snapshot. Only a few chunks are on their way at once: see `consensus::transfer`.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum SnapshotMessage {
     /// Sender: there is one, take it.
