@@ -50,6 +50,7 @@ impl Consensus {
         let own = self.streams.clear(self.node);
         self.outbound.give_back(own, true);
         self.reads.clear();
+        self.rounds.lose();
         self.phase.in_flight = 0;
         self.feed.restart();
         self.stats.set_leading((term != 0).then_some(now.wall_ms));

@@ -253,6 +253,9 @@ impl Consensus {
                     && term == self.group.term()
                     && u64::from(from) == self.group.leader();
                 if meant && self.outbound.rewind(seq) {
+                    if !self.links.is_granted(term) {
+                        self.rounds.lose();
+                    }
                     self.links.granted = term;
                 } else {
                     self.compare_starts(from, incarnation);

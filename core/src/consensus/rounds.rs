@@ -4,7 +4,8 @@
 //! the shards' reports of sessions heard from. Never answers from a round that began before its waiter arrived. It stays
 //! correct because a waiter joins a round before the leader is asked, and is served only once this node has applied the
 //! round's index (and, for a sync, knows the result of every command that was submitted before it). A round that was lost
-//! (Raft drops them without a word while it has no leader, links break) is begun again under another number.
+//! (Raft drops them without a word while it has no leader, links break) is begun again under another number: when somebody else leads,
+//! or else after a while.
 //!
 //! A beat is a round that carries sessions: the leader notes them before it asks its quorum, so that a confirmed beat
 //! means that whoever leads now has heard of them, or was elected later and gave everybody a full timeout.
@@ -24,6 +25,8 @@ type Waiting = (Ticket, u64);
 struct Round {
     number: u64,
     begun_ns: u64,
+    /// Whoever was asked does not lead.
+    lost: bool,
     members: Vec<Waiting>,
     beat: Option<Beat>,
 }
@@ -111,8 +114,7 @@ impl Rounds {
 
     /// The round to begin now, if one is due. `beats`: the node needs freshness.
     pub(super) fn begin(&mut self, now_ns: u64, beats: bool) -> Option<Begun> {
-        let retry_ns = self.retry_after_ns(beats);
-        if self.round.as_ref().is_some_and(|r| now_ns < r.begun_ns.saturating_add(retry_ns)) {
+        if self.retry_at_ns(beats).is_some_and(|at| now_ns < at) {
             return None;
         }
         let due = beats && self.last_beat_ns.is_none_or(|at| now_ns >= at.saturating_add(self.beat_ns));
@@ -136,8 +138,15 @@ impl Rounds {
         self.last_number += 1;
         let number = self.last_number;
         let touched = beat.as_ref().map_or_else(Vec::new, |b| b.touched.iter().copied().collect());
-        self.round = Some(Round { number, begun_ns: now_ns, members, beat });
+        self.round = Some(Round { number, begun_ns: now_ns, lost: false, members, beat });
         Some(Begun { number, touched })
+    }
+
+    /// Somebody leads who was not asked, or before he led: what is under way is begun again at once.
+    pub(super) fn lose(&mut self) {
+        if let Some(round) = &mut self.round {
+            round.lost = true;
+        }
     }
 
     /// A round is confirmed: it counts from `index` on.
@@ -182,17 +191,14 @@ impl Rounds {
 
     /// When a round must be begun at the latest.
     pub(super) fn deadline_ns(&self, beats: bool) -> Option<u64> {
-        let retry_ns = self.retry_after_ns(beats);
-        let retry = self.round.as_ref().map(|r| r.begun_ns.saturating_add(retry_ns));
         let beat = beats.then(|| self.last_beat_ns.map_or(0, |at| at.saturating_add(self.beat_ns)));
-        match retry {
-            Some(retry) => Some(retry),
-            None => beat,
-        }
+        self.retry_at_ns(beats).or(beat)
     }
 
-    fn retry_after_ns(&self, among_others: bool) -> u64 {
-        if among_others { self.retry_ns.1 } else { self.retry_ns.0 }
+    fn retry_at_ns(&self, among_others: bool) -> Option<u64> {
+        let round = self.round.as_ref()?;
+        let retry_ns = if among_others { self.retry_ns.1 } else { self.retry_ns.0 };
+        Some(if round.lost { round.begun_ns } else { round.begun_ns.saturating_add(retry_ns) })
     }
 }
 
@@ -245,6 +251,21 @@ mod tests {
         assert!(ready(&mut s, 9, 0).is_empty());
         s.confirm(2, 6);
         assert_eq!(ready(&mut s, 9, 0), [1, 2]);
+    }
+
+    #[test]
+    fn a_round_that_went_to_a_leader_of_before_is_begun_again_at_once_and_may_still_be_confirmed() {
+        let mut s = rounds();
+        s.report(1, 10, &[7]);
+        s.begin(20, true);
+        s.lose();
+        assert_eq!(s.deadline_ns(true), Some(20));
+        let again = s.begin(21, true).unwrap();
+        assert_eq!((again.number, again.touched, s.begin(22, true)), (2, vec![7], None));
+        s.lose();
+        s.confirm(again.number, 1);
+        assert_eq!(s.fresh(1), Some(Fresh { at_ns: 21, reports: [(1, 10)].into() }));
+        assert_eq!(s.begin(23, true), None);
     }
 
     #[test]

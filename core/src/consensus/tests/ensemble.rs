@@ -3,6 +3,7 @@
 use super::rig::{TIMEOUT_MS, disk};
 use crate::command::Op;
 use crate::commit::{Outcome, Ticket};
+use crate::consensus::config::READ_ROUND_RETRY_NS;
 use crate::consensus::group::{Group, Role};
 use crate::consensus::{Consensus, ConsensusConfig, Parts, ShardParts, StopReason};
 use crate::members::{Member, MemberRole, Members};
@@ -158,6 +159,14 @@ impl Trio {
         self.until("a write through a healthy node", |trio| trio.nodes[n].opened.contains(&session));
     }
 
+    /// Hands in a sync. Its token.
+    fn sync(&mut self, n: usize) -> u64 {
+        let node = &mut self.nodes[n];
+        node.asked += 1;
+        node.shard.submits.push(Submit::Sync { ticket: Ticket { shard: 0, token: node.asked } }).unwrap();
+        node.asked
+    }
+
     /// A node's shard heard from the sessions.
     pub fn touch(&mut self, n: usize, sessions: &[i64]) {
         let touched = Submit::Touched { sessions: sessions.to_vec(), at_ns: self.now.mono_ns };
@@ -182,6 +191,31 @@ fn what_gathered_without_a_leader_fits_the_entries_of_the_next_one() {
     }
     trio.until("an answer to everything", |trio| trio.nodes.iter().all(|node| node.answered == 100));
     assert!(trio.reasons().iter().all(Option::is_none), "{:?}", trio.reasons());
+}
+
+#[test]
+fn what_a_leader_of_before_was_asked_is_asked_of_the_next_one_at_once() {
+    let mut trio = Trio::start();
+    trio.until("a first leader", |trio| trio.leader().is_some());
+    for n in 0..3 {
+        trio.write_through(n);
+    }
+    for _ in 0..6 {
+        let before = trio.leader().unwrap();
+        let next = (before + 1) % 3;
+        trio.nodes[before].core.group.transfer(next as u64 + 1);
+        let mut last = [0; 3];
+        while trio.leader() != Some(next) {
+            last = [0, 1, 2].map(|n| trio.sync(n));
+            trio.step();
+        }
+        let since_ns = trio.now.mono_ns;
+        trio.until("an answer to everybody", |trio| {
+            (0..3).all(|n| trio.nodes[n].answers.contains_key(&last[n]))
+        });
+        let waited_ns = trio.now.mono_ns - since_ns;
+        assert!(waited_ns < READ_ROUND_RETRY_NS / 4, "{waited_ns} ns after somebody leads");
+    }
 }
 
 /// Spoils the state of one node, and sees who stops.
