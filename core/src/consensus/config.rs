@@ -44,9 +44,6 @@ pub const STOP_PATIENCE_NS: u64 = 5_000_000_000;
 /// any network that an ensemble is run over, since a late answer counts for nothing.
 pub const READ_ROUND_RETRY_NS: u64 = 500_000_000;
 
-/// The same in a group of one, where only the first moments of a term lose a round.
-pub const READ_ROUND_RETRY_ALONE_NS: u64 = 20_000_000;
-
 /// Read indexes that a leader has under way at once: one confirmed while the next gathers.
 pub const READS_IN_FLIGHT_MAX: usize = 2;
 

@@ -9,7 +9,7 @@ use super::apply::Applier;
 use super::bootstrap;
 use super::checkpoints::Checkpoints;
 use super::cold_reader::ColdReader;
-use super::config::{ConsensusConfig, READ_ROUND_RETRY_ALONE_NS, READ_ROUND_RETRY_NS};
+use super::config::{ConsensusConfig, READ_ROUND_RETRY_NS};
 use super::control::{Control, StopReason};
 use super::deadlines::Deadlines;
 use super::disputes::Disputes;
@@ -247,7 +247,6 @@ impl Consensus {
             ..ShardConfig::default()
         };
         let beat_ns = shard.touch_beat_ns();
-        let retry_ns = (READ_ROUND_RETRY_ALONE_NS, READ_ROUND_RETRY_NS);
         let links = Links::new(config.members.as_ref().map(|members| {
             let linked = applier.machine.membership().linked();
             let members = if linked.members.is_empty() { members } else { &linked };
@@ -307,7 +306,7 @@ impl Consensus {
             intake,
             outbound,
             streams: Streams::default(),
-            rounds: Rounds::new(beat_ns, retry_ns, dir.incarnation() << 32),
+            rounds: Rounds::new(beat_ns, READ_ROUND_RETRY_NS, dir.incarnation() << 32),
             reads: Reads::default(),
             links,
             freshness: freshness.clone(),

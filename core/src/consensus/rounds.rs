@@ -60,8 +60,8 @@ pub(super) struct Begun {
 #[derive(Debug)]
 pub(super) struct Rounds {
     beat_ns: u64,
-    /// After which time a round without an answer is lost: in a group of one, and among others.
-    retry_ns: (u64, u64),
+    /// After which time a round without an answer is lost.
+    retry_ns: u64,
     /// When the last beat was begun.
     last_beat_ns: Option<u64>,
     arrived: Vec<Waiting>,
@@ -74,10 +74,9 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// Beats every `beat_ns`; a round without an answer is lost after `retry_ns`: the first one in a group of one, the second
-    /// one among others. Rounds are numbered behind `start`, which no other start of the node may share: the leader may
-    /// still confirm what the node asked before it was restarted.
-    pub(super) fn new(beat_ns: u64, retry_ns: (u64, u64), start: u64) -> Self {
+    /// Beats every `beat_ns`; a round without an answer is lost after `retry_ns`. Rounds are numbered behind `start`, which no other
+    /// start of the node may share: the leader may still confirm what the node asked before it was restarted.
+    pub(super) fn new(beat_ns: u64, retry_ns: u64, start: u64) -> Self {
         Self {
             beat_ns,
             retry_ns,
@@ -114,7 +113,7 @@ impl Rounds {
 
     /// The round to begin now, if one is due. `beats`: the node needs freshness.
     pub(super) fn begin(&mut self, now_ns: u64, beats: bool) -> Option<Begun> {
-        if self.retry_at_ns(beats).is_some_and(|at| now_ns < at) {
+        if self.retry_at_ns().is_some_and(|at| now_ns < at) {
             return None;
         }
         let due = beats && self.last_beat_ns.is_none_or(|at| now_ns >= at.saturating_add(self.beat_ns));
@@ -192,13 +191,12 @@ impl Rounds {
     /// When a round must be begun at the latest.
     pub(super) fn deadline_ns(&self, beats: bool) -> Option<u64> {
         let beat = beats.then(|| self.last_beat_ns.map_or(0, |at| at.saturating_add(self.beat_ns)));
-        self.retry_at_ns(beats).or(beat)
+        self.retry_at_ns().or(beat)
     }
 
-    fn retry_at_ns(&self, among_others: bool) -> Option<u64> {
+    fn retry_at_ns(&self) -> Option<u64> {
         let round = self.round.as_ref()?;
-        let retry_ns = if among_others { self.retry_ns.1 } else { self.retry_ns.0 };
-        Some(if round.lost { round.begun_ns } else { round.begun_ns.saturating_add(retry_ns) })
+        Some(if round.lost { round.begun_ns } else { round.begun_ns.saturating_add(self.retry_ns) })
     }
 }
 
@@ -209,7 +207,7 @@ mod tests {
     const RETRY: u64 = 100;
 
     fn rounds() -> Rounds {
-        Rounds::new(1000, (RETRY, RETRY), 0)
+        Rounds::new(1000, RETRY, 0)
     }
 
     fn ticket(token: u64) -> Ticket {
@@ -305,21 +303,8 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_grows_gives_its_rounds_the_time_of_a_network() {
-        let mut s = Rounds::new(1000, (20, 500), 0);
-        assert!(s.begin(0, true).is_some());
-        assert_eq!((s.begin(20, true), s.deadline_ns(true)), (None, Some(500)));
-        s.confirm(1, 1);
-        assert_eq!(s.fresh(1).map(|f| f.at_ns), Some(0));
-        s.arrive(&mut vec![(ticket(1), 0)]);
-        assert!(s.begin(100, false).is_some());
-        assert_eq!(s.deadline_ns(false), Some(120));
-    }
-
-    #[test]
     fn an_answer_to_an_earlier_start_of_the_node_counts_for_nothing() {
-        let (mut before, mut s) =
-            (Rounds::new(1000, (RETRY, RETRY), 1 << 32), Rounds::new(1000, (RETRY, RETRY), 2 << 32));
+        let (mut before, mut s) = (Rounds::new(1000, RETRY, 1 << 32), Rounds::new(1000, RETRY, 2 << 32));
         let (old, new) = (before.begin(0, true).unwrap(), s.begin(5, true).unwrap());
         s.confirm(old.number, 3);
         assert_eq!(s.fresh(9), None);
