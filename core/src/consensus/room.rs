@@ -99,12 +99,10 @@ impl Room {
         self.said.get(&node).is_some_and(|word| !word.full && word.at_ns > since_ns)
     }
 
-    /// The judgement of `term`; `true` if it is another one than before.
-    fn judge(&mut self, shut: bool, term: u64, now_ns: u64) -> bool {
-        let before = self.shut;
-        let since_ns = before.map_or(now_ns, |shut| shut.since_ns);
+    /// The judgement of `term`. What waits in the shards' rings is refused or taken with the next look into them.
+    fn judge(&mut self, shut: bool, term: u64, now_ns: u64) {
+        let since_ns = self.shut.map_or(now_ns, |shut| shut.since_ns);
         self.shut = shut.then_some(Shut { term, since_ns });
-        before.is_some() != shut
     }
 
     /// On the leader of `term`, in whose two halves of the voters (one of them empty, mostly) so many are able: whether nothing is made
@@ -141,10 +139,7 @@ impl Consensus {
             // The leader's word, for as long as it leads.
             self.group.leader() != 0 && self.room.shut.is_some_and(|shut| shut.term == term)
         };
-        if self.room.judge(shut, term, now_ns) {
-            // Those who wait in the rings are refused now, or taken again.
-            self.shards.mark_all();
-        }
+        self.room.judge(shut, term, now_ns);
         // At once, so that little is on its way to a leader that cannot order it.
         let word = (self.phase.full_since.is_some(), shut && self.group.role() == Role::Leader);
         if std::mem::replace(&mut self.room.told, word) != word {
@@ -316,11 +311,13 @@ mod tests {
     #[test]
     fn a_judgement_that_is_repeated_counts_from_the_first_time() {
         let mut room = Room::default();
-        assert!(!room.judge(false, 1, 5));
-        assert!(room.judge(true, 1, 10));
+        room.judge(true, 1, 10);
         // Another leader finds the same.
-        assert!(!room.judge(true, 2, 20));
+        room.judge(true, 2, 20);
         assert_eq!(room.shut_since(), Some(10));
-        assert!(room.judge(false, 2, 30) && room.shut_since().is_none());
+        room.judge(false, 2, 30);
+        assert_eq!(room.shut_since(), None);
+        room.judge(true, 2, 40);
+        assert_eq!(room.shut_since(), Some(40));
     }
 }
