@@ -23,8 +23,10 @@ const CEILING_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 const COMMITS_JUDGED: u32 = 16;
 /// What commits may take longer than usual beside half as long again: the jitter of a quiet disk.
 const SLACK_NS: u64 = 100_000;
-/// Without a commit for this long nobody is in the way.
+/// Without a commit for this long, and without a batch that is under way, nobody is in the way.
 const QUIET_NS: u64 = 100_000_000;
+/// A batch that is under way for so long keeps nobody from being fed: its commit may need whoever is behind.
+const STUCK_NS: u64 = 1_000_000_000;
 /// How long after the last piece commits may still be slow because of it.
 const ECHO_NS: u64 = 1_000_000_000;
 /// Judgements in which a leader gets used to commits that stay slow at the floor: some seconds under load.
@@ -179,7 +181,8 @@ impl Default for Pace {
 impl Pace {
     /// When the next piece may go, if nothing is committed until then.
     fn due_ns(&self) -> u64 {
-        self.next_ns.min(self.committed_ns + QUIET_NS)
+        let quiet_ns = self.committed_ns + QUIET_NS;
+        self.next_ns.min(self.proposed.front().map_or(quiet_ns, |since_ns| quiet_ns.max(since_ns + STUCK_NS)))
     }
 
     fn is_due(&self, now_ns: u64) -> bool {
@@ -312,6 +315,33 @@ mod tests {
         assert!(feed.next_fetch(now_ns).is_some());
         feed.fetch(Fetch { to: 2, low: 9, high: 19, bytes_max: 1, token: 0 });
         assert!(feed.next_fetch(now_ns + 1).is_some());
+    }
+
+    #[test]
+    fn who_waits_long_for_a_commit_is_in_the_way_until_it_is_stuck() {
+        let mut feed = Feed::default();
+        let (mut fed, mut last_ns) = (0, 0);
+        // One batch at a time, of 150 ms each, and of three times that while somebody is fed.
+        for ms in 1..120_000 {
+            let now_ns = ms * MS;
+            let took_ns = if ms < 30_000 { 150 * MS } else { 450 * MS };
+            if ms == 1 || now_ns >= last_ns + took_ns {
+                feed.committed(now_ns);
+                feed.proposed(10, now_ns);
+                last_ns = now_ns;
+            }
+            feed.fetches.clear();
+            feed.fetch(Fetch { to: 2, low: 1, high: 9, bytes_max: FETCH_BYTES, token: 0 });
+            if ms >= 30_000 && feed.next_fetch(now_ns).is_some() && ms >= 60_000 {
+                fed += FETCH_BYTES;
+            }
+        }
+        assert!(fed / 60 <= 2 * FLOOR_BYTES, "{} B/s though commits are slow", fed / 60);
+        // Nothing is committed any more: perhaps who is behind is needed for that.
+        let stuck_ns = last_ns + STUCK_NS;
+        assert!(feed.next_fetch(stuck_ns).is_some());
+        feed.fetch(Fetch { to: 2, low: 9, high: 19, bytes_max: 1, token: 0 });
+        assert!(feed.next_fetch(stuck_ns + 1).is_some());
     }
 
     #[test]
