@@ -109,6 +109,11 @@ impl Membership {
         !self.outgoing.is_empty()
     }
 
+    /// Those of whom a majority is needed whatever becomes of a change: while it is joint, those from before.
+    pub fn settled_voters(&self) -> &[u64] {
+        if self.is_joint() { &self.outgoing } else { &self.voters }
+    }
+
     /// Whether nobody else's vote counts.
     pub fn is_sole_voter(&self, node: u64) -> bool {
         self.voters == [node] && (self.outgoing.is_empty() || self.outgoing == [node])
@@ -342,7 +347,9 @@ mod tests {
             (&[1, 2, 3][..], &[6][..], &[3][..])
         );
         assert_eq!(joint.enter(&target), Err(MembershipError::Order { joint: true }));
+        assert_eq!(joint.settled_voters(), [1, 2, 3]);
         assert_eq!(joint.leave(), Ok(Membership::new(vec![2, 4, 5], vec![3, 6])));
+        assert_eq!(joint.leave().unwrap().settled_voters(), [2, 4, 5]);
         assert_eq!(start().leave(), Err(MembershipError::Order { joint: false }));
     }
 

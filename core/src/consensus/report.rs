@@ -5,7 +5,7 @@
 
 use super::engine::Consensus;
 use super::founding::Servers;
-use super::group::{Group, Role};
+use super::group::{Group, Membership, Role};
 use crate::peers::{Contact, Refusal};
 use crate::stats::Mode;
 use paddock_transport::engine::Now;
@@ -98,7 +98,7 @@ impl Consensus {
         node.node_id.set(u64::from(self.node));
         let membership = self.group.membership();
         self.report.votes = membership.voters.contains(&u64::from(self.node));
-        node.quorum_size.set(membership.voters.len() as u64);
+        node.quorum_size.set(membership.settled_voters().len() as u64);
         node.disk_full.set(u64::from(self.phase.full_since.is_some()));
         let progress = self.group.progress();
         let mine = u64::from(self.node);
@@ -178,8 +178,7 @@ impl Consensus {
                 Servers(&lost)
             );
         }
-        let reachable = self.links.up().len() + 1;
-        format!("no leader; {reachable} nodes see each other here, {needed} of {voters} voters are needed")
+        no_leader(self.links.up().len() + 1, &self.group.membership())
     }
 
     /// Voters that were met since this node's start, and are not those who once promised something to this ensemble.
@@ -194,9 +193,37 @@ impl Consensus {
     }
 }
 
+/// What is missing where `reachable` nodes see each other.
+fn no_leader(reachable: usize, membership: &Membership) -> String {
+    let ids = |voters: &[u64]| voters.iter().map(|id| *id as u8).collect::<Vec<u8>>();
+    let (before, after) = (ids(&membership.outgoing), ids(&membership.voters));
+    let needed = match membership.is_joint() {
+        true => format!(
+            "a majority of {} and one of {} are needed, since a change of the voters is under way",
+            Servers(&before),
+            Servers(&after)
+        ),
+        false => format!("{} of {} voters are needed", after.len() / 2 + 1, after.len()),
+    };
+    format!("no leader; {reachable} nodes see each other here, {needed}")
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::group::Target;
     use super::*;
+
+    #[test]
+    fn who_is_missing_in_the_middle_of_a_change_of_voters_is_named() {
+        let alone = Membership::new(vec![3], vec![1, 2]);
+        assert_eq!(no_leader(1, &alone), "no leader; 1 nodes see each other here, 1 of 1 voters are needed");
+        let joint = alone.enter(&Target { voters: vec![1, 2, 3], learners: Vec::new() }).unwrap();
+        assert_eq!(
+            no_leader(2, &joint),
+            "no leader; 2 nodes see each other here, a majority of server 3 and one of servers 1, 2 and 3 are needed, since a \
+             change of the voters is under way"
+        );
+    }
 
     #[test]
     fn a_node_that_is_long_in_coming_into_service_says_so_once_each_init_limit() {
