@@ -84,7 +84,10 @@ pub fn answer(word: Word, facts: &Facts<'_>) -> String {
     }
     match word {
         Word::Ruok => "imok".to_owned(),
-        Word::Lead => "asked; srvr tells who leads\n".to_owned(),
+        Word::Lead => match why_not_to_lead(facts.stats) {
+            Some(why) => format!("{why}\n"),
+            None => "asked; srvr tells who leads\n".to_owned(),
+        },
         Word::Isro => match facts.serving() {
             Serving::Full => "rw",
             Serving::ReadOnly => "ro",
@@ -133,6 +136,18 @@ pub fn answer(word: Word, facts: &Facts<'_>) -> String {
         // Not among the answered words, so the whitelist has refused them above.
         _ => String::new(),
     }
+}
+
+/// Why this server cannot lead, with what to do; `None`: it may.
+pub fn why_not_to_lead(stats: &Stats) -> Option<&'static str> {
+    if stats.node().disk_full.get() != 0 {
+        return Some(
+            "the disk of this server's data directory is full, so it is not made the leader: free space on it and ask again, \
+             or ask another server to lead",
+        );
+    }
+    (stats.mode() == Mode::Observer)
+        .then_some("this server has no vote, being an observer or not caught up yet: it cannot lead. Ask one of the voters to")
 }
 
 /// ZooKeeper's sentence, and behind it what it does not tell: why.
@@ -439,6 +454,23 @@ mod tests {
         }
         let behind = Facts { serving: Serving::Nobody, ..facts(&stats, &[]) };
         assert!(answer(Word::Srvr, &behind).contains("data directory is full"));
+    }
+
+    #[test]
+    fn a_server_that_cannot_lead_says_why_and_is_not_asked_in_vain() {
+        let stats = Stats::new(1, 0);
+        let facts = Facts { words: Words::parse("lead").0, ..facts(&stats, &[]) };
+        stats.set_mode(Mode::Follower);
+        assert!(answer(Word::Lead, &facts).starts_with("asked"));
+        stats.node().disk_full.set(1);
+        // It says so also when it has fallen behind too far to serve.
+        for serving in [Serving::Full, Serving::Nobody] {
+            let text = answer(Word::Lead, &Facts { serving, ..facts });
+            assert!(text.contains("is full") && text.contains("free space"), "{text}");
+        }
+        stats.node().disk_full.set(0);
+        stats.set_mode(Mode::Observer);
+        assert!(answer(Word::Lead, &facts).contains("observer"));
     }
 
     #[test]

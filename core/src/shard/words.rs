@@ -93,7 +93,10 @@ impl Shard {
             },
         };
         let mut answer = if word == Word::TelnetClose { String::new() } else { text::answer(word, &facts) };
-        if word == Word::Lead && self.config.words.allows(word) && !self.uplink.push_plain(Submit::Lead) {
+        let asks = word == Word::Lead
+            && self.config.words.allows(word)
+            && text::why_not_to_lead(&self.stats).is_none();
+        if asks && !self.uplink.push_plain(Submit::Lead) {
             answer = "busy; try again\n".to_owned();
         }
         if let Some(out) = self.connections.slot(slot).and_then(|c| io.out(c.id)) {

@@ -26,6 +26,9 @@ const LEAD_POLL: Duration = Duration::from_millis(200);
 /// What a four-letter word answers on a server that has no quorum.
 const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requests";
 
+/// How a server ends its answer to a word that it does not take.
+const NOT_ALLOWED: &str = "not in the whitelist";
+
 /// What one server tells. `None`: it does not.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Node {
@@ -109,27 +112,46 @@ pub fn parse_servers(text: &str) -> Result<Vec<String>, String> {
 /// Asks a server to become the leader, and waits until it is.
 pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
     let until = Instant::now() + patience;
-    let mut role = String::new();
+    let mut found = Node::default();
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(format!(
-                "it is {role} after {} ms. Has it a vote, and is it caught up (paddock status)? An election may also have \
-                 chosen another server meanwhile: ask again",
-                patience.as_millis()
-            ));
+            return Err(why_it_does_not_lead(&found, patience));
         }
-        role = ask_one(server, left)?.role;
-        if role == "leader" || role == "standalone" {
+        found = ask_one(server, left)?;
+        if found.role == "leader" || found.role == "standalone" {
             return Ok(());
         }
         let answer = ask(server, "lead", left).map_err(|e| e.to_string())?;
         if !answer.starts_with("asked") {
-            return Err(format!("it answers: {}", answer.trim()));
+            return Err(match answer.contains(NOT_ALLOWED) {
+                true => "it does not take the word `lead`: add it by name to 4lw.commands.whitelist in that server's \
+                         configuration (`*` does not include it), and restart it"
+                    .to_owned(),
+                false => format!("it answers: {}", answer.trim()),
+            });
         }
         // An election among servers that agree takes a few round trips; the word may be said again without harm.
         std::thread::sleep(LEAD_POLL.min(left));
     }
+}
+
+/// It was asked, and the time is over.
+fn why_it_does_not_lead(found: &Node, patience: Duration) -> String {
+    let after = format!("it is {} after {} ms", found.role, patience.as_millis());
+    // A server of an earlier release says that it was asked, whatever its disk is like.
+    if found.disk_full {
+        return format!(
+            "{after}, and its disk is full: free space on it and ask again, or ask another server to lead"
+        );
+    }
+    if found.leader == Some(0) {
+        return format!("{after}, and knows no leader that could hand over: {}", found.blocked);
+    }
+    format!(
+        "{after}. Has it a vote, and is it caught up (paddock status)? An election may also have chosen another server meanwhile: \
+         ask again"
+    )
 }
 
 fn ask_one(server: &str, patience: Duration) -> Result<Node, String> {

@@ -113,14 +113,14 @@ fn connect_strings_are_read_as_clients_write_them() {
 }
 
 /// Answers one connection after another with what `talk` writes, until the test ends.
-fn server(talk: impl Fn(&mut std::net::TcpStream) + Send + 'static) -> String {
+fn server(talk: impl Fn(&mut std::net::TcpStream, &[u8; 4]) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
         for mut socket in listener.incoming().map_while(Result::ok) {
             let mut word = [0; 4];
             if socket.read_exact(&mut word).is_ok() {
-                talk(&mut socket);
+                talk(&mut socket, &word);
             }
         }
     });
@@ -128,13 +128,41 @@ fn server(talk: impl Fn(&mut std::net::TcpStream) + Send + 'static) -> String {
 }
 
 #[test]
+fn leadership_that_cannot_be_had_is_told_with_its_reason_and_what_to_do() {
+    let patience = Duration::from_millis(300);
+    let why = |mntr: String, answer: &'static str| {
+        let server = server(move |s, word| {
+            let text = match word {
+                b"srvr" => SRVR,
+                b"mntr" => &mntr,
+                _ => answer,
+            };
+            drop(s.write_all(text.as_bytes()));
+        });
+        lead(&server, patience).unwrap_err()
+    };
+    let full = why(MNTR.to_owned(), "the disk of this server's data directory is full\n");
+    assert_eq!(full, "it answers: the disk of this server's data directory is full");
+    // One that says nothing of it.
+    let full = why(format!("{MNTR}paddock_disk_full\t1\n"), "asked\n");
+    assert!(full.contains("its disk is full: free space") && !full.contains("vote"), "{full}");
+    let none =
+        MNTR.replace("paddock_leader\t3", "paddock_leader\t0") + "paddock_write_block_reason\tno leader\n";
+    let none = why(none, "asked\n");
+    assert!(none.ends_with("knows no leader that could hand over: no leader"), "{none}");
+    assert!(why(MNTR.to_owned(), "asked\n").contains("Has it a vote"));
+    let refused = why(MNTR.to_owned(), "lead is not executed because it is not in the whitelist.\n");
+    assert!(refused.contains("add it by name to 4lw.commands.whitelist"), "{refused}");
+}
+
+#[test]
 fn a_server_that_never_answers_or_never_ends_is_given_up() {
     let patience = Duration::from_millis(200);
     let hold = std::sync::Mutex::new(Vec::new());
-    let silent = server(move |s| hold.lock().unwrap().push(s.try_clone()));
-    let endless = server(|s| while s.write_all(&[b'x'; 65536]).is_ok() {});
-    let closing = server(|_| ());
-    let good = server(|s| drop(s.write_all(SRVR.as_bytes())));
+    let silent = server(move |s, _| hold.lock().unwrap().push(s.try_clone()));
+    let endless = server(|s, _| while s.write_all(&[b'x'; 65536]).is_ok() {});
+    let closing = server(|_, _| ());
+    let good = server(|s, _| drop(s.write_all(SRVR.as_bytes())));
     let vacant = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let report = ask_all(&[silent, endless, closing, good, vacant, "no such host:1".to_owned()], patience);
     let why = |i: usize| report.rows[i].told.clone().unwrap_err();
