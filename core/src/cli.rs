@@ -266,6 +266,7 @@ fn status(flags: &Status) -> u8 {
     let text = if flags.json { report.json() } else { report.table() };
     // A reader that has seen enough closes the pipe; the exit code still counts.
     let _ = io::stdout().write_all(text.as_bytes());
+    report.notes().iter().for_each(|note| eprintln!("paddock: {note}"));
     let (code, why) = match report.verdict() {
         Verdict::Healthy => return EXIT_OK,
         Verdict::Degraded { why } => (EXIT_FAILED, why),

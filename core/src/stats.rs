@@ -188,6 +188,7 @@ pub struct Stats {
 #[derive(Debug, Default)]
 struct Texts {
     write_block: String,
+    membership_wait: String,
     membership: String,
 }
 
@@ -249,6 +250,17 @@ impl Stats {
         let mut texts = self.texts();
         if texts.write_block != reason {
             reason.clone_into(&mut texts.write_block);
+        }
+    }
+    /// On the leader: what a change of the membership waits for, or who has no vote yet; empty: nothing, nobody.
+    pub fn membership_wait(&self) -> String {
+        self.texts().membership_wait.clone()
+    }
+    /// Tells it; called by the consensus core.
+    pub fn set_membership_wait(&self, text: &str) {
+        let mut texts = self.texts();
+        if texts.membership_wait != text {
+            text.clone_into(&mut texts.membership_wait);
         }
     }
     /// The membership as `/zookeeper/config` holds it; empty on a standalone node.

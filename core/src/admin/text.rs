@@ -320,6 +320,9 @@ fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
         let _ = writeln!(out, "paddock_lag_ms\t{lag_ms}");
     }
     let _ = writeln!(out, "paddock_write_block_reason\t{}", stats.write_block());
+    if stats.mode() == Mode::Leader {
+        let _ = writeln!(out, "paddock_membership_wait\t{}", stats.membership_wait());
+    }
 }
 
 #[cfg(test)]
@@ -418,6 +421,7 @@ mod tests {
         stats.node().synced_followers.set(2);
         stats.node().synced_observers.set(1);
         stats.node().quorum_size.set(3);
+        stats.set_membership_wait("reconfiguration 2 waits for server 4");
         let f = facts(&stats, &[]);
         let text = answer(Word::Srvr, &f);
         assert!(
@@ -432,6 +436,7 @@ mod tests {
             "zk_learners\t3",
             "zk_leader_uptime\t3000",
             "paddock_lag_ms\t7",
+            "paddock_membership_wait\treconfiguration 2 waits for server 4",
         ] {
             assert!(text.contains(&format!("{row}\n")), "{row} is missing: {text}");
         }

@@ -117,6 +117,7 @@ impl Consensus {
             self.report.members = Some(members.version);
             self.stats.set_membership(members.config_text());
         }
+        self.stats.set_membership_wait(self.steward.waits_for());
         let blocked = self.why_nothing_is_written(membership.voters.len());
         if blocked != self.report.blocked {
             if blocked.is_empty() {

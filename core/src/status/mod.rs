@@ -52,6 +52,8 @@ pub struct Node {
     pub leader: Option<u64>,
     /// Why nothing is written, as far as it knows; empty while writes go on.
     pub blocked: String,
+    /// What a change of the membership waits for, or who has no vote yet, as far as it leads; empty: nothing, nobody.
+    pub membership_wait: String,
     /// Its log has no room for more.
     pub disk_full: bool,
     /// Open client connections.
@@ -203,6 +205,7 @@ fn monitored(mntr: &str) -> Node {
         lag_ms: number("paddock_lag_ms"),
         leader: number("paddock_leader"),
         blocked: text("paddock_write_block_reason").unwrap_or_default(),
+        membership_wait: text("paddock_membership_wait").unwrap_or_default(),
         disk_full: number("paddock_disk_full").is_some_and(|v| v != 0),
         connections: number("num_alive_connections"),
         latency_avg_ms: None,

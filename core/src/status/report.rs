@@ -91,6 +91,14 @@ impl Report {
         Verdict::NoSingleLeader { why }
     }
 
+    /// What is not wrong, and worth knowing: what a change of the membership waits for, who has no vote yet.
+    pub fn notes(&self) -> Vec<String> {
+        let told = self.rows.iter().filter_map(|r| r.told.as_ref().ok().map(|n| (&r.server, n)));
+        told.filter(|(_, n)| !n.membership_wait.is_empty())
+            .map(|(server, n)| format!("{server}: {}", n.membership_wait))
+            .collect()
+    }
+
     /// The table, with a line's end behind each row.
     pub fn table(&self) -> String {
         let cells: Vec<[String; 12]> = self.rows.iter().map(cells).collect();
@@ -143,6 +151,7 @@ fn server_json(row: &Row) -> Value {
             "lag_ms": n.lag_ms,
             "leader": n.leader,
             "writes_blocked": n.blocked,
+            "membership_wait": n.membership_wait,
             "disk_full": n.disk_full,
             "connections": n.connections,
             "latency_avg_ms": n.latency_avg_ms,

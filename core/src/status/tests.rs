@@ -85,6 +85,14 @@ fn healthy_means_exactly_one_leader_and_nobody_missing() {
 }
 
 #[test]
+fn a_reconfiguration_that_waits_is_told_and_makes_nobody_ill() {
+    let waits = monitored("paddock_membership_wait\treconfiguration 2 waits for server 4\n");
+    let waits = report(vec![Ok(Node { role: "leader".to_owned(), ..waits }), Ok(node("follower"))]);
+    assert_eq!(waits.notes(), ["h0:2181: reconfiguration 2 waits for server 4"]);
+    assert_eq!(waits.verdict(), Verdict::Healthy);
+}
+
+#[test]
 fn an_unreachable_servers_reason_does_not_widen_the_columns() {
     let text = report(vec![Ok(node("leader")), Err("no answer within 2000 ms".to_owned())]).table();
     let lines: Vec<&str> = text.lines().collect();

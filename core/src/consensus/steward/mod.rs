@@ -24,11 +24,13 @@
 //! |---|---|
 //! | [`standing`] | who is present, ready, still moving, done with lingering |
 //! | [`steps`] | the next step |
+//! | [`waiting`] | what is waited for, in words |
 
 mod standing;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use super::group::{Membership, Progress, Target};
 use crate::command::{Batch, Command, NO_STREAM};
@@ -36,6 +38,7 @@ use crate::machine::{MembershipCommand, MembershipState};
 use crate::members::Member;
 use standing::Memory;
 use std::collections::BTreeMap;
+use waiting::Waiting;
 
 /// Entries by which a learner may be behind the commit index when it gets a vote, if it has what was committed when it came: a few
 /// ms of work at full load, so that commits do not wait for it.
@@ -58,9 +61,14 @@ pub const LINGER_NS: u64 = 30_000_000_000;
 /// How often it looks while something is under way.
 pub const LOOK_NS: u64 = 100_000_000;
 
+/// How long a node that was heard from counts as present while its link stands: Raft forgets once each election timeout who
+/// was, and who is not there for that moment only must not make a reconfiguration fail.
+pub const PRESENT_NS: u64 = 1_000_000_000;
+
 /// How long a step that shows no effect is waited for before it is taken again: proposals may be lost with a leader's term.
 pub const RETRY_NS: u64 = 2_000_000_000;
 
+const _: () = assert!(LOOK_NS < PRESENT_NS && PRESENT_NS < CATCH_UP_STALL_NS);
 const _: () = assert!(LOOK_NS < TOLD_NS && TOLD_NS < LINGER_NS && CATCH_UP_STALL_NS < CATCH_UP_NS_MAX);
 
 /// What the leader shall do.
@@ -111,6 +119,7 @@ pub struct Steward {
     links: BTreeMap<u8, [u8; 16]>,
     memory: Memory,
     awaited: Option<Awaited>,
+    waiting: Waiting,
     /// Something happened since the last look.
     dirty: bool,
     /// Something is under way: look again at `next_ns`.
@@ -137,6 +146,7 @@ impl Steward {
             links: BTreeMap::from([(node, identity)]),
             memory: Memory::default(),
             awaited: None,
+            waiting: Waiting::default(),
             dirty: true,
             busy: false,
             next_ns: 0,
@@ -178,8 +188,14 @@ impl Steward {
     pub fn rest(&mut self) {
         self.memory = Memory::default();
         self.awaited = None;
+        self.waiting = Waiting::default();
         self.dirty = true;
         self.busy = false;
+    }
+
+    /// What the membership waits for, for operators; empty: nothing, as far as this node leads.
+    pub fn waits_for(&self) -> &str {
+        &self.waiting.text
     }
 
     /// Whether a look may lead to a step.
@@ -209,6 +225,10 @@ impl Steward {
         if act.is_some() {
             let (state, raft) = (view.state.clone(), view.raft.clone());
             self.awaited = Some(Awaited { until_ns: view.now_ns + RETRY_NS, state, raft });
+        } else if !view.raft.is_joint() && view.state.joint.is_none() {
+            let waiting = self.waiting(view);
+            waiting.tell(&self.waiting);
+            self.waiting = waiting;
         }
         act
     }

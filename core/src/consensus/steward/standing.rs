@@ -4,7 +4,8 @@
 //! when a removed node has the entry that removes it. Never decides anything. It stays correct because all of it may be forgotten: then waiting begins anew.
 
 use super::{
-    CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, LINGER_NS, PROMOTE_LAG_ENTRIES, Progress, Steward, TOLD_NS, View,
+    CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, LINGER_NS, PRESENT_NS, PROMOTE_LAG_ENTRIES, Progress, Steward,
+    TOLD_NS, View,
 };
 use std::collections::BTreeMap;
 
@@ -17,6 +18,8 @@ pub(super) struct Memory {
     catching_up: BTreeMap<u8, Advance>,
     /// What was committed when learners were first seen.
     came: BTreeMap<u64, u64>,
+    /// When Raft had heard from them at the last look at which it had.
+    heard: BTreeMap<u64, u64>,
     /// Former members that are still learners.
     lingering: BTreeMap<u8, Lingering>,
 }
@@ -73,6 +76,10 @@ impl Steward {
                 }
             }
         }
+        memory.heard.retain(|node, _| view.raft.contains(*node));
+        for found in view.progress.iter().filter(|p| p.active) {
+            memory.heard.insert(found.node, view.now_ns);
+        }
         memory.came.retain(|node, _| view.raft.learners.contains(node));
         for node in &view.raft.learners {
             memory.came.entry(*node).or_insert(view.commit);
@@ -92,8 +99,14 @@ impl Steward {
 
     /// A voter that answers.
     pub(super) fn is_present(&self, view: &View<'_>, node: u8) -> bool {
-        node == self.node
-            || (self.is_known(view, node) && progress(view, node).is_some_and(|p| p.active && !p.snapshot))
+        let answers = |p: &Progress| self.is_heard(view, node) && !p.snapshot;
+        node == self.node || (self.is_known(view, node) && progress(view, node).is_some_and(answers))
+    }
+
+    /// Raft has heard from it not long ago.
+    pub(super) fn is_heard(&self, view: &View<'_>, node: u8) -> bool {
+        let last_ns = self.memory.heard.get(&u64::from(node));
+        last_ns.is_some_and(|at_ns| view.now_ns.saturating_sub(*at_ns) < PRESENT_NS)
     }
 
     /// One that may get a vote, or leadership, without anybody having to wait for it. A short log may be nothing but the last

@@ -90,18 +90,27 @@ impl Steward {
         }
 
         let is_voter = |node: u8| view.raft.voters.contains(&u64::from(node));
-        let counts = |node: u8| match is_voter(node) {
-            true => self.is_present(view, node),
-            false => self.is_ready(view, node),
-        };
-        let mut behind = wanted.voters().filter(|node| !is_voter(*node) && !self.is_ready(view, *node));
-        if behind.any(|node| self.is_catching_up(view, node)) {
+        let catches_up =
+            |node: &u8| !is_voter(*node) && !self.is_ready(view, *node) && self.is_catching_up(view, *node);
+        // Who was a participant before this and has no vote yet gets it later as well.
+        let joins = |node: &u8| !view.state.members.voters().any(|member| member == *node);
+        if wanted.voters().filter(joins).any(|node| catches_up(&node)) {
             return None;
         }
         let refuse = Act::Order(MembershipCommand::Refuse { number: pending.number });
-        if 2 * wanted.voters().filter(|node| counts(*node)).count() <= wanted.voters().count() {
-            // A voter may be between two links just now.
-            let over = self.attempt_ns(view) >= CATCH_UP_STALL_NS;
+        let missing: Vec<u8> = wanted.voters().filter(|node| !self.counts(view, *node)).collect();
+        if 2 * missing.len() >= wanted.voters().count() {
+            // A voter may be between two links just now, and without those who are behind there are too few.
+            let over = self.attempt_ns(view) >= CATCH_UP_STALL_NS && !missing.iter().any(catches_up);
+            if over {
+                tracing::warn!(
+                    "reconfiguration {} is refused (NewConfigNoQuorum): of its {} voters {} do not count: {}. Nothing has changed",
+                    pending.number,
+                    wanted.voters().count(),
+                    missing.len(),
+                    self.list(view, &missing)
+                );
+            }
             return over.then_some(refuse);
         }
 
@@ -112,9 +121,18 @@ impl Steward {
             let over = self.attempt_ns(view) >= CATCH_UP_NS_MAX;
             return if over { Some(refuse) } else { self.hand_over(view, wanted, &voters) };
         }
+        tracing::info!("reconfiguration {} takes effect, with voters {voters:?}", pending.number);
         let command = MembershipCommand::Conclude { number: pending.number };
         let learners = others(view.raft, &voters, []);
         self.change(view, Target { voters, learners }, Some(command))
+    }
+
+    /// Whether a voter-to-be counts for the quorum that a reconfiguration needs.
+    pub(super) fn counts(&self, view: &View<'_>, node: u8) -> bool {
+        match view.raft.voters.contains(&u64::from(node)) {
+            true => self.is_present(view, node),
+            false => self.is_ready(view, node),
+        }
     }
 
     /// This leader shall not vote: one of those who shall leads on. If none of them votes yet, some get their votes first.

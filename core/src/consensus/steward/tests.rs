@@ -296,6 +296,81 @@ fn a_joiner_that_never_comes_neither_holds_up_the_answer_nor_gets_a_vote() {
 }
 
 #[test]
+fn a_change_beside_a_participant_that_never_came_is_answered_at_once() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.reconfig(&[spec(4, "participant")], "");
+    cluster.wait(CATCH_UP_STALL_NS / 2);
+    let waits = cluster.steward.waits_for().to_owned();
+    assert!(
+        waits.contains("reconfiguration 1 waits for server 4 (not connected): 3 of its 4 voters"),
+        "{waits}"
+    );
+    cluster.wait(CATCH_UP_STALL_NS);
+    assert!(matches!(cluster.results[..], [Outcome::Ok(_)]));
+    assert_eq!(cluster.steward.waits_for(), "no vote until caught up: server 4 (not connected)");
+    let begun = cluster.now_ns;
+    cluster.reconfig(&[spec(5, "observer")], "");
+    while cluster.results.is_empty() {
+        cluster.wait(LOOK_NS);
+        assert!(cluster.now_ns - begun < CATCH_UP_STALL_NS, "server 4 is not what this change is about");
+    }
+    assert!(matches!(cluster.results[..], [Outcome::Ok(_)]));
+    cluster.start_empty(4, [4; 16]);
+    cluster.node(4).snapshot = true;
+    cluster.wait(LOOK_NS);
+    assert!(cluster.steward.waits_for().ends_with("server 4 (it is sent a snapshot)"));
+    cluster.node(4).snapshot = false;
+    cluster.catch_up();
+    cluster.settle();
+    assert_eq!((cluster.raft.voters.as_slice(), cluster.steward.waits_for()), (&[1, 2, 3, 4][..], ""));
+}
+
+#[test]
+fn the_moment_in_which_raft_forgets_who_answered_refuses_no_change() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.reconfig(&[spec(4, "participant")], "");
+    cluster.wait(CATCH_UP_STALL_NS - 2 * LOOK_NS);
+    assert!(cluster.results.is_empty());
+    let everybody = |cluster: &mut Cluster, up: bool| [2, 3].iter().for_each(|n| cluster.node(*n).up = up);
+    everybody(&mut cluster, false);
+    cluster.wait(4 * LOOK_NS);
+    assert!(matches!(cluster.results[..], [] | [Outcome::Ok(_)]), "{:?}", cluster.results);
+    everybody(&mut cluster, true);
+    cluster.wait(2 * LOOK_NS);
+    assert!(matches!(cluster.results[..], [Outcome::Ok(_)]), "{:?}", cluster.results);
+    // For longer they are not there, link or no link.
+    everybody(&mut cluster, false);
+    cluster.wait(PRESENT_NS);
+    cluster.reconfig(&[spec(5, "observer")], "");
+    cluster.wait(2 * CATCH_UP_STALL_NS);
+    assert_eq!(cluster.results, [Outcome::Err(error::NEW_CONFIG_NO_QUORUM)]);
+}
+
+#[test]
+fn a_participant_that_is_behind_is_waited_for_where_a_change_needs_it() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.reconfig(&[spec(4, "participant")], "");
+    cluster.wait(2 * CATCH_UP_STALL_NS);
+    cluster.start_empty(4, [4; 16]);
+    cluster.node(4).snapshot = true;
+    // 1 and 4 are left of three, and one of them is behind.
+    cluster.stop(3);
+    cluster.reconfig(&[], "2");
+    cluster.wait(2 * CATCH_UP_STALL_NS);
+    assert!(cluster.results.is_empty(), "it moves");
+    let waits = cluster.steward.waits_for().to_owned();
+    assert!(
+        waits.contains("server 3 (not connected), server 4 (it is sent a snapshot): 1 of its 3"),
+        "{waits}"
+    );
+    cluster.node(4).snapshot = false;
+    cluster.catch_up();
+    cluster.settle();
+    assert!(matches!(cluster.results[..], [Outcome::Ok(_)]));
+    assert_eq!(cluster.raft.voters, [1, 3, 4]);
+}
+
+#[test]
 fn without_a_quorum_of_the_new_members_nothing_changes() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     let text = cluster.config();
