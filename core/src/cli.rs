@@ -197,9 +197,7 @@ fn serve(flags: Serve) -> u8 {
         Ok(settled) => settled,
         Err(message) => return fail(EXIT_USAGE, &message),
     };
-    for finding in findings {
-        tracing::warn!("{finding}");
-    }
+    tell(flags.config.as_deref(), &findings);
     let options = ServerOptions {
         transport: flags.transport,
         shards: flags.shards.map(usize::from),
@@ -314,7 +312,10 @@ fn check(path: &Path) -> u8 {
 fn refound(path: &Path) -> u8 {
     init_log();
     let config = match config::load(path, None) {
-        Ok((config, _)) => config,
+        Ok((config, findings)) => {
+            tell(Some(path), &findings);
+            config
+        }
         Err(message) => return fail(EXIT_USAGE, &message),
     };
     match crate::server::refound(&config) {
@@ -346,6 +347,16 @@ fn settle(flags: &Serve) -> Result<(Config, Vec<Finding>), String> {
         }
     }
     Ok((config, findings))
+}
+
+/// What is worth knowing of a configuration file, into the log.
+fn tell(file: Option<&Path>, findings: &[Finding]) {
+    for finding in findings {
+        match file {
+            Some(path) => tracing::warn!("{}: {finding}", path.display()),
+            None => tracing::warn!("{finding}"),
+        }
+    }
 }
 
 fn fail(code: u8, message: &str) -> u8 {

@@ -29,6 +29,15 @@ fn all(words: &[Word]) -> u32 {
     words.iter().fold(0, |bits, word| bits | bit(*word))
 }
 
+/// A name in a whitelist that enables nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Misfit {
+    /// As written.
+    pub name: String,
+    /// It is one of ZooKeeper's words, and has no answer here.
+    pub known: bool,
+}
+
 /// The enabled words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Words(u32);
@@ -41,21 +50,22 @@ impl Default for Words {
 }
 
 impl Words {
-    /// Reads `4lw.commands.whitelist`: names separated by commas, or `*`. `srvr` is always enabled. Names that are no
-    /// words are returned beside the result, for a warning.
-    pub fn parse(list: &str) -> (Self, Vec<String>) {
+    /// Reads `4lw.commands.whitelist`: names separated by commas, or `*`. `srvr` is always enabled. Names that
+    /// enable nothing are returned beside the result, for a warning.
+    pub fn parse(list: &str) -> (Self, Vec<Misfit>) {
         let mut bits = bit(Word::Srvr);
-        let mut unknown = Vec::new();
+        let mut misfits = Vec::new();
         for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
             if name == "*" {
                 bits |= all(&ANSWERED) & !all(&ACTIVE);
-            } else if let Some(word) = Word::ALL.iter().find(|w| w.name() == name) {
+            } else if let Some(word) = ANSWERED.iter().find(|w| w.name() == name) {
                 bits |= bit(*word);
             } else {
-                unknown.push(name.to_owned());
+                let known = Word::ALL.iter().any(|w| w.name() == name);
+                misfits.push(Misfit { name: name.to_owned(), known });
             }
         }
-        (Words(bits & all(&ANSWERED)), unknown)
+        (Words(bits), misfits)
     }
     /// Whether `word` is answered.
     pub fn allows(self, word: Word) -> bool {
@@ -69,10 +79,11 @@ mod tests {
 
     #[test]
     fn the_whitelist_reads_as_zookeepers() {
-        let (words, unknown) = Words::parse("ruok, mntr ,nope");
+        let (words, misfits) = Words::parse("ruok, mntr ,nope,dump");
         assert!(words.allows(Word::Ruok) && words.allows(Word::Mntr) && words.allows(Word::Srvr));
         assert!(!words.allows(Word::Stat) && !words.allows(Word::Cons));
-        assert_eq!(unknown, ["nope"]);
+        let misfit = |name: &str, known| Misfit { name: name.to_owned(), known };
+        assert_eq!(misfits, [misfit("nope", false), misfit("dump", true)]);
         assert!(Words::parse("*").0.allows(Word::Cons));
         assert!(!Words::parse("*").0.allows(Word::Dump), "no answer exists yet");
         assert!(Words::default().allows(Word::Isro));

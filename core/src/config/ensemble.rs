@@ -7,12 +7,13 @@
 #![forbid(unsafe_code)]
 
 use super::file::Values;
-use super::findings::{ConfigError, Finding};
+use super::findings::{ConfigError, Finding, Place};
 use super::keys;
 use super::listeners::{any_address, resolve};
 use super::properties::{Property, parse};
-use crate::members::{MemberRole, Members, MembersError, NODE_MAX, is_wildcard};
+use crate::members::{MemberRole, Members, MembersError, NODE_MAX, is_wildcard, parse_node};
 use paddock_transport::engine::Address;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -87,7 +88,7 @@ pub(super) fn settle(
 ) -> Result<Servers, ConfigError> {
     let standalone_enabled = file.switch("standaloneEnabled")?.unwrap_or(true);
     let dynamic = file.text("dynamicConfigFile").map(PathBuf::from);
-    let members = members(file, dynamic.as_deref(), read)?;
+    let Lines { members, at } = members(file, dynamic.as_deref(), read)?;
     let (voters, observers) = (members.voters().count(), members.observers().count());
     match (voters, observers) {
         (0, 0) if standalone_enabled => {
@@ -96,7 +97,7 @@ pub(super) fn settle(
         (0, 0) => return Err(ConfigError::NoParticipants),
         (0, _) => return Err(ConfigError::ObserversAlone),
         (1, 1..) if standalone_enabled => return Err(ConfigError::ObserversAlone),
-        (1, _) if standalone_enabled => return one_server(members, dynamic, findings),
+        (1, _) if standalone_enabled => return one_server(members, &at, dynamic, findings),
         (1 | 2, _) => findings.push(Finding::NoLossTolerated { voters }),
         (n, _) if n % 2 == 0 => findings.push(Finding::EvenVoters { voters }),
         _ => {}
@@ -105,7 +106,10 @@ pub(super) fn settle(
     let Some(me) = members.get(node) else { return Err(ConfigError::NoParticipants) };
     check_role(file, node, me.role, findings)?;
     let nowhere = members.members.iter().filter(|(_, m)| is_wildcard(&m.host));
-    findings.extend(nowhere.map(|(n, _)| Finding::Nowhere { node: *n, own: *n == node }));
+    findings.extend(nowhere.map(|(n, _)| {
+        let line = at.get(n).copied().unwrap_or_default();
+        Finding::Nowhere { at: Place { line, dynamic: dynamic.clone() }, node: *n, own: *n == node }
+    }));
     let client = me.client_parts();
     let listen_all = file.switch("quorumListenOnAllIPs")?.unwrap_or(false);
     let ensemble = Some(Ensemble { node, members, listen_all });
@@ -115,13 +119,22 @@ pub(super) fn settle(
 /// A single server line: ZooKeeper runs standalone and says that the line is ignored.
 fn one_server(
     members: Members,
+    at: &BTreeMap<u8, u32>,
     dynamic: Option<PathBuf>,
     findings: &mut Vec<Finding>,
 ) -> Result<Servers, ConfigError> {
     let Some((node, me)) = members.members.first_key_value() else { return Err(ConfigError::NoParticipants) };
-    findings.push(Finding::OneServer { node: *node });
+    let line = at.get(node).copied().unwrap_or_default();
+    findings.push(Finding::OneServer { at: Place { line, dynamic: dynamic.clone() }, node: *node });
     let client = me.client_parts();
     Ok(Servers { ensemble: None, node: *node, client, dynamic, standalone_enabled: true })
+}
+
+/// The servers, and the numbers of their lines.
+#[derive(Default)]
+struct Lines {
+    members: Members,
+    at: BTreeMap<u8, u32>,
 }
 
 /// The server lines of the file, or of the dynamic file that it names.
@@ -129,7 +142,7 @@ fn members(
     file: &Values<'_>,
     dynamic: Option<&Path>,
     read: &dyn Fn(&Path) -> io::Result<String>,
-) -> Result<Members, ConfigError> {
+) -> Result<Lines, ConfigError> {
     let lines = file.all().filter(|p| keys::is_server_line(&p.key));
     let Some(path) = dynamic else {
         return collect(lines, |p, error| ConfigError::Server { line: p.line, key: p.key.clone(), error });
@@ -141,22 +154,26 @@ fn members(
         .map_err(|source| ConfigError::Dynamic { path: path.to_owned(), reason: source.to_string() })?;
     let wrong = |reason: String| ConfigError::Dynamic { path: path.to_owned(), reason };
     let properties = parse(&text).map_err(|e| wrong(e.to_string()))?;
-    let members = collect(properties.iter().filter(|p| p.key != "version"), |p, error| {
+    let found = collect(properties.iter().filter(|p| p.key != "version"), |p, error| {
         wrong(format!("line {}: {}: {error}", p.line, p.key))
     })?;
     // Without servers the file was lost or cut: standalone would be another, empty server.
-    if members.members.is_empty() { Err(wrong("no server.N lines".to_owned())) } else { Ok(members) }
+    if found.at.is_empty() { Err(wrong("no server.N lines".to_owned())) } else { Ok(found) }
 }
 
 fn collect<'a>(
     lines: impl Iterator<Item = &'a Property>,
     wrong: impl Fn(&Property, MembersError) -> ConfigError,
-) -> Result<Members, ConfigError> {
-    let mut members = Members::default();
+) -> Result<Lines, ConfigError> {
+    let mut found = Lines::default();
     for p in lines {
-        members.add_line(keys::plain(&p.key), &p.value).map_err(|e| wrong(p, e))?;
+        let key = keys::plain(&p.key);
+        found.members.add_line(key, &p.value).map_err(|e| wrong(p, e))?;
+        if let Some(Ok(node)) = key.strip_prefix("server.").map(parse_node) {
+            found.at.insert(node, p.line);
+        }
     }
-    Ok(members)
+    Ok(found)
 }
 
 fn myid(

@@ -15,6 +15,7 @@ use super::{
     Config, INIT_LIMIT_TICKS, JUTE_MAX_BUFFER_BYTES, MAX_CLIENT_CNXNS_FILE, MAX_STALENESS_MIN_MS, RaftClock,
     SESSION_TIMEOUT_MAX_MS, SYNC_LIMIT_TICKS, TICK_TIME_FILE_MS,
 };
+use crate::admin::words::Words;
 use crate::members::MembersError;
 use paddock_transport::engine::Address;
 use std::io;
@@ -78,6 +79,10 @@ pub fn read(
     config.force_sync = file.switch("forceSync")?.unwrap_or(true);
     config.snap_count = file.number("snapCount", 2, u64::MAX)?.unwrap_or(config.snap_count);
     config.whitelist = file.text("4lw.commands.whitelist").unwrap_or("srvr").to_owned();
+    if let Some(p) = file.last("4lw.commands.whitelist") {
+        let misfits = Words::parse(&p.value).1;
+        findings.extend(misfits.into_iter().map(|misfit| Finding::Word { line: p.line, misfit }));
+    }
     config.super_digest = file.text("DigestAuthenticationProvider.superDigest").map(str::to_owned);
     config.skip_acl = file.switch("skipACL")?.unwrap_or(false);
     config.extended_types = file.switch("extendedTypesEnabled")?.unwrap_or(false);

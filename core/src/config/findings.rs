@@ -5,8 +5,27 @@
 #![forbid(unsafe_code)]
 
 use super::properties::BadEscape;
+use crate::admin::words::Misfit;
 use crate::members::{MemberRole, MembersError, NODE_MAX};
 use std::path::PathBuf;
+
+/// Where a server line stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Line.
+    pub line: u32,
+    /// The dynamic file; `None`: the configuration file itself.
+    pub dynamic: Option<PathBuf>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.dynamic {
+            Some(path) => write!(f, "dynamicConfigFile={}: line {}", path.display(), self.line),
+            None => write!(f, "line {}", self.line),
+        }
+    }
+}
 
 /// Something an operator should know about a file that is valid all the same.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +58,8 @@ pub enum Finding {
     },
     /// A server line whose address is no place.
     Nowhere {
+        /// The server line.
+        at: Place,
         /// The server's number.
         node: u8,
         /// Whether it is this server's own line.
@@ -46,8 +67,17 @@ pub enum Finding {
     },
     /// A single server line: the server runs standalone.
     OneServer {
+        /// The line.
+        at: Place,
         /// Its number.
         node: u8,
+    },
+    /// A name in `4lw.commands.whitelist` that enables nothing.
+    Word {
+        /// Line.
+        line: u32,
+        /// The name.
+        misfit: Misfit,
     },
     /// `peerType` and the server's own line contradict each other.
     PeerType {
@@ -85,21 +115,28 @@ impl std::fmt::Display for Finding {
                 "{voters} participants tolerate no more losses than {}: consider an odd number",
                 voters - 1
             ),
-            Finding::Nowhere { node, own: true } => write!(
+            Finding::Nowhere { at, node, own: true } => write!(
                 f,
-                "server.{node}, this server's own line, says every interface: the other servers and clients that read the \
+                "{at}: server.{node}, this server's own line, says every interface: the other servers and clients that read the \
                  configuration cannot reach it there. Write the address that they know, and quorumListenOnAllIPs=true"
             ),
-            Finding::Nowhere { node, own: false } => {
+            Finding::Nowhere { at, node, own: false } => {
                 write!(
                     f,
-                    "server.{node} is another server, and its address is no place: this server cannot dial it"
+                    "{at}: server.{node} is another server, and its address is no place: this server cannot dial it"
                 )
             }
-            Finding::OneServer { node } => write!(
+            Finding::OneServer { at, node } => write!(
                 f,
-                "server.{node} is the only server: it runs standalone (standaloneEnabled=false makes it an ensemble of one)"
+                "{at}: server.{node} is the only server: it runs standalone (standaloneEnabled=false makes it an ensemble of one)"
             ),
+            Finding::Word { line, misfit: Misfit { name, known: true } } => write!(
+                f,
+                "line {line}: 4lw.commands.whitelist names {name}, which is accepted and has no answer yet"
+            ),
+            Finding::Word { line, misfit: Misfit { name, known: false } } => {
+                write!(f, "line {line}: 4lw.commands.whitelist names {name}, which is no four-letter word")
+            }
             Finding::PeerType { line, node, told, role } => write!(
                 f,
                 "line {line}: peerType={told} contradicts server.{node}, which says {role}; the server line counts"

@@ -14,7 +14,7 @@ pub mod properties;
 
 pub use ensemble::{Ensemble, MYID, PeerAddressError, write_dynamic};
 pub use file::{load, read};
-pub use findings::{ConfigError, Finding};
+pub use findings::{ConfigError, Finding, Place};
 
 use paddock_transport::engine::Address;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -90,7 +90,7 @@ fn one_server_is_a_standalone_with_its_number() {
     let (config, findings) = with(text, &[]).unwrap();
     assert_eq!((config.node, config.ensemble), (7, None));
     assert!(config.listen[0].to_string().ends_with(":2182"));
-    assert_eq!(findings, [Finding::OneServer { node: 7 }]);
+    assert_eq!(findings, [Finding::OneServer { at: Place { line: 2, dynamic: None }, node: 7 }]);
     let text = "dataDir=/data\nserver.7=a:1:2;2182\nstandaloneEnabled=false\ninitLimit=1\nsyncLimit=1\n";
     let (config, _) = settled(text, "7");
     assert!(!config.standalone_enabled);
@@ -122,8 +122,34 @@ fn numbers_of_voters_that_waste_or_tolerate_nothing_are_told() {
 #[test]
 fn an_address_that_is_no_place_is_told() {
     let lines = "dataDir=/data\nclientPort=3\ninitLimit=1\nsyncLimit=1\nserver.1=0.0.0.0:1:2\nserver.2=[::]:1:2\nserver.3=c:1:2\n";
-    let want = [Finding::Nowhere { node: 1, own: true }, Finding::Nowhere { node: 2, own: false }];
+    let at = |line| Place { line, dynamic: None };
+    let want = [
+        Finding::Nowhere { at: at(5), node: 1, own: true },
+        Finding::Nowhere { at: at(6), node: 2, own: false },
+    ];
     assert_eq!(settled(lines, "1").1, want);
+}
+
+#[test]
+fn a_warning_about_a_server_line_names_the_file_in_which_it_stands() {
+    let text = "dataDir=/data\nclientPort=3\ninitLimit=1\nsyncLimit=1\ndynamicConfigFile=/etc/zoo.dynamic\n";
+    let servers = "server.1=a:1:2\nserver.2=b:1:2\nserver.3=0.0.0.0:1:2\n";
+    let (_, findings) = with(text, &[("/data/myid", "1"), ("/etc/zoo.dynamic", servers)]).unwrap();
+    let text = findings[0].to_string();
+    assert!(text.starts_with("dynamicConfigFile=/etc/zoo.dynamic: line 3: server.3 is another"), "{text}");
+}
+
+#[test]
+fn a_word_that_enables_nothing_is_told_with_its_line() {
+    let (_, findings) = settled(&format!("{THREE}4lw.commands.whitelist=ruok, dump,rouk\n"), "1");
+    let told: Vec<String> = findings.iter().map(Finding::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "line 10: 4lw.commands.whitelist names dump, which is accepted and has no answer yet",
+            "line 10: 4lw.commands.whitelist names rouk, which is no four-letter word"
+        ]
+    );
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! What an operator reads who has made a mistake. What could go wrong: a warning that does not say of which file it speaks, a wrong
+//! value that is taken for another mistake.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Documented: wrong flags or configuration; could not start.
+const EXIT_USAGE: i32 = 2;
+const EXIT_START: i32 = 3;
+
+fn paddock(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_paddock")).args(arguments).env("NO_COLOR", "1").output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A configuration whose data directory cannot be: nothing is ever served.
+fn configuration(dir: &Path, lines: &str) -> String {
+    let (file, taken) = (dir.join("zoo.cfg"), dir.join("taken"));
+    std::fs::write(&taken, "no directory").unwrap();
+    std::fs::write(&file, format!("dataDir={}\nclientPort=0\n{lines}", taken.join("data").display()))
+        .unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_warning_about_a_configuration_names_its_file_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = configuration(dir.path(), "maxClientCnxn=1\n4lw.commands.whitelist=rouk\n");
+    let want = [
+        format!("{file}: line 3: maxClientCnxn is not a known key; did you mean maxClientCnxns?"),
+        format!("{file}: line 4: 4lw.commands.whitelist names rouk"),
+    ];
+    let verbs: [(&[&str], i32); 3] = [
+        (&["serve", "--config", &file], EXIT_START),
+        (&["check", "--config", &file], EXIT_USAGE),
+        (&["refound", "--config", &file, "--others-are-lost"], EXIT_START),
+    ];
+    for (verb, code) in verbs {
+        let output = paddock(verb);
+        let said = said(&output);
+        assert!(want.iter().all(|line| said.contains(line)), "{verb:?}: {said}");
+        assert_eq!(output.status.code(), Some(code), "{verb:?}: {said}");
+    }
+}
