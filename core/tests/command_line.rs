@@ -1,6 +1,12 @@
 //! What an operator reads who has made a mistake. What could go wrong: a warning that does not say of which file it speaks, a wrong
 //! value that is taken for another mistake.
 
+mod common;
+
+use common::ensemble::until;
+use common::{PATIENCE, Process};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -44,4 +50,21 @@ fn a_warning_about_a_configuration_names_its_file_and_line() {
         assert!(want.iter().all(|line| said.contains(line)), "{verb:?}: {said}");
         assert_eq!(output.status.code(), Some(code), "{verb:?}: {said}");
     }
+}
+
+#[test]
+fn a_port_that_the_system_chose_is_told_by_conf() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Process::start(dir.path(), "4lw.commands.whitelist=conf\n", &[]);
+    let conf = || {
+        let mut socket = TcpStream::connect(server.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(b"conf").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        (!answer.contains("not currently serving")).then_some(answer)
+    };
+    let answer = until("it serves", conf);
+    let port = format!("clientPort={}\n", server.address.port());
+    assert!(answer.starts_with(&port) && !answer.contains(":0\n"), "{answer}");
 }

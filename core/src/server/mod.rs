@@ -169,7 +169,7 @@ impl Server {
 
     /// Recovers the data directory and serves on `listeners`; in an ensemble the last one is for peers.
     fn open(options: ServerOptions, listeners: Vec<Listener>) -> Result<Server, StartError> {
-        let ServerOptions { config, transport, shards, cores } = options.clone();
+        let ServerOptions { mut config, transport, shards, cores } = options.clone();
         let (kind, _) = choose(transport)?;
         let usable = match cores {
             Some(cores) => cores,
@@ -180,6 +180,9 @@ impl Server {
         let mut shared: Vec<Listener> = shared.map_err(StartError::system("sharing a listening socket"))?;
         let peers = if config.ensemble.is_some() { shared.pop() } else { None };
         let addresses: Vec<Address> = shared.iter().map(|l| l.local_address().clone()).collect();
+        // A port 0 was a free one: `conf` tells which, as ZooKeeper's does.
+        let (listen, linearizable) = addresses.split_at(config.listen.len());
+        (config.listen, config.listen_linearizable) = (listen.to_vec(), linearizable.to_vec());
         let mut loops = Loops::new(kind, &placement)?;
         let wakers: Vec<_> = loops.shard_handles.iter().map(LoopHandle::waker).collect();
         let started_ms = wall_ms();
