@@ -63,7 +63,9 @@ impl Consensus {
         node.ephemerals.set(tree.ephemeral_count());
         node.data_bytes.set(tree.approximate_data_bytes());
         node.global_sessions.set(machine.sessions().len() as u64);
-        let (term, leader, commit) = (self.group.term(), self.group.leader(), self.group.commit());
+        let (term, leader) = (self.group.term(), self.group.leader());
+        // Raft tells a node of no commit beyond what it has of the log: one whose disk is full would never be behind.
+        let commit = self.group.commit().max(self.rounds.last_index());
         node.leader_id.set(leader);
         node.term.set(term);
         node.commit_index.set(commit);

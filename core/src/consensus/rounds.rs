@@ -70,6 +70,8 @@ pub(super) struct Rounds {
     /// With the index at which they may be answered, in the order of rounds.
     confirmed: Vec<(Waiting, u64)>,
     fresh: VecDeque<(u64, Fresh)>,
+    /// The index of the last round that was confirmed.
+    last_index: u64,
     last_number: u64,
 }
 
@@ -86,6 +88,7 @@ impl Rounds {
             round: None,
             confirmed: Vec::new(),
             fresh: VecDeque::new(),
+            last_index: 0,
             last_number: start,
         }
     }
@@ -151,6 +154,7 @@ impl Rounds {
     /// A round is confirmed: it counts from `index` on.
     pub(super) fn confirm(&mut self, number: u64, index: u64) {
         let Some(round) = self.round.take_if(|r| r.number == number) else { return };
+        self.last_index = index;
         // Whoever still waits for an earlier round came before this one, too: a leader that died may have named an entry that was
         // never committed.
         for (_, at) in &mut self.confirmed {
@@ -163,6 +167,12 @@ impl Rounds {
             self.fresh.pop_front();
         }
         self.fresh.push_back((index, Fresh { at_ns: round.begun_ns, reports }));
+    }
+
+    /// Where the ensemble stood at the last confirmed round: a node that takes no entries hears of it only in this way. The word of
+    /// a leader that died since may be too high; the next round corrects it.
+    pub(super) fn last_index(&self) -> u64 {
+        self.last_index
     }
 
     /// The node needs nobody's confirmation: what was confirmed is of no use, and would only be older than that later.

@@ -84,6 +84,26 @@ fn a_leader_without_room_hands_over_once_to_one_that_has_some() {
 }
 
 #[test]
+fn a_follower_that_can_log_nothing_tells_how_far_it_is_behind() {
+    let mut trio = trio();
+    let leader = trio.leader().unwrap();
+    let (full, healthy) = ((leader + 1) % 3, (leader + 2) % 3);
+    no_room(&trio, full);
+    assert!(!write_until_refused(&mut trio, healthy), "a majority has room");
+    assert!(trio.nodes[full].core.phase_is_full() && trio.leader() == Some(leader));
+    pass(&mut trio, SECOND_NS);
+    let told = |trio: &Trio, n: usize| {
+        let node = trio.nodes[n].core.stats.node();
+        (node.commit_index.get(), node.applied_index.get(), node.lag_entries.get())
+    };
+    let ((commit, applied, lag), (expected, ..)) = (told(&trio, full), told(&trio, leader));
+    assert_eq!((commit, lag), (expected, expected - applied));
+    assert!(lag > 0);
+    trio.nodes[full].disk.set_capacity(None);
+    trio.until("it is level again", |trio| told(trio, full).2 == 0 && told(trio, full).0 >= expected);
+}
+
+#[test]
 fn a_leader_whose_offer_nobody_took_orders_behind_what_it_proposed_before() {
     let mut trio = trio();
     let leader = trio.leader().unwrap();
