@@ -52,10 +52,10 @@ fn receive(disk: &FaultDisk, new: (u64, u64), file: &[u8]) -> Result<(), Snapsho
     receiver.finish().map(drop)
 }
 
-fn reopen(disk: &FaultDisk) -> Result<(Log, Recovery), OpenError> {
-    let reader = snapshots(disk).open_newest().unwrap().unwrap().reader;
+fn reopen(disk: &FaultDisk) -> Result<(Log, Recovery), String> {
+    let reader = snapshots(disk).open_newest().map_err(|e| e.to_string())?.unwrap().reader;
     let snapshot = (reader.header().index, reader.header().term);
-    Log::open(LogOptions { snapshot, ..options(disk) })
+    Log::open(LogOptions { snapshot, ..options(disk) }).map_err(|e| e.to_string())
 }
 
 /// Installs `new` as far as the disk lets it.
@@ -133,6 +133,27 @@ fn at_every_operation(new: (u64, u64), by_record: bool, keeps_suffix: bool) {
 #[test]
 fn a_snapshot_far_ahead_of_the_log_replaces_it_or_nothing_has_happened() {
     at_every_operation((100, 5), false, false);
+}
+
+#[test]
+fn a_log_is_never_reset_to_a_snapshot_whose_name_goes_with_the_power() {
+    let new = (100, 5);
+    let file = foreign(new);
+    let begun = node().operations();
+    let whole = node();
+    install(&whole, new, &file, false);
+    for operation in begun..whole.operations() {
+        for seed in 0..6 {
+            let disk = node();
+            disk.break_at(operation);
+            install(&disk, new, &file, false);
+            // First only the process ends, and it is started again; then the power goes.
+            disk.kill();
+            let _ = reopen(&disk).unwrap();
+            disk.power_cut(seed);
+            check(&disk, new, false, &format!("killed at operation {operation}, seed {seed}"));
+        }
+    }
 }
 
 #[test]

@@ -164,17 +164,15 @@ impl Snapshots {
     /// any writer exists.
     pub fn open_newest(&self) -> Result<Option<Opened>, SnapshotError> {
         self.disk.create_dir(&self.dir).map_err(self.io(&self.dir))?;
-        let mut removed = false;
         for name in self.disk.list(&self.dir).map_err(self.io(&self.dir))? {
             if name.ends_with(format::TEMPORARY_SUFFIX) {
                 let path = self.dir.join(name);
                 self.disk.remove(&path).map_err(self.io(&path))?;
-                removed = true;
             }
         }
-        if removed {
-            self.disk.sync_dir(&self.dir).map_err(self.io(&self.dir))?;
-        }
+        // Whoever wrote the newest may have ended between its rename and this: the log is cut or reset by what is opened here,
+        // which must not go with the next power cut.
+        self.disk.sync_dir(&self.dir).map_err(self.io(&self.dir))?;
         let mut skipped = Vec::new();
         let listed = self.list()?;
         for found in listed.iter().rev() {
