@@ -10,7 +10,8 @@
 //! - Members stay members, this server one with a vote if it was an observer: whoever comes with an empty directory is fed and gets its vote back like after any lost disk. It is fed
 //!   from this snapshot on, since the log begins behind it, and never sees the old number.
 //! - A directory of before has the old number: nobody with one is let in again, whatever it promised or votes.
-//! - The snapshot is in force when it has its name, durably. Before that nothing has happened but that a term was passed over.
+//! - The snapshot is in force when it has its name, durably. Before that nothing has happened but that a term was passed over. Where
+//!   the name is there and nobody knows whether durably, that is said, and doing it again makes it durable.
 
 use super::apply::Applier;
 use super::config::ConsensusConfig;
@@ -52,6 +53,17 @@ pub enum RefoundError {
     /// Not all was written, so that nothing is changed.
     #[error("nothing is changed: {0}")]
     Write(String),
+    /// All was written, and it is not known whether that is durable.
+    #[error(
+        "it may be done, and may not last: {reason}. Do not start the server yet: put its disk right and run this command \
+         again, until it says that it is done or that server {node} is the only voter of its ensemble already"
+    )]
+    Unsure {
+        /// The server.
+        node: u8,
+        /// What failed.
+        reason: String,
+    },
 }
 
 /// What was made.
@@ -96,6 +108,7 @@ pub fn refound(
         return Err(RefoundError::NoMember(config.node, members.members.keys().copied().collect()));
     }
     if voters.is_sole_voter(node) {
+        // Perhaps by a run of this that could not end: what it wrote was made durable when it was opened.
         return Err(RefoundError::Alone(config.node));
     }
     let unwritten = |what: &dyn ToString| RefoundError::Write(what.to_string());
@@ -137,7 +150,14 @@ pub fn refound(
         node_count: held.len(),
         conf_state: alone.encode().into(),
     };
+    let name = (meta.index, meta.term);
     let job = Job { held, image: machine.image(), membership: machine.membership().clone(), meta };
-    write(&snapshots, &job, None, &AtomicBool::new(false)).map_err(|e: WriteError| unwritten(&e))?;
+    write(&snapshots, &job, None, &AtomicBool::new(false)).map_err(|e: WriteError| {
+        let named = snapshots.list().map(|all| all.iter().any(|found| (found.index, found.term) == name));
+        match named.unwrap_or(true) {
+            true => RefoundError::Unsure { node: config.node, reason: e.to_string() },
+            false => unwritten(&e),
+        }
+    })?;
     Ok(Refounded { zxid: machine.zxid(), znodes: applier.tree.node_count() })
 }

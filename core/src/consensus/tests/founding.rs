@@ -212,6 +212,34 @@ fn a_refounding_that_was_cut_short_makes_nothing_count_as_committed() {
 }
 
 #[test]
+fn a_refounding_of_which_nobody_knows_whether_it_lasts_says_so_and_lasts_when_done_again() {
+    let (mut place, node) = one_with_an_entry_that_nobody_else_has();
+    let (config, disk) = (place.slot(node).config.clone(), place.slot(node).disk.clone());
+    let before = disk.operations();
+    refound(config, [0xaa; 16], 0).unwrap();
+    let whole = disk.operations() - before;
+    for (cut, seed) in (0..whole).map(|cut| (cut, 0)).chain((1..8).map(|seed| (whole - 1, seed))) {
+        let (mut place, node) = one_with_an_entry_that_nobody_else_has();
+        let (config, disk) = (place.slot(node).config.clone(), place.slot(node).disk.clone());
+        disk.break_at(disk.operations() + cut);
+        let error = refound(config.clone(), [0xaa; 16], 0).unwrap_err();
+        disk.kill();
+        let again = refound(config.clone(), [0xbb; 16], 0);
+        if cut < whole - 1 {
+            assert!(!matches!(error, RefoundError::Unsure { .. }), "{cut}: {error}");
+            assert!(again.is_ok(), "{cut}: nothing was changed");
+            continue;
+        }
+        let text = error.to_string();
+        assert!(text.contains("may not last") && text.contains("again"), "{text}");
+        assert!(matches!(again, Err(RefoundError::Alone(_))), "{again:?}");
+        disk.power_cut(seed);
+        let still = refound(config, [0xcc; 16], 0);
+        assert!(matches!(still, Err(RefoundError::Alone(_))), "seed {seed}: {still:?}");
+    }
+}
+
+#[test]
 fn a_directory_put_back_as_it_was_before_the_last_start_is_not_listened_to() {
     const SESSION: i64 = 3 << 56 | 77;
     const OTHER: i64 = 1 << 56 | 77;
