@@ -9,7 +9,8 @@ use crate::acl::AclRef;
 use crate::machine::{Machine, MachineImage, MembershipState};
 use crate::tree::{RestoredNode, TreeError, Writer};
 use paddock_storage::SnapshotReader;
-use rkyv::rancor::Error as CheckError;
+// The crate's usual error keeps no text in a release build.
+use rkyv::rancor::BoxedError as CheckError;
 use std::sync::mpsc::sync_channel;
 use thiserror::Error;
 

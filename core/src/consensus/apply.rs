@@ -13,7 +13,8 @@ use crate::commit::{Commit, Outcome, Reply};
 use crate::machine::{Applied, Machine};
 use crate::ring::{CommitSender, Published};
 use crate::tree;
-use rkyv::rancor::Error as CheckError;
+// The crate's usual error keeps no text in a release build.
+use rkyv::rancor::BoxedError as CheckError;
 use rkyv::util::AlignedVec;
 
 /// Alignment that an archived batch needs, and that the log and the allocator usually give.

@@ -7,6 +7,7 @@
 
 use crate::members::NODE_MAX;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
+use rkyv::rancor::BoxedError;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 use thiserror::Error;
@@ -300,13 +301,12 @@ where
 fn unarchive<T>(bytes: &[u8]) -> Result<T, MembershipError>
 where
     T: Archive,
-    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, rkyv::rancor::Error>>
-        + Deserialize<T, rkyv::api::high::HighDeserializer<rkyv::rancor::Error>>,
+    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, BoxedError>>
+        + Deserialize<T, rkyv::api::high::HighDeserializer<BoxedError>>,
 {
     let mut aligned = AlignedVec::<ARCHIVE_ALIGN>::new();
     aligned.extend_from_slice(bytes);
-    rkyv::from_bytes::<T, rkyv::rancor::Error>(&aligned)
-        .map_err(|e| MembershipError::Undecodable(e.to_string()))
+    rkyv::from_bytes::<T, BoxedError>(&aligned).map_err(|e| MembershipError::Undecodable(e.to_string()))
 }
 
 fn sorted(mut nodes: Vec<u64>) -> Vec<u64> {

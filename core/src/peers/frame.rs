@@ -8,7 +8,8 @@
 
 use super::config::{FRAME_BYTES_MAX, INBOX_KEEP_BYTES};
 use super::greeting::{GREETING_BYTES, Greeting, GreetingError};
-use super::message::Message;
+use super::message::{ArchivedMessage, KINDS, Message};
+use rkyv::rancor::BoxedError;
 use rkyv::ser::{Positional, Writer};
 use rkyv::util::AlignedVec;
 use thiserror::Error;
@@ -58,8 +59,16 @@ pub(super) enum FrameError {
     TooLong(u32),
     #[error("it sent a frame of kind {0}, which this version does not know")]
     Kind(u8),
-    #[error("a message cannot be read: {0}")]
-    Message(String),
+    #[error(
+        "a message of {bytes} bytes ({kind}) cannot be read: {reason}. It came as that node sent it, so its build is not this \
+         one's: run the same release on all nodes"
+    )]
+    Message {
+        /// What it says it is.
+        kind: &'static str,
+        bytes: usize,
+        reason: String,
+    },
 }
 
 /// What arrived.
@@ -168,8 +177,10 @@ fn read_header(header: &[u8; HEADER_BYTES]) -> Result<(Kind, usize, u32), FrameE
 fn read_body(kind: Kind, payload: &[u8]) -> Result<Frame, FrameError> {
     Ok(match (kind, payload) {
         (Kind::Message, _) => {
-            let message = rkyv::from_bytes::<Message, rkyv::rancor::Error>(payload)
-                .map_err(|e| FrameError::Message(e.to_string()))?;
+            // The crate's usual error keeps no text in a release build.
+            let message = rkyv::from_bytes::<Message, BoxedError>(payload).map_err(|e| {
+                FrameError::Message { kind: kind_of(payload), bytes: payload.len(), reason: e.to_string() }
+            })?;
             Frame::Message(message, payload.len())
         }
         (Kind::Here, []) => Frame::Here,
@@ -177,6 +188,13 @@ fn read_body(kind: Kind, payload: &[u8]) -> Result<Frame, FrameError> {
         (Kind::Goodbye, [code]) => Frame::Goodbye(*code),
         _ => return Err(FrameError::NotAFrame),
     })
+}
+
+/// The kind that an archive's first byte names, however wrong the rest is.
+pub(super) fn kind_of(payload: &[u8]) -> &'static str {
+    let tag = payload.get(rkyv::api::root_position::<ArchivedMessage>(payload.len()));
+    let name = tag.and_then(|tag| KINDS.get(usize::from(*tag)));
+    name.copied().unwrap_or("a kind that this build does not know")
 }
 
 /// Appends a frame without a message.

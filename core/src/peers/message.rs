@@ -6,6 +6,21 @@
 use crate::command::Command;
 use rkyv::{Archive, Deserialize, Serialize};
 
+/// Names of the kinds of [`Message`], in their order: for a line about one that cannot be read.
+pub(super) const KINDS: [&str; 11] = [
+    "Raft",
+    "Forward",
+    "Expect",
+    "Round",
+    "RoundConfirmed",
+    "Disputed",
+    "Computed",
+    "Lead",
+    "Snapshot",
+    "Room",
+    "Return",
+];
+
 /// One message of a link. A link keeps their order; a new link begins anew.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum Message {

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::peers::config::*;
-use crate::peers::frame::{HEADER_BYTES, crc32c};
+use crate::peers::frame::{HEADER_BYTES, crc32c, kind_of};
+use crate::peers::message::{ArchivedMessage, KINDS, RaftMessage, SnapshotMessage};
 
 /// A frame's header with both checksums right.
 fn header(kind: u8, length: u32, body: &[u8]) -> Vec<u8> {
@@ -112,6 +113,48 @@ fn frames_that_lie_end_the_link() {
         assert!(rig.inproc.is_closed(wire), "{what}");
         assert!(rig.node(1).error(2).contains(what), "{what}: {}", rig.node(1).error(2));
     }
+}
+
+#[test]
+fn a_message_that_cannot_be_read_is_told_with_its_kind_and_what_to_do() {
+    let (term, number, index, zxid, digest) = (1, 2, 3, 4, 5);
+    let (incarnation, seq, full, shut) = (6, 7, false, false);
+    let raft = RaftMessage { entries: vec![], context: vec![1; 40], ..RaftMessage::default() };
+    let all = [
+        Message::Raft(raft),
+        Message::Forward { term, commands: vec![] },
+        Message::Expect { term, incarnation, seq },
+        Message::Round { term, number, touched: vec![8; 9], applied: index, full, zxid, digest },
+        Message::RoundConfirmed { number, index, shut },
+        Message::Disputed { index, zxid, logged: digest, digest },
+        Message::Computed { zxid, digest },
+        Message::Lead { term },
+        Message::Snapshot(SnapshotMessage::Want { index, offset: 0 }),
+        Message::Room { full, shut },
+        Message::Return { term, incarnation, seq, number },
+    ];
+    assert_eq!(all.len(), KINDS.len());
+    for message in all {
+        let name = format!("{message:?}");
+        let name = name.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+        let payload = rkyv::to_bytes::<rkyv::rancor::Error>(&message).unwrap();
+        assert_eq!(kind_of(&payload), name);
+    }
+    assert_eq!(kind_of(&[]), "a kind that this build does not know");
+    // All of a message but its kind.
+    let mut bytes = [0xff; size_of::<ArchivedMessage>()];
+    bytes[0] = 1;
+    let mut wrong = header(1, bytes.len() as u32, &bytes);
+    wrong.extend_from_slice(&bytes);
+    let mut rig = Rig::new(vec![config(1, &[1, 2])]);
+    let wire = rig.link(2);
+    rig.inproc.send(wire, &wrong);
+    rig.run();
+    let text = rig.node(1).error(2);
+    let start = format!("a message of {} bytes (Forward) cannot be read: ", bytes.len());
+    assert!(text.starts_with(&start) && text.ends_with("run the same release on all nodes"), "{text}");
+    // As a build without debug assertions would say with the crate's usual error.
+    assert!(!text.contains("without error information"), "{text}");
 }
 
 #[test]
