@@ -42,8 +42,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 clean stop, 1 failed while running, 2 wrong flags or configuration, \
-3 could not start, 5 removed from its ensemble by a reconfiguration.\n`paddock status`: 0 healthy, 1 a server is missing, \
-does not serve or has a full disk, 2 wrong flags, 4 no single leader.\nLog level: RUST_LOG=debug (default info), on \
+3 could not start, 5 removed from its ensemble by a reconfiguration. Where a command has others, its own --help \
+tells them.\nLog level: RUST_LOG=debug (default info), on \
 standard error.";
 
 #[derive(Subcommand, Debug)]
@@ -55,7 +55,10 @@ enum Command {
     )]
     Serve(Serve),
     /// Validate a configuration file and print what is in force; unknown keys are errors.
-    #[command(after_help = "Example:\n  paddock check --config /etc/zookeeper/conf/zoo.cfg")]
+    #[command(
+        after_help = "Example:\n  paddock check --config /etc/zookeeper/conf/zoo.cfg\n\nWarnings stand on standard error.\nExit \
+                      codes: 0 it can be used, 2 it cannot, or has unknown keys."
+    )]
     Check {
         /// A ZooKeeper configuration file.
         #[arg(long, value_name = "FILE")]
@@ -66,14 +69,15 @@ enum Command {
         after_help = "Example:\n  paddock refound --config /etc/zookeeper/conf/zoo.cfg --others-are-lost\n\nThe server must not \
                             run. It needs nobody's vote afterwards; start it, then the others with empty data directories: they are \
                             fed and get their votes back. Writes that only the lost directories had are lost. Never start one of the \
-                            lost directories again. docs/OPERATIONS.md says which server to take.\nExit codes: 0 done, 2 wrong \
+                            lost directories again. Of several servers with data take the one with the highest ZXID in `paddock \
+                            status`, or after \"recovered zxid\" in its log.\nExit codes: 0 done, 2 wrong \
                             flags or configuration, 3 not done."
     )]
     Refound {
         /// The server's configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// That the data directories of a majority will not come back.
+        /// Says that the data directories of a majority of the servers will not come back.
         #[arg(long, required = true)]
         others_are_lost: bool,
     },
@@ -82,21 +86,24 @@ enum Command {
         after_help = "Examples:\n  paddock cluster --nodes 3\n  paddock cluster --nodes 5 --observers 2 --dir /tmp/five \
                             --client-port 2181 --set tickTime=1000\n\nEach node has a folder DIR/node-N with zoo.cfg, data \
                             and log, and also runs by itself: paddock serve --config DIR/node-1/zoo.cfg. A directory that is \
-                            there is used again, ports and all."
+                            there is used again, ports and all.\nExit codes: 0 stopped cleanly, 1 all nodes have ended or one did \
+                            not stop cleanly, 2 wrong flags or another ensemble in the directory, 3 a process could not be started."
     )]
     Cluster(Cluster),
     /// Show the servers of an ensemble: roles, terms, zxids, lags.
     #[command(
         after_help = "Example:\n  paddock status 127.0.0.1:2181,127.0.0.1:2182,127.0.0.1:2183\n\nAsks `srvr` and `mntr`; \
-                            what a server does not tell is shown as -.\nExit codes: 0 all serve and exactly one leads, 1 one \
-                            leads and another is missing, does not serve or has a full disk, 2 wrong flags, 4 nobody leads \
-                            or more than one do."
+                            what a server does not tell is shown as -. Name all servers: who was not \
+                            asked does not count.\nExit codes: 0 all serve and exactly one leads, 1 one leads and another is \
+                            missing, does not serve, follows somebody else or has a full disk, 2 wrong flags, 4 none of those \
+                            asked leads, or more than one do."
     )]
     Status(Status),
     /// Make a server the leader of its ensemble, before maintenance of the one that leads.
     #[command(
         after_help = "Example:\n  paddock lead 127.0.0.1:2182\n\nThe server needs `lead` in its 4lw.commands.whitelist \
-                            (`*` does not include it) and a vote.\nExit codes: 0 it leads, 2 wrong flags, 4 it does not lead \
+                            (`*` does not include it), a vote, \
+                            and room on its disk.\nExit codes: 0 it leads, 2 wrong flags, 4 it does not lead \
                             within the time."
     )]
     Lead {
@@ -160,7 +167,7 @@ struct Serve {
     /// file's listeners.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
-    /// Where log and snapshots live [default: ./paddock-data]
+    /// Where log and snapshots live; replaces the file's dataDir [default: that, or ./paddock-data without a file]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Event loop: auto takes io_uring where the kernel allows it.

@@ -53,6 +53,34 @@ fn a_warning_about_a_configuration_names_its_file_and_line() {
 }
 
 #[test]
+fn a_wrong_flag_is_told_for_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = configuration(dir.path(), "");
+    let ensemble = dir.path().join("ensemble");
+    let ensemble = ensemble.to_str().unwrap();
+    let cases: [(&[&str], &str); 9] = [
+        (&["serve", "--listen", "99999"], "--listen: '99999' is not a port"),
+        (&["serve", "--listen", ":x"], "'x' is not a port"),
+        (&["serve", "--listen", "no host:1"], "'no host' is no address and no name that is known here"),
+        (&["serve", "--listen", "::1"], "'::1' is not HOST:PORT"),
+        (&["status", "a:99999"], "with a port from 1 to 65535"),
+        (&["lead", "a:1,b:1"], "name one server"),
+        (&["refound", "--config", &file], "--others-are-lost"),
+        (&["cluster", "--dir", &file], "failed: "),
+        (
+            &["cluster", "--dir", ensemble, "--set", "initLimit=0"],
+            "--set initLimit=0: initLimit=0: write a whole number",
+        ),
+    ];
+    for (arguments, what) in cases {
+        let output = paddock(arguments);
+        let said = said(&output);
+        assert!(said.contains(what), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(EXIT_USAGE), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn a_port_that_the_system_chose_is_told_by_conf() {
     let dir = tempfile::tempdir().unwrap();
     let server = Process::start(dir.path(), "4lw.commands.whitelist=conf\n", &[]);

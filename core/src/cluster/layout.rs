@@ -117,7 +117,7 @@ pub enum LayoutError {
         line: String,
     },
     /// A file or a port is not to be had.
-    #[error("{doing}: {source}")]
+    #[error("{doing} failed: {source}")]
     System {
         /// What was being done.
         doing: String,
@@ -134,7 +134,9 @@ fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> LayoutError {
 pub fn prepare(wanted: &Wanted) -> Result<Vec<Place>, LayoutError> {
     let total = wanted.nodes.checked_add(wanted.observers).filter(|t| *t <= NODE_MAX);
     let total = total.ok_or(LayoutError::TooMany { nodes: wanted.nodes, observers: wanted.observers })?;
-    if let Some(line) = wanted.set.iter().find(|l| !l.contains('=') || l.contains(['\n', '\r'])) {
+    if let Some(line) =
+        wanted.set.iter().find(|l| !l.contains('=') || l.starts_with('=') || l.contains(['\n', '\r']))
+    {
         return Err(LayoutError::Set { line: line.clone() });
     }
     let failed = system(format!("making {}", wanted.dir.display()));
@@ -165,7 +167,7 @@ fn make(dir: &Path, wanted: &Wanted, total: u8) -> Result<(), LayoutError> {
         let role = if node <= wanted.nodes { MemberRole::Participant } else { MemberRole::Observer };
         let _ = writeln!(servers, "server.{node}=127.0.0.1:{peer}:{election}:{role};127.0.0.1:{client}");
     }
-    check_set(&config_text(&folder(dir, 1).join("data"), wanted, &ports[0], &servers), dir)?;
+    check_set(&config_text(&folder(dir, 1).join("data"), wanted, &ports[0], &servers), wanted, dir)?;
     // The first node's last: its file says that the others are complete.
     for node in (1..=total).rev() {
         let dir = folder(dir, node);
@@ -178,11 +180,15 @@ fn make(dir: &Path, wanted: &Wanted, total: u8) -> Result<(), LayoutError> {
 
 /// Looks at the first node's configuration before anything is written: a directory with a wrong one would have to be removed
 /// before `--set` could be given again.
-fn check_set(text: &str, dir: &Path) -> Result<(), LayoutError> {
-    let wrong = |what: String| LayoutError::Config { reason: format!("with --set: {what}") };
+fn check_set(text: &str, wanted: &Wanted, dir: &Path) -> Result<(), LayoutError> {
+    let wrong = |what: String| LayoutError::Config { reason: of_set(text, &wanted.set, &what) };
     let (config, findings) =
         config::read(text, None, &|_| Ok("1".to_owned())).map_err(|e| wrong(e.to_string()))?;
-    if let Some(unknown) = findings.iter().find(|f| matches!(f, Finding::Unknown { .. })) {
+    let typo = |f: &&Finding| match f {
+        Finding::Word { misfit, .. } => !misfit.known,
+        f => matches!(f, Finding::Unknown { .. }),
+    };
+    if let Some(unknown) = findings.iter().find(typo) {
         return Err(wrong(unknown.to_string()));
     }
     let data = folder(dir, 1).join("data");
@@ -190,6 +196,18 @@ fn check_set(text: &str, dir: &Path) -> Result<(), LayoutError> {
         return Err(wrong("dataDir cannot be given: each node's is in its folder".to_owned()));
     }
     Ok(())
+}
+
+/// What is wrong with a file that was never written: by the `--set` that it comes from, not by a line that nobody can look at.
+fn of_set(text: &str, set: &[String], what: &str) -> String {
+    let found = what.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
+    let Some((number, rest)) = found.and_then(|(n, rest)| Some((n.parse::<usize>().ok()?, rest))) else {
+        return format!("with --set: {what}");
+    };
+    match text.lines().nth(number.wrapping_sub(1)) {
+        Some(line) if set.iter().any(|given| given == line) => format!("--set {line}: {rest}"),
+        _ => format!("with --set: {rest}"),
+    }
 }
 
 fn config_text(data: &Path, wanted: &Wanted, first: &[u16; 3], servers: &str) -> String {
@@ -380,8 +398,11 @@ mod tests {
     fn a_wrong_line_is_refused_before_anything_is_written() {
         let dir = tempfile::tempdir().unwrap();
         for (line, part) in [
-            ("tickTime=abc", "tickTime=abc: a whole number"),
-            ("tickTme=500", "did you mean tickTime?"),
+            ("tickTime=abc", "--set tickTime=abc: tickTime=abc: write a whole number"),
+            ("tickTme=500", "--set tickTme=500: tickTme is not a known key; did you mean tickTime?"),
+            ("4lw.commands.whitelist=rouk", "names rouk, which is no four-letter word"),
+            ("server.1=a:1:2", "with --set: server.1"),
+            ("=5", "write KEY=VALUE"),
             ("dataDir=/tmp", "each node's is in its folder"),
         ] {
             let set = vec!["syncLimit=9".to_owned(), line.to_owned()];

@@ -84,6 +84,9 @@ pub fn read(
         findings.extend(misfits.into_iter().map(|misfit| Finding::Word { line: p.line, misfit }));
     }
     config.super_digest = file.text("DigestAuthenticationProvider.superDigest").map(str::to_owned);
+    if let Some(p) = file.last("DigestAuthenticationProvider.superDigest").filter(|p| !is_digest(&p.value)) {
+        findings.push(Finding::SuperDigest { line: p.line });
+    }
     config.skip_acl = file.switch("skipACL")?.unwrap_or(false);
     config.extended_types = file.switch("extendedTypesEnabled")?.unwrap_or(false);
     config.reconfig = file.switch("reconfigEnabled")?.unwrap_or(false);
@@ -167,6 +170,15 @@ fn session_range(file: &Values<'_>, tick_ms: u32) -> Result<(u32, u32), ConfigEr
         return Err(ConfigError::SessionRange { min, max });
     }
     Ok((min as u32, max.min(SESSION_TIMEOUT_MAX_MS) as u32))
+}
+
+/// Whether a superuser can have it: a name, and a SHA-1 digest in base64. An empty one is none.
+fn is_digest(value: &str) -> bool {
+    let base64 = |c: u8| c.is_ascii_alphanumeric() || c == b'+' || c == b'/';
+    value.is_empty()
+        || value.split_once(':').is_some_and(|(_, digest)| {
+            digest.len() == 28 && digest.strip_suffix('=').is_some_and(|d| d.bytes().all(base64))
+        })
 }
 
 fn is_off(value: &str) -> bool {

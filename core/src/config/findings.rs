@@ -79,6 +79,11 @@ pub enum Finding {
         /// The name.
         misfit: Misfit,
     },
+    /// A superuser whom nobody can be.
+    SuperDigest {
+        /// Line.
+        line: u32,
+    },
     /// `peerType` and the server's own line contradict each other.
     PeerType {
         /// Line of `peerType`.
@@ -137,6 +142,11 @@ impl std::fmt::Display for Finding {
             Finding::Word { line, misfit: Misfit { name, known: false } } => {
                 write!(f, "line {line}: 4lw.commands.whitelist names {name}, which is no four-letter word")
             }
+            Finding::SuperDigest { line } => write!(
+                f,
+                "line {line}: DigestAuthenticationProvider.superDigest is not NAME:DIGEST with the SHA-1 digest of NAME:PASSWORD in \
+                 base64 (28 characters): nobody can be the superuser"
+            ),
             Finding::PeerType { line, node, told, role } => write!(
                 f,
                 "line {line}: peerType={told} contradicts server.{node}, which says {role}; the server line counts"
@@ -153,7 +163,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Syntax(#[from] BadEscape),
     /// A value out of its range or of the wrong kind.
-    #[error("line {line}: {key}={value}: {expected}")]
+    #[error("line {line}: {key}={value}: write {expected}")]
     Value {
         /// Line.
         line: u32,

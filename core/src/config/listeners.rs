@@ -38,6 +38,14 @@ pub(super) fn listeners(
         (None, None) => None,
         (Some(port), None) => Some(at(host, port)?),
         (None, Some((line_host, port))) => {
+            let named = host.map(|p| p.value.as_str()).filter(|h| !is_wildcard(h));
+            if let Some(named) = named.filter(|h| h != line_host) {
+                return Err(ConfigError::ClientAddress {
+                    node: servers.node,
+                    file: named.to_owned(),
+                    line: format!("{line_host}:{port}"),
+                });
+            }
             Some(resolve(line_host, *port).map_err(|()| no_address(line_host))?)
         }
         (Some(port), Some((line_host, line_port))) => {

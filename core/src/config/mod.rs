@@ -268,15 +268,27 @@ pub fn parse_listen(text: &str) -> Result<Vec<Address>, String> {
         }
         return Ok(vec![Address::Unix(PathBuf::from(path))]);
     }
-    if let Ok(port) = text.parse::<u16>() {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        let port =
+            text.parse::<u16>().map_err(|_| format!("'{text}' is not a port: 0 (a free one) to 65535"))?;
         return Ok(vec![Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))]);
     }
-    if let Some(port) = text.strip_prefix(':') {
-        let port = port.parse::<u16>().map_err(|_| format!("'{port}' is not a port"))?;
+    if let Some(port) = text.strip_prefix(':').filter(|port| !port.contains(':')) {
+        let port =
+            port.parse::<u16>().map_err(|_| format!("'{port}' is not a port: 0 (a free one) to 65535"))?;
         return Ok(vec![listeners::any_address(port)]);
     }
-    let resolved = std::net::ToSocketAddrs::to_socket_addrs(text)
-        .map_err(|e| format!("'{text}' is not HOST:PORT, PORT, :PORT or unix:PATH ({e})"))?;
+    let resolved =
+        std::net::ToSocketAddrs::to_socket_addrs(text).map_err(|e| match text.rsplit_once(':') {
+            Some((host, port))
+                if port.parse::<u16>().is_ok() && (!host.contains(':') || host.starts_with('[')) =>
+            {
+                format!("'{host}' is no address and no name that is known here ({e})")
+            }
+            _ => format!(
+                "'{text}' is not HOST:PORT (IPv6 addresses stand in brackets), PORT, :PORT or unix:PATH"
+            ),
+        })?;
     let all: Vec<Address> = resolved.map(Address::Tcp).collect();
     if all.is_empty() { Err(format!("'{text}' resolves to no address")) } else { Ok(all) }
 }

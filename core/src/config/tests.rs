@@ -140,6 +140,30 @@ fn a_warning_about_a_server_line_names_the_file_in_which_it_stands() {
 }
 
 #[test]
+fn an_address_for_clients_that_contradicts_the_server_line_is_refused_without_a_port_too() {
+    let text = THREE.replace("clientPort=2181\n", "clientPortAddress=1.2.3.4\n");
+    let text = text.replace("server.1=", "server.1=127.0.0.1:2888:3888;127.0.0.1:2181\n#");
+    let error = refused(&text, &[("/data/myid", "1")]);
+    assert!(
+        error.contains("say 1.2.3.4, but the line of this server (server.1) says 127.0.0.1:2181"),
+        "{error}"
+    );
+    settled(&text.replace("1.2.3.4", "127.0.0.1"), "1");
+}
+
+#[test]
+fn a_superuser_whom_nobody_can_be_is_told() {
+    let told = |value: &str| {
+        let text = format!("{THREE}DigestAuthenticationProvider.superDigest={value}\n");
+        settled(&text, "1").1.iter().map(Finding::to_string).collect::<String>()
+    };
+    for wrong in ["secret", "super:secret", "super:", "super:AAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
+        assert!(told(wrong).starts_with("line 10: DigestAuthenticationProvider.superDigest"), "{wrong}");
+    }
+    assert_eq!(told("super:D/InIHSb7yEEbrWz8b9l71RjZJU="), "");
+}
+
+#[test]
 fn a_word_that_enables_nothing_is_told_with_its_line() {
     let (_, findings) = settled(&format!("{THREE}4lw.commands.whitelist=ruok, dump,rouk\n"), "1");
     let told: Vec<String> = findings.iter().map(Finding::to_string).collect();

@@ -100,7 +100,9 @@ pub fn parse_servers(text: &str) -> Result<Vec<String>, String> {
         };
         let good = port.parse::<u16>().is_ok_and(|p| p > 0) && !host.is_empty();
         if !good || (host.contains(':') && !host.starts_with('[')) {
-            return Err(format!("'{server}' is not HOST:PORT (IPv6 addresses stand in brackets)"));
+            return Err(format!(
+                "'{server}' is not HOST:PORT with a port from 1 to 65535 (IPv6 addresses stand in brackets)"
+            ));
         }
         servers.push(format!("{host}:{port}"));
     }

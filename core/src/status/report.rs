@@ -83,7 +83,17 @@ impl Report {
             return if why.is_empty() { Verdict::Healthy } else { Verdict::Degraded { why } };
         }
         if leaders.is_empty() {
-            why.push("none of these servers leads".to_owned());
+            // The leader may be well, and only not asked.
+            let followed: std::collections::BTreeSet<u64> =
+                told().filter_map(|(_, n)| n.leader).filter(|leader| *leader != 0).collect();
+            let followed: Vec<String> = followed.iter().map(u64::to_string).collect();
+            why.push(match followed.is_empty() {
+                true => "none of these servers leads".to_owned(),
+                false => format!(
+                    "none of these servers leads, and they follow node {}: name all servers of the ensemble",
+                    followed.join(", ")
+                ),
+            });
         } else {
             let names: Vec<&str> = leaders.iter().map(|s| s.as_str()).collect();
             why.push(format!("more than one leads: {}", names.join(", ")));

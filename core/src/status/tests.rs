@@ -67,6 +67,10 @@ fn healthy_means_exactly_one_leader_and_nobody_missing() {
     ] {
         assert!(matches!(report(rows.clone()).verdict(), Verdict::NoSingleLeader { .. }), "{rows:?}");
     }
+    let alone = report(vec![Ok(Node { leader: Some(3), ..follower.clone() })]);
+    assert!(
+        matches!(alone.verdict(), Verdict::NoSingleLeader { why } if why[0].contains("they follow node 3: name all"))
+    );
     let full = Node { blocked: "the disk is full".to_owned(), ..leader.clone() };
     let stuck = report(vec![Ok(full), Ok(Node { leader: Some(0), ..follower.clone() })]);
     assert!(
