@@ -4,7 +4,7 @@
 mod common;
 
 use common::ensemble::{Ensemble, until};
-use paddock_transport::wire::{Limits, Request, Response, opcode};
+use paddock_transport::wire::{Limits, Request, Response, error, opcode};
 
 const CONFIG: &str = "tickTime=500\ninitLimit=20\nsyncLimit=10\nreconfigEnabled=true\nskipACL=yes\n";
 const SESSION_MS: i32 = 10_000;
@@ -49,4 +49,34 @@ fn servers_are_removed_the_leader_too_and_a_lost_disk_is_filled_again() {
     until("both have the write", || there.create("/c", b"3", 0).ok().filter(|answer| answer.err == 0));
     client.sync().unwrap();
     assert!(client.get("/c").unwrap().is_some());
+}
+
+#[test]
+fn a_server_that_never_comes_is_named_while_it_is_waited_for_and_holds_up_no_later_change() {
+    let ensemble = Ensemble::start(3, CONFIG);
+    let leader = ensemble.leader();
+    let mut client = ensemble.client(leader, SESSION_MS);
+    let waits_for = |what: &str| {
+        until(&format!("mntr says: {what:?}"), || {
+            let told = ensemble.value(leader, "paddock_membership_wait")?;
+            (told.contains(what) && told.is_empty() == what.is_empty()).then_some(())
+        });
+    };
+    waits_for("");
+    // Nobody listens at these ports of an address that is this test's alone.
+    let joining = Some("server.4=127.99.99.99:2:3;4".into());
+    client.send(&Request::Reconfig { joining, leaving: None, new_members: None, config_id: -1 }).unwrap();
+    waits_for("waits for server 4 (not connected)");
+    assert_eq!(client.receive().unwrap().err, 0, "three of four are a quorum");
+    waits_for("no vote until caught up: server 4 (not connected)");
+    let joining = Some("server.5=127.99.99.99:5:6:observer;7".into());
+    let observer = Request::Reconfig { joining, leaving: None, new_members: None, config_id: -1 };
+    assert_eq!(client.call(&observer).unwrap().err, 0);
+    assert_eq!(client.call(&remove("4,5")).unwrap().err, 0);
+    waits_for("");
+    let missing: Vec<String> = (4..8).map(|n| format!("server.{n}=127.99.99.99:{n}2:{n}3;{n}4")).collect();
+    let joining = Some(missing.join(",").into());
+    let too_many = Request::Reconfig { joining, leaving: None, new_members: None, config_id: -1 };
+    assert_eq!(client.call(&too_many).unwrap().err, error::NEW_CONFIG_NO_QUORUM);
+    waits_for("");
 }
