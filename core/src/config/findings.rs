@@ -260,6 +260,15 @@ pub enum ConfigError {
         /// Where clients would connect.
         clients: String,
     },
+    /// Both kinds of reads on one port.
+    #[error(
+        "paddock.linearizableClientPort={port} is the other port for clients as well: give it one of its own (or write \
+         paddock.readConsistency=linearizable, and no second port)"
+    )]
+    TwoPortsInOne {
+        /// The port.
+        port: u16,
+    },
     /// The client address of the server's own line.
     #[error(
         "the line of this server names '{host}' as its address for clients, which is no address of this machine"

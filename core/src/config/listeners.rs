@@ -75,6 +75,11 @@ pub(super) fn listeners(
         Some(Address::Tcp(plain)) => Ok(Address::Tcp(SocketAddr::new(plain.ip(), port))),
         _ => at(host, port),
     };
+    if let (Some(port @ 1..), Some(Address::Tcp(plain))) = (linearizable, &plain)
+        && u64::from(plain.port()) == port
+    {
+        return Err(ConfigError::TwoPortsInOne { port: plain.port() });
+    }
     config.listen_linearizable = linearizable.map(|p| beside(p as u16)).transpose()?.into_iter().collect();
     config.listen = plain.into_iter().collect();
     if config.listen.is_empty() && config.listen_linearizable.is_empty() {

@@ -152,6 +152,14 @@ fn an_address_for_clients_that_contradicts_the_server_line_is_refused_without_a_
 }
 
 #[test]
+fn both_kinds_of_reads_on_one_port_are_not_taken_for_a_port_in_use() {
+    let error = refused(&format!("{THREE}paddock.linearizableClientPort=2181\n"), &[("/data/myid", "1")]);
+    assert!(error.starts_with("paddock.linearizableClientPort=2181 is the other port"), "{error}");
+    let free = "dataDir=/data\nclientPort=0\npaddock.linearizableClientPort=0\n";
+    assert_eq!(with(free, &[]).unwrap().0.listeners().count(), 2);
+}
+
+#[test]
 fn a_superuser_whom_nobody_can_be_is_told() {
     let told = |value: &str| {
         let text = format!("{THREE}DigestAuthenticationProvider.superDigest={value}\n");
