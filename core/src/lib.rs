@@ -16,6 +16,7 @@ pub mod machine;
 pub mod members;
 pub mod path;
 pub mod peers;
+mod random;
 pub mod ring;
 pub mod server;
 pub mod session;

@@ -63,8 +63,6 @@ pub struct Progress {
     pub node: u64,
     /// Last index known to be durable there.
     pub matched: u64,
-    /// Next index to be sent.
-    pub next: u64,
     /// Whether it answered within the last election timeout.
     pub active: bool,
     /// Whether it has no vote.

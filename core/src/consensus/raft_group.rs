@@ -18,6 +18,7 @@ use super::window::{Span, Window};
 use super::wire;
 use crate::config::RaftClock;
 use crate::peers::message::RaftMessage;
+use crate::random::splitmix;
 use crate::sim::{Mutation, mutated};
 use complaints::{Complaints, Wrong};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
@@ -513,7 +514,6 @@ impl Group for RaftGroup {
             .map(|(&node, p)| Progress {
                 node,
                 matched: p.matched,
-                next: p.next_idx,
                 active: node == self.id() || p.recent_active,
                 learner: !voters.contains(node),
                 snapshot: p.state == ProgressState::Snapshot,
@@ -531,14 +531,6 @@ impl Group for RaftGroup {
         let raft = &self.node.raft;
         self.leads() && raft.apply_to_current_term() && raft.lead_transferee.is_none()
     }
-}
-
-/// SplitMix64: a whole stream from any seed, in three lines.
-fn splitmix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

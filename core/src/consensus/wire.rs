@@ -40,8 +40,6 @@ pub(super) fn outgoing(m: Message) -> Option<RaftMessage> {
         entries: m.entries.iter().map(raft_entry).collect(),
         commit: m.commit,
         commit_term: m.commit_term,
-        snapshot: None,
-        request_snapshot: 0,
         reject: m.reject,
         reject_hint: m.reject_hint,
         context: m.context.to_vec(),

@@ -87,7 +87,6 @@ impl Peers {
                 Dial::At(_) => {
                     let until = self.now_ns.saturating_add(RESOLVE_NS);
                     peer.dial = Dial::Resolving(until);
-                    peer.counters.dials += 1;
                     self.resolver.request(node, &address.host, address.port);
                     self.wake_at(until);
                 }

@@ -46,8 +46,6 @@ pub enum Refusal {
     Removed,
     /// There is a link with this node already.
     Duplicate,
-    /// The node's data directory is not the one that the ensemble knows.
-    WrongIdentity,
     /// Both belong to no ensemble yet, and would count other votes.
     OtherFounders,
     /// The node was met in another life under the same number of a start: its data directory was put back to before that.
@@ -65,7 +63,6 @@ impl Refusal {
             Refusal::NotForMe => 4,
             Refusal::Removed => 5,
             Refusal::Duplicate => 6,
-            Refusal::WrongIdentity => 7,
             Refusal::OtherFounders => 8,
             Refusal::OldCopy => 9,
             Refusal::Other(code) => code,
@@ -74,17 +71,8 @@ impl Refusal {
 
     pub(super) fn from_code(code: u8) -> Self {
         use Refusal::*;
-        let named = [
-            WrongVersion,
-            WrongCluster,
-            UnknownNode,
-            NotForMe,
-            Removed,
-            Duplicate,
-            WrongIdentity,
-            OtherFounders,
-            OldCopy,
-        ];
+        let named =
+            [WrongVersion, WrongCluster, UnknownNode, NotForMe, Removed, Duplicate, OtherFounders, OldCopy];
         named.into_iter().find(|r| r.code() == code).unwrap_or(Other(code))
     }
 }

@@ -12,11 +12,10 @@ use super::frame::{self, Frame, Kind};
 use super::greeting::Refusal;
 use super::handshake::UNKNOWN;
 use super::message::Message;
-use super::peer::{
-    Complaints, Contact, Dial, Link, LinkError, Peer, PeerStatus, Side, State, backoff, splitmix,
-};
+use super::peer::{Complaints, Contact, Dial, Link, LinkError, Peer, Side, State, backoff};
 use super::resolver::Resolver;
 use crate::members::{Members, is_wildcard};
+use crate::random::splitmix;
 use paddock_transport::engine::{Address, Closed, ConnId, Now, Origin};
 use paddock_transport::io::Io;
 use std::collections::{BTreeMap, VecDeque};
@@ -112,7 +111,7 @@ impl Peers {
                 let address = PeerAddress { node, host: member.host.clone(), port: member.peer_port };
                 peer.address = Some(address);
             }
-            (peer.member, peer.recorded, peer.leaving) = (true, member.identity, None);
+            (peer.member, peer.leaving) = (true, None);
         }
         // Who is not in it himself may be older or newer than it: he drops nobody.
         for (_, peer) in
@@ -179,11 +178,6 @@ impl Peers {
         let Some(link) = self.links.get_mut(&conn) else { return };
         (link.heard_ns, link.probe_ns) = (self.now_ns, None);
         link.inbox.push(bytes);
-        if let State::Up(node) = link.state
-            && let Some(peer) = self.peers.get_mut(&node)
-        {
-            peer.counters.bytes_in += bytes.len() as u64;
-        }
         while self.take_one(conn, io) {}
         self.bound_newcomers(conn, io);
         self.pause_when_full(conn, io);
@@ -268,7 +262,6 @@ impl Peers {
             return false;
         };
         if io.unsent(conn) > UNSENT_BYTES_MAX {
-            peer.counters.messages_refused += 1;
             return false;
         }
         let Some(out) = io.out(conn) else { return false };
@@ -281,7 +274,7 @@ impl Peers {
             out.push_shared(stretch.into());
             put
         };
-        let Some(bytes) = put else {
+        if put.is_none() {
             if let Some(more) = peer.complaints.admit(self.now_ns, "too large") {
                 warn!(
                     node = to,
@@ -289,18 +282,11 @@ impl Peers {
                 );
             }
             return false;
-        };
-        peer.counters.messages_out += 1;
-        peer.counters.bytes_out += (frame::HEADER_BYTES + bytes.next_multiple_of(frame::ALIGN)) as u64;
+        }
         if let Some(link) = self.links.get_mut(&conn) {
             link.sent_ns = self.now_ns;
         }
         true
-    }
-
-    /// Whether a link to the node stands and the core has taken its [`PeerEvent::Up`].
-    pub fn is_up(&self, node: u8) -> bool {
-        self.peers.get(&node).is_some_and(|p| p.link.is_some() && p.ups_untaken == 0)
     }
 
     /// Bytes that wait to be sent to the node.
@@ -308,8 +294,8 @@ impl Peers {
         self.peers.get(&node).and_then(|p| p.link).map_or(0, |conn| io.unsent(conn))
     }
 
-    /// Ends the link with a node and tells it why; for what only the core can judge.
-    pub fn refuse(&mut self, node: u8, why: Refusal, io: &mut Io) {
+    /// Ends the link with a node and tells it why.
+    pub(super) fn refuse(&mut self, node: u8, why: Refusal, io: &mut Io) {
         let Some(conn) = self.peers.get(&node).and_then(|p| p.link) else { return };
         // Who does not read is not waited for.
         if io.unsent(conn) > STRETCH_BYTES {
@@ -319,28 +305,6 @@ impl Peers {
         self.put(conn, Kind::Goodbye, &[why.code()], io);
         self.drop_link(conn, LinkError::WeRefused(why, None), io);
         io.close(conn);
-    }
-
-    /// All other nodes that belong to the ensemble or have a link. So far only tests look.
-    pub fn status(&self, io: &Io) -> Vec<PeerStatus> {
-        let shown = self.peers.iter().filter(|(_, p)| p.member || p.link.is_some());
-        let status = shown.map(|(&node, peer)| {
-            let link = peer.link.and_then(|conn| self.links.get(&conn));
-            PeerStatus {
-                node,
-                address: peer.place(),
-                up: link.is_some(),
-                since_ns: link.map_or(0, |l| l.since_ns),
-                dialled: link.is_some_and(|l| matches!(l.side, Side::Dialled(_))),
-                member: peer.member,
-                incarnation: peer.known.map(|k| k.incarnation),
-                identity_differs: matches!((peer.recorded, peer.known), (Some(r), Some(k)) if r != k.identity),
-                unsent_bytes: self.unsent(node, io),
-                counters: peer.counters,
-                last_error: peer.last_error.clone(),
-            }
-        });
-        status.collect()
     }
 
     /// Takes one thing from a connection's bytes. `false`: there is none.
@@ -358,9 +322,6 @@ impl Peers {
         };
         match link.inbox.frame() {
             Ok(Some(Frame::Message(message, bytes))) => {
-                if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.counters.messages_in += 1;
-                }
                 self.tell(bytes, PeerEvent::Message { node, message });
                 true
             }
@@ -494,7 +455,8 @@ impl Peers {
                 _ => warn!(more, "node {node} at {place}: {what}: {text}"),
             }
         }
-        peer.last_error = Some(text);
+        #[cfg(test)]
+        peer.last_error.replace(text);
     }
 
     fn pause_when_full(&mut self, conn: ConnId, io: &mut Io) {

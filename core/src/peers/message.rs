@@ -138,10 +138,6 @@ pub struct RaftMessage {
     pub commit: u64,
     /// See `eraftpb`.
     pub commit_term: u64,
-    /// Index and term of a snapshot, for the messages that carry one.
-    pub snapshot: Option<(u64, u64)>,
-    /// See `eraftpb`.
-    pub request_snapshot: u64,
     /// See `eraftpb`.
     pub reject: bool,
     /// See `eraftpb`.

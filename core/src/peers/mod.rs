@@ -24,7 +24,7 @@ pub use config::{PeerAddress, PeersConfig};
 pub use greeting::{PROTOCOL_VERSION, Refusal, founders};
 pub use links::Peers;
 pub use message::Message;
-pub use peer::{Contact, Counters, PeerStatus};
+pub use peer::Contact;
 pub use resolver::{InlineResolver, Resolver};
 pub use resolver_thread::ThreadResolver;
 

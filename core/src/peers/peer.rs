@@ -1,12 +1,13 @@
 //! What is known of one other node, and of one connection.
 //!
-//! Owns addresses, the state of dialling, counters, and what was last said about a node in the log. Never sends anything.
+//! Owns addresses, the state of dialling, and what was last said about a node in the log. Never sends anything.
 
 #![forbid(unsafe_code)]
 
 use super::config::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, COMPLAINT_NS, PeerAddress, SAME_COMPLAINT_NS};
 use super::frame::{FrameError, Inbox};
 use super::greeting::{Greeting, GreetingError, Hex, Refusal};
+use crate::random::splitmix;
 use paddock_transport::engine::{Address, ConnId};
 use thiserror::Error;
 
@@ -87,7 +88,6 @@ fn refused_by(why: &Refusal, said: &Option<Box<Greeting>>) -> String {
         (Refusal::Duplicate, _) => {
             "it has a link with this node's number already; if this stays, two nodes run with the same myid"
         }
-        (Refusal::WrongIdentity, _) => "this node's data directory is not the one that the ensemble knows",
         (Refusal::OldCopy, _) => {
             "this node runs from an older copy of its data directory, and may have forgotten votes and writes. Stop it, empty \
              the directory except for myid, and start it again: it is fed anew"
@@ -112,7 +112,6 @@ fn we_refused(why: &Refusal, said: &Option<Box<Greeting>>) -> String {
         (Refusal::NotForMe, None) => "it looked for another node here",
         (Refusal::Removed, _) => "it was removed from this ensemble",
         (Refusal::Duplicate, _) => "there is a link with a node of this number already",
-        (Refusal::WrongIdentity, _) => "its data directory is not the one that the ensemble knows",
         _ => return common(why, said).unwrap_or_default(),
     };
     text.to_owned()
@@ -217,33 +216,12 @@ pub enum Contact {
     Refused(Refusal),
 }
 
-/// Counts of one node, since this node's start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    /// Bytes received.
-    pub bytes_in: u64,
-    /// Bytes sent or waiting to be.
-    pub bytes_out: u64,
-    /// Messages received.
-    pub messages_in: u64,
-    /// Messages sent or waiting to be.
-    pub messages_out: u64,
-    /// Messages not taken since too much was unsent.
-    pub messages_refused: u64,
-    /// Dials begun.
-    pub dials: u64,
-    /// Links that stood; one less is the number of reconnects.
-    pub links: u64,
-}
-
 /// One other node.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub address: Option<PeerAddress>,
     /// It belongs to the membership in force.
     pub member: bool,
-    /// Identity that the membership records.
-    pub recorded: Option<[u8; 16]>,
     pub link: Option<ConnId>,
     /// Links of which the core has not heard yet.
     pub ups_untaken: usize,
@@ -254,10 +232,11 @@ pub(super) struct Peer {
     pub contact: Contact,
     /// It belongs to the ensemble no more: when its link ends, and what it is told then.
     pub leaving: Option<(u64, Refusal)>,
-    pub counters: Counters,
     pub complaints: Complaints,
     /// What was said of links that came to stand.
     pub arrivals: Complaints,
+    /// Why its last link ended or its last dial did not succeed.
+    #[cfg(test)]
     pub last_error: Option<String>,
 }
 
@@ -266,7 +245,6 @@ impl Peer {
         Self {
             address: None,
             member: false,
-            recorded: None,
             link: None,
             ups_untaken: 0,
             dial: Dial::New,
@@ -274,9 +252,9 @@ impl Peer {
             known: None,
             contact: Contact::None,
             leaving: None,
-            counters: Counters::default(),
             complaints: Complaints::default(),
             arrivals: Complaints::default(),
+            #[cfg(test)]
             last_error: None,
         }
     }
@@ -286,33 +264,6 @@ impl Peer {
             .as_ref()
             .map_or_else(|| "an unknown address".to_owned(), |a| format!("{}:{}", a.host, a.port))
     }
-}
-
-/// A node's links as an operator sees them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PeerStatus {
-    /// Its number.
-    pub node: u8,
-    /// `host:port` of its peer link, as known.
-    pub address: String,
-    /// Whether a link stands.
-    pub up: bool,
-    /// Since when, on `Now::mono_ns`'s clock; 0: no link.
-    pub since_ns: u64,
-    /// Whether this node dialled it.
-    pub dialled: bool,
-    /// Whether it belongs to the membership in force.
-    pub member: bool,
-    /// Number of its start, when it was last heard of.
-    pub incarnation: Option<u64>,
-    /// Whether its data directory is not the one that the membership records.
-    pub identity_differs: bool,
-    /// Bytes on their way to it.
-    pub unsent_bytes: usize,
-    /// Counts.
-    pub counters: Counters,
-    /// Why its last link ended or its last dial did not succeed.
-    pub last_error: Option<String>,
 }
 
 /// What was last said in the log, so that it is not said in a loop.
@@ -342,12 +293,4 @@ impl Complaints {
 pub(super) fn backoff(failures: u32, random: &mut u64) -> u64 {
     let full = (BACKOFF_MIN_NS << failures.min(16)).min(BACKOFF_MAX_NS);
     full / 2 + splitmix(random) % (full / 2 + 1)
-}
-
-/// SplitMix64: a whole stream from any seed.
-pub(super) fn splitmix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

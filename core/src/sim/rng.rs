@@ -1,7 +1,9 @@
 //! The one source of chance: a seed's own stream.
 //!
-//! Owns 64 bits. Never asks the system for anything, so that a seed means the same run on every machine and for ever:
-//! the algorithm (SplitMix64) is fixed here and not that of a library, which may change.
+//! Owns 64 bits. Never asks the system for anything: a seed means the same run on every machine and for ever, since the
+//! algorithm is our own, too (see `random`).
+
+use crate::random::splitmix;
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
@@ -17,11 +19,7 @@ impl Rng {
 
     /// The next 64 bits.
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix(&mut self.0)
     }
 
     /// One of `0..bound`; 0 when there is none.

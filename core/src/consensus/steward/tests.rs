@@ -159,7 +159,7 @@ impl Cluster {
                 let matched = node.map_or(0, |n| n.matched);
                 let active = node.is_some_and(|n| n.up);
                 let (learner, snapshot) = (self.raft.learners.contains(id), node.is_some_and(|n| n.snapshot));
-                Progress { node: *id, matched, next: matched + 1, active, learner, snapshot }
+                Progress { node: *id, matched, active, learner, snapshot }
             })
             .collect();
         let view = View {
@@ -581,14 +581,7 @@ fn a_step_whose_proposal_was_lost_is_taken_again() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     cluster.reconfig(&["server.2=10.0.0.22:2888:3888:participant;2181".to_owned()], "");
     let progress: Vec<Progress> = (1..=3)
-        .map(|node| Progress {
-            node,
-            matched: 2000,
-            next: 2001,
-            active: true,
-            learner: false,
-            snapshot: false,
-        })
+        .map(|node| Progress { node, matched: 2000, active: true, learner: false, snapshot: false })
         .collect();
     let mut look = |now_ns| {
         let view = View {

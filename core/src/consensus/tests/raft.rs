@@ -330,8 +330,6 @@ fn nonsense_of_a_peer_changes_nothing_for_the_worse() {
                 entries,
                 commit: number(&mut c, last),
                 commit_term: number(&mut c, term),
-                snapshot: Some((last, term)),
-                request_snapshot: number(&mut c, last),
                 reject: c.rng & 2 == 0,
                 reject_hint: number(&mut c, last),
                 context: vec![0; 8],

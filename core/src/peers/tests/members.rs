@@ -117,22 +117,6 @@ fn a_node_without_a_place_is_taken_in_by_whoever_is_a_member() {
 }
 
 #[test]
-fn a_directory_that_is_not_the_recorded_one_is_shown_and_can_be_refused() {
-    let mut rig = rig_at(5, &[1, 2]);
-    let wire = rig.wire(&Greeting { identity: [0xaa; 16], ..of_member(2, 5) });
-    assert_eq!(rig.told(1), ["up 2.1 170"]);
-    assert!(rig.node(1).peers.status(&Io::default())[0].identity_differs);
-    rig.inproc.received(wire);
-    rig.nodes[0].peers.refuse(2, Refusal::WrongIdentity, rig.inproc.io(0));
-    rig.run();
-    let mut inbox = Inbox::default();
-    inbox.push(&rig.inproc.received(wire));
-    assert_eq!(inbox.frame(), Ok(Some(Frame::Goodbye(Refusal::WrongIdentity.code()))));
-    assert!(rig.inproc.is_closed(wire));
-    assert_eq!(rig.told(1), ["down 2"]);
-}
-
-#[test]
 fn a_member_that_moved_is_dialled_at_its_new_address() {
     let mut rig = Rig::new(vec![config(1, &[1, 2]), config(2, &[1, 2])]);
     let mut moved = members(5, &[1, 2]);

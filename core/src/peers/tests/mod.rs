@@ -76,6 +76,13 @@ fn large(number: u64, bytes: usize) -> Message {
     })
 }
 
+impl Peers {
+    /// Whether a link to the node stands and the core has taken its [`PeerEvent::Up`].
+    fn is_up(&self, node: u8) -> bool {
+        self.peers.get(&node).is_some_and(|p| p.link.is_some() && p.ups_untaken == 0)
+    }
+}
+
 /// One node: its links, and what they told it.
 struct Node {
     peers: Peers,
@@ -114,9 +121,7 @@ impl Node {
     }
 
     fn error(&mut self, of: u8) -> String {
-        let io = Io::default();
-        let status = self.peers.status(&io).into_iter().find(|s| s.node == of);
-        status.and_then(|s| s.last_error).unwrap_or_default()
+        self.peers.peers.get(&of).and_then(|peer| peer.last_error.clone()).unwrap_or_default()
     }
 }
 
