@@ -138,6 +138,10 @@ pub fn answer(word: Word, facts: &Facts<'_>) -> String {
     }
 }
 
+/// What a server says when it does not know whom to ask. It may pass: during an election it does.
+pub const NO_LEADER: &str = "this server knows no leader that could hand over to it, so nobody was asked. Ask again when there is one \
+                             (paddock_leader in mntr)";
+
 /// Why this server cannot lead, with what to do; `None`: it may.
 pub fn why_not_to_lead(stats: &Stats) -> Option<&'static str> {
     if stats.node().disk_full.get() != 0 {
@@ -146,8 +150,12 @@ pub fn why_not_to_lead(stats: &Stats) -> Option<&'static str> {
              or ask another server to lead",
         );
     }
-    (stats.mode() == Mode::Observer)
-        .then_some("this server has no vote, being an observer or not caught up yet: it cannot lead. Ask one of the voters to")
+    if stats.mode() == Mode::Observer {
+        return Some(
+            "this server has no vote, being an observer or not caught up yet: it cannot lead. Ask one of the voters to",
+        );
+    }
+    (stats.node().leader_id.get() == 0).then_some(NO_LEADER)
 }
 
 /// ZooKeeper's sentence, and behind it what it does not tell: why.
@@ -466,6 +474,8 @@ mod tests {
         let stats = Stats::new(1, 0);
         let facts = Facts { words: Words::parse("lead").0, ..facts(&stats, &[]) };
         stats.set_mode(Mode::Follower);
+        assert!(answer(Word::Lead, &facts).starts_with(NO_LEADER));
+        stats.node().leader_id.set(2);
         assert!(answer(Word::Lead, &facts).starts_with("asked"));
         stats.node().disk_full.set(1);
         // It says so also when it has fallen behind too far to serve.

@@ -97,12 +97,17 @@ impl Consensus {
         let leader = self.group.leader() as u8;
         let stalled = self.outbound.is_stalled(now_ns, FORWARD_RETRY_NS);
         let wanted = std::mem::take(&mut self.phase.wants_to_lead);
-        if self.group.role() == Role::Leader || leader == 0 {
+        if self.group.role() == Role::Leader {
             return;
         }
         let term = self.group.term();
-        if wanted {
-            self.links.send(leader, &Message::Lead { term }, io);
+        if wanted && !(leader != 0 && self.links.send(leader, &Message::Lead { term }, io)) {
+            tracing::warn!(
+                "this node is wanted as leader, but no leader can be asked to hand over: ask again when one is known"
+            );
+        }
+        if leader == 0 {
+            return;
         }
         if !self.links.is_granted(term) {
             if self.outbound.undecided() > 0 && self.links.may_ask(now_ns, FORWARD_RETRY_NS) {

@@ -12,6 +12,7 @@ mod report;
 pub use ask::{ANSWER_MAX_BYTES, AskError, ask};
 pub use report::{Report, Verdict};
 
+use crate::admin::text::NO_LEADER;
 use std::time::{Duration, Instant};
 
 /// Servers asked at once, each by a thread of its own: as many as an ensemble can have.
@@ -116,18 +117,20 @@ pub fn parse_servers(text: &str) -> Result<Vec<String>, String> {
 /// Asks a server to become the leader, and waits until it is.
 pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
     let until = Instant::now() + patience;
-    let mut found = Node::default();
+    let (mut found, mut leaderless) = (Node::default(), false);
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(why_it_does_not_lead(&found, patience));
+            return Err(why_it_does_not_lead(&found, leaderless, patience));
         }
         found = ask_one(server, left)?;
         if found.role == "leader" || found.role == "standalone" {
             return Ok(());
         }
         let answer = ask(server, "lead", left).map_err(|e| e.to_string())?;
-        if !answer.starts_with("asked") {
+        // As long as an election takes, also the one by which it comes to lead.
+        leaderless = answer.starts_with(NO_LEADER);
+        if !leaderless && !answer.starts_with("asked") {
             return Err(match answer.contains(NOT_ALLOWED) {
                 true => "it does not take the word `lead`: add it by name to 4lw.commands.whitelist in that server's \
                          configuration (`*` does not include it), and restart it"
@@ -141,7 +144,7 @@ pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
 }
 
 /// It was asked, and the time is over.
-fn why_it_does_not_lead(found: &Node, patience: Duration) -> String {
+fn why_it_does_not_lead(found: &Node, leaderless: bool, patience: Duration) -> String {
     let after = format!("it is {} after {} ms", found.role, patience.as_millis());
     // A server of an earlier release says that it was asked, whatever its disk is like.
     if found.disk_full {
@@ -149,8 +152,9 @@ fn why_it_does_not_lead(found: &Node, patience: Duration) -> String {
             "{after}, and its disk is full: free space on it and ask again, or ask another server to lead"
         );
     }
-    if found.leader == Some(0) {
-        return format!("{after}, and knows no leader that could hand over: {}", found.blocked);
+    if leaderless || found.leader == Some(0) {
+        let why = if found.blocked.is_empty() { "an election may be under way" } else { &found.blocked };
+        return format!("{after}, and knows no leader that could hand over: {why}");
     }
     format!(
         "{after}. Has it a vote, and is it caught up (paddock status)? An election may also have chosen another server meanwhile: \

@@ -3,6 +3,7 @@
 use super::*;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const SRVR: &str = "Zookeeper version: 3.9.6-paddock-0.1.0, built on 2026-01-01 00:00 UTC\nLatency min/avg/max: \
                     0/2.2723/46\nReceived: 609\nSent: 675\nConnections: 3\nOutstanding: 0\nZxid: 0x15d\nMode: follower\n\
@@ -162,6 +163,20 @@ fn leadership_that_cannot_be_had_is_told_with_its_reason_and_what_to_do() {
         MNTR.replace("paddock_leader\t3", "paddock_leader\t0") + "paddock_write_block_reason\tno leader\n";
     let none = why(none, "asked\n");
     assert!(none.ends_with("knows no leader that could hand over: no leader"), "{none}");
+    // One that says so itself, and whose election ends in time.
+    let none = why(MNTR.to_owned(), crate::admin::text::NO_LEADER);
+    assert!(none.contains("300 ms") && none.contains("knows no leader that could hand over"), "{none}");
+    let (looks, led) = (AtomicU64::new(0), SRVR.replace("Mode: follower", "Mode: leader"));
+    let electing = server(move |s, word| {
+        let text = match word {
+            b"srvr" if looks.fetch_add(1, Ordering::Relaxed) > 0 => &led,
+            b"srvr" => SRVR,
+            b"mntr" => MNTR,
+            _ => crate::admin::text::NO_LEADER,
+        };
+        drop(s.write_all(text.as_bytes()));
+    });
+    assert_eq!(lead(&electing, Duration::from_secs(60)), Ok(()));
     assert!(why(MNTR.to_owned(), "asked\n").contains("Has it a vote"));
     let refused = why(MNTR.to_owned(), "lead is not executed because it is not in the whitelist.\n");
     assert!(refused.contains("add it by name to 4lw.commands.whitelist"), "{refused}");
