@@ -46,8 +46,10 @@ pub(super) enum Verdict {
 /// See the module doc.
 #[derive(Debug, Default)]
 pub(super) struct Disputes {
-    /// By zxid: who has which digest.
+    /// By zxid: who has which digest, as long as it is not settled.
     opinions: BTreeMap<i64, BTreeMap<u8, u64>>,
+    /// By zxid: what a majority has. Whoever comes to speak later changes nothing.
+    settled: BTreeMap<i64, u64>,
     /// The one that holds up this node, and when it last asked.
     own: Option<(Dispute, u64)>,
     /// Entries that were applied although their proposers were wrong.
@@ -62,6 +64,9 @@ impl Disputes {
 
     /// A node computed `digest` at `zxid`.
     pub(super) fn hear(&mut self, zxid: i64, node: u8, digest: u64) {
+        if self.settled.contains_key(&zxid) {
+            return;
+        }
         self.opinions.entry(zxid).or_default().insert(node, digest);
         while self.opinions.len() > DISPUTES_MAX {
             self.opinions.pop_first();
@@ -70,20 +75,36 @@ impl Disputes {
 
     /// What a majority of `voters` thinks of `own`.
     pub(super) fn verdict(&self, zxid: i64, own: u64, voters: &BTreeSet<u8>) -> Verdict {
-        let Some(opinions) = self.opinions.get(&zxid) else { return Verdict::Open };
-        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-        for (_, digest) in opinions.iter().filter(|(node, _)| voters.contains(node)) {
-            *counts.entry(*digest).or_default() += 1;
-        }
-        match counts.into_iter().find(|(_, count)| *count > voters.len() / 2) {
-            Some((digest, _)) if digest == own => Verdict::Right,
-            Some((digest, _)) => Verdict::Wrong(digest),
+        match self.majority(zxid, voters) {
+            Some(digest) if digest == own => Verdict::Right,
+            Some(digest) => Verdict::Wrong(digest),
             None => Verdict::Open,
         }
     }
 
-    /// The zxids in dispute.
-    fn zxids(&self) -> Vec<i64> {
+    /// What a majority of `voters` has.
+    fn majority(&self, zxid: i64, voters: &BTreeSet<u8>) -> Option<u64> {
+        if let Some(digest) = self.settled.get(&zxid) {
+            return Some(*digest);
+        }
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+        for (_, digest) in self.opinions.get(&zxid)?.iter().filter(|(node, _)| voters.contains(node)) {
+            *counts.entry(*digest).or_default() += 1;
+        }
+        counts.into_iter().find(|(_, count)| *count > voters.len() / 2).map(|(digest, _)| digest)
+    }
+
+    /// A majority has this, and there is nothing more to be learnt of it.
+    fn settle(&mut self, zxid: i64, digest: u64) {
+        self.opinions.remove(&zxid);
+        self.settled.insert(zxid, digest);
+        while self.settled.len() > DISPUTES_MAX {
+            self.settled.pop_first();
+        }
+    }
+
+    /// The zxids in dispute and not settled.
+    pub(super) fn zxids(&self) -> Vec<i64> {
         self.opinions.keys().copied().collect()
     }
 }
@@ -132,15 +153,20 @@ impl Consensus {
 
     /// Asks, and draws the consequences of what was answered.
     pub(super) fn settle_disputes(&mut self, now_ns: u64, io: &mut Io) -> Result<(), StopReason> {
-        if self.disputes.opinions.is_empty() {
+        if self.disputes.opinions.is_empty() && self.disputes.own.is_none() {
             return Ok(());
         }
         let voters: BTreeSet<u8> = self.group.membership().voters.iter().map(|&v| v as u8).collect();
         for zxid in self.disputes.zxids() {
-            let Some(own) = self.applier.machine.digest_at(zxid) else { continue };
-            if let Verdict::Wrong(logged) = self.disputes.verdict(zxid, own, &voters) {
-                let index = self.applier.index;
-                return Err(StopReason::Diverged { zxid, found: own, logged, index });
+            let Some(logged) = self.disputes.majority(zxid, &voters) else { continue };
+            match self.applier.machine.digest_at(zxid) {
+                Some(found) if found != logged => {
+                    let index = self.applier.index;
+                    return Err(StopReason::Diverged { zxid, found, logged, index });
+                }
+                // This node has yet to come there.
+                None if zxid > self.applier.machine.zxid() => {}
+                Some(_) | None => self.disputes.settle(zxid, logged),
             }
         }
         let Some((dispute, asked_ns)) = self.disputes.own else { return Ok(()) };
@@ -181,6 +207,22 @@ mod tests {
         assert_eq!(d.verdict(5, 7, &voters), Verdict::Open);
         d.hear(5, 3, 8);
         assert_eq!((d.verdict(5, 7, &voters), d.verdict(5, 8, &voters)), (Verdict::Wrong(8), Verdict::Right));
+    }
+
+    #[test]
+    fn what_a_majority_has_decided_costs_no_later_turn_whoever_speaks_late() {
+        let mut d = Disputes::default();
+        let voters = BTreeSet::from([1, 2, 3]);
+        d.hear(5, 1, 7);
+        d.hear(5, 2, 7);
+        assert_eq!(d.majority(5, &voters), Some(7));
+        d.settle(5, 7);
+        d.hear(5, 3, 8);
+        assert!(d.zxids().is_empty());
+        // It is remembered for an entry that says otherwise.
+        assert_eq!((d.verdict(5, 7, &voters), d.verdict(5, 8, &voters)), (Verdict::Right, Verdict::Wrong(7)));
+        (0..100).for_each(|zxid| d.settle(zxid, 7));
+        assert_eq!(d.settled.len(), DISPUTES_MAX);
     }
 
     #[test]

@@ -264,6 +264,9 @@ fn a_difference_shows_without_a_write() {
     trio.write_through((wrong + 1) % 3);
     trio.until("a verdict", |trio| trio.nodes[wrong].parts.control.reason().is_some());
     assert_eq!(trio.reasons().iter().flatten().count(), 1, "{:?}", trio.reasons());
+    trio.until("the others to have it behind them", |trio| {
+        (0..3).all(|n| n == wrong || trio.nodes[n].core.disputes.zxids().is_empty())
+    });
 }
 
 #[test]
