@@ -143,8 +143,9 @@ impl Receivings {
             return outbox.stop(from, index, "the sender is not the leader");
         }
         current.heard_ns = now_ns;
-        if current.stage != Stage::Taking || offset != current.queued || current.writing >= WINDOW_CHUNKS_MAX
-        {
+        // One that comes while the file is being created is written behind that: the helper keeps the order.
+        let takes = current.stage != Stage::Finishing && current.writing < WINDOW_CHUNKS_MAX;
+        if !takes || offset != current.queued {
             // Sent twice since our answer was lost, or behind one that was lost itself. Who is busy tells it soon anyway.
             if !current.is_busy() {
                 current.tell(now_ns, outbox);

@@ -365,6 +365,34 @@ fn offers_that_are_stale_foreign_or_of_no_use_are_refused() {
     }
 }
 
+/// A slow disk has the receiver say that it lives, which draws a chunk: dropped, it would be missed for [`RESEND_NS`].
+#[test]
+fn a_chunk_that_comes_while_the_file_is_being_created_is_not_sent_again() {
+    let mut net = Net::new(2);
+    write(&net.disk(1), 100);
+    net.begin(2);
+    let (mut offer, mut early) = (None, None);
+    // What node 1 says is held back, and node 2's answer made up for it.
+    for _ in 0..2 {
+        net.step(&mut |_, _, m| {
+            match m {
+                M::Offer { .. } => offer = Some(m.clone()),
+                M::Chunk { .. } => early = Some(m.clone()),
+                _ => {}
+            }
+            false
+        });
+        net.say(2, LEADER, M::Want { index: 100, offset: 0 });
+    }
+    // Both are there before the helper has told anything.
+    net.say(LEADER, 2, offer.unwrap());
+    net.say(LEADER, 2, early.unwrap());
+    net.until("arrival", &mut good, |n| n.sent(2, 100));
+    assert!(same(&net.disk(1), &net.disk(2), 100));
+    let first = |(_, _, m): &&(u8, u8, M)| matches!(m, M::Chunk { offset: 0, .. });
+    assert_eq!(net.delivered.iter().filter(first).count(), 0, "it is not sent again");
+}
+
 #[test]
 fn a_deposed_leader_does_not_go_on_and_the_new_one_begins_anew() {
     let mut net = Net::new(3);
