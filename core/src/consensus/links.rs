@@ -30,8 +30,8 @@ pub(super) struct Links {
     up: BTreeMap<u8, u64>,
     /// Raft messages that wait until the drain with this number is persisted.
     held: VecDeque<(u64, Vec<RaftMessage>)>,
-    /// The term whose leader has told this node the next number of its stream.
-    granted: u64,
+    /// Who has told this node, as the leader of which term, the next number of its stream.
+    granted: Option<(u8, u64)>,
     asked_ns: Option<u64>,
     /// Number of a start of this data directory that others know and that is none of its past: it was said that it is a copy.
     pub(super) copied_from: Option<u64>,
@@ -101,12 +101,17 @@ impl Links {
 
     /// Whether the leader of `term` has said where this node's stream stands.
     pub(super) fn is_granted(&self, term: u64) -> bool {
-        self.granted == term
+        self.granted.is_some_and(|(_, of)| of == term)
     }
 
     /// It takes nothing more of this node before it has said so again.
     pub(super) fn ungrant(&mut self) {
-        self.granted = 0;
+        self.granted = None;
+    }
+
+    /// What was on its way to the node is lost. It says anew where the stream stands, also if nobody knows just now that it leads.
+    fn link_changed(&mut self, node: u8) {
+        self.granted = self.granted.filter(|(by, _)| *by != node);
     }
 
     /// Whether it is time to ask it. Asking counts.
@@ -187,10 +192,7 @@ impl Consensus {
                     }
                     self.links.asked_ns = None;
                     self.streams.link_up(node);
-                    if u64::from(node) == self.group.leader() {
-                        // What was on its way is lost: it says anew where our stream stands.
-                        self.links.granted = 0;
-                    }
+                    self.links.link_changed(node);
                     self.expect(node, incarnation, io);
                 }
                 PeerEvent::Down { node } => {
@@ -199,9 +201,7 @@ impl Consensus {
                     self.links.applied.remove(&node);
                     self.reads.forget(node);
                     self.room.link_down(node);
-                    if u64::from(node) == self.group.leader() {
-                        self.links.granted = 0;
-                    }
+                    self.links.link_changed(node);
                     self.group.unreachable(u64::from(node));
                     self.installing.link_down(node);
                     self.feed.link_down(node);
@@ -256,7 +256,7 @@ impl Consensus {
                     if !self.links.is_granted(term) {
                         self.rounds.lose();
                     }
-                    self.links.granted = term;
+                    self.links.granted = Some((from, term));
                 } else {
                     self.compare_starts(from, incarnation);
                 }
@@ -393,6 +393,16 @@ mod tests {
         // What it is told: how far this node is, and no vote.
         assert!(wire::is_answer_to_leader(&said(MessageType::MsgAppendResponse)));
         assert!(!wire::is_answer_to_leader(&said(MessageType::MsgRequestVoteResponse)));
+    }
+
+    /// A candidate knows no leader, and the one of its term may be found to lead still.
+    #[test]
+    fn what_a_leader_granted_ends_with_its_link_whoever_is_known_to_lead() {
+        let mut links = Links { granted: Some((2, 5)), ..Links::new(None) };
+        links.link_changed(3);
+        assert!(links.is_granted(5) && !links.is_granted(4));
+        links.link_changed(2);
+        assert!(!links.is_granted(5));
     }
 
     #[test]
