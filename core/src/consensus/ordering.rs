@@ -120,16 +120,13 @@ impl Consensus {
     /// Puts this node's own commands beside those of the others.
     fn take_own(&mut self, own: Vec<Command>, now_ns: u64) {
         let Some(first) = own.first().map(|command| command.seq) else { return };
-        // Its own stream is always where the leader expects it: both were set when it began to lead.
-        let wanted = self.streams.wanted(self.node);
-        if wanted != Some(first) {
+        if let Err(own) = self.streams.take_all(self.node, own) {
+            // Its own stream is always where the leader expects it: both were set when it began to lead.
+            let wanted = self.streams.wanted(self.node);
             tracing::error!(
                 "the leader's own command {first} is out of order, {wanted:?} is wanted; it gives up leading"
             );
             self.outbound.give_back(own, false);
-            self.hand_over(now_ns);
-        } else if self.streams.take(self.node, own).is_err() {
-            tracing::error!("the leader's own commands do not fit its stream; it gives up leading");
             self.hand_over(now_ns);
         }
     }

@@ -31,6 +31,20 @@ struct Stream {
     returned: Option<u64>,
 }
 
+impl Stream {
+    fn continues_with(&self, node: u8, commands: &[Command]) -> bool {
+        (self.next..).zip(commands).all(|(seq, command)| {
+            command.node == node && command.incarnation == self.incarnation && command.seq == seq
+        })
+    }
+
+    fn push(&mut self, command: Command) {
+        self.next += 1;
+        self.bytes += command_bytes(&command.op, &command.identities);
+        self.queue.push_back(command);
+    }
+}
+
 /// What a node is told that gets its commands back: those from `seq` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Return {
@@ -115,9 +129,7 @@ impl Streams {
             if !fits {
                 return wanted(stream);
             }
-            stream.next += 1;
-            stream.bytes += command_bytes(&command.op, &command.identities);
-            stream.queue.push_back(command);
+            stream.push(command);
         }
         Ok(())
     }
@@ -129,13 +141,20 @@ impl Streams {
             return false;
         }
         let Some(stream) = self.nodes.get_mut(&node) else { return false };
-        let next = (stream.next..).zip(commands).all(|(seq, command)| {
-            command.node == node && command.incarnation == stream.incarnation && command.seq == seq
-        });
+        let next = stream.continues_with(node, commands);
         if next {
             stream.next += commands.len() as u64;
         }
         next
+    }
+
+    /// Takes commands that are bounded where they come from: all of them, or none and gives them back, since they are not the
+    /// next ones.
+    pub(super) fn take_all(&mut self, node: u8, commands: Vec<Command>) -> Result<(), Vec<Command>> {
+        let stream = self.nodes.get_mut(&node).filter(|stream| stream.continues_with(node, &commands));
+        let Some(stream) = stream else { return Err(commands) };
+        commands.into_iter().for_each(|command| stream.push(command));
+        Ok(())
     }
 
     /// The number that is taken next of a node whose stream is known.
@@ -366,6 +385,20 @@ mod tests {
         assert_eq!(s.fill(1, usize::MAX).len(), 1);
         assert_eq!(s.clear(1).iter().map(|c| c.seq).collect::<Vec<_>>(), [2, 3]);
         assert!(!s.has_more());
+    }
+
+    #[test]
+    fn commands_that_are_not_the_next_ones_come_back_whole() {
+        let mut s = Streams::default();
+        assert_eq!(s.take_all(1, run(1, 1, 1..=3)), Err(run(1, 1, 1..=3)));
+        s.expect(1, 1, None);
+        for wrong in [run(1, 1, 2..=3), run(1, 2, 1..=2), run(2, 1, 1..=2)] {
+            assert_eq!(s.take_all(1, wrong.clone()), Err(wrong));
+        }
+        let gap = [run(1, 1, 1..=2), run(1, 1, 4..=4)].concat();
+        assert_eq!((s.take_all(1, gap.clone()), s.wanted(1)), (Err(gap), Some(1)));
+        assert_eq!((s.take_all(1, run(1, 1, 1..=3)), s.wanted(1)), (Ok(()), Some(4)));
+        assert_eq!(s.fill(9, usize::MAX).len(), 3);
     }
 
     #[test]
