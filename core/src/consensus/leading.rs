@@ -150,7 +150,8 @@ impl Consensus {
             if let Some(begun) = self.rounds.begin(now_ns, beats) {
                 self.take_round(self.node, begun.number, &begun.touched, now_ns);
             }
-            if let Some(read) = self.reads.begin(now_ns) {
+            let mute = self.phase.full_since.is_some() && mutated(Mutation::MuteWhenFull);
+            if let Some(read) = self.reads.begin(now_ns).filter(|_| !mute) {
                 self.group.read_index(read);
             }
         } else if let Some(leader) = self.asks_leader()

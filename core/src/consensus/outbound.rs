@@ -158,7 +158,11 @@ impl Outbound {
     /// is lent: the word by which a leader wanted a number again may have crossed the command. Only [`Outbound::take_back`] says
     /// otherwise.
     pub(super) fn withdraw(&mut self) -> Vec<Ticket> {
-        let never = self.position(self.next.max(self.lent + 1)).unwrap_or(self.pending.len());
+        let next = match mutated(Mutation::RefuseLent) {
+            true => self.resolved() + 1,
+            false => self.next.max(self.lent + 1),
+        };
+        let never = self.position(next).unwrap_or(self.pending.len());
         let withdrawn = self.pending.split_off(never);
         self.last_seq -= withdrawn.len() as u64;
         self.bytes -= withdrawn.iter().map(|p| p.bytes).sum::<usize>();

@@ -4,12 +4,14 @@
 //! stays fair because each fault is one that the design says a node survives; where a node must refuse to start instead
 //! (corruption of what was durable), the refusal is awaited and the disk mended afterwards.
 
+mod disks;
+
 use super::client::State;
 use super::net::Host;
 use super::node::{Process, SimNode};
 use super::rng::Rng;
 use super::world::{SECOND, TICK_TIME_MS, World};
-use paddock_storage::fault::{FaultDisk, SECTOR_BYTES};
+use paddock_storage::fault::FaultDisk;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -48,6 +50,8 @@ kinds! {
     SlowDisk = "slow disk", 3;
     /// No room on the disk.
     FullDisk = "full disk", 3;
+    /// No room on the disks of a majority, or of all, at about the same time.
+    FullDisks = "full disks of a majority", 5;
     /// A sync fails.
     FailedSync = "failed sync", 2;
     /// Nothing gets from one host to another, or either way.
@@ -55,7 +59,7 @@ kinds! {
     /// The hosts fall apart in two halves.
     Partition = "partition", 4;
     /// A node and the clients that it serves are cut off from everybody else.
-    Island = "node cut off with its clients", 3;
+    Island = "node cut off with its clients", 5;
     /// A client is silent for about as long as its session lives; then it is back, and the leader is cut off from the others.
     Hush = "leader cut off as a session is due", 6;
     /// A connection is torn down.
@@ -77,6 +81,10 @@ kinds! {
 /// What is under way.
 enum Ongoing {
     FullDisk(usize),
+    /// Nothing goes wrong until disks fill up, for so long.
+    Settling(u64),
+    /// Disks are full, and nothing else is wrong.
+    FullAlone,
     Cut(Host, Host),
     Partition(Vec<(Host, Host)>),
     /// A client that nobody hears.
@@ -102,6 +110,8 @@ pub struct Faults {
     damaged: BTreeMap<usize, (PathBuf, Vec<u8>)>,
     /// A disk was lost: another one might be one too many.
     lost: bool,
+    /// Nothing else goes wrong before.
+    quiet_until: u64,
 }
 
 impl Faults {
@@ -114,6 +124,7 @@ impl Faults {
             next: 0,
             damaged: BTreeMap::new(),
             lost: false,
+            quiet_until: 0,
         }
     }
 
@@ -148,7 +159,8 @@ impl Faults {
             world.note(|| format!("fault: {} (node {number})", kind.name()));
         }
         let pause = world.faults.pause_ns;
-        world.rng.range(pause / 4, pause * 2)
+        let pause = world.rng.range(pause / 4, pause * 2);
+        pause.max(world.faults.quiet_until.saturating_sub(world.now))
     }
 
     /// Whether it could be done.
@@ -190,6 +202,7 @@ impl Faults {
                 let long = ms(world, 300, 14_000);
                 Self::begin(world, Ongoing::FullDisk(n), long);
             }
+            FaultKind::FullDisks if world.nodes.len() > 1 => Self::fill(world),
             FaultKind::FailedSync if running => {
                 let good = world.rng.below(4);
                 world.nodes[n].disk.fail_sync_after(good);
@@ -274,6 +287,11 @@ impl Faults {
         true
     }
 
+    /// Whether nothing is wrong that would not end by itself at once.
+    pub fn is_none_ongoing(&self) -> bool {
+        self.ongoing.is_empty()
+    }
+
     /// Nothing gets from one of these to one of those, or back.
     fn part(world: &mut World, here: &[Host], there: &[Host], for_ns: u64) {
         let pairs: Vec<_> = here.iter().flat_map(|a| there.iter().map(|b| (*a, *b))).collect();
@@ -301,61 +319,19 @@ impl Faults {
         world.end_process(n, kind == FaultKind::Kill);
     }
 
-    /// Damages a file of a node that goes down for it.
-    fn damage(world: &mut World, n: usize, kind: FaultKind) -> bool {
-        let node = &world.nodes[n];
-        let of_kind = |path: &&PathBuf| match kind {
-            FaultKind::BadLog => path.starts_with("/data/log"),
-            _ => path.starts_with("/data/snapshots"),
-        };
-        let paths = node.disk.paths();
-        let mut files: Vec<&PathBuf> = paths.iter().filter(of_kind).collect();
-        files.sort();
-        if files.len() < 2 && kind == FaultKind::BadSnapshot || files.is_empty() {
-            // Without an older snapshot and the log from there on, nothing could be recovered.
-            return false;
-        }
-        let path = match kind {
-            FaultKind::BadLog => files[0].clone(),
-            _ => files[files.len() - 1].clone(),
-        };
-        let Some(before) = node.disk.contents(&path) else { return false };
-        Self::crash(world, n, FaultKind::Kill);
-        let sector = match kind {
-            // Certainly durable: the first records of the oldest segment.
-            FaultKind::BadLog => 4096 + world.rng.below(64),
-            _ => world.rng.below(before.len() as u64),
-        };
-        world.nodes[n].disk.corrupt(&path, |bytes| {
-            let end = bytes.len().min((sector + SECTOR_BYTES / 8) as usize);
-            for byte in bytes.iter_mut().take(end).skip(sector as usize) {
-                *byte ^= 0x5a;
-            }
-        });
-        world.faults.damaged.insert(n, (path, before));
-        world.start_at(world.now + SECOND / 10, n);
-        true
-    }
-
-    /// A node refused to start. With a damaged disk that is right: it gets its file back; without, it is a fault of ours.
-    pub fn refused(world: &mut World, n: usize, why: &str) {
-        let full = world.faults.ongoing.values().any(|o| matches!(o, Ongoing::FullDisk(at) if *at == n));
-        match world.faults.damaged.remove(&n) {
-            Some((path, before)) => world.nodes[n].disk.corrupt(&path, |bytes| *bytes = before),
-            None if full => {}
-            None => {
-                let number = world.nodes[n].setup.consensus.node;
-                return world.violate("durability", format!("node {number} refuses to start: {why}"));
-            }
-        }
-        world.nodes[n].disk.kill();
-        world.start_at(world.now + SECOND / 5, n);
-    }
-
     /// A fault ends, and what was waiting for its end begins.
     pub fn undo(world: &mut World, number: u64) {
-        if let Some(Ongoing::Hush(client)) = Self::end(world, number) {
-            Self::depose(world, client);
+        match Self::end(world, number) {
+            Some(Ongoing::Hush(client)) => Self::depose(world, client),
+            Some(Ongoing::Settling(long)) => {
+                let alone = world.is_in_order();
+                let first = Self::fill_now(world, long);
+                if alone {
+                    world.fill_up(true);
+                    Self::begin(world, Ongoing::FullAlone, first - world.now);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -363,7 +339,14 @@ impl Faults {
     fn end(world: &mut World, number: u64) -> Option<Ongoing> {
         let ended = world.faults.ongoing.remove(&number)?;
         match &ended {
-            Ongoing::FullDisk(n) => world.nodes[*n].disk.set_capacity(None),
+            Ongoing::FullDisk(n) => {
+                let also = |other: &Ongoing| matches!(other, Ongoing::FullDisk(at) if at == n);
+                if !world.faults.ongoing.values().any(also) {
+                    world.nodes[*n].disk.set_capacity(None);
+                }
+            }
+            Ongoing::Settling(_) => {}
+            Ongoing::FullAlone => world.fill_up(false),
             Ongoing::Cut(a, b) => world.net.mend(*a, *b),
             Ongoing::Partition(pairs) => pairs.iter().for_each(|(a, b)| world.net.mend(*a, *b)),
             Ongoing::Hush(client) => {

@@ -77,6 +77,10 @@ mutations! {
     IgnoreLease = "ignore-lease", "leases", 3;
     /// An expiry found by a leader that was deposed keeps its effect when it is sent again.
     KeepExpiry = "keep-expiry", "expiry", 3;
+    /// A leader without room on its disk has no reads confirmed.
+    MuteWhenFull = "mute-when-full", "reading", 3;
+    /// Where writes are refused, those that the leader has are refused as well.
+    RefuseLent = "refuse-lent", "history|session", 3;
 }
 
 /// One entry as a node applied it.

@@ -59,6 +59,8 @@ pub struct Sum {
     pub simulated_ns: u64,
     /// Requests answered.
     pub answered: u64,
+    /// Writes among them that were refused, since disks were full.
+    pub refused: u64,
     /// Entries of logs.
     pub entries: u64,
     /// Terms of leaders.
@@ -75,6 +77,7 @@ impl Sum {
         self.seeds += 1;
         self.simulated_ns += report.simulated_ns;
         self.answered += report.answered;
+        self.refused += report.refused;
         self.entries += report.entries;
         self.terms += report.terms;
         self.events += report.events;
@@ -86,10 +89,11 @@ impl Sum {
     /// What is printed.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
-            "{} seeds, {} s simulated, {} requests answered, {} log entries, {} terms, {} events",
+            "{} seeds, {} s simulated, {} requests answered ({} writes refused), {} log entries, {} terms, {} events",
             self.seeds,
             self.simulated_ns / SECOND,
             self.answered,
+            self.refused,
             self.entries,
             self.terms,
             self.events

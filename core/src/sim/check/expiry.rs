@@ -2,12 +2,13 @@
 //!
 //! Keeps: a session is not expired sooner than its timeout after the last moment at which its client sent something that was
 //! answered (less what clocks may differ). In an ensemble that holds for the session's opening and its moves, which go
-//! through the log, always, and for everything else while there are no faults, less a beat: what a node heard reaches the
-//! leader with the next beat, or not at all if the node is cut off before (then the lease ends there, too). And when all is quiet, no session is left whose client went away long before.
+//! through the log, always, and for everything else while there are no faults, or none but full disks, less a beat: what a node
+//! heard reaches the leader with the next beat, or not at all if the node is cut off before (then the lease ends there, too). And
+//! when all is quiet, no session is left whose client went away long before.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::Done;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What clocks of the simulation may run too fast, parts per hundred, and a little more.
 const CLOCKS_PERCENT: u64 = 6;
@@ -32,6 +33,8 @@ struct Life {
 pub struct Expiry {
     sessions: BTreeMap<i64, Life>,
     clients: BTreeMap<usize, i64>,
+    /// Sessions heard of while nothing is wrong but that disks are full, with when: once a beat has passed like this, it counts.
+    reporting: VecDeque<(i64, u64)>,
 }
 
 impl Expiry {
@@ -48,12 +51,26 @@ impl Expiry {
     }
 }
 
+impl Expiry {
+    /// What nodes with full disks heard has reached the leader, or never will if something else goes wrong.
+    fn report(&mut self, facts: &Facts) {
+        if facts.full_since.is_none() {
+            self.reporting.clear();
+        }
+        while let Some((session, at_ns)) = self.reporting.pop_front_if(|(_, at)| *at + REPORT_NS <= facts.now)
+        {
+            self.contact(session, at_ns);
+        }
+    }
+}
+
 impl Checker for Expiry {
     fn name(&self) -> &'static str {
         "expiry"
     }
 
     fn see(&mut self, facts: &Facts, event: &Event<'_>) -> Result<(), String> {
+        self.report(facts);
         match event {
             Event::Opened { client, session, timeout_ms, asked_ns, read_only: false } => {
                 self.clients.insert(*client, *session);
@@ -72,6 +89,8 @@ impl Checker for Expiry {
                     self.contact(*session, ask.sent_ns);
                 } else if facts.calm_since.is_some_and(|since| ask.sent_ns > since + LATE_NS) {
                     self.contact(*session, ask.sent_ns.saturating_sub(REPORT_NS));
+                } else if facts.full_since.is_some_and(|since| ask.sent_ns > since) {
+                    self.reporting.push_back((*session, ask.sent_ns));
                 }
                 self.heard(*session, ask.sent_ns);
                 Ok(())

@@ -1,21 +1,26 @@
 //! Every answer is explained by replaying the writes in the order of zxids.
 //!
 //! Keeps: a write that was answered is in the log, once, and its answer (code, zxid, record) is what the model says; a write
-//! that was refused as never ordered never appears; each read is, byte for byte, what the model says for the zxid in its
+//! that was refused as never ordered never appears, not even without effect, and no session is closed but by a close that was not
+//! refused; each read is, byte for byte, what the model says for the zxid in its
 //! header, and that zxid is one at which a state was published.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::{Done, number};
 use paddock_transport::wire::{Limits, Request, error, opcode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// See the module doc.
 #[derive(Default)]
 pub struct History {
     /// Writes that were refused before they were ordered.
     refused: BTreeSet<u64>,
-    /// Sessions that ended, with their zxids.
-    ended: std::collections::BTreeMap<i64, i64>,
+    /// Sessions that ended, with their zxids, and whether they were closed.
+    ended: BTreeMap<i64, (i64, bool)>,
+    /// The session of each client.
+    sessions: BTreeMap<usize, i64>,
+    /// By session: closes that were sent and not refused.
+    closes: BTreeMap<i64, u64>,
 }
 
 impl History {
@@ -61,11 +66,28 @@ impl Checker for History {
                                 "write {op:x} was refused as never ordered, and is in the log now"
                             ));
                         }
-                        Done::Ended { session, zxid, .. } => {
-                            self.ended.insert(*session, *zxid);
+                        Done::Ended { session, expired: false, .. }
+                            if self.closes.get(session).copied().unwrap_or(0) == 0 =>
+                        {
+                            return Err(format!(
+                                "session {session:x} is closed in the log; every close of it was refused as never ordered"
+                            ));
+                        }
+                        Done::Ended { session, zxid, expired, .. } => {
+                            self.ended.insert(*session, (*zxid, !expired));
                         }
                         _ => {}
                     }
+                }
+                Ok(())
+            }
+            Event::Opened { client, session, .. } => {
+                self.sessions.insert(*client, *session);
+                Ok(())
+            }
+            Event::Sent { client, ask } if ask.opcode == opcode::CLOSE_SESSION => {
+                if let Some(session) = self.sessions.get(client) {
+                    *self.closes.entry(*session).or_insert(0) += 1;
                 }
                 Ok(())
             }
@@ -82,9 +104,19 @@ impl Checker for History {
                     return Ok(());
                 }
                 if ask.opcode == opcode::CLOSE_SESSION {
+                    if *err == error::SYSTEM_ERROR {
+                        if let Some(closes) = self.closes.get_mut(session) {
+                            *closes = closes.saturating_sub(1);
+                        }
+                        return match self.ended.get(session) {
+                            Some((at, true)) => Err(format!(
+                                "the close of session {session:x} was refused, and has zxid {at:x}"
+                            )),
+                            _ => Ok(()),
+                        };
+                    }
                     return match self.ended.get(session) {
-                        _ if *err == error::SYSTEM_ERROR => Ok(()),
-                        Some(at) if *at == *zxid && *err == 0 => Ok(()),
+                        Some((at, _)) if *at == *zxid && *err == 0 => Ok(()),
                         other => Err(format!(
                             "session {session:x} was closed at zxid {zxid:x}, code {err}; the log says {other:x?}"
                         )),

@@ -12,6 +12,7 @@ mod leases;
 mod liveness;
 mod membership;
 mod order;
+mod reading;
 mod replicas;
 mod sequences;
 mod session;
@@ -52,6 +53,8 @@ pub struct Facts {
     pub max_staleness_ns: u64,
     /// When the faults ended.
     pub calm_since: Option<u64>,
+    /// Since when the disks of a majority are full, or filling up, and nothing else goes wrong.
+    pub full_since: Option<u64>,
 }
 
 /// What happened.
@@ -136,6 +139,8 @@ pub enum Event<'e> {
     Lost {
         /// The client.
         client: usize,
+        /// The node that let it go; none where it gave up itself.
+        by: Option<u8>,
     },
     /// What came makes no sense.
     Nonsense {
@@ -174,6 +179,7 @@ pub fn all() -> Vec<Box<dyn Checker>> {
         Box::new(ephemerals::Ephemerals::default()),
         Box::new(expiry::Expiry::default()),
         Box::new(leases::Leases::default()),
+        Box::new(reading::Reading::default()),
         Box::new(membership::Membership::default()),
         Box::new(liveness::Liveness::default()),
     ]

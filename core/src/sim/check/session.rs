@@ -50,7 +50,7 @@ impl Checker for SessionOrder {
                 self.clients.entry(*client).or_default().waiting.push_back((ask.op, ask.opcode));
                 Ok(())
             }
-            Event::Lost { client } => {
+            Event::Lost { client, .. } => {
                 self.clients.entry(*client).or_default().waiting.clear();
                 Ok(())
             }

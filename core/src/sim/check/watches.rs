@@ -188,7 +188,7 @@ impl Checker for Watches {
     fn see(&mut self, facts: &Facts, event: &Event<'_>) -> Result<(), String> {
         let changes = &facts.model.changes;
         match event {
-            Event::Opened { client, .. } | Event::Lost { client } => {
+            Event::Opened { client, .. } | Event::Lost { client, .. } => {
                 *self.clients.entry(*client).or_default() = Eyes::default();
                 Ok(())
             }

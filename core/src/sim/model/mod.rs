@@ -102,7 +102,7 @@ pub struct Outcome {
 /// What one command did.
 #[derive(Clone, Debug)]
 pub enum Done {
-    /// A client's write, by its number.
+    /// A client's write, by its number; without effect where its session or its stream had gone on.
     Write {
         /// The number.
         op: u64,
@@ -214,6 +214,8 @@ impl Model {
             }
             if self.take_turn(command) {
                 done.push(self.command(term, &batch, command)?);
+            } else if let Op::Request { body, .. } = &command.op {
+                done.extend(number(body).map(|op| Done::Write { op }));
             }
         }
         Ok(())
@@ -301,7 +303,7 @@ impl Model {
             Op::Request { opcode, body } => {
                 let op = number(body).ok_or("a write without a number is in the log")?;
                 if current != Some(command.attachment) {
-                    return Ok(Done::Nothing);
+                    return Ok(Done::Write { op });
                 }
                 let request = Request::decode(*opcode, body, Limits::NONE);
                 if let Ok(Request::Reconfig { .. }) = &request

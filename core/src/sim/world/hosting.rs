@@ -8,7 +8,7 @@ use super::super::faults::Faults;
 use super::super::hooks;
 use super::super::model::Done;
 use super::super::net::{End, Parcel};
-use super::super::node::{Again, Process};
+use super::super::node::{Again, Process, SimNode};
 use super::{Happening, SECOND, World, hash};
 use crate::consensus::{Recovered, StopReason};
 
@@ -157,6 +157,30 @@ impl World {
             && !ensemble.is_changing()
             && ensemble.members.voters().count() >= 3
             && ensemble.members.members.keys().all(|member| runs(*member))
+    }
+
+    /// The nodes that vote, and those whose vote nobody knows of yet.
+    pub fn voters(&self) -> Vec<usize> {
+        let members = &self.facts.model.ensemble.members;
+        let votes = |n: &usize| {
+            let number = self.nodes[*n].setup.consensus.node;
+            members.members.is_empty() || members.voters().any(|voter| voter == number)
+        };
+        (0..self.nodes.len()).filter(votes).collect()
+    }
+
+    /// Whether nothing is wrong: every node that shall run does so, and nothing hinders it.
+    pub fn is_in_order(&self) -> bool {
+        let ready = |node: &SimNode| {
+            !node.wanted
+                || node.process.is_some() && node.paused_until <= self.now && node.slow_until <= self.now
+        };
+        self.faults.is_none_ongoing() && self.nodes.iter().all(ready)
+    }
+
+    /// Disks of a majority are full and nothing else is wrong, or no more.
+    pub fn fill_up(&mut self, full: bool) {
+        self.facts.full_since = full.then_some(self.now);
     }
 
     /// Lets all engines of a node run soon: something was done to it from outside.

@@ -70,6 +70,8 @@ pub struct Report {
     pub simulated_ns: u64,
     /// Requests answered.
     pub answered: u64,
+    /// Writes among them that were refused, since disks were full.
+    pub refused: u64,
     /// Entries of the log.
     pub entries: u64,
     /// Leaders' terms seen in the log.
@@ -155,6 +157,7 @@ impl World {
             fresh_reads: nodes.len() == 1,
             max_staleness_ns: MAX_STALENESS_NS,
             calm_since: None,
+            full_since: None,
         };
         World {
             now: 0,

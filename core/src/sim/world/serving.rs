@@ -8,7 +8,7 @@ use super::super::client::{News, State};
 use super::super::net::{End, Parcel, WireId};
 use super::super::workload::Ask;
 use super::{Happening, World, hash};
-use paddock_transport::wire::opcode;
+use paddock_transport::wire::{error, opcode};
 
 impl World {
     pub(super) fn reach_client(&mut self, id: WireId, c: usize, parcel: Parcel) {
@@ -83,6 +83,7 @@ impl World {
             }
             News::Answered { ask, zxid, err, body } => {
                 self.report.answered += 1;
+                self.report.refused += u64::from(ask.is_write() && err == error::SYSTEM_ERROR);
                 let name = opcode::name(ask.opcode).unwrap_or("?");
                 self.note(|| format!("client {c}: {name} ({}) answered at {zxid:x} with {err}", ask.xid));
                 // Of the handshake's own turn the session is known only afterwards.
@@ -100,6 +101,7 @@ impl World {
     /// A client's connection is gone; `gives_up`: by its own will.
     pub fn lose(&mut self, c: usize, gives_up: bool) {
         let Some(wire) = self.clients[c].wire() else { return };
+        let by = (!gives_up).then(|| self.number_at(wire));
         if gives_up {
             self.let_go(wire, End::Client(c), Parcel::Reset);
         } else if let Some(end) = self.end_of(wire, End::Client(c)) {
@@ -114,7 +116,7 @@ impl World {
         }
         self.clients[c].lost(self.now);
         self.note(|| format!("client {c} lost its connection"));
-        self.see(&Event::Lost { client: c });
+        self.see(&Event::Lost { client: c, by });
         self.at(self.clients[c].next_ns, Happening::Client(c));
     }
 

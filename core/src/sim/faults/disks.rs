@@ -1,0 +1,106 @@
+//! What goes wrong with disks: they fill up together, and what is on them is damaged.
+//!
+//! Owns no state of its own. Never takes more from a node than the design says that it survives, or refuses to start with.
+
+use super::super::world::{SECOND, World};
+use super::{FaultKind, Faults, Ongoing};
+use paddock_storage::fault::SECTOR_BYTES;
+use std::path::PathBuf;
+
+/// Room that disks have left when they begin to fill up at the same time: less than a segment of the log.
+const ROOM_BYTES: u64 = 40_000;
+
+/// How long nothing goes wrong before the reads of nodes with full disks are looked at: the bound of staleness, a restart.
+const SETTLES_NS: u64 = 4 * SECOND;
+
+impl Faults {
+    /// The disks of so many nodes fill up that nothing can be made durable, with what is under way; there is room again for all at the
+    /// same time, or for one after the other. In every third case nothing else goes wrong, so that the reads can be looked at: what
+    /// was wrong before is over first.
+    pub(super) fn fill(world: &mut World) {
+        if world.rng.one_in(3) {
+            let long = world.rng.range(6_000, 14_000) * 1_000_000;
+            world.faults.quiet_until = world.now + SETTLES_NS + long;
+            Self::begin(world, Ongoing::Settling(long), SETTLES_NS);
+        } else {
+            let long = world.rng.range(2_000, 14_000) * 1_000_000;
+            Self::fill_now(world, long);
+        }
+    }
+
+    /// The disks fill up. Gives when the first of them has room again.
+    pub(super) fn fill_now(world: &mut World, long: u64) -> u64 {
+        let mut nodes = world.voters();
+        let majority = nodes.len() / 2 + 1;
+        if world.rng.one_in(2) {
+            nodes = (0..world.nodes.len()).collect();
+        } else {
+            while nodes.len() > majority && world.rng.one_in(2) {
+                let spared = world.rng.below(nodes.len() as u64) as usize;
+                nodes.swap_remove(spared);
+            }
+        }
+        let (room, alike, together) = (world.rng.below(ROOM_BYTES), world.rng.one_in(2), world.rng.one_in(2));
+        let mut first = long;
+        for n in nodes {
+            let room = if alike { room } else { world.rng.below(ROOM_BYTES) };
+            let long = if together { long } else { world.rng.range(long / 2, long * 3 / 2) };
+            first = first.min(long);
+            let disk = &world.nodes[n].disk;
+            disk.set_capacity(Some(disk.used_bytes() + room));
+            Self::begin(world, Ongoing::FullDisk(n), long);
+        }
+        world.now + first
+    }
+
+    /// Damages a file of a node that goes down for it.
+    pub(super) fn damage(world: &mut World, n: usize, kind: FaultKind) -> bool {
+        let node = &world.nodes[n];
+        let of_kind = |path: &&PathBuf| match kind {
+            FaultKind::BadLog => path.starts_with("/data/log"),
+            _ => path.starts_with("/data/snapshots"),
+        };
+        let paths = node.disk.paths();
+        let mut files: Vec<&PathBuf> = paths.iter().filter(of_kind).collect();
+        files.sort();
+        if files.len() < 2 && kind == FaultKind::BadSnapshot || files.is_empty() {
+            // Without an older snapshot and the log from there on, nothing could be recovered.
+            return false;
+        }
+        let path = match kind {
+            FaultKind::BadLog => files[0].clone(),
+            _ => files[files.len() - 1].clone(),
+        };
+        let Some(before) = node.disk.contents(&path) else { return false };
+        Self::crash(world, n, FaultKind::Kill);
+        let sector = match kind {
+            // Certainly durable: the first records of the oldest segment.
+            FaultKind::BadLog => 4096 + world.rng.below(64),
+            _ => world.rng.below(before.len() as u64),
+        };
+        world.nodes[n].disk.corrupt(&path, |bytes| {
+            let end = bytes.len().min((sector + SECTOR_BYTES / 8) as usize);
+            for byte in bytes.iter_mut().take(end).skip(sector as usize) {
+                *byte ^= 0x5a;
+            }
+        });
+        world.faults.damaged.insert(n, (path, before));
+        world.start_at(world.now + SECOND / 10, n);
+        true
+    }
+
+    /// A node refused to start. With a damaged disk that is right: it gets its file back; without, it is a fault of ours.
+    pub fn refused(world: &mut World, n: usize, why: &str) {
+        let full = world.faults.ongoing.values().any(|o| matches!(o, Ongoing::FullDisk(at) if *at == n));
+        match world.faults.damaged.remove(&n) {
+            Some((path, before)) => world.nodes[n].disk.corrupt(&path, |bytes| *bytes = before),
+            None if full => {}
+            None => {
+                let number = world.nodes[n].setup.consensus.node;
+                return world.violate("durability", format!("node {number} refuses to start: {why}"));
+            }
+        }
+        world.nodes[n].disk.kill();
+        world.start_at(world.now + SECOND / 5, n);
+    }
+}
