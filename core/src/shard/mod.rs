@@ -307,11 +307,10 @@ impl Shard {
 
     /// When to look again although nothing comes.
     fn deadline(&self, now: Now) -> Option<u64> {
-        let touched = (!self.touched.sessions.is_empty()).then(|| match self.touched.urgent {
-            // The ring was full.
-            true => now.mono_ns + SUBMIT_RETRY_NS,
-            false => self.touched.reported_ns + self.config.touch_beat_ns(),
-        });
+        // A report that is due already, or cannot wait, found the ring full: it is tried again with everything else that did.
+        let touched = (!self.touched.sessions.is_empty())
+            .then(|| self.touched.reported_ns + self.config.touch_beat_ns())
+            .filter(|due_ns| !self.touched.urgent && *due_ns > now.mono_ns);
         let retry = self.uplink.full.then(|| now.mono_ns + SUBMIT_RETRY_NS);
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
         let linger = self.lingering.front().map(|(deadline, _)| *deadline);

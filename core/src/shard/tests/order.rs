@@ -1,7 +1,8 @@
 //! What a session may rely on: its own order, events before data, one version for all it is told at once.
 
 use super::rig::*;
-use crate::shard::config::SUBMIT_RETRY_NS;
+use crate::shard::config::{SUBMIT_RETRY_NS, TOUCH_BEAT_MAX_NS};
+use paddock_transport::engine::Next;
 use paddock_transport::wire::{Request, Response, error, event, opcode};
 use proptest::prelude::*;
 
@@ -186,6 +187,27 @@ fn a_full_ring_to_the_core_delays_requests_and_loses_none() {
     }
     assert_eq!(all.iter().map(|m| m.xid).collect::<Vec<_>>(), xids);
     assert!(w.stats.shard(0).submit_ring_full.get() > 0);
+}
+
+#[test]
+fn a_report_that_finds_the_ring_full_does_not_keep_the_shard_awake() {
+    let mut w = World::with_ring(1, 0, crate::shard::ShardConfig::default(), 2);
+    let mut c = w.client(0);
+    w.ask(&mut c, &make("/a", b""));
+    // Nobody takes what is in the ring: no leader, or a disk that hangs. Its client is heard from, and a beat passes.
+    for n in 0..3 {
+        w.send(&mut c, &set("/a", &[n]));
+    }
+    w.run_shards();
+    w.pass(TOUCH_BEAT_MAX_NS);
+    w.run_shards();
+    let until_ns = w.now.mono_ns + SUBMIT_RETRY_NS;
+    assert_eq!(w.next(0), Next::Sleep { deadline_ns: Some(until_ns) });
+    let reports = w.core.touched.len();
+    w.core.step();
+    w.pass(SUBMIT_RETRY_NS);
+    w.run();
+    assert_eq!(w.core.touched.len(), reports + 1, "and it is made when there is room");
 }
 
 #[test]
