@@ -345,7 +345,8 @@ impl Engine for Shard {
     fn received(&mut self, _now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
         self.stats.shard(self.config.id).bytes_received.add(bytes.len() as u64);
         let Some(connection) = self.connections.find(conn) else { return };
-        if connection.phase == Phase::Closing || connection.eof {
+        // Behind a word that is being answered nothing counts any more.
+        if matches!(connection.phase, Phase::Closing | Phase::Asking) || connection.eof {
             return;
         }
         connection.input.extend_from_slice(bytes);

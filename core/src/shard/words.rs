@@ -34,6 +34,7 @@ impl Shard {
         }
         let Some(connection) = self.connections.slot(slot) else { return };
         connection.phase = Phase::Asking;
+        connection.input = Vec::new();
         let (conn, until_ns) = (connection.id, now.mono_ns + ROLL_CALL_MAX_NS);
         let roll = self.neighbours.call_roll(self.config.id);
         self.asking.push_back(Asking { conn, word, roll, until_ns });

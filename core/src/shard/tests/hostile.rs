@@ -3,8 +3,10 @@
 use super::rig::*;
 use crate::shard::config::{
     CLOSE_LINGER_NS, INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES, INPUT_KEEP_BYTES,
-    MULTI_READ_REPLY_MAX_BYTES, NOTIFICATIONS_UNREAD_MAX_BYTES, REQUESTS_PER_TURN_MAX, VISITS_PER_TURN_MAX,
+    MULTI_READ_REPLY_MAX_BYTES, NOTIFICATIONS_UNREAD_MAX_BYTES, REQUESTS_PER_TURN_MAX, ROLL_CALL_MAX_NS,
+    VISITS_PER_TURN_MAX,
 };
+use paddock_transport::engine::Engine;
 use paddock_transport::io::OUTPUT_HIGH_WATER_BYTES;
 use paddock_transport::wire::request::put_request;
 use paddock_transport::wire::{Request, WatchMode, opcode};
@@ -35,6 +37,27 @@ fn impossible_lengths_close_at_once_and_cost_nothing() {
     w.run();
     assert!(w.is_closed(&c), "a frame without a header");
     assert_eq!(w.stats.shard(0).connections.get(), 0);
+}
+
+#[test]
+fn what_comes_behind_a_word_that_waits_for_other_shards_is_not_kept() {
+    let mut w = World::new(2);
+    let c = w.dial(0);
+    let step = |w: &mut World| {
+        let mut other = Stuck;
+        let mut engines: [&mut dyn Engine; 2] = [&mut w.shards[0], &mut other];
+        assert!(w.net.run_until_quiet(w.now, &mut engines, 100));
+    };
+    w.net.send(c.wire, b"stat");
+    step(&mut w);
+    for _ in 0..16 {
+        w.net.send(c.wire, &[0; INPUT_IN_TURN_MAX_BYTES]);
+        step(&mut w);
+    }
+    assert!(held(&mut w, &c) <= INPUT_IN_TURN_MAX_BYTES, "{} bytes", held(&mut w, &c));
+    w.pass(ROLL_CALL_MAX_NS);
+    step(&mut w);
+    assert!(w.is_closed(&c) && w.net.received(c.wire).starts_with(b"Zookeeper version"));
 }
 
 #[test]

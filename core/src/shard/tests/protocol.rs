@@ -4,8 +4,7 @@ use super::rig::*;
 use crate::acl::digest_id;
 use crate::shard::ShardConfig;
 use crate::shard::config::{HANDSHAKE_TIMEOUT_NS, ROLL_CALL_MAX_NS};
-use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
-use paddock_transport::io::Io;
+use paddock_transport::engine::{Engine, Next};
 use paddock_transport::wire::{Acl, ConnectRequest, List, Multi, Request, Response, error, opcode, perms};
 
 #[test]
@@ -415,16 +414,4 @@ fn stat_lists_the_clients_of_all_shards_and_does_not_wait_for_a_stuck_one() {
         2,
         "its own client and the one asking: {text}"
     );
-}
-
-/// A shard that does nothing any more.
-struct Stuck;
-
-impl Engine for Stuck {
-    fn opened(&mut self, _: Now, _: ConnId, _: &Origin, _: &mut Io) {}
-    fn received(&mut self, _: Now, _: ConnId, _: &[u8], _: &mut Io) {}
-    fn closed(&mut self, _: Now, _: ConnId, _: Closed, _: &mut Io) {}
-    fn turn(&mut self, _: Now, _: &mut Io) -> Next {
-        Next::Sleep { deadline_ns: None }
-    }
 }

@@ -10,8 +10,9 @@ use crate::shard::{Neighbours, Parts, Shard, ShardConfig};
 use crate::stats::{Mode, Stats};
 use crate::submit::{Inquiries, Submit};
 use crate::tree::{Writer, tree};
-use paddock_transport::engine::{Address, Engine, Next, Now};
+use paddock_transport::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::inproc::{InProc, Wire};
+use paddock_transport::io::Io;
 use paddock_transport::wake::Waker;
 use paddock_transport::wire::request::put_request;
 use paddock_transport::wire::{
@@ -446,4 +447,16 @@ pub fn children(path: &str, watch: bool) -> Request<'_> {
 
 pub fn texts<'a>(of: &[&'a str]) -> Vec<Text<'a>> {
     of.iter().map(|t| Text::Borrowed(*t)).collect()
+}
+
+/// A shard that does nothing any more.
+pub struct Stuck;
+
+impl Engine for Stuck {
+    fn opened(&mut self, _: Now, _: ConnId, _: &Origin, _: &mut Io) {}
+    fn received(&mut self, _: Now, _: ConnId, _: &[u8], _: &mut Io) {}
+    fn closed(&mut self, _: Now, _: ConnId, _: Closed, _: &mut Io) {}
+    fn turn(&mut self, _: Now, _: &mut Io) -> Next {
+        Next::Sleep { deadline_ns: None }
+    }
 }
