@@ -195,14 +195,14 @@ impl Watches {
         }
     }
 
-    /// Collects the watchers of `path` that stand in `tables`, once in this firing, and ends their one-shot modes there.
+    /// Collects the watchers of `path` that stand in `tables`, once in this firing, and ends their one-shot modes there. Those
+    /// that end go all together: one by one each would move all behind it, and ten thousand may wait for one path.
     fn fire_at(&mut self, path: &str, tables: u8, hits: &mut Vec<u32>) {
         let Some(e) = self.index.get(path).copied() else { return };
-        let mut at = 0;
-        while let Some(watcher) = self.entries[e as usize].watchers.get(at).copied() {
+        let mut watchers = std::mem::take(&mut self.entries[e as usize].watchers);
+        watchers.retain(|watcher| {
             if watcher.modes & tables == 0 {
-                at += 1;
-                continue;
+                return true;
             }
             let connection = &mut self.connections[watcher.connection as usize];
             if connection.fired != self.firing {
@@ -210,13 +210,14 @@ impl Watches {
                 hits.push(watcher.connection);
             }
             let ended = watcher.modes & tables & ONE_SHOT;
-            if ended == watcher.modes {
-                self.disarm(e, at, ended);
-            } else {
-                self.disarm(e, at, ended);
-                at += 1;
+            watcher.modes &= !ended;
+            self.uncount(ended);
+            if watcher.modes == 0 {
+                self.unlink(watcher.connection, watcher.position as usize);
             }
-        }
+            watcher.modes != 0
+        });
+        self.entries[e as usize].watchers = watchers;
         self.prune(e);
     }
 
@@ -227,21 +228,26 @@ impl Watches {
         watcher.modes &= !bits;
         let (left, connection, position) = (watcher.modes, watcher.connection, watcher.position as usize);
         self.uncount(removed);
-        if left == 0 && removed != 0 {
+        if left == 0 {
             self.entries[e as usize].watchers.remove(at);
-            self.pairs -= 1;
-            let held = &mut self.connections[connection as usize].entries;
-            held.swap_remove(position);
-            self.watching -= usize::from(held.is_empty());
-            // The last entry of the list took the place: its watcher must know.
-            if let Some(moved) = held.get(position).copied() {
-                let entry = &mut self.entries[moved as usize];
-                if let Ok(at) = entry.find(connection) {
-                    entry.watchers[at].position = position as u32;
-                }
-            }
+            self.unlink(connection, position);
         }
         removed != 0
+    }
+
+    /// Takes the place of a watcher that is gone out of its connection's list.
+    fn unlink(&mut self, connection: u32, position: usize) {
+        self.pairs -= 1;
+        let held = &mut self.connections[connection as usize].entries;
+        held.swap_remove(position);
+        self.watching -= usize::from(held.is_empty());
+        // The last entry of the list took the place: its watcher must know. It is another path's.
+        if let Some(moved) = held.get(position).copied() {
+            let entry = &mut self.entries[moved as usize];
+            if let Ok(at) = entry.find(connection) {
+                entry.watchers[at].position = position as u32;
+            }
+        }
     }
 
     fn uncount(&mut self, modes: u8) {
