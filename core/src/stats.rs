@@ -298,7 +298,7 @@ impl Stats {
         node.leading_since_ms.set(at_ms.map_or(0, |ms| ms.max(0) as u64));
     }
     fn texts(&self) -> MutexGuard<'_, Texts> {
-        // Both texts are replaced whole: whoever panicked left nothing half done.
+        // Each text is replaced whole: whoever panicked left nothing half done.
         self.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// When the node started, ms since the Unix epoch.

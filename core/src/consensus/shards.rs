@@ -1,6 +1,6 @@
 //! The shards as the core sees them: whom to wake, and who is stuck.
 //!
-//! Owns each shard's waker, the flag by which it says that it has watches or sessions to look after, and the account
+//! Owns each shard's waker, the flag by which it says that it has watches to look after, and the account
 //! of what it owes. Never waits for a shard. It stays correct because a shard that is owed attention is woken after the
 //! commit is in the ring (the waker's fence orders the two), and because only a shard that was woken counts as stuck:
 //! one that sleeps with nothing to do owes nothing.

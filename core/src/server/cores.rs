@@ -8,7 +8,7 @@
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 
-/// Shards beyond which `--shards` is refused: a commit is read by every shard, and session ids keep 8 bits for it.
+/// Shards beyond which `--shards` is refused: a commit is read by every shard.
 pub const SHARDS_MAX: usize = 256;
 
 /// Who runs where.

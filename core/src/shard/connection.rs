@@ -94,7 +94,7 @@ pub(super) struct Connection {
     pub paused: bool,
     /// Waits until its output has drained.
     pub stalled: bool,
-    /// A sync or a closeSession is on its way: nothing behind it moves.
+    /// A sync, a closeSession or a reconfig is on its way: nothing behind it moves.
     pub barrier: bool,
     /// The peer sends no more.
     pub eof: bool,

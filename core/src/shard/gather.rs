@@ -2,7 +2,7 @@
 //!
 //! Owns the look at the head of a connection's input, and with it the order of a session. Never answers. It stays correct
 //! because it stops at the first request that may not go together with those before it: a write at a read of the same
-//! round, a read or a sync at a write on its way, anything at a sync or closeSession on its way.
+//! round, a read or a sync at a write on its way, anything at a sync, a closeSession or a reconfig on its way (but a ping at the last).
 
 use super::Shard;
 use super::config::{REQUESTS_PER_TURN_MAX, WRITE_BYTES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX};

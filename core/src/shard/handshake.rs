@@ -161,7 +161,6 @@ impl Shard {
                     && old != slot
                 {
                     self.close(now, old, io);
-                    self.sessions.insert(session, slot);
                 }
             }
             Outcome::Refused => {

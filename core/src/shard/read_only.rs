@@ -115,7 +115,6 @@ impl Shard {
             self.neighbours.evict(self.config.id, session);
             if let Some(old) = self.sessions.insert(session, slot) {
                 self.close(now, old, io);
-                self.sessions.insert(session, slot);
             }
         }
         self.grant_read_only(now, slot, &Grant { session, timeout_ms, password, global: true, since_ns }, io);
