@@ -5,8 +5,8 @@
 //!
 //! - time in which nothing could be logged does not count ([`Deadlines::pause`]);
 //! - a turn that comes late, measured against when it was due, shifts all deadlines by the delay;
-//! - after a long silence (nobody reported anything, so we may have been stopped without knowing), a deadline is looked
-//!   at twice, with time enough in between for every shard to report whom it heard from;
+//! - after a long silence (the shards' rings were not read: we may have been stopped without knowing, or what hangs at the disk let
+//!   nothing more in), a deadline is looked at twice, with time enough in between for every shard to report whom it heard from;
 //! - whoever begins to lead gives all sessions their full timeout.
 //!
 //! Only a leader has deadlines. A session whose expiry is on its way may still be heard from, here or through another node:
@@ -45,6 +45,8 @@ pub(super) struct Deadlines {
     /// Given out to expire, not applied; whether the expiry stands in the log.
     dying: BTreeMap<i64, bool>,
     last_turn_ns: u64,
+    /// When the shards' rings were read last.
+    listened_ns: u64,
     /// When the next turn was to come at the latest.
     expected_ns: Option<u64>,
     paused_since: Option<u64>,
@@ -62,6 +64,7 @@ impl Deadlines {
             leading: false,
             dying: BTreeMap::new(),
             last_turn_ns: 0,
+            listened_ns: 0,
             expected_ns: None,
             paused_since: None,
             grace_until: 0,
@@ -101,11 +104,16 @@ impl Deadlines {
                 self.expiry.shift(late);
             }
         }
-        if now_ns.saturating_sub(self.last_turn_ns) > 2 * self.report_ns {
-            self.grace_until = now_ns + self.report_ns;
-        }
         self.last_turn_ns = now_ns;
         stalled
+    }
+
+    /// The shards' rings are read.
+    pub(super) fn listen(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.listened_ns) > 2 * self.report_ns {
+            self.grace_until = self.grace_until.max(now_ns + self.report_ns);
+        }
+        self.listened_ns = now_ns;
     }
 
     /// A turn ends; the next one is due at `expected_ns` at the latest. Work that is overdue already (more sessions are due

@@ -44,6 +44,7 @@ impl Consensus {
         };
         self.phase.admitting = wanted && !stopping && !self.phase.blocked;
         if self.phase.admitting {
+            self.deadlines.listen(now_ns);
             self.gather();
         }
         if room && !stopping && !self.phase.blocked {

@@ -3,6 +3,7 @@
 use super::rig::*;
 use crate::command::Op;
 use crate::commit::Outcome;
+use crate::consensus::ConsensusConfig;
 use crate::consensus::config::STALL_NS;
 
 /// Timeout and the tick after it, with the default tick of two seconds.
@@ -115,4 +116,37 @@ fn a_mass_expiry_goes_in_bounded_batches() {
     assert_eq!(node.core.applier.machine.sessions().len(), 0);
     let largest = node.shards[0].commits.iter().map(|c| c.sessions.len()).max().unwrap();
     assert!(largest <= crate::consensus::config::EXPIRIES_PER_BATCH_MAX);
+}
+
+#[test]
+fn who_is_heard_from_while_the_disk_hangs_lives() {
+    let config = ConsensusConfig { inline: true, ..config(1) };
+    let mut node = Node::start_with(&disk(), config).unwrap();
+    let open = node.submit(ALICE, Op::OpenSession { timeout_ms: TIMEOUT_MS, password: [7; 16] });
+    while node.reply(open).is_none() {
+        node.turn();
+        node.core.disk_turn();
+    }
+    // More writes than the batches under way take: what shards say behind them stays in the ring. Others wake the core.
+    let writes: Vec<_> = (0..3000).map(|_| node.submit(ALICE, set("/", b"x"))).collect();
+    for tenth in 0..200 {
+        node.advance(SECOND_NS / 10);
+        if tenth % 10 == 0 {
+            node.touch(ALICE);
+        }
+        node.turn();
+    }
+    let last = *writes.last().unwrap();
+    while node.reply(last).is_none() {
+        node.core.disk_turn();
+        node.turn();
+    }
+    assert!(!node.closed(ALICE));
+    // But it does not live for ever.
+    for _ in 0..70 {
+        node.advance(SECOND_NS / 10);
+        node.turn();
+        node.core.disk_turn();
+    }
+    assert!(node.closed(ALICE));
 }
