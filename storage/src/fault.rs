@@ -62,6 +62,8 @@ struct File {
     live: Vec<u8>,
     durable: Vec<u8>,
     dirty: BTreeSet<u64>,
+    /// Sectors that cannot be read any more.
+    bad: BTreeSet<u64>,
 }
 
 impl FaultDisk {
@@ -143,6 +145,17 @@ impl FaultDisk {
             change(&mut file.live);
             file.durable = file.live.clone();
             file.dirty.clear();
+        }
+    }
+
+    /// The sector at `offset` of a file cannot be read any more, until it is written again. As on Linux a read of it is an error, and a
+    /// map of it ends the process.
+    pub fn decay(&self, path: &Path, offset: u64) {
+        let mut state = self.lock_state();
+        if let Some(id) = state.live.get(path).copied()
+            && let Some(file) = state.files.get_mut(&id)
+        {
+            file.bad.insert(offset / SECTOR_BYTES);
         }
     }
 
@@ -236,7 +249,9 @@ impl File {
         let start = offset as usize;
         self.live[start..start + bytes.len()].copy_from_slice(bytes);
         let end = offset + bytes.len() as u64;
-        self.dirty.extend(offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES));
+        let sectors = offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
+        self.bad.retain(|sector| !sectors.contains(sector));
+        self.dirty.extend(sectors);
     }
 
     fn sync(&mut self) {
@@ -390,9 +405,17 @@ impl Handle {
 impl DiskFile for Handle {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = self.alive()?;
-        let live = &state.files[&self.id].live;
+        let File { live, bad, .. } = &state.files[&self.id];
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(live.len());
         let count = buffer.len().min(live.len() - start);
+        let end = (start + count) as u64;
+        if bad
+            .range(offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES).max(offset / SECTOR_BYTES))
+            .next()
+            .is_some()
+        {
+            return Err(io::Error::from(rustix::io::Errno::IO));
+        }
         buffer[..count].copy_from_slice(&live[start..start + count]);
         Ok(count)
     }
@@ -427,7 +450,11 @@ impl DiskFile for Handle {
 
     fn view(&self, length: u64) -> io::Result<View> {
         let state = self.alive()?;
-        let live = &state.files[&self.id].live;
+        let File { live, bad, .. } = &state.files[&self.id];
+        assert!(
+            bad.range(..length.div_ceil(SECTOR_BYTES)).next().is_none(),
+            "SIGBUS: a bad sector was mapped"
+        );
         let bytes = usize::try_from(length).ok().and_then(|length| live.get(..length));
         let mut copy = AlignedVec::new();
         copy.extend_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);

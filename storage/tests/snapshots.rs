@@ -130,6 +130,24 @@ fn a_newest_damaged_anywhere_falls_back_to_the_one_before() {
 }
 
 #[test]
+fn a_newest_with_a_bad_sector_anywhere_falls_back_and_does_not_end_the_process() {
+    for at in (0..u64::MAX).step_by(512) {
+        let disk = FaultDisk::new();
+        let snapshots = on(&disk);
+        write(&snapshots, 10).unwrap();
+        let newer = write(&snapshots, 20).unwrap();
+        if at >= newer.bytes {
+            break;
+        }
+        disk.decay(&newer.path, at);
+        let opened = snapshots.open_newest().unwrap().unwrap();
+        check(&opened.reader, 10);
+        let why = opened.skipped[0].error.to_string();
+        assert!(why.contains("snapshot-") && why.contains("cannot read"), "{why}");
+    }
+}
+
+#[test]
 fn a_discarded_damaged_snapshot_does_not_push_out_the_good_one() {
     let disk = FaultDisk::new();
     let snapshots = on(&disk);

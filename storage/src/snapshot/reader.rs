@@ -1,7 +1,8 @@
 //! Reading a snapshot through a read-only map.
 //!
 //! Owns the map. Never hands out a byte that was not verified: opening checks every checksum, because the choice
-//! between this snapshot and the one before it must fall before anything is loaded. A named snapshot is immutable, so the
+//! between this snapshot and the one before it must fall before anything is loaded. Never maps a file before plain reads have
+//! gone through all of it: a bad sector is an error there, and a signal under a map. A named snapshot is immutable, so the
 //! verified bytes stay as they are; removing the file leaves the map intact.
 
 #![forbid(unsafe_code)]
@@ -11,11 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use super::format::{self, Bad, Place};
 use super::{Opened, SnapshotError, SnapshotMeta, Snapshots};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile, read_full};
 use crate::map::View;
+
+/// Bytes of a plain read, and so how exactly a bad sector's place is told.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// A verified snapshot.
 #[derive(Clone, Debug)]
@@ -44,7 +49,9 @@ impl SnapshotReader {
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<SnapshotReader, SnapshotError> {
         let io = |source| SnapshotError::Io { path: path.to_owned(), source };
         let file = disk.open(path).map_err(io)?;
-        let view = file.size().and_then(|bytes| file.view(bytes)).map_err(io)?;
+        let bytes = file.size().map_err(io)?;
+        read_through(&*file, path, bytes)?;
+        let view = file.view(bytes).map_err(io)?;
         let bad = |bad| match bad {
             Bad::Damaged(offset, what) => {
                 SnapshotError::Damaged { path: path.to_owned(), offset: offset as u64, what }
@@ -95,6 +102,21 @@ impl SnapshotReader {
         let end = start.saturating_add(bytes_max).min(self.view.len());
         Some(Bytes::from_owner(Part { view: self.view.clone(), range: start..end }))
     }
+}
+
+/// Has the disk read all of a file. What it cannot read is damage like any other: there is a snapshot before this one.
+fn read_through(file: &dyn DiskFile, path: &Path, bytes: u64) -> Result<(), SnapshotError> {
+    let mut piece = vec![0; PIECE_BYTES];
+    for offset in (0..bytes).step_by(PIECE_BYTES) {
+        read_full(file, &mut piece, offset).map_err(|source| match Errno::from_io_error(&source) {
+            Some(Errno::IO) => {
+                let what = "the disk cannot read a sector from there on";
+                SnapshotError::Damaged { path: path.to_owned(), offset, what }
+            }
+            _ => SnapshotError::Io { path: path.to_owned(), source },
+        })?;
+    }
+    Ok(())
 }
 
 /// Iterates over blocks.
