@@ -213,7 +213,7 @@ fn parse(name: &str, prefix: &str) -> Option<u64> {
     if digits.len() != 16 { None } else { u64::from_str_radix(digits, 16).ok() }
 }
 
-/// Fills a new spare file. On failure nothing is left but possibly a `.tmp`, which the next try or start removes.
+/// Fills a new spare file. On failure nothing is left that the disk lets go; the next start removes the rest.
 pub(crate) fn make_spare(disk: &dyn Disk, dir: &Path, number: u64, file_bytes: u64) -> io::Result<Spare> {
     let path = dir.join(spare_name(number));
     let temporary = path.with_extension("tmp");
@@ -228,8 +228,10 @@ pub(crate) fn make_spare(disk: &dyn Disk, dir: &Path, number: u64, file_bytes: u
         disk.sync_dir(dir)
     });
     if let Err(error) = made {
-        // What was allocated is given back, or a nearly full disk would never get room again.
+        // What was allocated is given back, or a nearly full disk would never get room again, and one whose directory cannot be
+        // synced would lose as much with each try.
         let _ = disk.remove(&temporary);
+        let _ = disk.remove(&path);
         return Err(error);
     }
     Ok(Spare { path, file_bytes })
@@ -305,6 +307,18 @@ mod tests {
         let mut page = HEADER.encode();
         field::put(&mut page, 8, 2u32.to_le_bytes());
         assert_eq!(Header::decode(&page), Err(BadHeader::Version(2)));
+    }
+
+    /// It is tried again each second, under another name: files left behind would fill the disk.
+    #[test]
+    fn a_spare_that_could_not_be_made_durable_gives_its_room_back() {
+        let (disk, dir) = (crate::fault::FaultDisk::new(), Path::new("/log"));
+        for number in 0..6 {
+            disk.fail_sync_after(number % 2);
+            assert!(make_spare(&disk, dir, number, 8192).is_err());
+            assert_eq!((disk.used_bytes(), disk.paths()), (0, vec![]), "sync {}", number % 2);
+        }
+        make_spare(&disk, dir, 6, 8192).unwrap();
     }
 
     #[test]
