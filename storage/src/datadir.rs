@@ -22,6 +22,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::disk::{Disk, LockError, LockGuard, RealDisk, read_full, replace_file};
 use crate::{crc32c, field};
 
@@ -73,7 +75,7 @@ pub enum DataDirError {
         data: PathBuf,
     },
     /// Written by a version with another format.
-    #[error("{} has format version {found}; this build reads version {supported}", path.display())]
+    #[error("{} has format version {found}; this build reads version {supported}: start the version of Paddock that wrote it", path.display())]
     UnsupportedVersion {
         /// The file.
         path: PathBuf,
@@ -377,6 +379,10 @@ fn meta_checksum(bytes: &[u8; META_BYTES]) -> u32 {
 
 /// What an operator can do about an error of the file system; empty where the error says it.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
+    if Errno::from_io_error(error) == Some(Errno::IO) {
+        return "; the disk fails: replace it, and restore the data directory from a backup or, in an ensemble, begin with an \
+                empty one (but for myid)";
+    }
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; a start needs room for two log segments (64 MiB each): free some, or choose another directory"

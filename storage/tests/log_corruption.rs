@@ -114,6 +114,7 @@ fn a_segment_lost_from_the_middle_is_named() {
     disk.lose(&paths[1]);
     let error = Log::open(options(&disk)).err().unwrap();
     assert!(matches!(&error, OpenError::MissingSegment { path } if *path == paths[1]), "{error}");
+    assert!(error.to_string().contains("restore"), "it says what to do: {error}");
 }
 
 #[test]
@@ -126,6 +127,19 @@ fn another_format_version_is_a_clear_error() {
     let error = Log::open(options(&disk)).err().unwrap();
     assert!(matches!(error, OpenError::UnsupportedVersion { found: 9, supported: 1, .. }), "{error}");
     assert!(error.to_string().contains("format version 9"), "{error}");
+}
+
+#[test]
+fn a_segment_that_the_disk_cannot_read_is_named_with_what_to_do() {
+    let disk = FaultDisk::new();
+    let (mut log, _) = Log::open(options(&disk)).unwrap();
+    append(&mut log, 1..=5, 1, 900);
+    drop(log);
+    disk.kill();
+    let path = segments(&disk)[0].clone();
+    disk.decay(&path, 5000);
+    let error = Log::open(options(&disk)).err().unwrap().to_string();
+    assert!(error.contains(name(&path)) && error.contains("the disk fails: replace it"), "{error}");
 }
 
 /// A client that knows the format stores a record which claims that the log was durable beyond it, in the hope that a

@@ -112,6 +112,7 @@ fn a_log_that_begins_with_superseding_entries_reaches_its_snapshot() {
     disk.kill();
     let error = Log::open(LogOptions { snapshot: (3, 1), ..options(&disk) }).err().unwrap();
     assert!(matches!(error, OpenError::DoesNotReachSnapshot { snapshot_index: 3, .. }), "{error}");
+    assert!(error.to_string().contains("restore"), "it says what to do: {error}");
 }
 
 #[test]

@@ -167,6 +167,7 @@ fn nothing_good_is_an_error_and_not_an_empty_node() {
     disk.corrupt(&only.path, |bytes| bytes[200] ^= 1);
     let error = snapshots.open_newest().unwrap_err();
     assert!(matches!(error, SnapshotError::NoneGood { count: 1, .. }), "{error}");
+    assert!(error.to_string().contains("Move them away"), "it says what to do: {error}");
 }
 
 #[test]

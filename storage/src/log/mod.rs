@@ -233,13 +233,13 @@ pub enum OpenError {
         what: String,
     },
     /// A segment is gone from the middle.
-    #[error("log segment {} is missing", path.display())]
+    #[error("log segment {} is missing. Put it back, or restore the whole data directory from a backup; in an ensemble it may be emptied (but for myid) instead: the server is fed when it joins", path.display())]
     MissingSegment {
         /// The file that should be there.
         path: PathBuf,
     },
     /// Written by a version with another format.
-    #[error("{} has format version {found}; this build reads version {supported}", path.display())]
+    #[error("{} has format version {found}; this build reads version {supported}: start the version of Paddock that wrote it", path.display())]
     UnsupportedVersion {
         /// The segment.
         path: PathBuf,
@@ -257,7 +257,7 @@ pub enum OpenError {
         snapshot_index: u64,
     },
     /// The log begins after the snapshot ends.
-    #[error("the log in {} begins at index {first_index}, the snapshot ends at {snapshot_index}: entries between them are missing", dir.display())]
+    #[error("the log in {} begins at index {first_index}, the snapshot ends at {snapshot_index}: entries between them are missing. Put the missing files back, or restore the whole data directory from a backup; in an ensemble it may be emptied (but for myid) instead: the server is fed when it joins", dir.display())]
     DoesNotReachSnapshot {
         /// The log's directory.
         dir: PathBuf,

@@ -63,7 +63,7 @@ pub enum SnapshotError {
         what: &'static str,
     },
     /// Written by a version with another format.
-    #[error("{} has format version {found}; this build reads version {supported}", path.display())]
+    #[error("{} has format version {found}; this build reads version {supported}: start the version of Paddock that wrote it", path.display())]
     UnsupportedVersion {
         /// The file.
         path: PathBuf,
@@ -73,7 +73,13 @@ pub enum SnapshotError {
         supported: u32,
     },
     /// There are snapshots, and none of them can be used.
-    #[error("none of the {} snapshots in {} can be used; the newest: {newest}", count, dir.display())]
+    #[error(
+        "none of the {} snapshots in {} can be used; the newest: {newest}. Move them away and start: a log that still begins at its \
+         first entry is enough, and any other is refused. Then restore the whole data directory from a backup; in an ensemble it \
+         may be emptied (but for myid) instead: the server is fed when it joins",
+        count,
+        dir.display()
+    )]
     NoneGood {
         /// The directory.
         dir: PathBuf,
