@@ -65,6 +65,11 @@ impl SnapshotReader {
         Ok(SnapshotReader { path: path.to_owned(), view: Arc::new(view), meta, places: places.into() })
     }
 
+    /// The same after its file was given another name.
+    pub(super) fn renamed(self, path: &Path) -> SnapshotReader {
+        SnapshotReader { path: path.to_owned(), ..self }
+    }
+
     /// What it is a snapshot of.
     pub fn header(&self) -> &SnapshotMeta {
         &self.meta

@@ -86,10 +86,10 @@ impl SnapshotReceiver {
                 what: "a snapshot of another index or term than announced",
             });
         }
-        drop(verified);
         let finished = self.snapshots.give_name(&self.temporary, self.index, self.term, self.received)?;
         self.finished = true;
-        let reader = self.snapshots.open(&finished.path)?;
+        // The same file under its name: it need not be read and compared a second time.
+        let reader = verified.renamed(&finished.path);
         Ok((finished, reader))
     }
 }
