@@ -1,4 +1,4 @@
-//! A log on the real disk: what was appended is there after a close, and readable from memory and from the maps.
+//! A log on the real disk: what was appended is there after a close, and readable from the maps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,14 +39,13 @@ fn what_was_appended_is_there_after_a_reopen_with_either_writer() {
         assert_eq!((log.durable().index, log.durable().term), (100, 2));
         assert!(woken.load(Ordering::Relaxed) > 0);
         let read: Vec<_> = log.reader().entries(1, 101).collect::<Result<_, _>>().unwrap();
-        assert_eq!(read, log.entries(1, 101, u64::MAX).unwrap());
+        assert_eq!(read.len(), 100);
         assert!(read.iter().all(|entry| (entry.data.as_ptr() as usize).is_multiple_of(16)));
         assert_eq!(log.close(), State::Running);
 
         let (log, recovery) = Log::open(LogOptions { method: next, ..options }).unwrap();
         assert_eq!((recovery.first_index, recovery.last_index, recovery.hard_state), (1, 100, state));
         assert!(recovery.segments > 2);
-        assert_eq!(log.first_warm_index(), 61, "what may be uncommitted is in memory");
         let again: Vec<_> = log.reader().entries(1, 101).collect::<Result<_, _>>().unwrap();
         assert_eq!(again, read);
     }

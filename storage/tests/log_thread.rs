@@ -35,7 +35,6 @@ fn every_completion_wakes_the_core() {
     for index in 1..=200 {
         let ticket = log.append(vec![Record::Entry(entry(index, 1, 500))]).unwrap();
         wait_until(&log, &news, |log| log.durable().ticket >= ticket);
-        log.release(index);
         if index % 20 == 0 {
             log.truncate_prefix(index - 10);
         }
@@ -109,7 +108,6 @@ fn readers_on_other_threads_see_what_was_written() {
             segment_bytes: 16 << 10,
             wake,
             method,
-            window_bytes: 0,
             ..LogOptions::new(root.path().join("log"), 5)
         };
         let (mut log, _) = Log::open(log_options).unwrap();
@@ -140,7 +138,6 @@ fn readers_on_other_threads_see_what_was_written() {
                 (first..first + 4).map(|index| Record::Entry(entry(index, 1 + round, 700))).collect();
             let ticket = log.append(records).unwrap();
             wait_until(&log, &news, |log| log.durable().ticket >= ticket);
-            log.release(first);
             if round % 7 == 6 {
                 log.truncate_prefix(first.saturating_sub(12).max(1));
             }

@@ -281,7 +281,6 @@ impl Consensus {
                 self.applier.publish(&mut self.outbound, &mut self.phase.extra, &mut self.shards.marked);
             }
             self.group.applied(entry.index);
-            self.journal.applied(entry.index);
         }
         Ok(())
     }

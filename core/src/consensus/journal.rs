@@ -147,11 +147,6 @@ impl Journal {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Everything up to `index` is applied: the log need not keep it in memory.
-    pub(super) fn applied(&mut self, index: u64) {
-        self.log.release(index);
-    }
-
     /// Nobody needs entries up to `index` any more: two snapshots contain them.
     pub(super) fn forget(&mut self, index: u64) {
         self.log.truncate_prefix(index + 1);

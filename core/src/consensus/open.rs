@@ -192,8 +192,7 @@ impl Consensus {
             snapshots.discard(skipped)?;
         }
 
-        let (term_before, runs) = log.terms();
-        let span = Span::new(log.first_index(), term_before, runs);
+        let span = Span::new(recovery.first_index, recovery.term_before, recovery.terms);
         let mut group = RaftGroup::new(GroupStart {
             node,
             membership,
@@ -219,8 +218,7 @@ impl Consensus {
         let entry_bytes_max = log.entry_bytes_max();
         let told = waker.clone();
         let cold = ColdReader::new(log.reader(), config.inline, Box::new(move || told.wake()));
-        let mut journal = Journal::new(log);
-        journal.applied(applier.index);
+        let journal = Journal::new(log);
         let (producers, consumers): (Vec<_>, Vec<_>) =
             (0..config.shards).map(|_| rtrb::RingBuffer::new(SUBMIT_RING_ENTRIES)).unzip();
         let intake = Intake::new(consumers, entry_bytes_max);
@@ -449,7 +447,5 @@ pub(super) fn open_log(
     if config.inline {
         options.flushing = Flushing::Manual;
     }
-    // The group's own window serves those who lag behind.
-    options.window_bytes = 0;
     Ok(Log::open(options)?)
 }

@@ -1,8 +1,8 @@
-//! The log as the consensus core sees it: append, look how far it is durable, read recent entries.
+//! The log as the consensus core sees it: append, and look how far it is durable.
 //!
-//! Owns the window of recent entries and the flusher's life. Never waits for a disk after [`Log::open`]: an append is
-//! a push to a bounded queue, a read is answered from memory or refused as cold. A record that was accepted is visible
-//! to reads at once and durable when its ticket is; what must not be told before then is the caller's care.
+//! Owns the flusher's life. Never waits for a disk after [`Log::open`]: an append is a push to a bounded queue, and what was
+//! appended is read on other threads. It stays correct because a record that was accepted is durable when its ticket is, and
+//! can be read by nobody before then.
 
 #![forbid(unsafe_code)]
 
@@ -16,16 +16,16 @@ use super::reader::LogReader;
 use super::recovery::{self, Recovered};
 use super::segment;
 use super::shared::{Batch, Shared};
-use super::window::Window;
 use super::{
-    AppendError, Durable, Entry, Flushing, LogOptions, OpenError, ReadError, Record, Recovery, Refusal,
-    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, State, Ticket, record,
+    AppendError, Durable, Flushing, LogOptions, OpenError, Record, Recovery, Refusal, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN, State, Ticket, record,
 };
 
 /// The write-ahead log. One owner; [`Log::reader`] is for everybody else.
 pub struct Log {
     shared: Arc<Shared>,
-    window: Window,
+    /// Index of the last entry, durable or not.
+    last: u64,
     next_ticket: u64,
     queue_bytes_max: u64,
     entry_bytes_max: u64,
@@ -59,6 +59,8 @@ impl Log {
             first_index: plan.first_index,
             last_index: plan.last_index,
             last_term: plan.last_term,
+            term_before: plan.term_before,
+            terms: if plan.reset { Vec::new() } else { std::mem::take(&mut recovered.terms).into() },
             created: recovered.created,
             reset_to_snapshot: plan.reset,
             cut_bytes: recovered.cut_bytes,
@@ -87,16 +89,6 @@ impl Log {
             return Err(io(std::io::Error::other(why)));
         }
 
-        let terms = if plan.reset { Default::default() } else { recovered.terms };
-        let mut window =
-            Window::new(plan.first_index, plan.last_index, plan.term_before, terms, options.window_bytes);
-        // Raft hands out what lies between commit and last from its storage: it must be in memory.
-        let reader = LogReader::new(shared.clone());
-        let warm = (recovered.hard_state.commit + 1).max(plan.first_index);
-        for entry in reader.entries(warm, plan.last_index + 1) {
-            window.warm_up(entry.map_err(|error| io(std::io::Error::other(error)))?);
-        }
-
         let entry_bytes_max = options.entry_bytes_max();
         let queue_bytes_max = options.queue_bytes_max;
         let driver = match options.flushing {
@@ -110,11 +102,12 @@ impl Log {
                 Driver::Thread(Some(handle))
             }
         };
-        let log = Log { shared, window, next_ticket: 2, queue_bytes_max, entry_bytes_max, driver };
+        let log =
+            Log { shared, last: report.last_index, next_ticket: 2, queue_bytes_max, entry_bytes_max, driver };
         Ok((log, report))
     }
 
-    /// Hands records to the flusher, in order. They can be read at once; the ticket tells when they are durable.
+    /// Hands records to the flusher, in order. The ticket tells when they are durable.
     ///
     /// All or none is taken. Panics if an entry does not continue the log: Raft never asks for that.
     pub fn append(&mut self, records: Vec<Record>) -> Result<Ticket, AppendError> {
@@ -126,12 +119,18 @@ impl Log {
         self.next_ticket += 1;
         for record in &records {
             match record {
-                Record::Entry(entry) => self.window.push(entry.clone(), ticket),
-                Record::Reset { index, term } => self.window.reset(*index, *term),
+                Record::Entry(entry) => {
+                    let (index, next) = (entry.index, self.last + 1);
+                    assert!(
+                        index <= next,
+                        "entry {index} does not continue the log, which goes on at {next}"
+                    );
+                    self.last = index;
+                }
+                Record::Reset { index, .. } => self.last = *index,
                 Record::HardState(_) => {}
             }
         }
-        self.window.evict(self.shared.durable_ticket());
         let late = self.shared.late_bytes.load(Ordering::Acquire);
         if late > 0 {
             self.shared.late_bytes.store(late.saturating_sub(bytes), Ordering::Release);
@@ -163,24 +162,9 @@ impl Log {
         self.shared.queued_bytes.load(Ordering::Acquire)
     }
 
-    /// First index of the log.
-    pub fn first_index(&self) -> u64 {
-        self.window.first()
-    }
-
     /// Last index of the log, durable or not.
     pub fn last_index(&self) -> u64 {
-        self.window.last()
-    }
-
-    /// First index that [`Log::entries`] answers from memory.
-    pub fn first_warm_index(&self) -> u64 {
-        self.window.warm()
-    }
-
-    /// Bytes of entries in memory.
-    pub fn window_bytes(&self) -> u64 {
-        self.window.bytes()
+        self.last
     }
 
     /// Largest `data` of an entry.
@@ -188,33 +172,10 @@ impl Log {
         self.entry_bytes_max
     }
 
-    /// Term of an index from first - 1 to last. Never touches the disk.
-    pub fn term(&self, index: u64) -> Result<u64, ReadError> {
-        self.window.term(index)
-    }
-
-    /// Term of the entry before the first, and the runs of terms from the first on: (index at which a term begins, term).
-    /// The first run may begin below the first index.
-    pub fn terms(&self) -> (u64, Vec<(u64, u64)>) {
-        self.window.terms()
-    }
-
-    /// Entries `low..high` from memory, up to `bytes_max` of data, at least one. [`ReadError::Cold`]: they are older
-    /// than the window, ask a [`LogReader`] on another thread.
-    pub fn entries(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
-        self.window.entries(low, high, bytes_max)
-    }
-
-    /// The core has applied everything up to `index`: durable entries up to there may leave the memory.
-    pub fn release(&mut self, index: u64) {
-        self.window.release(index, self.shared.durable_ticket());
-    }
-
     /// Entries below `index` are not needed any more (both retained snapshots contain them). Whole segments are recycled
     /// when that is so for all their entries and nobody maps them.
     pub fn truncate_prefix(&mut self, index: u64) {
-        self.window.truncate_prefix(index);
-        let index = index.min(self.window.last() + 1);
+        let index = index.min(self.last + 1);
         let mut queue = self.shared.queue();
         queue.truncate = Some(queue.truncate.map_or(index, |before| before.max(index)));
         drop(queue);

@@ -1,8 +1,8 @@
 //! The write-ahead log: what a node has promised, in the order in which it promised it.
 //!
 //! Owns the segments in one directory and the thread that writes and syncs them. The consensus core hands over
-//! records without waiting ([`Log::append`]) and is told when they are durable ([`Log::durable`] and a wake-up); it reads only
-//! recent entries, from memory. Helper threads read older ones through maps ([`LogReader`]). Never overwrites what it
+//! records without waiting ([`Log::append`]) and is told when they are durable ([`Log::durable`] and a wake-up); the entries that
+//! it still needs it keeps itself. Helper threads read older ones through maps ([`LogReader`]). Never overwrites what it
 //! has synced: a conflicting suffix is superseded by appending. Never retries a failed sync: the log is failed from then on.
 //!
 //! It stays correct across a power cut because each record says how far the log was durable when it was written:
@@ -16,7 +16,6 @@ mod record;
 mod recovery;
 mod segment;
 mod shared;
-mod window;
 mod writer;
 
 use std::io;
@@ -40,8 +39,6 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// Default bound of bytes handed over and not yet durable: several groups, so that the flusher never starves, and
 /// little enough that a slow disk is noticed within a fraction of a second.
 pub const QUEUE_BYTES_MAX_DEFAULT: u64 = 8 << 20;
-/// Default memory kept for entries that are durable and applied, for followers that are a little behind.
-pub const WINDOW_BYTES_DEFAULT: u64 = 16 << 20;
 /// How often a full disk is asked again whether there is room: the operator who freed some waits no longer than this.
 pub const ROOM_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -153,8 +150,6 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// Bytes handed over and not durable at which [`Log::append`] says full.
     pub queue_bytes_max: u64,
-    /// Bytes of entries kept in memory beyond those that must be.
-    pub window_bytes: u64,
     /// `false` completes appends when they are written, not when they are synced (ZooKeeper's `forceSync=no`):
     /// they survive the process, not a power cut.
     pub force_sync: bool,
@@ -180,7 +175,6 @@ impl LogOptions {
             disk: Arc::new(RealDisk),
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             queue_bytes_max: QUEUE_BYTES_MAX_DEFAULT,
-            window_bytes: WINDOW_BYTES_DEFAULT,
             force_sync: true,
             method: WriteMethod::Pwrite,
             flushing: Flushing::Thread,
@@ -208,6 +202,10 @@ pub struct Recovery {
     pub last_index: u64,
     /// Its term (the snapshot's if there are no entries after it).
     pub last_term: u64,
+    /// Term of the entry before the first.
+    pub term_before: u64,
+    /// The runs of terms from the first entry on: (index at which a term begins, term). The first may begin below it.
+    pub terms: Vec<(u64, u64)>,
     /// Whether the log was created by this start.
     pub created: bool,
     /// Whether the log ended before the snapshot (or disagreed with it) and was reset to it.
@@ -324,12 +322,9 @@ pub enum ReadError {
     /// Below the first index.
     #[error("index {0} is no longer in the log")]
     Compacted(u64),
-    /// Above the last (for a [`LogReader`]: the last durable) index.
+    /// Above the last durable index.
     #[error("index {0} is not in the log yet")]
     Unavailable(u64),
-    /// Not in memory: read it with a [`LogReader`] on another thread.
-    #[error("index {0} is not in memory")]
-    Cold(u64),
     /// The bytes are not what was written.
     #[error("{path} is corrupt at offset {offset}")]
     Corrupt {

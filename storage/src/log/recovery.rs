@@ -28,7 +28,7 @@ pub(crate) const SPARES_MAX: usize = 2;
 pub(crate) struct Recovered {
     pub index: Index,
     pub hard_state: HardState,
-    /// Runs of terms, see [`super::window::Window`].
+    /// (index at which a term begins, term), ascending; the first run may begin below the first index.
     pub terms: VecDeque<(u64, u64)>,
     /// Term of the entry before the first, if it is known.
     pub term_before: Option<u64>,
