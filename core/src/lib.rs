@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cluster;
 pub mod command;
 pub mod commit;
+mod complaint;
 pub mod config;
 pub mod consensus;
 pub mod freshness;

@@ -247,10 +247,7 @@ impl Stats {
     }
     /// Tells why nothing is written; called by the consensus core, with an empty text when writes go on.
     pub fn set_write_block(&self, reason: &str) {
-        let mut texts = self.texts();
-        if texts.write_block != reason {
-            reason.clone_into(&mut texts.write_block);
-        }
+        reason.clone_into(&mut self.texts().write_block);
     }
     /// On the leader: what a change of the membership waits for, or who has no vote yet; empty: nothing, nobody.
     pub fn membership_wait(&self) -> String {
@@ -258,10 +255,7 @@ impl Stats {
     }
     /// Tells it; called by the consensus core.
     pub fn set_membership_wait(&self, text: &str) {
-        let mut texts = self.texts();
-        if texts.membership_wait != text {
-            text.clone_into(&mut texts.membership_wait);
-        }
+        text.clone_into(&mut self.texts().membership_wait);
     }
     /// The membership as `/zookeeper/config` holds it; empty on a standalone node.
     pub fn membership(&self) -> String {

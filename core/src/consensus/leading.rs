@@ -92,6 +92,11 @@ impl Consensus {
         }
     }
 
+    /// Whether what is said of the stream of `incarnation` comes from the leader that this node follows, and means this start of it.
+    pub(super) fn is_word_of_leader(&self, from: u8, term: u64, incarnation: u64) -> bool {
+        incarnation == self.incarnation && term == self.group.term() && u64::from(from) == self.group.leader()
+    }
+
     /// Sends this node's commands to the leader.
     pub(super) fn forward(&mut self, now_ns: u64, io: &mut Io) {
         let leader = self.group.leader() as u8;

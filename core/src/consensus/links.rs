@@ -249,10 +249,7 @@ impl Consensus {
                 }
             }
             Message::Expect { term, incarnation, seq } => {
-                let meant = incarnation == self.incarnation
-                    && term == self.group.term()
-                    && u64::from(from) == self.group.leader();
-                if meant && self.outbound.rewind(seq) {
+                if self.is_word_of_leader(from, term, incarnation) && self.outbound.rewind(seq) {
                     if !self.links.is_granted(term) {
                         self.rounds.lose();
                     }

@@ -179,10 +179,7 @@ impl Consensus {
             }
             return;
         }
-        let meant = incarnation == self.incarnation
-            && term == self.group.term()
-            && u64::from(from) == self.group.leader();
-        if meant {
+        if self.is_word_of_leader(from, term, incarnation) {
             self.outbound.take_back(seq);
             // Nothing more is sent before the answer.
             self.links.ungrant();

@@ -7,6 +7,7 @@
 use super::config::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, COMPLAINT_NS, PeerAddress, SAME_COMPLAINT_NS};
 use super::frame::{FrameError, Inbox};
 use super::greeting::{Greeting, GreetingError, Hex, Refusal};
+use crate::complaint::Complaint;
 use crate::random::splitmix;
 use paddock_transport::engine::{Address, ConnId};
 use thiserror::Error;
@@ -270,22 +271,16 @@ impl Peer {
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     text: String,
-    at_ns: Option<u64>,
-    suppressed: u64,
+    said: Complaint,
 }
 
 impl Complaints {
     /// Whether the log shall have it; the count of lines that it did not get.
     pub(super) fn admit(&mut self, now_ns: u64, text: &str) -> Option<u64> {
         let pause = if self.text == text { SAME_COMPLAINT_NS } else { COMPLAINT_NS };
-        if self.at_ns.is_some_and(|at| now_ns < at.saturating_add(pause)) {
-            self.suppressed += 1;
-            return None;
-        }
-        self.at_ns = Some(now_ns);
-        self.text.clear();
-        self.text.push_str(text);
-        Some(std::mem::take(&mut self.suppressed))
+        let more = self.said.admit(now_ns, pause)?;
+        text.clone_into(&mut self.text);
+        Some(more)
     }
 }
 

@@ -4,6 +4,7 @@
 //! Raft's clock: a heartbeat a beat, or as many as a line carries, make one line in [`COMPLAINT_TICKS`]; and bounded by the
 //! numbers of nodes.
 
+use crate::complaint::Complaint;
 use std::collections::BTreeMap;
 
 /// Ticks between two lines about the same fault of the same node: ten seconds by the usual clock.
@@ -24,8 +25,7 @@ pub(super) enum Wrong {
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     ticks: u64,
-    /// When it was last said, and how often it came since.
-    said: BTreeMap<(u64, Wrong), (u64, u64)>,
+    said: BTreeMap<(u64, Wrong), Complaint>,
 }
 
 impl Complaints {
@@ -36,20 +36,6 @@ impl Complaints {
 
     /// Whether the log shall have it; the count of lines that it did not get.
     pub(super) fn admit(&mut self, node: u64, wrong: Wrong) -> Option<u64> {
-        let ticks = self.ticks;
-        match self.said.get_mut(&(node, wrong)) {
-            Some((at, more)) if ticks - *at < COMPLAINT_TICKS => {
-                *more += 1;
-                None
-            }
-            Some((at, more)) => {
-                *at = ticks;
-                Some(std::mem::take(more))
-            }
-            None => {
-                self.said.insert((node, wrong), (ticks, 0));
-                Some(0)
-            }
-        }
+        self.said.entry((node, wrong)).or_default().admit(self.ticks, COMPLAINT_TICKS)
     }
 }

@@ -49,9 +49,7 @@ impl Expiry {
             life.contact_ns = life.contact_ns.max(at_ns);
         }
     }
-}
 
-impl Expiry {
     /// What nodes with full disks heard has reached the leader, or never will if something else goes wrong.
     fn report(&mut self, facts: &Facts) {
         if facts.full_since.is_none() {
