@@ -125,6 +125,7 @@ cells! {
         synced_followers, "nodes", "On the leader: other voters that are connected and replicate.";
         observers, "nodes", "On the leader: observers in the membership.";
         synced_observers, "nodes", "On the leader: observers that are connected and replicate.";
+        left_behind, "nodes", "On the leader: members that miss entries and have acknowledged none for 10 s.";
         pending_syncs, "requests", "On the leader: syncs and linearizable reads waiting for a round.";
         leading_since_ms, "milliseconds", "On the leader: when it began to lead, since the Unix epoch; 0: it does not.";
         proposal_bytes_last, "bytes", "On the leader: size of the last proposal; 0: none since it leads.";
@@ -189,6 +190,7 @@ pub struct Stats {
 struct Texts {
     write_block: String,
     membership_wait: String,
+    left_behind: String,
     membership: String,
 }
 
@@ -256,6 +258,14 @@ impl Stats {
     /// Tells it; called by the consensus core.
     pub fn set_membership_wait(&self, text: &str) {
         text.clone_into(&mut self.texts().membership_wait);
+    }
+    /// On the leader: members that miss entries and acknowledge none, how far each is behind and why; empty: there are none.
+    pub fn left_behind(&self) -> String {
+        self.texts().left_behind.clone()
+    }
+    /// Tells which members are left behind; called by the consensus core.
+    pub fn set_left_behind(&self, text: &str) {
+        text.clone_into(&mut self.texts().left_behind);
     }
     /// The membership as `/zookeeper/config` holds it; empty on a standalone node.
     pub fn membership(&self) -> String {

@@ -330,6 +330,8 @@ fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
     let _ = writeln!(out, "paddock_write_block_reason\t{}", stats.write_block());
     if stats.mode() == Mode::Leader {
         let _ = writeln!(out, "paddock_membership_wait\t{}", stats.membership_wait());
+        let _ = writeln!(out, "paddock_left_behind\t{}", node.left_behind.get());
+        let _ = writeln!(out, "paddock_left_behind_nodes\t{}", stats.left_behind());
     }
 }
 
@@ -430,6 +432,8 @@ mod tests {
         stats.node().synced_observers.set(1);
         stats.node().quorum_size.set(3);
         stats.set_membership_wait("reconfiguration 2 waits for server 4");
+        stats.node().left_behind.set(1);
+        stats.set_left_behind("node 2 is 906 entries behind");
         let f = facts(&stats, &[]);
         let text = answer(Word::Srvr, &f);
         assert!(
@@ -445,6 +449,8 @@ mod tests {
             "zk_leader_uptime\t3000",
             "paddock_lag_ms\t7",
             "paddock_membership_wait\treconfiguration 2 waits for server 4",
+            "paddock_left_behind\t1",
+            "paddock_left_behind_nodes\tnode 2 is 906 entries behind",
         ] {
             assert!(text.contains(&format!("{row}\n")), "{row} is missing: {text}");
         }

@@ -1,6 +1,6 @@
 //! `paddock-sim`: runs seeds of the simulation and tells what it found.
 //!
-//! Exit code 0: no promise was broken (with `--mutations`: each defect was caught); 1: one was.
+//! Exit code 0: no promise was broken (with `--mutations`: each defect was caught); 1: one was; 2: wrong flags, or no seed could be drawn.
 
 use clap::Parser;
 use paddock_core::sim::Mutation;
@@ -9,6 +9,9 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+/// Fresh seeds are below this number: short enough to be typed, and far above the ranges that CI keeps.
+const FRESH_BELOW: u64 = 1_000_000_000_000;
 
 /// Deterministic simulation of whole nodes: the same seed is the same run, everywhere and always.
 #[derive(Parser)]
@@ -20,6 +23,12 @@ struct Arguments {
     /// Seeds FROM..TO.
     #[arg(long, default_value = "0..100", value_parser = range)]
     seeds: (u64, u64),
+    /// So many seeds in a row, the first of which is drawn at random and printed.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["seed", "seeds"])]
+    fresh: Option<u64>,
+    /// Goes on after a seed that fails, and prints every one of them.
+    #[arg(long)]
+    keep_going: bool,
     /// Voters in every run; otherwise the seed decides.
     #[arg(long)]
     voters: Option<usize>,
@@ -59,7 +68,23 @@ fn main() -> ExitCode {
     if let Some(seeds) = arguments.mutations {
         return mutations(seeds);
     }
-    let (from, to) = arguments.seed.map_or(arguments.seeds, |seed| (seed, seed + 1));
+    let (from, to) = match (arguments.seed, arguments.fresh) {
+        (Some(seed), _) => (seed, seed + 1),
+        (None, Some(count)) => {
+            let first = match draw_first() {
+                Ok(first) => first,
+                Err(error) => {
+                    eprintln!(
+                        "paddock-sim: no first seed could be drawn: {error}. Name a range with --seeds FROM..TO"
+                    );
+                    return ExitCode::from(2);
+                }
+            };
+            println!("seeds {first}..{}", first + count);
+            (first, first + count)
+        }
+        (None, None) => arguments.seeds,
+    };
     let begun = Instant::now();
     let limit = arguments.minutes.map(|m| Duration::from_secs(60 * m));
     let (next, failed) = (AtomicU64::new(from), AtomicBool::new(false));
@@ -67,7 +92,8 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.max(1) {
             scope.spawn(|| {
-                while !failed.load(Ordering::Relaxed) && limit.is_none_or(|limit| begun.elapsed() < limit) {
+                let goes_on = || arguments.keep_going || !failed.load(Ordering::Relaxed);
+                while goes_on() && limit.is_none_or(|limit| begun.elapsed() < limit) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= to {
                         return;
@@ -89,6 +115,13 @@ fn main() -> ExitCode {
     println!("{}", sum.lines().join("\n"));
     println!("{:.1} s", begun.elapsed().as_secs_f64());
     ExitCode::from(u8::from(failed.into_inner()))
+}
+
+/// The first seed of a fresh range, drawn by the system: two ranges hardly ever meet.
+fn draw_first() -> std::io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_le_bytes(bytes) % FRESH_BELOW)
 }
 
 fn mutations(seeds: u64) -> ExitCode {

@@ -181,8 +181,8 @@ pub trait Group {
     fn last_index(&self) -> u64;
     /// The link to the node is down, or something was not sent to it.
     fn unreachable(&mut self, node: u64);
-    /// The snapshot for the node has arrived there, or the transfer was given up.
-    fn snapshot_sent(&mut self, node: u64, ok: bool);
+    /// The node has everything up to the index of the snapshot that it was sent; `None`: the transfer was given up.
+    fn snapshot_sent(&mut self, node: u64, index: Option<u64>);
     /// The newest snapshot that could be sent, and the term of its index.
     fn set_snapshot(&mut self, index: u64, term: u64);
     /// The log now begins at `first`.

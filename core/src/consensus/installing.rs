@@ -9,6 +9,7 @@ use super::engine::Consensus;
 use super::group::{Group, Role};
 use super::transfer::{Outcome, Standing, Transfers};
 use crate::peers::message::SnapshotMessage;
+use crate::sim::{Mutation, mutated};
 use paddock_transport::io::Io;
 
 /// See the module doc.
@@ -29,6 +30,11 @@ impl Installing {
 
     pub(super) fn link_down(&mut self, node: u8) {
         self.transfers.link_down(node);
+    }
+
+    /// How the snapshot's transfer to a node stands, in words for an operator; `None`: none is being sent to it.
+    pub(super) fn state(&self, to: u8) -> Option<String> {
+        self.transfers.state(to)
     }
 
     pub(super) fn has_news(&self) -> bool {
@@ -67,7 +73,10 @@ impl Consensus {
         }
         while let Some(outcome) = self.installing.transfers.next_outcome() {
             match outcome {
-                Outcome::Sent { to, ok, .. } if leads => self.group.snapshot_sent(u64::from(to), ok),
+                Outcome::Sent { to, ok, index } if leads => {
+                    let ok = ok && !mutated(Mutation::ForgetArrival);
+                    self.group.snapshot_sent(u64::from(to), ok.then_some(index));
+                }
                 Outcome::Received { index, .. } if index > self.group.commit() => {
                     return Err(StopReason::Reopen { index });
                 }

@@ -55,6 +55,7 @@ mod installing;
 mod intake;
 mod journal;
 mod leading;
+mod left_behind;
 mod links;
 mod membership;
 pub mod open;

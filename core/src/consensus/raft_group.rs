@@ -440,8 +440,16 @@ impl Group for RaftGroup {
         self.node.report_unreachable(node);
     }
 
-    fn snapshot_sent(&mut self, node: u64, ok: bool) {
-        let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+    fn snapshot_sent(&mut self, node: u64, index: Option<u64>) {
+        // The file that was sent may be newer or older than the snapshot that Raft had in mind when it asked for one. The log is
+        // kept back to the file's index, not to the other one.
+        if let Some(index) = index
+            && let Some(progress) = self.node.raft.mut_prs().get_mut(node)
+            && progress.state == ProgressState::Snapshot
+        {
+            progress.pending_snapshot = index;
+        }
+        let status = if index.is_some() { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(node, status);
     }
 

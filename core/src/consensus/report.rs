@@ -5,7 +5,8 @@
 
 use super::engine::Consensus;
 use super::founding::Servers;
-use super::group::{Group, Membership, Role};
+use super::group::{Group, Membership, Progress, Role};
+use super::left_behind::LeftBehind;
 use crate::peers::{Contact, Refusal};
 use crate::stats::Mode;
 use paddock_transport::engine::Now;
@@ -30,6 +31,7 @@ pub(super) struct Report {
     late_ns: Option<u64>,
     /// The first report after the start.
     began_ns: u64,
+    left_behind: LeftBehind,
 }
 
 impl Report {
@@ -64,8 +66,7 @@ impl Consensus {
         node.data_bytes.set(tree.approximate_data_bytes());
         node.global_sessions.set(machine.sessions().len() as u64);
         let (term, leader) = (self.group.term(), self.group.leader());
-        // Raft tells a node of no commit beyond what it has of the log: one whose disk is full would never be behind.
-        let commit = self.group.commit().max(self.rounds.last_index());
+        let commit = self.known_commit();
         node.leader_id.set(leader);
         node.term.set(term);
         node.commit_index.set(commit);
@@ -81,7 +82,7 @@ impl Consensus {
         self.report.led |= leader != 0;
         if now.mono_ns >= self.report.next_ns {
             self.report.next_ns = now.mono_ns + REPORT_NS;
-            self.tell_more();
+            self.tell_more(now.mono_ns);
             if self.freshness.fresh_ns() == 0 && now.mono_ns != 0 {
                 self.tell_late(now.mono_ns);
             }
@@ -95,7 +96,13 @@ impl Consensus {
         });
     }
 
-    fn tell_more(&mut self) {
+    /// The last index known to be committed. Raft tells a node of no commit beyond what it has of the log: a node whose disk is full, or
+    /// that is sent nothing, would never be behind. Confirmations of rounds tell it too.
+    fn known_commit(&self) -> u64 {
+        self.group.commit().max(self.rounds.last_index())
+    }
+
+    fn tell_more(&mut self, now_ns: u64) {
         let node = self.stats.node();
         node.node_id.set(u64::from(self.node));
         let membership = self.group.membership();
@@ -120,6 +127,7 @@ impl Consensus {
             self.stats.set_membership(members.config_text());
         }
         self.stats.set_membership_wait(self.steward.waits_for());
+        self.tell_left_behind(&progress, now_ns);
         let blocked = self.why_nothing_is_written(membership.voters.len());
         if blocked != self.report.blocked {
             if blocked.is_empty() {
@@ -132,6 +140,54 @@ impl Consensus {
         }
     }
 
+    /// Names the followers that acknowledge nothing, how far each is behind, and what keeps entries from it.
+    fn tell_left_behind(&mut self, progress: &[Progress], now_ns: u64) {
+        let (own, last) = (u64::from(self.node), self.group.last_index());
+        let stragglers = self.report.left_behind.look(progress, own, last, now_ns);
+        self.stats.node().left_behind.set(stragglers.len() as u64);
+        let told = stragglers.iter().map(|straggler| {
+            let active = progress.iter().any(|p| p.node == straggler.node && p.active);
+            let text = straggler.text(&self.why_left_behind(straggler.node, active));
+            if straggler.say {
+                tracing::warn!("{text}");
+            }
+            text
+        });
+        let told: Vec<String> = told.collect();
+        self.stats.set_left_behind(&told.join("; "));
+    }
+
+    /// On the leader: what keeps entries from a follower. `active`: Raft has heard from it within an election timeout.
+    fn why_left_behind(&self, node: u64, active: bool) -> String {
+        // Raft's members have numbers of servers.
+        let Ok(node) = u8::try_from(node) else { return String::new() };
+        if !self.links.is_up(node) {
+            return match self.links.contact(node) {
+                Contact::Refused(_) => {
+                    "one of the two servers refuses the other; both logs say why".to_owned()
+                }
+                Contact::Silent => {
+                    "it takes connections and does not answer; it is starting, or hangs".to_owned()
+                }
+                _ => "there is no link to it; is it running, and can the two hosts reach each other?"
+                    .to_owned(),
+            };
+        }
+        if !self.admits(node) {
+            return "it came with another data directory than before; it gets its vote back when it has caught up".to_owned();
+        }
+        if self.room.is_full(node) {
+            return "the disk of its data directory is full; free space on it".to_owned();
+        }
+        if let Some(state) = self.installing.state(node) {
+            return state;
+        }
+        match active {
+            true => "it answers, and acknowledges no entry; see its log".to_owned(),
+            false => "its link is up, and it does not answer; it may be paused, or its disk hangs".to_owned(),
+        }
+    }
+
     /// ZooKeeper gives a server up that has not connected and caught up within `initLimit`; here it goes on, and is not silent.
     fn tell_late(&mut self, now_ns: u64) {
         let Some(since_ns) = self.report.is_late(now_ns) else { return };
@@ -140,8 +196,10 @@ impl Consensus {
             self.why_nothing_is_written(self.group.membership().voters.len())
         } else {
             format!(
-                "node {leader} leads, and this one has applied the log up to entry {}",
-                self.applier.index
+                "node {leader} leads, and this one has applied the log up to entry {} of {}. The leader's log and `paddock status` \
+                 say what keeps the rest from it",
+                self.applier.index,
+                self.known_commit()
             )
         };
         tracing::warn!(

@@ -175,7 +175,8 @@ pub enum SnapshotMessage {
         /// Size of the file.
         bytes: u64,
     },
-    /// Receiver: go on from `offset`; an offset at the end says that it is whole and durable.
+    /// Receiver: go on from `offset`. An offset at the end of the file says that the receiver needs nothing more of it: the file is whole
+    /// and durable, or the receiver has committed the entries up to the snapshot's index.
     Want {
         /// Index of the snapshot.
         index: u64,

@@ -292,6 +292,11 @@ impl Faults {
         self.ongoing.is_empty()
     }
 
+    /// Whether the node's disk has a limit, which may or may not be reached.
+    pub fn is_full(&self, n: usize) -> bool {
+        self.ongoing.values().any(|ongoing| matches!(ongoing, Ongoing::FullDisk(at) if *at == n))
+    }
+
     /// Nothing gets from one of these to one of those, or back.
     fn part(world: &mut World, here: &[Host], there: &[Host], for_ns: u64) {
         let pairs: Vec<_> = here.iter().flat_map(|a| there.iter().map(|b| (*a, *b))).collect();
@@ -340,8 +345,7 @@ impl Faults {
         let ended = world.faults.ongoing.remove(&number)?;
         match &ended {
             Ongoing::FullDisk(n) => {
-                let also = |other: &Ongoing| matches!(other, Ongoing::FullDisk(at) if at == n);
-                if !world.faults.ongoing.values().any(also) {
+                if !world.faults.is_full(*n) {
                     world.nodes[*n].disk.set_capacity(None);
                 }
             }

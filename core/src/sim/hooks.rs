@@ -79,6 +79,8 @@ mutations! {
     KeepExpiry = "keep-expiry", "expiry", 3;
     /// A leader without room on its disk has no reads confirmed.
     MuteWhenFull = "mute-when-full", "reading", 3;
+    /// A leader takes each snapshot that a node has received for a transfer that failed.
+    ForgetArrival = "forget-arrival", "progress", 3;
     /// Where writes are refused, those that the leader has are refused as well.
     RefuseLent = "refuse-lent", "history|session", 3;
 }

@@ -55,6 +55,8 @@ pub struct Node {
     pub blocked: String,
     /// What a change of the membership waits for, or who has no vote yet, as far as it leads; empty: nothing, nobody.
     pub membership_wait: String,
+    /// Members that miss entries and acknowledge none, how far each is behind and why, as far as it leads; empty: there are none.
+    pub left_behind: String,
     /// Its log has no room for more.
     pub disk_full: bool,
     /// Open client connections.
@@ -212,6 +214,7 @@ fn monitored(mntr: &str) -> Node {
         leader: number("paddock_leader"),
         blocked: text("paddock_write_block_reason").unwrap_or_default(),
         membership_wait: text("paddock_membership_wait").unwrap_or_default(),
+        left_behind: text("paddock_left_behind_nodes").unwrap_or_default(),
         disk_full: number("paddock_disk_full").is_some_and(|v| v != 0),
         connections: number("num_alive_connections"),
         latency_avg_ms: None,

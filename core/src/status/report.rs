@@ -67,6 +67,11 @@ impl Report {
             {
                 why.push(format!("{}: nothing is written: {}", row.server, node.blocked));
             }
+            if let Ok(node) = &row.told
+                && !node.left_behind.is_empty()
+            {
+                why.push(format!("{} leads, and {}", row.server, node.left_behind));
+            }
             if row.told.as_ref().is_ok_and(|node| node.disk_full) {
                 why.push(format!(
                     "{}: its disk is full; it logs nothing more until space is freed",
@@ -162,6 +167,7 @@ fn server_json(row: &Row) -> Value {
             "leader": n.leader,
             "writes_blocked": n.blocked,
             "membership_wait": n.membership_wait,
+            "left_behind": n.left_behind,
             "disk_full": n.disk_full,
             "connections": n.connections,
             "latency_avg_ms": n.latency_avg_ms,

@@ -77,6 +77,10 @@ fn healthy_means_exactly_one_leader_and_nobody_missing() {
     assert!(
         matches!(stuck.verdict(), Verdict::Degraded { why } if why == ["h0:2181: nothing is written: the disk is full"])
     );
+    let lonely = Node { left_behind: "node 2 is 9 entries behind".to_owned(), ..leader.clone() };
+    assert!(
+        matches!(report(vec![Ok(lonely), Ok(follower.clone())]).verdict(), Verdict::Degraded { why } if why == ["h0:2181 leads, and node 2 is 9 entries behind"])
+    );
     // Whoever's disk is full serves for a while, as if nothing was wrong.
     let behind = monitored("paddock_disk_full\t1\n");
     let behind = Node { role: "follower".to_owned(), ..behind };

@@ -1,6 +1,7 @@
 //! The core as a whole, on a disk that fails, fills up and loses power. Each file is a hazard.
 
 mod backpressure;
+mod catching_up;
 mod checkpoints;
 mod cluster;
 mod departed;

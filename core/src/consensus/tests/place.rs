@@ -228,6 +228,10 @@ impl Place {
         });
     }
 
+    pub fn leads(&self, node: u8) -> bool {
+        self.core(node).group.is_ready_to_order()
+    }
+
     pub fn led(&self, nodes: &[u8]) -> bool {
         nodes.iter().any(|node| self.core(*node).group.leader() != 0)
     }

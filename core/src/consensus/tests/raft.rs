@@ -210,7 +210,7 @@ fn a_peer_behind_the_logs_beginning_asks_for_a_snapshot() {
     assert_eq!(c.peers[&leader].snapshots, [behind]);
     assert!(c.group(leader).progress().iter().any(|p| p.node == behind && p.snapshot));
     // One that failed is asked for again.
-    c.with(leader, |g| g.snapshot_sent(behind, false));
+    c.with(leader, |g| g.snapshot_sent(behind, None));
     c.calm(20);
     assert_eq!(c.peers[&leader].snapshots, [behind, behind]);
     // It arrives: the node begins anew behind it.
@@ -221,7 +221,7 @@ fn a_peer_behind_the_logs_beginning_asks_for_a_snapshot() {
     (peer.disk.base, peer.disk.commit) = ((index, term, members), index);
     c.crash(behind);
     c.start(behind);
-    c.with(leader, |g| g.snapshot_sent(behind, true));
+    c.with(leader, |g| g.snapshot_sent(behind, Some(index)));
     settle(&mut c);
     assert_eq!(c.peers[&leader].snapshots.len(), 2);
 }

@@ -25,6 +25,7 @@ mod tests;
 
 pub use helper::Mode;
 
+use crate::complaint::Complaint;
 use crate::peers::message::{Message, SnapshotMessage};
 use helper::{Done, Helper};
 use paddock_storage::Snapshots;
@@ -56,6 +57,8 @@ pub const PAUSE_NS: u64 = 2_000_000_000;
 pub const PARTIAL_KEEP_NS: u64 = 600_000_000_000;
 /// How long the log is kept back to a snapshot that has arrived: the receiver opens it and comes back meanwhile.
 pub const LOG_KEEP_NS: u64 = 60_000_000_000;
+/// Time between two lines of the log about transfers that fail for the same reason: a full disk fails them every few seconds.
+pub const SAY_AGAIN_NS: u64 = 60_000_000_000;
 /// Largest file that is taken, bytes: a length beyond it is nonsense, not a request for room.
 pub const FILE_BYTES_MAX: u64 = 1 << 44;
 /// Messages that wait to be taken by the engine. Beyond it answers are dropped, and asked for again.
@@ -123,6 +126,26 @@ impl Outbox {
     }
 }
 
+/// Why transfers with one node fail, and how often the log has it.
+#[derive(Default)]
+struct Failure {
+    /// Index of the snapshot; 0 if none could be opened.
+    index: u64,
+    why: String,
+    said: Complaint,
+}
+
+impl Failure {
+    /// A transfer has failed. Whether the log shall have it, and how many lines it did not get; another reason is said at once.
+    fn happened(&mut self, index: u64, why: &str, now_ns: u64) -> Option<u64> {
+        if self.why != why {
+            *self = Self { why: why.to_owned(), ..Self::default() };
+        }
+        self.index = index;
+        self.said.admit(now_ns, SAY_AGAIN_NS)
+    }
+}
+
 /// A peer's reason as the log may have it: one line, of a bounded length.
 fn shown(why: &str) -> String {
     why.chars().take(REASON_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -168,7 +191,7 @@ impl Transfers {
             SnapshotMessage::Stop { index, why } => {
                 let why = shown(&why);
                 self.sendings.stopped(from, index, &why, now_ns, helper);
-                self.receivings.stopped(from, index, &why);
+                self.receivings.stopped(from, index, &why, now_ns);
             }
         }
     }
@@ -209,6 +232,11 @@ impl Transfers {
     /// The log must not be let go beyond this index: somebody is, or was just, sent the snapshot there, and will go on behind it.
     pub fn keep_log_from(&self, now_ns: u64) -> Option<u64> {
         self.sendings.keep_log_from(now_ns)
+    }
+
+    /// How the snapshot's transfer to a node stands, in words for an operator; `None`: none is being sent to it.
+    pub fn state(&self, to: u8) -> Option<String> {
+        self.sendings.state(to)
     }
 
     /// Whether the helper has done something since the last turn: then the loop must not sleep.

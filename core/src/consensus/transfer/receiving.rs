@@ -7,7 +7,7 @@
 
 use super::helper::{Done, Helper, Job};
 use super::{
-    BUSY_BEAT_NS, CHUNK_BYTES, FILE_BYTES_MAX, Outbox, Outcome, PARTIAL_KEEP_NS, PAUSE_NS, Standing,
+    BUSY_BEAT_NS, CHUNK_BYTES, FILE_BYTES_MAX, Failure, Outbox, Outcome, PARTIAL_KEEP_NS, PAUSE_NS, Standing,
     WINDOW_CHUNKS_MAX,
 };
 use crate::peers::message::SnapshotMessage;
@@ -45,8 +45,10 @@ pub(super) struct Receivings {
     in_place: Option<Offer>,
     /// The disk refused: nothing is taken before.
     refusing_until_ns: u64,
-    /// Why.
-    refusal: String,
+    /// Why this node could not keep a snapshot, until one is in place.
+    failure: Option<Failure>,
+    /// Why a sender gave up.
+    given_up: Failure,
     next_number: u64,
 }
 
@@ -82,11 +84,19 @@ impl Receivings {
         helper: &mut Helper,
         outbox: &mut Outbox,
     ) {
-        if let Some(why) = self.objection(offer, standing, now_ns) {
+        if let Some(why) = objection(offer, standing) {
             return outbox.stop(offer.from, offer.index, why);
         }
-        if self.in_place.is_some_and(|have| have.is_same_file(offer)) {
+        // A node whose state contains the snapshot says that it has all of it. A refusal would count as a failed transfer: the
+        // leader's progress for this node would stay below the leader's log, and Raft would ask for the snapshot for ever.
+        let contained = offer.index <= standing.commit;
+        if contained || self.in_place.is_some_and(|have| have.is_same_file(offer)) {
             return outbox.send(offer.from, want(offer.index, offer.bytes));
+        }
+        if now_ns < self.refusing_until_ns
+            && let Some(failure) = &self.failure
+        {
+            return outbox.stop(offer.from, offer.index, failure.why.clone());
         }
         if let Some(current) = self.current.as_mut().filter(|c| c.offer.is_same_file(offer)) {
             // The link was lost, or an answer.
@@ -98,12 +108,15 @@ impl Receivings {
             return;
         }
         self.discard(helper);
-        tracing::info!(
-            "this node is behind the log of node {}: it takes the snapshot at index {}, {} bytes",
-            offer.from,
-            offer.index,
-            offer.bytes
-        );
+        // A snapshot that could not be kept before is told with the next failure.
+        if self.failure.as_ref().is_none_or(|failure| failure.index != offer.index) {
+            tracing::info!(
+                "this node is behind the log of node {}: it takes the snapshot at index {}, {} bytes",
+                offer.from,
+                offer.index,
+                offer.bytes
+            );
+        }
         self.next_number += 1;
         let (transfer, index, term, bytes) = (self.next_number, offer.index, offer.index_term, offer.bytes);
         if !helper.submit(Job::Create { transfer, index, term, bytes }) {
@@ -165,9 +178,12 @@ impl Receivings {
     }
 
     /// The sender gave up. What came is kept: it may come back.
-    pub(super) fn stopped(&mut self, from: u8, index: u64, why: &str) {
-        if self.current.as_ref().is_some_and(|c| (c.offer.from, c.offer.index) == (from, index)) {
-            tracing::warn!("node {from} does not send the snapshot at index {index} any more: {why}");
+    pub(super) fn stopped(&mut self, from: u8, index: u64, why: &str, now_ns: u64) {
+        let of = |c: &Receiving| (c.offer.from, c.offer.index) == (from, index);
+        if self.current.as_ref().is_some_and(of)
+            && let Some(more) = self.given_up.happened(index, why, now_ns)
+        {
+            tracing::warn!(more, "node {from} does not send the snapshot at index {index} any more: {why}");
         }
     }
 
@@ -206,7 +222,7 @@ impl Receivings {
             Done::Finished { transfer, result } if transfer == number => match result {
                 Ok(()) => {
                     let offer = current.offer;
-                    (self.current, self.in_place) = (None, Some(offer));
+                    (self.current, self.in_place, self.failure) = (None, Some(offer), None);
                     outbox.send(offer.from, want(offer.index, offer.bytes));
                     tracing::info!("the snapshot at index {} is here and durable", offer.index);
                     if offer.index > standing.commit {
@@ -233,7 +249,8 @@ impl Receivings {
         let (from, index) = (current.offer.from, current.offer.index);
         if current.stage != Stage::Finishing {
             if index <= standing.commit {
-                outbox.stop(from, index, "the receiver has come this far by itself");
+                // The log brought this node as far. The leader may not know: acknowledgements can be lost.
+                outbox.send(from, want(index, current.offer.bytes));
                 self.discard(helper);
                 return None;
             }
@@ -252,30 +269,19 @@ impl Receivings {
         Some(current.heard_ns + PARTIAL_KEEP_NS)
     }
 
-    /// Why the offer is not taken.
-    fn objection(&self, offer: &Offer, standing: &Standing, now_ns: u64) -> Option<String> {
-        if u64::from(offer.from) != standing.leader || offer.term != standing.term {
-            let Standing { leader, term, .. } = standing;
-            return Some(format!("the receiver follows node {leader} in term {term}"));
-        }
-        if offer.index <= standing.commit {
-            return Some(format!("the receiver stands at index {}", standing.commit));
-        }
-        if offer.bytes == 0 || offer.bytes > FILE_BYTES_MAX {
-            return Some(format!("a file of {} bytes cannot be", offer.bytes));
-        }
-        (now_ns < self.refusing_until_ns).then(|| self.refusal.clone())
-    }
-
     fn fail(&mut self, why: &str, now_ns: u64, helper: &mut Helper, outbox: &mut Outbox) {
         let Some(Receiving { offer, .. }) = self.current else { return };
-        tracing::error!(
-            "the snapshot at index {} that node {} sends cannot be kept: {why}. It is tried again",
-            offer.index,
-            offer.from
-        );
+        let failure = self.failure.get_or_insert_default();
+        if let Some(more) = failure.happened(offer.index, why, now_ns) {
+            tracing::error!(
+                more,
+                "the snapshot at index {} that node {} sends cannot be kept: {why}. It is tried again",
+                offer.index,
+                offer.from
+            );
+        }
         outbox.stop(offer.from, offer.index, why);
-        (self.refusing_until_ns, self.refusal) = (now_ns + PAUSE_NS, why.to_owned());
+        self.refusing_until_ns = now_ns + PAUSE_NS;
         self.discard(helper);
     }
 
@@ -300,6 +306,17 @@ impl Receiving {
     }
 }
 
+/// Why an offer is not one that this node may take at all.
+fn objection(offer: &Offer, standing: &Standing) -> Option<String> {
+    let Standing { leader, term, .. } = standing;
+    if (u64::from(offer.from), offer.term) != (*leader, *term) {
+        return Some(format!("the receiver follows node {leader} in term {term}"));
+    }
+    let impossible = offer.bytes == 0 || offer.bytes > FILE_BYTES_MAX;
+    impossible.then(|| format!("a file of {} bytes cannot be", offer.bytes))
+}
+
+/// Asks for what follows `offset`; at the file's end it says that this node needs nothing of the file any more.
 fn want(index: u64, offset: u64) -> SnapshotMessage {
     SnapshotMessage::Want { index, offset }
 }

@@ -7,7 +7,7 @@
 
 use super::helper::{Done, Helper, Job};
 use super::{
-    CHUNK_BYTES, LOG_KEEP_NS, Outbox, Outcome, PAUSE_NS, RESEND_NS, SENDINGS_MAX, SILENCE_MAX_NS,
+    CHUNK_BYTES, Failure, LOG_KEEP_NS, Outbox, Outcome, PAUSE_NS, RESEND_NS, SENDINGS_MAX, SILENCE_MAX_NS,
     STALL_MAX_NS, WINDOW_CHUNKS_MAX,
 };
 use crate::peers::message::SnapshotMessage;
@@ -24,6 +24,8 @@ pub(super) struct Sendings {
     by_node: BTreeMap<u8, Sending>,
     /// Snapshots that arrived, by receiver: index, and until when the log is kept for it.
     arrived: BTreeMap<u8, (u64, u64)>,
+    /// Why the last transfer to a node failed, until one succeeds or this node does not lead any more.
+    failed: BTreeMap<u8, Failure>,
     next_number: u64,
 }
 
@@ -40,8 +42,8 @@ enum Stage {
     Opening,
     /// The receiver has the offer, and more.
     Open(Box<Flow>),
-    /// It failed. Raft is told when the pause is over.
-    Over { until_ns: u64, index: u64 },
+    /// The transfer has ended. Raft is told `ok` when the pause is over.
+    Over { until_ns: u64, index: u64, ok: bool },
 }
 
 /// A file on its way.
@@ -83,6 +85,7 @@ impl Sendings {
     }
 
     pub(super) fn clear(&mut self, helper: &mut Helper, outbox: &mut Outbox) {
+        self.failed.clear();
         for (to, sending) in std::mem::take(&mut self.by_node) {
             if let Stage::Open(flow) = sending.stage {
                 outbox.stop(to, flow.index, "the sender does not lead any more");
@@ -93,17 +96,19 @@ impl Sendings {
 
     pub(super) fn link_down(&mut self, node: u8, helper: &mut Helper, outbox: &mut Outbox) {
         let Some(sending) = self.by_node.remove(&node) else { return };
-        let index = match sending.stage {
+        let (ok, index) = match sending.stage {
             Stage::Open(flow) => {
                 tracing::warn!("the link to node {node} is gone: the snapshot at index {} waits", flow.index);
                 let index = flow.index;
+                let why = "the link was lost".to_owned();
+                self.failed.insert(node, Failure { index, why, ..Failure::default() });
                 helper.submit(Job::Release(flow.reader));
-                index
+                (false, index)
             }
-            Stage::Over { index, .. } => index,
-            Stage::Waiting | Stage::Opening => 0,
+            Stage::Over { ok, index, .. } => (ok, index),
+            Stage::Waiting | Stage::Opening => (false, 0),
         };
-        outbox.outcomes.push_back(Outcome::Sent { to: node, ok: false, index });
+        outbox.outcomes.push_back(Outcome::Sent { to: node, ok, index });
     }
 
     /// The receiver asks for what follows `offset`.
@@ -130,11 +135,12 @@ impl Sendings {
         }
         if offset == flow.bytes {
             tracing::info!("node {from} has the snapshot at index {index}: {} bytes", flow.bytes);
-            self.arrived.insert(from, (index, now_ns + LOG_KEEP_NS));
-            if let Some(Sending { stage: Stage::Open(flow), .. }) = self.by_node.remove(&from) {
-                helper.submit(Job::Release(flow.reader));
-            }
-            outbox.outcomes.push_back(Outcome::Sent { to: from, ok: true, index });
+            self.failed.remove(&from);
+            let before = self.arrived.insert(from, (index, now_ns + LOG_KEEP_NS));
+            // A receiver that says so again, and yet takes no entry behind the snapshot, costs one offer in each pause.
+            let again = before.is_some_and(|(arrived, _)| arrived == index);
+            sending.over(index, true, if again { now_ns + PAUSE_NS } else { now_ns }, helper);
+            self.tell_ended(now_ns, outbox);
             return;
         }
         flow.acknowledged(offset, now_ns);
@@ -147,8 +153,10 @@ impl Sendings {
         if !matches!(&sending.stage, Stage::Open(flow) if flow.index == index) {
             return;
         }
-        tracing::warn!("node {from} does not take the snapshot at index {index}: {why}");
-        sending.over(index, now_ns, helper);
+        if let Some(more) = self.failed.entry(from).or_default().happened(index, why, now_ns) {
+            tracing::warn!(more, "node {from} does not take the snapshot at index {index}: {why}");
+        }
+        sending.over(index, false, now_ns + PAUSE_NS, helper);
     }
 
     pub(super) fn done(&mut self, done: Done, now_ns: u64, helper: &mut Helper, outbox: &mut Outbox) {
@@ -158,19 +166,25 @@ impl Sendings {
                 match (found, result) {
                     (Some((to, sending)), Ok(reader)) => {
                         let flow = Flow::new(reader, now_ns);
-                        tracing::info!(
-                            "node {to} is behind the log: it is sent the snapshot at index {}, {} bytes",
-                            flow.index,
-                            flow.bytes
-                        );
+                        // An offer of the snapshot that failed before is told with the next failure.
+                        if self.failed.get(to).is_none_or(|failure| failure.index != flow.index) {
+                            tracing::info!(
+                                "node {to} is behind the log: it is sent the snapshot at index {}, {} bytes",
+                                flow.index,
+                                flow.bytes
+                            );
+                        }
                         outbox.send(*to, flow.offer(sending.term));
                         sending.stage = Stage::Open(Box::new(flow));
                     }
                     (Some((to, sending)), Err(why)) => {
-                        tracing::error!(
-                            "node {to} needs a snapshot and none can be sent: {why}. It is tried again"
-                        );
-                        sending.over(0, now_ns, helper);
+                        if let Some(more) = self.failed.entry(*to).or_default().happened(0, &why, now_ns) {
+                            tracing::error!(
+                                more,
+                                "node {to} needs a snapshot and none can be sent: {why}. It is tried again"
+                            );
+                        }
+                        sending.over(0, false, now_ns + PAUSE_NS, helper);
                     }
                     (None, Ok(reader)) => {
                         helper.submit(Job::Release(reader));
@@ -196,7 +210,6 @@ impl Sendings {
     pub(super) fn turn(&mut self, now_ns: u64, helper: &mut Helper, outbox: &mut Outbox) -> Option<u64> {
         self.arrived.retain(|_, (_, until_ns)| *until_ns > now_ns);
         let mut failed = Vec::new();
-        let mut over = Vec::new();
         for (to, sending) in &mut self.by_node {
             match &mut sending.stage {
                 Stage::Open(flow) if now_ns >= flow.heard_ns + SILENCE_MAX_NS => {
@@ -213,19 +226,26 @@ impl Sendings {
                     }
                     flow.pump(sending.number, helper);
                 }
-                Stage::Over { until_ns, index } if now_ns >= *until_ns => over.push((*to, *index)),
                 Stage::Open(_) | Stage::Over { .. } | Stage::Waiting | Stage::Opening => {}
             }
         }
         for (to, why) in failed {
             self.fail(to, why, now_ns, helper, outbox);
         }
-        for (to, index) in over {
-            self.by_node.remove(&to);
-            outbox.outcomes.push_back(Outcome::Sent { to, ok: false, index });
-        }
+        self.tell_ended(now_ns, outbox);
         self.open_next(now_ns, helper);
         self.by_node.values().filter_map(|sending| sending.deadline_ns()).min()
+    }
+
+    /// Tells Raft of the transfers that have ended and whose pause is over.
+    fn tell_ended(&mut self, now_ns: u64, outbox: &mut Outbox) {
+        self.by_node.retain(|&to, sending| match sending.stage {
+            Stage::Over { until_ns, index, ok } if now_ns >= until_ns => {
+                outbox.outcomes.push_back(Outcome::Sent { to, ok, index });
+                false
+            }
+            _ => true,
+        });
     }
 
     /// The lowest index that somebody will go on from.
@@ -237,6 +257,30 @@ impl Sendings {
         let arrived =
             self.arrived.values().filter(|(_, until_ns)| *until_ns > now_ns).map(|(index, _)| *index);
         open.chain(arrived).min()
+    }
+
+    /// How the transfer to a node stands, in words for an operator; `None`: no snapshot is being sent to it.
+    pub(super) fn state(&self, to: u8) -> Option<String> {
+        let sending = self.by_node.get(&to)?;
+        let now = match &sending.stage {
+            Stage::Waiting => "it needs a snapshot and waits for other transfers to end".to_owned(),
+            Stage::Opening => "it needs a snapshot, which is being opened".to_owned(),
+            Stage::Open(flow) => format!(
+                "it is sent the snapshot at index {} and has {} of {} bytes",
+                flow.index,
+                flow.acked.unwrap_or(0),
+                flow.bytes
+            ),
+            Stage::Over { ok: true, index, .. } => format!("it has the snapshot at index {index}"),
+            Stage::Over { ok: false, .. } => "it needs a snapshot, and the last transfer failed".to_owned(),
+        };
+        Some(match self.failed.get(&to) {
+            None => now,
+            Some(Failure { index: 0, why, .. }) => format!("{now}; no snapshot could be opened here: {why}"),
+            Some(Failure { index, why, .. }) => {
+                format!("{now}; before, the snapshot at index {index} failed: {why}")
+            }
+        })
     }
 
     /// Whoever waits gets its turn as far as there is room.
@@ -256,7 +300,7 @@ impl Sendings {
             if helper.submit(Job::Open { transfer: sending.number, known }) {
                 sending.stage = Stage::Opening;
             } else {
-                sending.over(0, now_ns, helper);
+                sending.over(0, false, now_ns + PAUSE_NS, helper);
             }
         }
     }
@@ -265,16 +309,19 @@ impl Sendings {
         let Some(sending) = self.by_node.get_mut(&to) else { return };
         if let Stage::Open(flow) = &sending.stage {
             let index = flow.index;
-            tracing::warn!("the snapshot at index {index} does not reach node {to}: {why}");
+            if let Some(more) = self.failed.entry(to).or_default().happened(index, why, now_ns) {
+                tracing::warn!(more, "the snapshot at index {index} does not reach node {to}: {why}");
+            }
             outbox.stop(to, index, why);
-            sending.over(index, now_ns, helper);
+            sending.over(index, false, now_ns + PAUSE_NS, helper);
         }
     }
 }
 
 impl Sending {
-    fn over(&mut self, index: u64, now_ns: u64, helper: &mut Helper) {
-        let over = Stage::Over { until_ns: now_ns + PAUSE_NS, index };
+    /// Ends the transfer; Raft is told at `until_ns`.
+    fn over(&mut self, index: u64, ok: bool, until_ns: u64, helper: &mut Helper) {
+        let over = Stage::Over { until_ns, index, ok };
         if let Stage::Open(flow) = std::mem::replace(&mut self.stage, over) {
             helper.submit(Job::Release(flow.reader));
         }

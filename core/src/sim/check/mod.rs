@@ -12,6 +12,7 @@ mod leases;
 mod liveness;
 mod membership;
 mod order;
+mod progress;
 mod reading;
 mod replicas;
 mod sequences;
@@ -55,6 +56,21 @@ pub struct Facts {
     pub calm_since: Option<u64>,
     /// Since when the disks of a majority are full, or filling up, and nothing else goes wrong.
     pub full_since: Option<u64>,
+}
+
+/// A node as the world finds it at a look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeState {
+    /// The node's number.
+    pub node: u8,
+    /// Which of its processes runs.
+    pub life: u64,
+    /// The only node that says that it leads. `None` if there is none or more than one, if this node is no member or cannot work, if the
+    /// leader cannot work, or if messages do not pass between the two in both directions. A node can work that runs, is not
+    /// paused, and has a disk that is neither full nor slow.
+    pub leader: Option<u8>,
+    /// The last entry that it applied.
+    pub applied: u64,
 }
 
 /// What happened.
@@ -149,6 +165,11 @@ pub enum Event<'e> {
         /// What.
         what: &'e str,
     },
+    /// The world looked at the nodes, as it does a few times a second.
+    Looked {
+        /// All nodes.
+        nodes: &'e [NodeState],
+    },
     /// All is over, everything is quiet.
     Ended {
         /// Every member with the last entry that it applied.
@@ -170,6 +191,7 @@ pub trait Checker {
 pub fn all() -> Vec<Box<dyn Checker>> {
     vec![
         Box::new(replicas::Replicas),
+        Box::new(progress::Progress::default()),
         Box::new(durability::Durability::default()),
         Box::new(session::SessionOrder::default()),
         Box::new(watches::Watches::default()),

@@ -91,7 +91,7 @@ impl Faults {
 
     /// A node refused to start. With a damaged disk that is right: it gets its file back; without, it is a fault of ours.
     pub fn refused(world: &mut World, n: usize, why: &str) {
-        let full = world.faults.ongoing.values().any(|o| matches!(o, Ongoing::FullDisk(at) if *at == n));
+        let full = world.faults.is_full(n);
         match world.faults.damaged.remove(&n) {
             Some((path, before)) => world.nodes[n].disk.corrupt(&path, |bytes| *bytes = before),
             None if full => {}

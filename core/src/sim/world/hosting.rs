@@ -3,11 +3,11 @@
 //! Owns no state of its own. Never looks at what an engine says; the bytes go to the network. It stays faithful because what a
 //! node applied is taken note of before anything that tells of it travels.
 
-use super::super::check::{Event, Fact};
+use super::super::check::{Event, Fact, NodeState};
 use super::super::faults::Faults;
 use super::super::hooks;
 use super::super::model::Done;
-use super::super::net::{End, Parcel};
+use super::super::net::{End, Host, Parcel};
 use super::super::node::{Again, Process, SimNode};
 use super::{Happening, SECOND, World, hash};
 use crate::consensus::{Recovered, StopReason};
@@ -176,6 +176,39 @@ impl World {
                 || node.process.is_some() && node.paused_until <= self.now && node.slow_until <= self.now
         };
         self.faults.is_none_ongoing() && self.nodes.iter().all(ready)
+    }
+
+    /// How far each node is, and whether it can get on.
+    pub(super) fn node_states(&self) -> Vec<NodeState> {
+        let works = |n: usize| {
+            let node = &self.nodes[n];
+            let ready =
+                node.process.is_some() && node.paused_until <= self.now && node.slow_until <= self.now;
+            ready && !self.faults.is_full(n)
+        };
+        let claims = |n: &usize| self.nodes[*n].process.as_ref().is_some_and(Process::leads);
+        let leaders: Vec<usize> = (0..self.nodes.len()).filter(claims).collect();
+        let leader = match leaders[..] {
+            [leader] if works(leader) => Some(leader),
+            _ => None,
+        };
+        let reaches = |n: usize, leader: usize| {
+            let (here, there) = (Host::Node(n), Host::Node(leader));
+            !self.net.is_cut(here, there) && !self.net.is_cut(there, here)
+        };
+        let members = &self.facts.model.ensemble.members;
+        let states = self.nodes.iter().enumerate().map(|(n, node)| {
+            let number = node.setup.consensus.node;
+            let follows = node.wanted && members.get(number).is_some() && works(n);
+            let leader = leader.filter(|leader| follows && reaches(n, *leader));
+            NodeState {
+                node: number,
+                life: node.life,
+                leader: leader.map(|leader| self.nodes[leader].setup.consensus.node),
+                applied: self.applied.get(&number).copied().unwrap_or(0),
+            }
+        });
+        states.collect()
     }
 
     /// Disks of a majority are full and nothing else is wrong, or no more.

@@ -36,6 +36,9 @@ const MAX_STALENESS_NS: u64 = 4 * SECOND;
 /// A request of calm times that is not answered for so long never will be: connections are given up sooner.
 const UNANSWERED_NS: u64 = 5 * SECOND;
 
+/// Time between two looks at how far the nodes are.
+const LOOK_NS: u64 = SECOND / 4;
+
 /// Lines kept for a report.
 const TRACE_LINES: usize = 80;
 
@@ -98,6 +101,7 @@ enum Happening {
     Undo(u64),
     Start(usize),
     Reconfigure,
+    Look,
 }
 
 /// See the module doc.
@@ -197,6 +201,7 @@ impl World {
         }
         self.at(SECOND, Happening::Fault);
         self.at(2 * SECOND, Happening::Reconfigure);
+        self.at(LOOK_NS, Happening::Look);
         self.until(plan.faulty_ns);
         self.calm();
         self.until(plan.faulty_ns + check::LIVENESS_BOUND_NS);
@@ -204,7 +209,7 @@ impl World {
         self.until(self.now + 3 * SECOND);
         self.audit();
         let patience = self.now + 10 * SECOND;
-        while self.now < patience && !self.clients.iter().all(Client::is_done) {
+        while self.violation.is_none() && self.now < patience && !self.clients.iter().all(Client::is_done) {
             self.until(self.now + SECOND / 4);
         }
         // Long enough for the last sessions to expire.
@@ -319,8 +324,11 @@ impl World {
             hash(&mut self.report.trace_hash, when);
             self.handle(what);
         }
-        self.now = self.now.max(end);
-        self.facts.now = self.now;
+        // A run stands still at the moment at which a promise is broken.
+        if self.violation.is_none() {
+            self.now = self.now.max(end);
+            self.facts.now = self.now;
+        }
     }
 
     fn handle(&mut self, what: Happening) {
@@ -338,6 +346,11 @@ impl World {
             Happening::Undo(number) => Faults::undo(self, number),
             Happening::Start(node) => self.start(node),
             Happening::Reconfigure => self.reconfigure(),
+            Happening::Look => {
+                let nodes = self.node_states();
+                self.see(&Event::Looked { nodes: &nodes });
+                self.at(self.now + LOOK_NS, Happening::Look);
+            }
         }
     }
 

@@ -1,0 +1,67 @@
+//! A node that can follow the leader does follow it.
+//!
+//! Keeps: a member that runs, has room on its disk and exchanges messages with one and the same leader applies a further entry within
+//! [`STUCK_NS`], as long as entries are missing that others applied that long ago. The checker fails in the middle of a run, at the
+//! first moment at which the bound is over: a node that is left behind would otherwise show only where a run happens to end.
+
+use super::{Checker, Event, Facts, NodeState};
+use std::collections::BTreeMap;
+
+/// Virtual time without a further entry after which a node counts as left behind: the largest snapshot of a run takes less than a
+/// second, two pauses of a failed transfer take four, a dead link is noticed after five.
+pub const STUCK_NS: u64 = 12_000_000_000;
+
+/// What a node did since it last moved or could not move.
+#[derive(Debug)]
+struct Follower {
+    /// The process, and the leader that it follows.
+    life: u64,
+    leader: u8,
+    /// Entries applied.
+    applied: u64,
+    /// When the last entry was applied, or when the node became able to apply one.
+    since_ns: u64,
+}
+
+/// See the module doc.
+#[derive(Default)]
+pub struct Progress {
+    followers: BTreeMap<u8, Follower>,
+}
+
+impl Progress {
+    fn look(&mut self, facts: &Facts, state: &NodeState) -> Result<(), String> {
+        let NodeState { node, life, leader, applied } = *state;
+        let Some(leader) = leader else {
+            self.followers.remove(&node);
+            return Ok(());
+        };
+        let known =
+            self.followers.entry(node).or_insert(Follower { life, leader, applied, since_ns: facts.now });
+        if (known.life, known.leader, known.applied) != (life, leader, applied) {
+            *known = Follower { life, leader, applied, since_ns: facts.now };
+        }
+        let others = facts.log.partition_point(|fact| fact.at_ns + STUCK_NS < facts.now) as u64;
+        if applied >= others || facts.now < known.since_ns + STUCK_NS {
+            return Ok(());
+        }
+        Err(format!(
+            "node {node} runs, has room and reaches node {leader}, which leads, and yet it has applied {applied} of {others} \
+             entries and none more for {} ms",
+            (facts.now - known.since_ns) / 1_000_000
+        ))
+    }
+}
+
+impl Checker for Progress {
+    fn name(&self) -> &'static str {
+        "progress"
+    }
+
+    fn see(&mut self, facts: &Facts, event: &Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Looked { nodes } => nodes.iter().try_for_each(|state| self.look(facts, state)),
+            _ => Ok(()),
+        }
+    }
+}
