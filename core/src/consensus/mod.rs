@@ -9,81 +9,46 @@
 //! what is applied is published to all shards by one store, before any reply of it can leave; and because after a start
 //! everything durable is applied before anybody is served. A group of one is a group: there is no second server.
 //!
-//! | part | does |
+//! | room | owns |
 //! |---|---|
-//! | [`engine`] | the order of things within a turn |
-//! | [`open`], `replay` | recovery, and the ends that shards get; what the log holds behind the snapshot |
-//! | [`group`], `raft_group`, `window`, `wire`, `cold` | ordering, messages, what peers who are behind are fed from |
-//! | `cold_reader` | older parts of the log, read off the core |
-//! | `feed` | how fast nodes that are far behind are fed |
-//! | `upkeep` | what keeps group and log in step |
-//! | `bootstrap` | with which membership a node begins |
-//! | `founding` | whether a node without data may found an ensemble |
-//! | `membership` | who votes and who learns, and how that changes |
-//! | `journal` | what must be durable, on its way to the log |
-//! | `apply` | committed entry to published commit |
-//! | `links` | what peers say, and what they are told |
-//! | `intake`, `outbound` | shards' rings to this node's numbered stream; what is not applied yet |
-//! | `leading`, `streams`, `ordering` | on the leader: all nodes' streams to batches, one batch an entry |
-//! | `rounds`, `reads` | read rounds of this node; on the leader, the read indexes that serve all nodes' rounds |
-//! | `deadlines` | expiry of sessions, on the leader |
-//! | `disputes` | who is wrong when two nodes differ about the state |
-//! | `room` | who has room on its disk, and what is refused when too few have |
-//! | `report` | what counters and operators are told |
-//! | `shards` | whom to wake, who is stuck |
-//! | [`steward`], `tend` | what the leader does about the membership, and what every node does when it has changed |
-//! | `checkpoints` | when a snapshot is due, and what the log may forget |
-//! | [`transfer`], `installing` | snapshots for a node that is far behind |
-//! | [`refound`] | an ensemble begins again with one server's data, when an operator says so |
+//! | [`engine`] | the order of steps within a turn, and each step that touches more than one part |
+//! | `raft` | the `raft` crate behind one type: node, log window, codec, joint membership, cold entries |
+//! | `commands` | a command from its shard's ring to its entry: submissions, pending by number, the leader's queues |
+//! | `reads` | ReadIndex: a node's rounds, the leader's read indexes |
+//! | `durable` | the way into the log and out of it; free space on disks |
+//! | `apply` | a committed entry to the commit ring; checkpoints; divergence; waking shards |
+//! | [`membership`] | what the leader does next about members; whether an empty node may found an ensemble |
+//! | [`catch_up`] | snapshots to and from nodes far behind, how fast they are fed, which are left behind |
+//! | [`recovery`] | from a data directory to a running core |
+//! | `peer_links`, `session_expiry` | links to peers and what waits on them; expiry of sessions, on the leader |
+//! | [`config`], `control` | settings and bounds; how the core is stopped |
+//!
+//! A part never names the engine; only `engine` and `recovery` name parts.
 
 #![forbid(unsafe_code)]
 
 mod apply;
-mod bootstrap;
-mod checkpoints;
-mod cold;
-mod cold_reader;
+pub mod catch_up;
+mod commands;
 pub mod config;
 mod control;
-mod deadlines;
-mod disputes;
+mod durable;
 pub mod engine;
-mod feed;
-mod founding;
-pub mod group;
-mod installing;
-mod intake;
-mod journal;
-mod leading;
-mod left_behind;
-mod links;
-mod membership;
-pub mod open;
-mod ordering;
-mod outbound;
-mod raft_group;
-mod raft_log;
+pub mod membership;
+mod peer_links;
+mod raft;
 mod reads;
-pub mod refound;
-mod replay;
-mod report;
-mod room;
-mod rounds;
-mod shards;
-pub mod steward;
-mod streams;
-mod tend;
+pub mod recovery;
+mod session_expiry;
 #[cfg(test)]
 mod tests;
-pub mod transfer;
-mod upkeep;
-mod window;
-mod wire;
 
+#[cfg(any(test, feature = "sim"))]
+pub use self::raft::conf_state::change_command;
+pub use self::raft::{EntryKind, LogEntry};
+pub use apply::shard_wakers::Armed;
 pub use config::ConsensusConfig;
 pub use control::{Control, StopReason};
 pub use engine::Consensus;
-#[cfg(any(test, feature = "sim"))]
-pub use membership::change_command;
-pub use open::{Parts, Recovered, ShardParts, StartError};
-pub use shards::Armed;
+pub use recovery::force_new_ensemble;
+pub use recovery::{Parts, Recovered, ShardParts, StartError};

@@ -68,7 +68,7 @@ pub enum MembershipCommand {
         nodes: Vec<u8>,
     },
     /// The ensemble begins again with the data of one server, the only voter of the change in which this rides: whoever
-    /// belongs to what was before is a stranger. An operator's step, see `consensus::refound`.
+    /// belongs to what was before is a stranger. An operator's step, see `consensus::force_new_ensemble`.
     Refound {
         /// The ensemble's new random number.
         cluster: [u8; 16],

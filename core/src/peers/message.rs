@@ -157,11 +157,11 @@ pub struct RaftEntry {
     pub term: u64,
     /// Whether it changes the membership.
     pub membership: bool,
-    /// The payload, as in [`crate::consensus::group::LogEntry`].
+    /// The payload, as in [`crate::consensus::LogEntry`].
     pub payload: Vec<u8>,
 }
 
-/// The transfer of a snapshot. Only a few chunks are on their way at once: see `consensus::transfer`.
+/// The transfer of a snapshot. Only a few chunks are on their way at once: see `consensus::catch_up`.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum SnapshotMessage {
     /// Sender: there is one, take it.

@@ -18,7 +18,7 @@ pub use reopen::{REOPENINGS_MAX, REOPENINGS_WINDOW};
 pub use stop::stop_signal;
 
 use crate::config::{Config, PeerAddressError};
-use crate::consensus::refound::{RefoundError, Refounded};
+use crate::consensus::force_new_ensemble::{RefoundError, Refounded};
 use crate::consensus::{
     self, Consensus, Control, Parts, Recovered, StartError as ConsensusStartError, StopReason,
 };
@@ -471,7 +471,7 @@ pub fn refound(config: &Config) -> Result<Refounded, RefoundError> {
         Ok((settings, random_bytes()?))
     });
     let (settings, cluster) = settings.map_err(|e| RefoundError::Server(e.to_string()))?;
-    consensus::refound::refound(settings, cluster, wall_ms())
+    consensus::force_new_ensemble::refound(settings, cluster, wall_ms())
 }
 
 fn refuse_zookeeper_data(config: &Config) -> Result<(), StartError> {

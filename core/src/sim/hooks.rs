@@ -5,7 +5,7 @@
 //! It stays correct because nothing in a node reads the notebook but [`mutated`] and [`wall_ms`], which change nothing
 //! unless a mutation was switched on for this thread.
 
-use crate::consensus::group::LogEntry;
+use crate::consensus::LogEntry;
 use crate::machine::Machine;
 
 macro_rules! mutations {
@@ -158,7 +158,7 @@ pub fn applied(entry: &LogEntry, machine: &Machine) {
             noted.push(AppliedEntry {
                 index: entry.index,
                 term: entry.term,
-                membership: entry.kind == crate::consensus::group::EntryKind::Membership,
+                membership: entry.kind == crate::consensus::EntryKind::Membership,
                 payload: entry.payload.clone(),
                 zxid: machine.zxid(),
                 digest: machine.digest(),

@@ -1,7 +1,6 @@
 //! Nodes that the leader's log does not reach any more, and how they come back.
 
 use super::place::*;
-use crate::consensus::group::Group;
 use std::path::PathBuf;
 
 const BEHIND: u8 = 3;
@@ -40,14 +39,14 @@ fn snapshots(place: &Place, node: u8) -> Vec<PathBuf> {
 }
 
 fn is_level(place: &Place, node: u8, leader: u8) -> bool {
-    place.core(node).applier.index == place.core(leader).group.commit()
+    place.core(node).applier.index == place.core(leader).raft.commit()
 }
 
 #[test]
 fn a_node_behind_the_log_comes_back_by_a_snapshot() {
     let (mut place, leader) = one_left_behind();
     place.start(&[BEHIND]);
-    place.until("a snapshot is sent", |place| place.core(leader).installing.state(BEHIND).is_some());
+    place.until("a snapshot is sent", |place| place.core(leader).installation.state(BEHIND).is_some());
     place.until("it is level", |place| is_level(place, BEHIND, leader));
     assert!(!snapshots(&place, BEHIND).is_empty());
 }
@@ -58,13 +57,13 @@ fn a_node_behind_the_log_comes_back_by_a_snapshot() {
 fn a_node_that_starts_from_a_snapshot_that_it_had_refused_is_sent_what_follows_it() {
     let (mut place, leader) = one_left_behind();
     place.start(&[BEHIND]);
-    place.until("a snapshot is sent", |place| place.core(leader).installing.state(BEHIND).is_some());
+    place.until("a snapshot is sent", |place| place.core(leader).installation.state(BEHIND).is_some());
     assert!(snapshots(&place, BEHIND).is_empty());
     // The file's own sync succeeds.
     place.slot(BEHIND).disk.fail_sync_after(1);
     place.until("it has a name", |place| !snapshots(place, BEHIND).is_empty());
     place.until("the leader hears of the failure", |place| {
-        place.core(leader).installing.state(BEHIND).is_some_and(|state| state.contains("failed"))
+        place.core(leader).installation.state(BEHIND).is_some_and(|state| state.contains("failed"))
     });
     place.kill(&[BEHIND]);
     place.start(&[BEHIND]);
@@ -76,7 +75,7 @@ fn a_node_that_starts_from_a_snapshot_that_it_had_refused_is_sent_what_follows_i
     assert!(is_level(&place, BEHIND, leader), "it stays at entry {started_at}");
     write_entries(&mut place, leader, 10);
     place.until("it goes on", |place| is_level(place, BEHIND, leader));
-    assert_eq!(place.core(leader).installing.state(BEHIND), None, "nothing more is sent");
+    assert_eq!(place.core(leader).installation.state(BEHIND), None, "nothing more is sent");
 }
 
 #[test]

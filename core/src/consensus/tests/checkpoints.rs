@@ -226,7 +226,7 @@ fn a_checkpoint_on_a_full_disk_lets_the_log_go_and_writes_go_on() {
     node.until(|n| !n.core.checkpoints.is_writing());
     let mut was_full = false;
     for _ in 0..140 {
-        // Room for a small snapshot, not for a segment; the log is giving segments back all the while.
+        // DiskSpace for a small snapshot, not for a segment; the log is giving segments back all the while.
         disk.set_capacity(Some(disk.used_bytes() + 10_000));
         let ticket = node.submit(ALICE, set("/a", &[2; 1000]));
         node.until(|n| {

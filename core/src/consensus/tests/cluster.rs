@@ -3,12 +3,10 @@
 //! Checked all the time: one leader per term, the same entry at the same index on every node for ever, and, while the
 //! membership stands still, nothing committed that is not durable on a majority.
 
-use crate::consensus::group::{
-    Effects, EntryKind, Fetch, Group, LogEntry, Membership, MembershipStep, Role, Vote,
-};
-use crate::consensus::raft_group::{GroupStart, RaftGroup};
-use crate::consensus::replay::known_committed;
-use crate::consensus::window::Span;
+use crate::consensus::raft::log_window::Span;
+use crate::consensus::raft::node::{GroupStart, RaftNode};
+use crate::consensus::raft::{Effects, EntryKind, Fetch, LogEntry, Membership, MembershipStep, Role, Vote};
+use crate::consensus::recovery::replay::known_committed;
 use crate::peers::message::RaftMessage;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,7 +29,7 @@ pub struct Disk {
 }
 
 pub struct Peer {
-    pub group: Option<RaftGroup>,
+    pub group: Option<RaftNode>,
     pub disk: Disk,
     pub drains: VecDeque<Drain>,
     pub applied: u64,
@@ -120,7 +118,7 @@ impl Cluster {
         }
         let vote = disk.vote;
         let start = GroupStart { node, membership, vote, applied, span, tail, seed, ..GroupStart::default() };
-        let mut group = RaftGroup::new(start).unwrap();
+        let mut group = RaftNode::new(start).unwrap();
         if disk.base.0 > 0 {
             group.set_snapshot(disk.base.0, disk.base.1);
         }
@@ -180,13 +178,13 @@ impl Cluster {
         }
     }
 
-    pub fn with<T>(&mut self, node: u64, act: impl FnOnce(&mut RaftGroup) -> T) -> T {
+    pub fn with<T>(&mut self, node: u64, act: impl FnOnce(&mut RaftNode) -> T) -> T {
         let done = act(self.peers.get_mut(&node).unwrap().group.as_mut().unwrap());
         self.pump(node);
         done
     }
 
-    pub fn group(&self, node: u64) -> &RaftGroup {
+    pub fn group(&self, node: u64) -> &RaftNode {
         self.peers[&node].group.as_ref().unwrap()
     }
 

@@ -3,7 +3,6 @@
 use super::place::*;
 use crate::command::Op;
 use crate::commit::Ticket;
-use crate::consensus::group::Group;
 use crate::submit::Submit;
 
 const SESSION: i64 = 3 << 56 | 77;
@@ -31,13 +30,13 @@ fn a_session_is_not_taken_back_by_a_connection_that_gave_up_while_nobody_led() {
     place.until("the session everywhere", |place| (1..=3).all(|node| place.knows(node, SESSION)));
     let before = attachment(&place, 1);
     place.kill(&[2, 3]);
-    place.until("no leader", |place| place.core(1).group.leader() == 0);
+    place.until("no leader", |place| place.core(1).raft.leader() == 0);
     submit(&mut place, 1, attach(5));
-    place.until("it is kept", |place| place.core(1).outbound.undecided() == 1);
+    place.until("it is kept", |place| place.core(1).pending.undecided() == 1);
     submit(&mut place, 1, Submit::Withdraw { ticket: Ticket { shard: 0, token: 5 } });
     place.pass(SECOND);
     place.start(&[2, 3]);
-    place.until("it is decided", |place| place.core(1).outbound.undecided() == 0);
+    place.until("it is decided", |place| place.core(1).pending.undecided() == 0);
     assert_eq!(attachment(&place, 1), before, "its client has it elsewhere");
     // Who is still there gets it.
     submit(&mut place, 1, attach(6));

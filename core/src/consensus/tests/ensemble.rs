@@ -4,7 +4,7 @@ use super::rig::{TIMEOUT_MS, disk};
 use crate::command::Op;
 use crate::commit::{Outcome, Ticket};
 use crate::consensus::config::READ_ROUND_RETRY_NS;
-use crate::consensus::group::{Group, Role};
+use crate::consensus::raft::Role;
 use crate::consensus::{Consensus, ConsensusConfig, Parts, ShardParts, StopReason};
 use crate::members::{Member, MemberRole, Members};
 use crate::stats::Stats;
@@ -115,11 +115,8 @@ impl Trio {
                 return;
             }
         }
-        let state: Vec<_> = self
-            .nodes
-            .iter()
-            .map(|n| (n.answered, n.core.group.role(), n.core.outbound.undecided()))
-            .collect();
+        let state: Vec<_> =
+            self.nodes.iter().map(|n| (n.answered, n.core.raft.role(), n.core.pending.undecided())).collect();
         panic!(
             "{what}: not within {} virtual seconds; {state:?}, {:?}",
             PATIENCE_STEPS as u64 * STEP_NS / 1_000_000_000,
@@ -129,8 +126,8 @@ impl Trio {
 
     pub fn leader(&self) -> Option<usize> {
         let leads = |node: &Node| {
-            node.core.group.role() == Role::Leader
-                && node.core.phase.leading != 0
+            node.core.raft.role() == Role::Leader
+                && node.core.leadership.term != 0
                 && node.parts.control.reason().is_none()
         };
         self.nodes.iter().position(leads)
@@ -203,7 +200,7 @@ fn what_a_leader_of_before_was_asked_is_asked_of_the_next_one_at_once() {
     for _ in 0..6 {
         let before = trio.leader().unwrap();
         let next = (before + 1) % 3;
-        trio.nodes[before].core.group.transfer(next as u64 + 1);
+        trio.nodes[before].core.raft.transfer(next as u64 + 1);
         let mut last = [0; 3];
         while trio.leader() != Some(next) {
             last = [0, 1, 2].map(|n| trio.sync(n));
@@ -265,7 +262,7 @@ fn a_difference_shows_without_a_write() {
     trio.until("a verdict", |trio| trio.nodes[wrong].parts.control.reason().is_some());
     assert_eq!(trio.reasons().iter().flatten().count(), 1, "{:?}", trio.reasons());
     trio.until("the others to have it behind them", |trio| {
-        (0..3).all(|n| n == wrong || trio.nodes[n].core.disputes.zxids().is_empty())
+        (0..3).all(|n| n == wrong || trio.nodes[n].core.divergences.zxids().is_empty())
     });
 }
 

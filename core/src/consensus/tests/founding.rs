@@ -1,9 +1,8 @@
 //! Which nodes found an ensemble, and when none may; and what becomes of one whose disks are lost.
 
 use super::place::*;
-use crate::consensus::founding::FOUNDING_GRACE_NS;
-use crate::consensus::group::Group;
-use crate::consensus::refound::{RefoundError, refound};
+use crate::consensus::membership::bootstrap_guard::FOUNDING_GRACE_NS;
+use crate::consensus::recovery::force_new_ensemble::{RefoundError, refound};
 use crate::consensus::{Consensus, ConsensusConfig};
 use crate::members::MemberRole;
 use crate::stats::Stats;
@@ -35,7 +34,7 @@ fn who_was_late_at_the_first_start_has_a_vote_for_those_who_have_the_log() {
     place.until_founded(&[1, 2]);
     place.kill(&[1]);
     place.start(&[3]);
-    place.until("a leader by the vote of the late one", |place| place.core(2).group.leader() == 2);
+    place.until("a leader by the vote of the late one", |place| place.core(2).raft.leader() == 2);
     place.until_founded(&[2, 3]);
 }
 
@@ -91,7 +90,7 @@ fn to_begin_anew_without_the_one_that_has_data_takes_a_restart_without_it() {
     place.pass(LONG_NS);
     assert_eq!(place.cluster(3), before);
     assert!(place.words(3).contains("no leader can be elected: servers 1 and 2"), "{}", place.words(3));
-    assert_ne!(place.core(3).group.leader(), place.core(1).group.leader());
+    assert_ne!(place.core(3).raft.leader(), place.core(1).raft.leader());
 }
 
 #[test]
@@ -123,13 +122,13 @@ fn a_server_that_is_left_alone_with_the_data_goes_on_when_it_is_told_to() {
     place.until("its data everywhere", |place| (1..=3).all(|node| place.knows(node, SESSION)));
     place.until("all votes", |place| {
         (1..=3).all(|node| {
-            let membership = place.core(node).group.membership();
+            let membership = place.core(node).raft.membership();
             membership.voters == [1, 2, 3] && !membership.is_joint()
         })
     });
     // They are three that need two.
     place.kill(&[3]);
-    place.until("another leader", |place| matches!(place.core(1).group.leader(), 1 | 2));
+    place.until("another leader", |place| matches!(place.core(1).raft.leader(), 1 | 2));
     // A directory of before is nobody's any more.
     place.kill(&[1]);
     place.slot(1).config = old;
@@ -164,7 +163,7 @@ fn an_observer_has_the_data_of_an_ensemble_whose_voters_are_gone_and_votes_from_
     place.start(&[2]);
     place.until_founded(&[1, 2]);
     place.until("its data", |place| place.knows(1, SESSION));
-    place.until("both votes", |place| place.core(1).group.membership().voters == [1, 2]);
+    place.until("both votes", |place| place.core(1).raft.membership().voters == [1, 2]);
     let text = place.core(1).applier.machine.members().config_text();
     assert!(text.contains("server.2=127.0.0.1:2002:3000:participant"), "{text}");
 }
@@ -174,12 +173,12 @@ fn one_with_an_entry_that_nobody_else_has() -> (Place, u8) {
     let mut place = Place::three();
     place.start(&[1, 2, 3]);
     place.until_founded(&[1, 2, 3]);
-    let leader = place.core(1).group.leader() as u8;
+    let leader = place.core(1).raft.leader() as u8;
     let others: Vec<u8> = (1..=3).filter(|node| *node != leader).collect();
     place.kill(&others);
-    let last = place.core(leader).group.last_index();
+    let last = place.core(leader).raft.last_index();
     place.submit(leader, 7, 100);
-    place.until("an entry of its own", |place| place.core(leader).group.last_index() > last);
+    place.until("an entry of its own", |place| place.core(leader).raft.last_index() > last);
     place.pass(10 * STEP_NS);
     place.kill(&[leader]);
     (place, leader)
@@ -270,7 +269,7 @@ fn a_directory_put_back_as_it_was_before_the_last_start_is_not_listened_to() {
     place.start(&[3]);
     place.open_session(1, OTHER);
     place.until("its data", |place| place.knows(3, OTHER));
-    place.until("its vote", |place| place.core(1).group.membership().voters == [1, 2, 3]);
+    place.until("its vote", |place| place.core(1).raft.membership().voters == [1, 2, 3]);
 }
 
 #[test]
@@ -302,7 +301,7 @@ fn a_standalone_servers_data_leads(late_ns: u64, reading: bool) {
     place.start(&[1]);
     place.until_founded(&[1, 2, 3]);
     place.until("its data everywhere", |place| (1..=3).all(|node| place.knows(node, SESSION)));
-    place.until("all votes", |place| place.core(2).group.membership().voters == [1, 2, 3]);
+    place.until("all votes", |place| place.core(2).raft.membership().voters == [1, 2, 3]);
 }
 
 #[test]

@@ -4,7 +4,6 @@ use super::ensemble::Trio;
 use super::rig::SECOND_NS;
 use crate::commit::Outcome;
 use crate::consensus::config::{AWAY_PATIENCE_NS, HAND_OVER_NS, UNDECIDED_NS};
-use crate::consensus::group::Group;
 use crate::members::MemberRole;
 use crate::shard::config::MAX_STALENESS_NS;
 
@@ -59,7 +58,7 @@ fn is_refused(trio: &mut Trio, n: usize) -> bool {
 }
 
 fn terms(trio: &Trio) -> Vec<u64> {
-    trio.nodes.iter().map(|node| node.core.group.term()).collect()
+    trio.nodes.iter().map(|node| node.core.raft.term()).collect()
 }
 
 #[test]
@@ -75,7 +74,7 @@ fn a_leader_without_room_hands_over_once_to_one_that_has_some() {
     assert_ne!(leader, full);
     assert_eq!(terms(&trio), vec![before[0] + 1; 3], "one election");
     // It is wanted back, by somebody who does not know: it stays where it is.
-    trio.nodes[full].core.phase.wants_to_lead = true;
+    trio.nodes[full].core.leadership.wanted = true;
     pass(&mut trio, SECOND_NS);
     assert_eq!((trio.leader(), terms(&trio)), (Some(leader), vec![before[0] + 1; 3]));
     trio.nodes[full].disk.set_capacity(None);
@@ -119,11 +118,11 @@ fn a_leader_whose_offer_nobody_took_orders_behind_what_it_proposed_before() {
             break;
         }
         stick(&mut trio, false);
-        trio.until("a decision", |trio| trio.nodes[leader].core.outbound.undecided() == 0);
+        trio.until("a decision", |trio| trio.nodes[leader].core.pending.undecided() == 0);
     }
-    let offers = |trio: &Trio| !trio.nodes[leader].core.group.is_ready_to_order();
+    let offers = |trio: &Trio| !trio.nodes[leader].core.raft.is_ready_to_order();
     trio.until("the offer", offers);
-    assert!(trio.nodes[leader].core.outbound.resolved() < trio.nodes[leader].core.outbound.last_seq());
+    assert!(trio.nodes[leader].core.pending.resolved() < trio.nodes[leader].core.pending.last_seq());
     trio.until("the end of the offer", |trio| !offers(trio));
     pass(&mut trio, SECOND_NS);
     let age_ns = trio.now.mono_ns - trio.nodes[leader].parts.freshness.fresh_ns();
@@ -154,10 +153,10 @@ fn where_all_disks_are_full_writes_are_refused_everywhere_and_reads_go_on_under_
         let node = &trio.nodes[n];
         let age_ns = trio.now.mono_ns - node.parts.freshness.fresh_ns();
         assert!(age_ns < MAX_STALENESS_NS, "node {} was confirmed {age_ns} ns ago", n + 1);
-        assert_eq!(node.core.outbound.undecided(), 0);
+        assert_eq!(node.core.pending.undecided(), 0);
     }
     assert_eq!((trio.leader(), terms(&trio)), (Some(leader), before.clone()));
-    let why = trio.nodes[leader].core.why_writes_are_shut(3);
+    let why = trio.nodes[leader].core.why_writes_are_stopped(3);
     assert_eq!(why, "the disks of nodes 1, 2, 3 are full; 2 of 3 voters with room are needed");
     // Two of them are enough.
     for n in [(leader + 1) % 3, (leader + 2) % 3] {
@@ -177,14 +176,14 @@ fn whoever_comes_to_lead_with_all_disks_full_begins_its_term_and_confirms_reads(
     let leader = trio.leader().unwrap();
     for _ in 0..3 {
         let next = (leader + 1) % 3;
-        trio.nodes[leader].core.group.transfer(next as u64 + 1);
+        trio.nodes[leader].core.raft.transfer(next as u64 + 1);
         trio.until("the next leader", |trio| trio.leader() == Some(next));
         pass(&mut trio, 2 * MAX_STALENESS_NS);
         assert_eq!(trio.leader(), Some(next), "it stays");
         let age_ns = trio.now.mono_ns - trio.nodes[next].parts.freshness.fresh_ns();
         assert!(age_ns < MAX_STALENESS_NS, "confirmed {age_ns} ns ago");
         assert!(is_refused(&mut trio, next) && is_refused(&mut trio, leader));
-        trio.nodes[next].core.group.transfer(leader as u64 + 1);
+        trio.nodes[next].core.raft.transfer(leader as u64 + 1);
         trio.until("the first leader again", |trio| trio.leader() == Some(leader));
     }
 }
@@ -237,9 +236,9 @@ fn what_the_leader_took_and_never_proposed_is_refused_and_its_numbers_leave_no_h
     // Everybody has some that the leader had and did not propose. Nobody waits for its connection to be closed.
     pass(&mut trio, UNDECIDED_NS / 2);
     assert!(is_shut(&trio, leader), "the flood had room");
-    let waiting: usize = (0..3).map(|n| trio.nodes[n].core.outbound.undecided()).sum();
+    let waiting: usize = (0..3).map(|n| trio.nodes[n].core.pending.undecided()).sum();
     let core = &trio.nodes[leader].core;
-    let proposed = core.phase.in_flight * core.batch_bytes_max / WRITE_BYTES;
+    let proposed = core.leadership.in_flight * core.batch_bytes_max / WRITE_BYTES;
     assert!(waiting <= proposed, "{waiting} wait, {proposed} of them may be proposed");
     for n in others {
         trio.nodes[n].disk.set_capacity(None);
@@ -248,7 +247,7 @@ fn what_the_leader_took_and_never_proposed_is_refused_and_its_numbers_leave_no_h
     (0..3).for_each(|n| trio.write_through(n));
     trio.until("everything is decided everywhere", |trio| {
         let index = |n: usize| trio.nodes[n].core.applier.index;
-        let undecided = |n: usize| trio.nodes[n].core.outbound.undecided();
+        let undecided = |n: usize| trio.nodes[n].core.pending.undecided();
         (0..3).all(|n| undecided(n) == 0 && index(n) == index(0))
     });
     for n in 0..3 {
@@ -266,9 +265,9 @@ fn a_session_whose_expiry_was_never_proposed_keeps_nobody_from_reading_while_dis
     let other = (leader + 1) % 3;
     // Nobody hears from a session. When they are due, so much waits that their expiries are in no entry for a while.
     pass(&mut trio, 3 * SECOND_NS);
-    while trio.nodes[leader].core.deadlines.condemned() == 0 {
+    while trio.nodes[leader].core.session_expiry.condemned() == 0 {
         for n in 0..3 {
-            if trio.nodes[n].core.outbound.undecided() < FLOOD {
+            if trio.nodes[n].core.pending.undecided() < FLOOD {
                 flood(&mut trio, n);
             }
         }
@@ -319,7 +318,7 @@ fn a_voter_that_is_away_while_another_is_full_is_waited_for_before_writes_are_re
 }
 
 fn is_shut(trio: &Trio, n: usize) -> bool {
-    trio.nodes[n].core.room.shut_since().is_some()
+    trio.nodes[n].core.disk_space.writes_stopped_since().is_some()
 }
 
 #[test]

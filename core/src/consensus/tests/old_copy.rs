@@ -1,7 +1,6 @@
 //! A data directory that was put back to an earlier state of itself, as from a snapshot of a virtual machine's disk.
 
 use super::place::*;
-use crate::consensus::group::Group;
 use paddock_storage::Disk;
 use paddock_storage::fault::FaultDisk;
 use std::sync::Arc;
@@ -40,7 +39,7 @@ fn put_back(starts: i64) -> Place {
     let applied = |place: &Place, node: u8| place.core(node).applier.index;
     place.until("both others have it all", |place| {
         place.led(&[1, 2])
-            && [1, 2].iter().all(|node| applied(place, *node) == place.core(*node).group.last_index())
+            && [1, 2].iter().all(|node| applied(place, *node) == place.core(*node).raft.last_index())
     });
     place.slot(3).disk = older.clone();
     place.slot(3).config.disk = older;
@@ -59,7 +58,7 @@ fn a_node_on_an_older_copy_of_its_directory_counts_for_nothing_and_is_told_until
     let behind = |place: &Place| place.core(3).applier.index < place.core(1).applier.index;
     assert!(behind(&place), "it is fed nothing, and acknowledges nothing");
     // Its vote is none: without the second one there is no majority.
-    let gone = if place.core(1).group.leader() == 2 { 2 } else { 1 };
+    let gone = if place.core(1).raft.leader() == 2 { 2 } else { 1 };
     place.kill(&[gone]);
     place.pass(LONG_NS);
     assert!(!place.led(&[3 - gone, 3]));
@@ -72,7 +71,7 @@ fn a_node_on_an_older_copy_of_its_directory_counts_for_nothing_and_is_told_until
     let identity = place.slot(3).config.new_identity;
     place.until("it is fed anew, and votes again", |place| {
         let knows = |on: &u8| place.core(*on).applier.machine.membership().recorded(3) == Some(&identity);
-        [1, 2, 3].iter().all(|on| knows(on) && place.core(*on).group.membership().voters == [1, 2, 3])
+        [1, 2, 3].iter().all(|on| knows(on) && place.core(*on).raft.membership().voters == [1, 2, 3])
     });
     assert!(!behind(&place) && place.core(3).links.copied_from.is_none());
     place.open_session(3, session(20));

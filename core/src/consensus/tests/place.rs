@@ -3,7 +3,6 @@
 use super::rig::{TIMEOUT_MS, disk};
 use crate::command::Op;
 use crate::commit::Ticket;
-use crate::consensus::group::Group;
 use crate::consensus::{Consensus, ConsensusConfig, Parts, StopReason};
 use crate::members::{Member, MemberRole, Members};
 use crate::stats::Stats;
@@ -229,11 +228,11 @@ impl Place {
     }
 
     pub fn leads(&self, node: u8) -> bool {
-        self.core(node).group.is_ready_to_order()
+        self.core(node).raft.is_ready_to_order()
     }
 
     pub fn led(&self, nodes: &[u8]) -> bool {
-        nodes.iter().any(|node| self.core(*node).group.leader() != 0)
+        nodes.iter().any(|node| self.core(*node).raft.leader() != 0)
     }
 
     /// What the four-letter words of a node say of its writes.
@@ -254,7 +253,7 @@ impl Place {
     /// A write that fails, and yet stands in the log.
     pub fn write(&mut self, node: u8, token: u64, bytes: usize) {
         self.submit(node, token, bytes);
-        self.until("a decision", |place| place.core(node).outbound.undecided() == 0);
+        self.until("a decision", |place| place.core(node).pending.undecided() == 0);
     }
 
     /// The same, not waited for.

@@ -1,7 +1,7 @@
 //! Raft for many: what must hold while messages are lost and reordered and nodes crash with torn tails.
 
 use super::cluster::Cluster;
-use crate::consensus::group::{Group, Membership, ProposeError, Role, Target};
+use crate::consensus::raft::{Membership, ProposeError, Role, Target};
 use crate::peers::message::{RaftEntry, RaftMessage};
 
 /// So many random things happen.
@@ -338,7 +338,7 @@ fn nonsense_of_a_peer_changes_nothing_for_the_worse() {
             // The rest of the cluster would be right to disagree afterwards: only this node is looked at.
             let group = c.peers.get_mut(&node).unwrap().group.as_mut().unwrap();
             group.step(message);
-            let mut effects = crate::consensus::group::Effects::default();
+            let mut effects = crate::consensus::raft::Effects::default();
             while group.drain(&mut effects) {}
         }
     }

@@ -1,8 +1,8 @@
 //! A member of an ensemble comes back: what it had recorded as committed is applied, about the rest it does not decide.
 
 use super::rig::*;
-use crate::consensus::founding::FOUNDING_GRACE_NS;
-use crate::consensus::group::{Group, Membership, Role};
+use crate::consensus::membership::bootstrap_guard::FOUNDING_GRACE_NS;
+use crate::consensus::raft::{Membership, Role};
 use crate::consensus::{ConsensusConfig, StartError};
 use crate::members::{Member, MemberRole, Members};
 use crate::peers::message::{RaftEntry, RaftMessage};
@@ -55,10 +55,10 @@ fn an_uncommitted_suffix_is_not_applied_and_is_superseded_later() {
     let disk = disk();
     three_committed_of_five(&disk);
     let mut node = Node::start_with(&disk, ensemble(&[1, 2, 3], &[])).unwrap();
-    assert_eq!((node.core.applier.index, node.core.group.last_index()), (3, 5));
-    assert_eq!((node.core.group.term(), node.core.group.role()), (1, Role::Follower));
+    assert_eq!((node.core.applier.index, node.core.raft.last_index()), (3, 5));
+    assert_eq!((node.core.raft.term(), node.core.raft.role()), (1, Role::Follower));
     let entry = RaftEntry { index: 4, term: 2, membership: false, payload: Vec::new() };
-    node.core.group.step(RaftMessage {
+    node.core.raft.step(RaftMessage {
         kind: 3,
         to: 1,
         from: 2,
@@ -70,10 +70,10 @@ fn an_uncommitted_suffix_is_not_applied_and_is_superseded_later() {
         ..RaftMessage::default()
     });
     node.until(|n| n.core.applier.index == 4);
-    assert_eq!((node.core.applier.term, node.core.group.last_index()), (2, 4));
+    assert_eq!((node.core.applier.term, node.core.raft.last_index()), (2, 4));
     drop(node);
     let node = Node::start_with(&disk, ensemble(&[1, 2, 3], &[])).unwrap();
-    assert_eq!((node.core.applier.index, node.core.group.last_index(), node.core.group.term()), (3, 4, 2));
+    assert_eq!((node.core.applier.index, node.core.raft.last_index(), node.core.raft.term()), (3, 4, 2));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn the_first_membership_outlives_the_configuration() {
     let first = Membership::new(vec![1, 2, 3], Vec::new());
     for other in [ensemble(&[1], &[]), ensemble(&[1, 2, 3, 4, 5], &[6])] {
         let node = Node::start_with(&disk, other).unwrap();
-        assert_eq!(node.core.group.membership(), first);
+        assert_eq!(node.core.raft.membership(), first);
     }
     let alone = Node::start_with(&disk, config(1));
     assert!(matches!(alone, Err(StartError::Membership { .. })), "it must not lead alone");
@@ -96,7 +96,7 @@ fn a_power_cut_at_any_operation_of_the_first_start_does_not_mix_memberships() {
         let _ = Node::start_with(&disk, ensemble(&[1, 2, 3], &[4]));
         disk.power_cut(seed);
         let node = Node::start_with(&disk, ensemble(&[1, 2, 3], &[4])).unwrap();
-        assert_eq!(node.core.group.membership(), Membership::new(vec![1, 2, 3], vec![4]));
+        assert_eq!(node.core.raft.membership(), Membership::new(vec![1, 2, 3], vec![4]));
     }
 }
 
@@ -104,7 +104,7 @@ fn a_power_cut_at_any_operation_of_the_first_start_does_not_mix_memberships() {
 fn a_node_without_a_vote_starts_and_follows() {
     for members in [ensemble(&[2, 3], &[1]), ensemble(&[2, 3], &[])] {
         let node = Node::start_with(&disk(), members).unwrap();
-        assert_eq!((node.core.group.role(), node.core.group.leader()), (Role::Follower, 0));
+        assert_eq!((node.core.raft.role(), node.core.raft.leader()), (Role::Follower, 0));
     }
 }
 
@@ -113,14 +113,14 @@ fn a_sole_voter_leads_at_once_and_keeps_its_clock_for_its_observers() {
     let disk = disk();
     let mut node = Node::start_with(&disk, ensemble(&[1], &[2])).unwrap();
     // Its observer may have what it has lost.
-    assert_eq!(node.core.group.role(), Role::Follower);
+    assert_eq!(node.core.raft.role(), Role::Follower);
     node.pass(FOUNDING_GRACE_NS + 2 * SECOND_NS);
-    node.until(|n| n.core.group.is_ready_to_order());
+    node.until(|n| n.core.raft.is_ready_to_order());
     drop(node);
     let mut node = Node::start_with(&disk, ensemble(&[1], &[2])).unwrap();
-    assert_eq!(node.core.group.role(), Role::Leader);
-    assert!(!node.core.group.alone());
-    node.until(|n| n.core.group.is_ready_to_order());
+    assert_eq!(node.core.raft.role(), Role::Leader);
+    assert!(!node.core.raft.alone());
+    node.until(|n| n.core.raft.is_ready_to_order());
 }
 
 #[test]
@@ -131,6 +131,6 @@ fn a_standalone_server_stays_alone_until_its_group_is_told_otherwise() {
     node.create("/a", PERSISTENT);
     node.stop();
     let node = Node::start_with(&disk, ensemble(&[1, 2, 3], &[])).unwrap();
-    assert_eq!(node.core.group.membership(), Membership::new(vec![1], Vec::new()));
+    assert_eq!(node.core.raft.membership(), Membership::new(vec![1], Vec::new()));
     assert!(node.exists("/a"));
 }

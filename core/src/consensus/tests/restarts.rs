@@ -3,7 +3,6 @@
 use super::rig::*;
 use crate::command::{Batch, Op, SEMANTICS};
 use crate::commit::Outcome;
-use crate::consensus::group::Group;
 use crate::consensus::{StartError, StopReason};
 use paddock_transport::engine::Next;
 
@@ -88,7 +87,7 @@ fn each_start_is_a_new_incarnation_and_commands_of_an_old_one_are_not_applied_ag
         commands: vec![old(1, 2), old(2, 1)],
     };
     let payload = rkyv::to_bytes::<rkyv::rancor::Error>(&batch).unwrap().to_vec();
-    node.core.group.propose(payload).unwrap();
+    node.core.raft.propose(payload).unwrap();
     let before = node.core.applier.machine.zxid();
     node.settle();
     assert!(!node.exists("/b"));
@@ -110,7 +109,7 @@ fn propose_diverged(node: &mut Node) {
         commands: Vec::new(),
     };
     let payload = rkyv::to_bytes::<rkyv::rancor::Error>(&batch).unwrap().to_vec();
-    node.core.group.propose(payload).unwrap();
+    node.core.raft.propose(payload).unwrap();
 }
 
 #[test]
@@ -131,7 +130,7 @@ fn a_divergent_digest_stops_the_node_and_keeps_it_from_starting_on_it() {
 fn an_entry_that_is_no_batch_stops_the_node() {
     let mut node = Node::start(&disk());
     node.settle();
-    node.core.group.propose(vec![0xff; 40]).unwrap();
+    node.core.raft.propose(vec![0xff; 40]).unwrap();
     node.until(|n| n.next == Next::Stop);
     assert!(matches!(node.parts.control.reason(), Some(StopReason::Undecodable { .. })));
 }

@@ -114,7 +114,7 @@ impl Node {
             let event = waker.event();
             let mut fds = [PollFd::new(&event, PollFlags::IN)];
             let woken = poll(&mut fds, Some(&PATIENCE)).unwrap();
-            assert_ne!(woken, 0, "nothing happens any more: {:?} {:?}", self.next, self.core.phase);
+            assert_ne!(woken, 0, "nothing happens any more: {:?} {:?}", self.next, self.core.replies);
             let _ = rustix::io::read(event, &mut [0u8; 8]);
         }
         waker.lower();

@@ -1,0 +1,216 @@
+//! The helper: everything of a transfer that touches a disk.
+//!
+//! Owns one thread, the file that is being received, and the queues between the thread and the core. Never decides
+//! anything: it does one job after the other and tells how each ended. It stays correct because jobs carry the number of
+//! their transfer, so that what is late is recognised, and because a received file is dropped, which removes it, unless it
+//! was finished. For the simulation the same jobs run at once, on the caller's thread.
+
+use super::{CHUNK_BYTES, SENDINGS_MAX, WINDOW_CHUNKS_MAX};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use paddock_storage::snapshot::SnapshotReceiver;
+use paddock_storage::{SnapshotError, SnapshotReader, Snapshots};
+use paddock_transport::wake::Waker;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// Jobs that wait for the thread: a window for each sending and for what is received, and some that begin and end
+/// them. One more is refused, and the transfer sends again or fails.
+const JOBS_MAX: usize = (SENDINGS_MAX + 1) * (WINDOW_CHUNKS_MAX + 4);
+
+/// Niceness of the thread: below whatever serves clients, above checkpoints, since somebody waits for it.
+const NICENESS: i32 = 10;
+
+/// Who runs the helper's jobs.
+pub enum Mode {
+    /// A thread of its own; the waker is that of the core's loop.
+    Thread(Arc<Waker>),
+    /// The caller, at once: the simulation.
+    Inline,
+}
+
+/// One thing to do.
+pub(super) enum Job {
+    /// Open the newest good snapshot. `known` ones are open already.
+    Open { transfer: u64, known: Vec<SnapshotReader> },
+    /// Read a chunk.
+    Read { transfer: u64, round: u64, reader: SnapshotReader, offset: u64 },
+    /// Nobody needs it any more: taking its map down is no work for the core.
+    Release(#[expect(dead_code, reason = "dropped by the helper, and for that it is sent")] SnapshotReader),
+    /// Begin a file, in place of the one that was being received.
+    Create { transfer: u64, index: u64, term: u64, bytes: u64 },
+    /// The next bytes of it.
+    Write { transfer: u64, offset: u64, bytes: Vec<u8> },
+    /// It is whole: verify it and give it its name.
+    Finish { transfer: u64 },
+    /// Remove it.
+    Discard,
+}
+
+/// How a job ended. Errors are texts: they go into a log here and at the other end.
+pub(super) enum Done {
+    Opened { transfer: u64, result: Result<SnapshotReader, String> },
+    Read { transfer: u64, round: u64, offset: u64, bytes: Vec<u8> },
+    Created { transfer: u64, result: Result<(), String> },
+    Written { transfer: u64, result: Result<u64, String> },
+    Finished { transfer: u64, result: Result<(), String> },
+}
+
+/// See the module doc.
+pub(super) enum TransferWorker {
+    Thread(Remote),
+    Inline { worker: Box<Worker>, done: VecDeque<Done> },
+}
+
+/// The core's end of the thread.
+pub(super) struct Remote {
+    jobs: Option<Sender<Job>>,
+    done: Receiver<Done>,
+    /// Set after a result was told, taken down before results are taken.
+    news: Arc<AtomicBool>,
+    /// Up: whatever waits is not worth doing.
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TransferWorker {
+    pub(super) fn new(snapshots: Snapshots, mode: Mode) -> io::Result<Self> {
+        let mut worker = Worker { snapshots, receiver: None };
+        let waker = match mode {
+            Mode::Inline => return Ok(Self::Inline { worker: Box::new(worker), done: VecDeque::new() }),
+            Mode::Thread(waker) => waker,
+        };
+        let (jobs, waiting) = bounded(JOBS_MAX);
+        // A result for each job at most, and one that the thread has in hand.
+        let (tell, done) = bounded(JOBS_MAX + 1);
+        let (news, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (told, stopped) = (news.clone(), stop.clone());
+        let thread = std::thread::Builder::new().name("paddock-transfer".to_owned()).spawn(move || {
+            // On Linux this is the weight of the calling thread alone. Without it transfers are only less polite.
+            if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+                tracing::debug!("the transfer thread keeps its weight: {error}");
+            }
+            for job in waiting {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Some(result) = worker.work(job) else { continue };
+                if tell.send(result).is_err() {
+                    return;
+                }
+                told.store(true, Ordering::Release);
+                waker.wake();
+            }
+        })?;
+        Ok(Self::Thread(Remote { jobs: Some(jobs), done, news, stop, thread: Some(thread) }))
+    }
+
+    /// Hands a job over; `false`: too many wait, or the thread is gone.
+    pub(super) fn submit(&mut self, job: Job) -> bool {
+        match self {
+            Self::Thread(remote) => remote.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok()),
+            Self::Inline { worker, done } => {
+                done.extend(worker.work(job));
+                true
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self) -> Option<Done> {
+        match self {
+            Self::Thread(remote) => {
+                remote.news.store(false, Ordering::Relaxed);
+                remote.done.try_recv().ok()
+            }
+            Self::Inline { done, .. } => done.pop_front(),
+        }
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        match self {
+            Self::Thread(remote) => remote.news.load(Ordering::Acquire),
+            Self::Inline { done, .. } => !done.is_empty(),
+        }
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        // A thread that waits to tell something must not wait for ever.
+        self.done = bounded(0).1;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed; there is nobody to hand it to.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The helper's own side.
+pub(super) struct Worker {
+    snapshots: Snapshots,
+    /// The file that is being received, and the number of its transfer.
+    receiver: Option<(u64, SnapshotReceiver)>,
+}
+
+impl Worker {
+    fn work(&mut self, job: Job) -> Option<Done> {
+        match job {
+            Job::Open { transfer, known } => Some(Done::Opened { transfer, result: self.open(&known) }),
+            Job::Read { transfer, round, reader, offset } => {
+                let bytes = reader.chunk(offset, CHUNK_BYTES).map(|b| b.to_vec()).unwrap_or_default();
+                Some(Done::Read { transfer, round, offset, bytes })
+            }
+            Job::Release(_) => None,
+            Job::Create { transfer, index, term, bytes } => {
+                // Its file is removed first: the new one may need the room.
+                self.receiver = None;
+                let created = self.snapshots.receive(index, term, bytes);
+                let result = created.map(|r| self.receiver = Some((transfer, r))).map_err(text);
+                Some(Done::Created { transfer, result })
+            }
+            Job::Write { transfer, offset, bytes } => {
+                let receiver = self.receiver.as_mut().filter(|(of, _)| *of == transfer);
+                // Behind a failure, which was told.
+                let (_, receiver) = receiver?;
+                let result = receiver.chunk(offset, &bytes).map(|()| receiver.received()).map_err(text);
+                if result.is_err() {
+                    self.receiver = None;
+                }
+                Some(Done::Written { transfer, result })
+            }
+            Job::Finish { transfer } => {
+                let (_, receiver) = self.receiver.take_if(|(of, _)| *of == transfer)?;
+                let result = receiver.finish().map(drop).map_err(text);
+                Some(Done::Finished { transfer, result })
+            }
+            Job::Discard => {
+                self.receiver = None;
+                None
+            }
+        }
+    }
+
+    fn open(&self, known: &[SnapshotReader]) -> Result<SnapshotReader, String> {
+        let listed = self.snapshots.list().map_err(text)?;
+        let mut wrong = None;
+        for found in listed.iter().rev() {
+            if let Some(open) = known.iter().find(|reader| reader.path() == found.path) {
+                return Ok(open.clone());
+            }
+            match self.snapshots.open(&found.path) {
+                Ok(reader) => return Ok(reader),
+                // A damaged one is left to the next start; one that a checkpoint has just removed is no loss.
+                Err(error) => wrong = wrong.or(Some(error)),
+            }
+        }
+        Err(wrong.map_or_else(|| "there is no snapshot yet".to_owned(), text))
+    }
+}
+
+fn text(error: SnapshotError) -> String {
+    error.to_string()
+}

@@ -1,0 +1,140 @@
+//! Full disks: what the leader concludes from them, and what becomes of commands meanwhile.
+//!
+//! Owns no state. Never stops reads, which need no disk. Correct because only the leader judges, from what it hears itself, and other
+//! nodes take its judgement for no longer than its term.
+
+use super::Consensus;
+use crate::commit::{Outcome, Reply};
+use crate::consensus::commands::leader_queue::Return;
+use crate::consensus::config::UNDECIDED_NS;
+use crate::consensus::durable::disk_space::RoomForMajority;
+use crate::consensus::raft::Role;
+use crate::peers::Message;
+use paddock_transport::io::Io;
+
+impl Consensus {
+    /// Looks who has room, and tells from it whether anything can be written.
+    pub(super) fn judge_disk_space(&mut self, now_ns: u64, io: &mut Io) {
+        let term = self.raft.term();
+        let shut = if self.raft.alone() {
+            self.disk_space.own_full_since.is_some()
+        } else if self.raft.role() == Role::Leader {
+            self.has_too_few_disks(now_ns)
+        } else {
+            // The leader's word, for as long as it leads.
+            self.raft.leader() != 0 && self.disk_space.is_shut_by(term)
+        };
+        self.disk_space.judge(shut, term, now_ns);
+        // At once, so that little is on its way to a leader that cannot order it.
+        let (full, shut_here) =
+            (self.disk_space.own_full_since.is_some(), shut && self.raft.role() == Role::Leader);
+        if self.disk_space.is_news(full, shut_here) {
+            for (node, _) in self.links.up() {
+                self.links.send(node, &Message::Room { full, shut: shut_here }, io);
+            }
+        }
+        if shut && self.leadership.term != 0 {
+            self.give_back_unproposed(io);
+        }
+    }
+
+    /// On the leader, while writes are shut: what was taken and not proposed goes back to those who can refuse it.
+    pub(super) fn give_back_unproposed(&mut self, io: &mut Io) {
+        self.withdraw_own();
+        for node in self.leader_queues.waiting() {
+            self.leader_queues.give_back(node);
+            // If it does not get there, the node asks.
+            self.give_back_again(node, io);
+        }
+    }
+
+    /// Says once more to a node what it got back, if it has not answered that. `false`: there is nothing to answer.
+    pub(super) fn give_back_again(&mut self, node: u8, io: &mut Io) -> bool {
+        let Some(Return { incarnation, seq, number }) = self.leader_queues.returned(node) else {
+            return false;
+        };
+        self.links.send(node, &Message::Return { term: self.leadership.term, incarnation, seq, number }, io);
+        true
+    }
+
+    /// The leader gives commands back, or a node says that it has heard of that.
+    pub(super) fn hear_return(&mut self, from: u8, term: u64, back: Return, io: &mut Io) {
+        let Return { incarnation, seq, number } = back;
+        if term != 0 && term == self.leadership.term {
+            if self.leader_queues.answered(from, back) {
+                self.links.send(from, &Message::Expect { term, incarnation, seq }, io);
+            }
+            return;
+        }
+        if self.is_word_of_leader(from, term, incarnation) {
+            self.pending.take_back(seq);
+            // Nothing more is sent before the answer.
+            self.links.ungrant();
+            self.links.send(from, &Message::Return { term, incarnation, seq, number }, io);
+        }
+    }
+
+    /// The leader says, with its confirmation of a round, whether writes are shut.
+    pub(super) fn hear_disk_report(&mut self, from: u8, shut: bool, now_ns: u64) {
+        if u64::from(from) == self.raft.leader() && self.raft.role() != Role::Leader {
+            self.disk_space.judge(shut, self.raft.term(), now_ns);
+        }
+    }
+
+    /// On the leader: whether so many disks are full that nothing is made durable on a majority, for good or for too long.
+    pub(super) fn has_too_few_disks(&mut self, now_ns: u64) -> bool {
+        let own_full = self.disk_space.own_full_since.is_some();
+        if !own_full && self.disk_space.full_nodes().next().is_none() {
+            self.disk_space.forget_missing();
+            return false;
+        }
+        let membership = self.raft.membership();
+        let able = [&membership.voters, &membership.outgoing].map(|voters| {
+            let nodes = || voters.iter().map(|voter| *voter as u8);
+            let is_full =
+                |node: &u8| if *node == self.node { own_full } else { self.disk_space.is_full(*node) };
+            let is_away = |node: &u8| *node != self.node && !self.links.is_up(*node);
+            RoomForMajority::of(
+                voters.len(),
+                nodes().filter(is_full).count(),
+                nodes().filter(is_away).count(),
+            )
+        });
+        self.disk_space.is_hopeless(able, self.raft.term(), now_ns)
+    }
+
+    /// Disks without room: a leader whose own is full hands over to somebody who has some; where too few have, what is undecided
+    /// for too long is given up.
+    pub(super) fn act_on_full_disks(&mut self, now_ns: u64) {
+        match (self.disk_space.writes_stopped_since(), self.disk_space.own_full_since) {
+            (Some(since_ns), _) if now_ns.saturating_sub(since_ns) >= UNDECIDED_NS => {
+                let zxid = self.applier.machine.zxid();
+                let given_up =
+                    self.pending.abandon().map(|ticket| Reply { ticket, zxid, outcome: Outcome::Drop });
+                self.replies.extend(given_up);
+            }
+            (None, Some(_)) if self.raft.role() == Role::Leader => self.hand_over(now_ns),
+            _ => {}
+        }
+    }
+
+    /// For operators, while writes are shut.
+    pub(in crate::consensus) fn why_writes_are_stopped(&self, voters: usize) -> String {
+        if self.raft.alone() {
+            return "the disk of the data directory is full".to_owned();
+        }
+        if self.raft.role() != Role::Leader {
+            return "the leader says that the disks of too many voters are full".to_owned();
+        }
+        let own = self.disk_space.own_full_since.map(|_| self.node);
+        let mut full: Vec<u8> = self.disk_space.full_nodes().chain(own).collect();
+        full.sort_unstable();
+        full.dedup();
+        let full: Vec<String> = full.iter().map(u8::to_string).collect();
+        format!(
+            "the disks of nodes {} are full; {} of {voters} voters with room are needed",
+            full.join(", "),
+            voters / 2 + 1
+        )
+    }
+}

@@ -1,0 +1,64 @@
+//! Snapshots between nodes, as the turn of the core moves them on.
+//!
+//! Owns no state. Never reads or writes a file. Correct because only a leader sends, in its own term, and because a snapshot that has
+//! arrived is used in one way only: the data directory is opened again.
+
+use super::Consensus;
+use crate::consensus::catch_up::{Outcome, Standing};
+use crate::consensus::control::StopReason;
+use crate::consensus::raft::Role;
+use crate::peers::message::SnapshotMessage;
+use crate::sim::{Mutation, mutated};
+use paddock_transport::io::Io;
+
+impl Consensus {
+    pub(super) fn hear_snapshot(&mut self, from: u8, message: SnapshotMessage, now_ns: u64) {
+        let standing = self.standing();
+        self.installation.transfers.handle(from, message, &standing, now_ns);
+    }
+
+    /// Sends and takes on. When a turn is needed at the latest; an error when the data directory is to be opened again.
+    pub(super) fn install(&mut self, now_ns: u64, io: &mut Io) -> Result<Option<u64>, StopReason> {
+        let standing = self.standing();
+        let leads = self.raft.role() == Role::Leader;
+        if !leads {
+            self.installation.wanted.clear();
+            self.installation.transfers.stop_sending();
+        }
+        for node in std::mem::take(&mut self.installation.wanted) {
+            if let Ok(node) = u8::try_from(node) {
+                self.installation.transfers.begin(node, standing.term, now_ns);
+            }
+        }
+        let deadline_ns = self.installation.transfers.turn(&standing, now_ns);
+        // What the link does not take is sent again.
+        while let Some((to, message)) = self.installation.transfers.next_out() {
+            if let Some(message) = self.throttle.chunk(to, message) {
+                self.links.send(to, &message, io);
+            }
+        }
+        while let Some((to, message)) = self.throttle.next_chunk(now_ns) {
+            self.links.send(to, &message, io);
+        }
+        while let Some(outcome) = self.installation.transfers.next_outcome() {
+            match outcome {
+                Outcome::Sent { to, ok, index } if leads => {
+                    let ok = ok && !mutated(Mutation::ForgetArrival);
+                    self.raft.snapshot_sent(u64::from(to), ok.then_some(index));
+                }
+                Outcome::Received { index, .. } if index > self.raft.commit() => {
+                    return Err(StopReason::Reopen { index });
+                }
+                // Nobody's concern any more.
+                Outcome::Sent { .. } | Outcome::Received { .. } => {}
+            }
+        }
+        self.checkpoints.keep_log_from(self.installation.transfers.keep_log_from(now_ns));
+        Ok(deadline_ns)
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        let (leader, term, commit) = (self.raft.leader(), self.raft.term(), self.raft.commit());
+        Standing { leader, term, commit }
+    }
+}
