@@ -8,11 +8,12 @@
 mod error;
 mod first_start;
 pub mod force_new_ensemble;
+mod load;
 pub(super) mod replay;
 
 pub use error::StartError;
 
-use crate::checkpoint::{Checkpointer, load};
+use crate::checkpoint::Checkpointer;
 use crate::consensus::apply::Applier;
 use crate::consensus::apply::checkpoints::Checkpoints;
 use crate::consensus::apply::divergence::Divergences;
@@ -24,7 +25,7 @@ use crate::consensus::commands::leader_queue::LeaderQueues;
 use crate::consensus::commands::pending::PendingCommands;
 use crate::consensus::commands::submissions::{Submissions, batch_bytes_max};
 use crate::consensus::config::{ConsensusConfig, READ_ROUND_RETRY_NS};
-use crate::consensus::control::{Control, StopReason};
+use crate::consensus::control::Control;
 use crate::consensus::durable::disk_space::DiskSpace;
 use crate::consensus::durable::entry_fetcher::EntryFetcher;
 use crate::consensus::durable::journal::Journal;
@@ -37,24 +38,24 @@ use crate::consensus::membership::bootstrap_guard::BootstrapGuard;
 use crate::consensus::peer_links::Links;
 use crate::consensus::raft::log_window::Span;
 use crate::consensus::raft::node::{GroupStart, RaftNode};
-use crate::consensus::raft::{Effects, Membership, Vote};
+use crate::consensus::raft::{Effects, LogEntry, Membership, Vote};
 use crate::consensus::reads::read_index::Reads;
 use crate::consensus::reads::rounds::Rounds;
-use crate::consensus::recovery::replay::replay;
+use crate::consensus::recovery::load::{from_snapshot, open_log};
+use crate::consensus::recovery::replay::{Replayed, replay};
 use crate::consensus::session_expiry::SessionExpiry;
 use crate::freshness::Freshness;
 use crate::machine::Machine;
 use crate::members::Member;
 use crate::peers::{self, InlineResolver, PeerAddress, Peers, PeersConfig, Resolver, ThreadResolver};
-use crate::ring::{self, CommitReceiver};
+use crate::ring::{self, CommitReceiver, CommitSender};
 use crate::session::{IdBlocks, first_block};
 use crate::shard::ShardConfig;
 use crate::stats::Stats;
 use crate::submit::{Inquiries, SUBMIT_RING_ENTRIES, Submit};
 use crate::tree;
-use paddock_storage::log::Flushing;
 use paddock_storage::snapshot::Skipped;
-use paddock_storage::{DataDir, HardState, Log, LogOptions, Recovery, SnapshotError, Snapshots};
+use paddock_storage::{DataDir, HardState, Log, Recovery, Snapshots};
 use paddock_transport::engine::Now;
 use paddock_transport::wake::Waker;
 use std::collections::VecDeque;
@@ -113,8 +114,8 @@ pub struct Parts {
 
 impl Consensus {
     /// Recovers `config.data_dir` and sets up the core and the ends of its shards. `waker` is that of the loop that will
-    /// run it, `shard_wakers` those of the shards' loops, `config.shards` of them; with one loop for all they are the
-    /// same.
+    /// run the core. `shard_wakers` are those of the shards' loops, `config.shards` of them. With one loop for all they are
+    /// the same.
     pub fn open(
         config: ConsensusConfig,
         waker: Arc<Waker>,
@@ -126,78 +127,38 @@ impl Consensus {
         dir.check_node(config.node)?;
         let snapshots = Snapshots::on(dir.disk(), dir.snapshot_dir());
         let (sender, receivers) = ring::with_capacity(config.shards, config.commit_ring_entries);
-        let (from, (writer, readers)) = from_snapshot(&snapshots, &config, &dir)?;
-
-        let (log, recovery) = open_log(&config, &dir, &from, waker.clone())?;
-        let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
-        (applier.index, applier.term) = (from.index, from.term);
-        let mut membership = from.membership;
-        if (from.index, recovery.last_index, recovery.hard_state) == (0, 0, HardState::default()) {
-            membership = first_start::renew(&dir, &config, membership)?;
-        }
-        let node = u64::from(config.node);
-        let replayed = replay(&log, &recovery, &mut applier, &mut membership, node)?;
-        first_start::compare(&config, &membership)?;
-        if let Some(other) = whose(&applier.machine, config.node, &dir.identity()) {
+        let state = replay_state(&config, &dir, &snapshots, sender, &waker)?;
+        if let Some(other) = whose(&state.applier.machine, config.node, &dir.identity()) {
             return Err(dir.other_node(other, config.node).into());
         }
         dir.claim(config.node)?;
-        let ids =
-            Arc::new(IdBlocks::new(config.node, first_block(dir.ids_end(), &dir.identity(), config.seed)));
-        let end = ids.wanted();
-        dir.allow_ids(end)?;
-        ids.allow(end);
-        // Only now: had anything been wrong with the way back, the damaged ones would still be there to look at.
-        for skipped in &from.skipped {
+        let ids = first_ids(&config, &mut dir)?;
+        // Only now: had recovery failed, the damaged snapshots would still be there to look at.
+        for skipped in &state.skipped {
             snapshots.discard(skipped)?;
         }
-
-        let span = Span::new(recovery.first_index, recovery.term_before, recovery.terms);
-        let mut group = RaftNode::new(GroupStart {
-            node,
-            membership,
-            vote: Vote { term: recovery.hard_state.term, node: recovery.hard_state.vote },
-            applied: applier.index,
-            span,
-            tail: replayed.tail,
-            seed: config.seed,
-            clock: config.raft,
-        })?;
-        let newest = (from.index, from.term);
-        if from.index > 0 {
-            group.set_snapshot(from.index, from.term);
-        }
-        let others = (config.members.iter().flat_map(|members| members.members.keys()))
-            .filter(|other| **other != config.node)
-            .copied();
-        let founding = BootstrapGuard::new(group.last_index() == 0, others.collect());
-        if group.is_sole_voter() && !founding.holds() {
-            group.campaign()?;
+        let recovered = state.recovered(&dir);
+        let ReplayedState { mut applier, readers, log, recovery, membership, replayed, snapshot, .. } = state;
+        let mut raft = set_up_raft(&config, &recovery, membership, applier.index, replayed.tail, snapshot)?;
+        let bootstrap_guard = bootstrap_guard(&config, raft.last_index() == 0);
+        if raft.is_sole_voter() && !bootstrap_guard.holds() {
+            raft.campaign()?;
         }
 
         let entry_bytes_max = log.entry_bytes_max();
         let told = waker.clone();
-        let cold = EntryFetcher::new(log.reader(), config.inline, Box::new(move || told.wake()));
-        let journal = Journal::new(log);
+        let entry_fetcher = EntryFetcher::new(log.reader(), config.inline, Box::new(move || told.wake()));
         let (producers, consumers): (Vec<_>, Vec<_>) =
             (0..config.shards).map(|_| rtrb::RingBuffer::new(SUBMIT_RING_ENTRIES)).unzip();
-        let intake = Submissions::new(consumers, entry_bytes_max);
-        let mut outbound = PendingCommands::new(config.node, dir.incarnation());
+        let mut pending = PendingCommands::new(config.node, dir.incarnation());
         let armed: Vec<Armed> = (0..config.shards).map(|_| Armed::default()).collect();
         let mut shards = Shards::new(shard_wakers.iter().cloned().zip(armed.iter().cloned()).collect());
         // The recovered state is the first commit of every shard.
-        applier.publish(&mut outbound, &mut Vec::new(), &mut shards.marked);
+        applier.publish(&mut pending, &mut Vec::new(), &mut shards.marked);
 
-        // A node without peers sends nobody anything: it needs no thread for that.
-        let needs_thread = config.members.is_some() && !config.inline;
-        let mode = if needs_thread { Mode::Thread(waker.clone()) } else { Mode::Inline };
-        let transfers = Transfers::new(snapshots.clone(), mode).map_err(StartError::Thread)?;
-        let told = waker.clone();
-        let start = if config.inline { Checkpointer::inline } else { Checkpointer::start };
-        let thread = start(snapshots, config.checkpoint_bytes_per_second, Box::new(move || told.wake()))
-            .map_err(StartError::Thread)?;
-        let checkpoints =
-            Checkpoints::new(thread, &config, newest, &group.membership()).behind(replayed.bytes);
+        let transfers = start_transfers(&config, &snapshots, &waker)?;
+        let checkpoints = start_checkpoints(&config, snapshots, &waker, snapshot, &raft.membership())?;
+        let links = set_up_links(&config, &dir, &applier.machine, &raft, &waker);
         let tick_ns = u64::from(config.tick_time_ms) * 1_000_000;
         let shard = ShardConfig {
             tick_time_ms: config.tick_time_ms,
@@ -205,44 +166,8 @@ impl Consensus {
             ..ShardConfig::default()
         };
         let beat_ns = shard.touch_beat_ns();
-        let links = Links::new(config.members.as_ref().map(|members| {
-            let linked = applier.machine.membership().linked();
-            let members = if linked.members.is_empty() { members } else { &linked };
-            let address = |(node, m): (&u8, &Member)| PeerAddress {
-                node: *node,
-                host: m.host.clone(),
-                port: m.peer_port,
-            };
-            let peers = PeersConfig {
-                node: config.node,
-                cluster: members.cluster,
-                identity: dir.identity(),
-                incarnation: dir.incarnation(),
-                data: group.last_index() > 0,
-                founders: founders(&config, &group),
-                members: members.members.iter().map(address).collect(),
-                seed: config.seed,
-            };
-            let resolver: Box<dyn Resolver + Send> = match config.inline {
-                true => Box::new(InlineResolver::default()),
-                false => Box::new(ThreadResolver::new(waker.clone())),
-            };
-            let mut peers = Peers::new(peers, resolver);
-            peers.update(&linked);
-            peers
-        }));
         let freshness = Arc::new(Freshness::new(config.shards));
         let inquiries = Arc::<Inquiries>::default();
-        let recovered = Recovered {
-            snapshot_index: from.index,
-            entries: replayed.entries,
-            zxid: applier.machine.zxid(),
-            znodes: applier.tree.node_count(),
-            sessions: applier.machine.sessions().len() as u64,
-            incarnation: dir.incarnation(),
-            identity: dir.identity(),
-            cut_bytes: recovery.cut_bytes,
-        };
         let control = Arc::new(Control::new(waker.clone()));
         let identity = dir.identity();
         let mut consensus = Consensus {
@@ -253,16 +178,16 @@ impl Consensus {
             tick_ns: config.raft.tick_ns(),
             entry_bytes_max,
             batch_bytes_max: batch_bytes_max(usize::try_from(entry_bytes_max).unwrap_or(usize::MAX)),
-            raft: group,
+            raft,
             effects: Effects::default(),
-            journal,
-            entry_fetcher: cold,
+            journal: Journal::new(log),
+            entry_fetcher,
             throttle: CatchUpThrottle::default(),
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             applier,
-            submissions: intake,
-            pending: outbound,
+            submissions: Submissions::new(consumers, entry_bytes_max),
+            pending,
             leader_queues: LeaderQueues::default(),
             rounds: Rounds::new(beat_ns, READ_ROUND_RETRY_NS, dir.incarnation() << 32),
             reads: Reads::default(),
@@ -272,7 +197,7 @@ impl Consensus {
             divergences: Divergences::default(),
             session_expiry: SessionExpiry::new(tick_ns, beat_ns),
             shards,
-            checkpoints,
+            checkpoints: checkpoints.behind(replayed.bytes),
             installation: Installation::new(transfers),
             control: control.clone(),
             stats,
@@ -293,7 +218,7 @@ impl Consensus {
                 identity,
                 config.members.map_or_else(Default::default, |members| members.members),
             ),
-            bootstrap_guard: founding,
+            bootstrap_guard,
             ids: ids.clone(),
             dir,
         };
@@ -308,6 +233,155 @@ impl Consensus {
     }
 }
 
+/// The data directory's state, applied as far as the log is known to be committed.
+struct ReplayedState {
+    applier: Applier,
+    readers: Vec<tree::Reader>,
+    log: Log,
+    recovery: Recovery,
+    membership: Membership,
+    replayed: Replayed,
+    /// Index and term of the snapshot that was loaded; (0, 0) without one.
+    snapshot: (u64, u64),
+    /// Damaged snapshots that were passed over.
+    skipped: Vec<Skipped>,
+}
+
+impl ReplayedState {
+    fn recovered(&self, dir: &DataDir) -> Recovered {
+        Recovered {
+            snapshot_index: self.snapshot.0,
+            entries: self.replayed.entries,
+            zxid: self.applier.machine.zxid(),
+            znodes: self.applier.tree.node_count(),
+            sessions: self.applier.machine.sessions().len() as u64,
+            incarnation: dir.incarnation(),
+            identity: dir.identity(),
+            cut_bytes: self.recovery.cut_bytes,
+        }
+    }
+}
+
+/// Loads the newest usable snapshot and replays the log behind it. `sender` is the commit ring's end for the applier.
+fn replay_state(
+    config: &ConsensusConfig,
+    dir: &DataDir,
+    snapshots: &Snapshots,
+    sender: CommitSender,
+    waker: &Arc<Waker>,
+) -> Result<ReplayedState, StartError> {
+    let (loaded, (writer, readers)) = from_snapshot(snapshots, config, dir)?;
+    let (log, recovery) = open_log(config, dir, &loaded, waker.clone())?;
+    let mut applier = Applier::new(loaded.machine, writer, sender, config.retired_bytes_max);
+    (applier.index, applier.term) = (loaded.index, loaded.term);
+    let mut membership = loaded.membership;
+    if (loaded.index, recovery.last_index, recovery.hard_state) == (0, 0, HardState::default()) {
+        membership = first_start::renew(dir, config, membership)?;
+    }
+    let replayed = replay(&log, &recovery, &mut applier, &mut membership, u64::from(config.node))?;
+    first_start::compare(config, &membership)?;
+    let (snapshot, skipped) = ((loaded.index, loaded.term), loaded.skipped);
+    Ok(ReplayedState { applier, readers, log, recovery, membership, replayed, snapshot, skipped })
+}
+
+/// The session ids of this start. Their end is durable before the first of them is given to a client.
+fn first_ids(config: &ConsensusConfig, dir: &mut DataDir) -> Result<Arc<IdBlocks>, StartError> {
+    let ids = IdBlocks::new(config.node, first_block(dir.ids_end(), &dir.identity(), config.seed));
+    let end = ids.wanted();
+    dir.allow_ids(end)?;
+    ids.allow(end);
+    Ok(Arc::new(ids))
+}
+
+/// Sets Raft up behind what was applied. `tail` is what the log holds beyond `applied`.
+fn set_up_raft(
+    config: &ConsensusConfig,
+    recovery: &Recovery,
+    membership: Membership,
+    applied: u64,
+    tail: Vec<LogEntry>,
+    snapshot: (u64, u64),
+) -> Result<RaftNode, StartError> {
+    let vote = Vote { term: recovery.hard_state.term, node: recovery.hard_state.vote };
+    let span = Span::new(recovery.first_index, recovery.term_before, recovery.terms.iter().copied());
+    let (node, seed, clock) = (u64::from(config.node), config.seed, config.raft);
+    let mut raft = RaftNode::new(GroupStart { node, membership, vote, applied, span, tail, seed, clock })?;
+    let (index, term) = snapshot;
+    if index > 0 {
+        raft.set_snapshot(index, term);
+    }
+    Ok(raft)
+}
+
+/// `blank`: this node has no entry of a log.
+fn bootstrap_guard(config: &ConsensusConfig, blank: bool) -> BootstrapGuard {
+    let configured = config.members.iter().flat_map(|members| members.members.keys());
+    BootstrapGuard::new(blank, configured.filter(|other| **other != config.node).copied().collect())
+}
+
+/// Starts the worker of snapshot transfers. A node without peers sends no snapshot: it needs no thread for that.
+fn start_transfers(
+    config: &ConsensusConfig,
+    snapshots: &Snapshots,
+    waker: &Arc<Waker>,
+) -> Result<Transfers, StartError> {
+    let needs_thread = config.members.is_some() && !config.inline;
+    let mode = if needs_thread { Mode::Thread(waker.clone()) } else { Mode::Inline };
+    Transfers::new(snapshots.clone(), mode).map_err(StartError::Thread)
+}
+
+/// Starts the writer of checkpoints.
+fn start_checkpoints(
+    config: &ConsensusConfig,
+    snapshots: Snapshots,
+    waker: &Arc<Waker>,
+    newest: (u64, u64),
+    membership: &Membership,
+) -> Result<Checkpoints, StartError> {
+    let told = waker.clone();
+    let start = if config.inline { Checkpointer::inline } else { Checkpointer::start };
+    let thread = start(snapshots, config.checkpoint_bytes_per_second, Box::new(move || told.wake()))
+        .map_err(StartError::Thread)?;
+    Ok(Checkpoints::new(thread, config, newest, membership))
+}
+
+/// Sets up the links to the members that the log names, or to the configured ones where it names none.
+fn set_up_links(
+    config: &ConsensusConfig,
+    dir: &DataDir,
+    machine: &Machine,
+    raft: &RaftNode,
+    waker: &Arc<Waker>,
+) -> Links {
+    let peers = config.members.as_ref().map(|configured| {
+        let linked = machine.membership().linked();
+        let members = if linked.members.is_empty() { configured } else { &linked };
+        let address = |(node, member): (&u8, &Member)| PeerAddress {
+            node: *node,
+            host: member.host.clone(),
+            port: member.peer_port,
+        };
+        let peers = PeersConfig {
+            node: config.node,
+            cluster: members.cluster,
+            identity: dir.identity(),
+            incarnation: dir.incarnation(),
+            data: raft.last_index() > 0,
+            founders: founders(config, raft),
+            members: members.members.iter().map(address).collect(),
+            seed: config.seed,
+        };
+        let resolver: Box<dyn Resolver + Send> = match config.inline {
+            true => Box::new(InlineResolver::default()),
+            false => Box::new(ThreadResolver::new(waker.clone())),
+        };
+        let mut peers = Peers::new(peers, resolver);
+        peers.update(&linked);
+        peers
+    });
+    Links::new(peers)
+}
+
 /// The other node whose directory this is, as the ensemble knows it: for directories that do not say themselves whose they are.
 fn whose(machine: &Machine, node: u8, identity: &[u8; 16]) -> Option<u8> {
     let state = machine.membership();
@@ -320,99 +394,4 @@ fn founders(config: &ConsensusConfig, group: &RaftNode) -> u64 {
     let (node, membership) = (u64::from(config.node), group.membership());
     let founds = membership.voters.contains(&node) && !membership.is_alone(node);
     if founds { peers::founders(&membership.voters) } else { 0 }
-}
-
-/// Where replay begins.
-pub(super) struct From {
-    pub(super) machine: Machine,
-    pub(super) index: u64,
-    pub(super) term: u64,
-    pub(super) membership: Membership,
-    /// Damaged snapshots that were passed over.
-    skipped: Vec<Skipped>,
-}
-
-/// A tree that is being filled, and its readers.
-pub(super) type Tree = (tree::Writer, Vec<tree::Reader>);
-
-/// The newest snapshot that can be loaded. One whose checksums are good and whose contents are not is passed over like a
-/// damaged one: whether the log reaches back to the one before it is found out when it is opened.
-pub(super) fn from_snapshot(
-    snapshots: &Snapshots,
-    config: &ConsensusConfig,
-    dir: &DataDir,
-) -> Result<(From, Tree), StartError> {
-    let shards = config.shards;
-    let Some(opened) = snapshots.open_newest()? else {
-        let tree = tree::tree(shards);
-        let membership = first_start::membership(dir, config)?;
-        let machine = Machine::new(&tree.0);
-        return Ok((From { machine, index: 0, term: 0, membership, skipped: Vec::new() }, tree));
-    };
-    let mut skipped = opened.skipped;
-    let mut reader = opened.reader;
-    // What is wrong with the newest one is what the operator must know if none can be used.
-    let mut newest_error = None;
-    let (loaded, tree) = loop {
-        // A tree that was half filled is of no use to the next attempt.
-        let mut tree = tree::tree(shards);
-        match load(&reader, &mut tree.0) {
-            Ok(loaded) => break (loaded, tree),
-            Err(error) => {
-                let path = reader.path().to_owned();
-                let what = "its blocks are whole and cannot be loaded";
-                let damage = SnapshotError::Damaged { path: path.clone(), offset: 0, what };
-                tracing::error!("{}: {error}", path.display());
-                skipped.push(Skipped { path: path.clone(), error: damage });
-                let newest = newest_error.take().unwrap_or(StartError::Load { path, error });
-                let at = (reader.header().index, reader.header().term);
-                reader = match snapshots.open_before(at, &mut skipped)? {
-                    Some(older) => older,
-                    None => return Err(newest),
-                };
-                newest_error = Some(newest);
-            }
-        }
-    };
-    for skipped in &skipped {
-        tracing::error!(
-            "{}; the snapshot before it is used, and the damaged one removed once the log has been replayed behind it",
-            skipped.error
-        );
-    }
-    let path = || reader.path().to_owned();
-    let header = reader.header();
-    let membership = Membership::decode(&header.conf_state)
-        .map_err(|e| StartError::Membership { path: path(), what: e.to_string() })?;
-    let digest = loaded.machine.digest();
-    if digest != header.digest {
-        return Err(StartError::Replay(StopReason::Diverged {
-            zxid: header.zxid,
-            found: digest,
-            logged: header.digest,
-            index: header.index,
-        }));
-    }
-    let (index, term) = (header.index, header.term);
-    Ok((From { machine: loaded.machine, index, term, membership, skipped }, tree))
-}
-
-pub(super) fn open_log(
-    config: &ConsensusConfig,
-    dir: &DataDir,
-    from: &From,
-    waker: Arc<Waker>,
-) -> Result<(Log, Recovery), StartError> {
-    let mut options = LogOptions::new(dir.log_dir(), config.log_salt);
-    options.disk = dir.disk();
-    options.force_sync = config.force_sync;
-    options.snapshot = (from.index, from.term);
-    options.wake = Arc::new(move || waker.wake());
-    if let Some(bytes) = config.segment_bytes {
-        options.segment_bytes = bytes;
-    }
-    if config.inline {
-        options.flushing = Flushing::Manual;
-    }
-    Ok(Log::open(options)?)
 }
