@@ -1,7 +1,7 @@
-"""Started by .ci/chaos. Faults are drawn from the seed; on whom they fall depends on who leads at that moment.
+"""Started by .ci/chaos. The seed decides the faults; the nodes that they hit also depend on the leader at that moment.
 
-Fails (exit code 1) on a wrong answer, a lost write, a node that ended by itself, replicas that differ, or an ensemble that
-does not come back within a bound after a fault has ended. Logs stay in the printed folder."""
+Exit code 1: a wrong answer, a lost write, a node that ended by itself, replicas that differ, or an ensemble that did
+not recover within a bound after a fault had ended. Logs stay in the printed folder."""
 
 import argparse
 import hashlib
@@ -23,9 +23,9 @@ from harness import BINARY, four_letters
 from namespaces import Machine, die_with_parent, make_bridge
 
 CLIENT_PORT = 2181
-# Until all nodes agree after the last fault: a restarted node replays its log, an emptied one fetches a snapshot.
+# From the last fault until all nodes agree: a restarted node replays its log, an emptied one fetches a snapshot.
 HEAL_SECONDS_MAX = 60
-# The load ends this much later than the last fault: everything is healed when it verifies.
+# Time between the last fault and the end of the load, so that every node has recovered when the load verifies.
 CALM_SECONDS = 15
 STALENESS_MS = 4000
 # Longer than any election, shorter than the longest pauses: some sessions expire.
@@ -107,7 +107,7 @@ class Ensemble:
         heads = {(v.get("paddock_leader"), v.get("paddock_term")) for v in values}
         states = sorted(v.get("zk_server_state", "none") for v in values)
         wanted = sorted(["leader"] + ["follower"] * (len(self.voters) - 1) + ["observer"] * len(self.observers))
-        # An emptied voter counts again once the leader has fed it and taken it back.
+        # An emptied voter counts again once it has caught up and the leader has given its vote back.
         quorums = {v.get("zk_quorum_size") for v in values}
         whole = len(heads) == 1 and states == wanted and quorums == {str(len(self.voters))}
         return whole and all(n.word("isro") == "rw" for n in self.nodes)
@@ -136,7 +136,7 @@ class Failed(Exception):
     pass
 
 
-# --- faults: each begins on a node at once, and gives what ends it
+# --- faults: each begins on a node at once, and returns the function that ends it
 
 
 def kill(_ensemble, node):
@@ -184,7 +184,7 @@ SINGLE = {kill: (4, 0.2, 4), pause: (3, 1, 8), cut: (3, 1, 8), mute: (1, 1, 6), 
 
 
 class Schedule:
-    """Draws faults. What it draws depends on the seed alone."""
+    """Draws faults. The draws depend on the seed alone."""
 
     def __init__(self, ensemble, seed, lost_disks):
         self.ensemble, self.random = ensemble, random.Random(seed)
@@ -194,7 +194,7 @@ class Schedule:
         self.count = 0
 
     def draw(self):
-        """(name, seconds, whether the leader was hit, what ends it), begun."""
+        """Begins a fault; returns (name, seconds, whether the leader was hit, the function that ends the fault)."""
         self.count += 1
         r, ensemble = self.random, self.ensemble
         roll, favoured = r.random(), r.random() < 0.5
@@ -214,7 +214,7 @@ class Schedule:
             # Never a majority of the voters: with three of them only one of the two is a voter.
             both = len(ensemble.voters) >= 5 or first in ensemble.observers
             second = next((n for n in order if n is not first and (both or n in ensemble.observers)), None)
-            # An emptied voter counts as lost until it is fed, and who is parted from one of two is away from a third.
+            # An emptied voter counts as lost until it has caught up. A parted node would lose a second one.
             if second and not {lose_disk, parted} & set(picked):
                 ends.append(picked[1](ensemble, second))
                 names.append(picked[1].__name__)

@@ -1,4 +1,4 @@
-"""With io_uring denied: the server says so in one line and serves over epoll; asked for io_uring by name it refuses."""
+"""io_uring denied: the server logs one line and serves over epoll. Asked for io_uring by name, the server refuses."""
 
 import subprocess
 import sys

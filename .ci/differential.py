@@ -1,7 +1,7 @@
 """The same conversations with a real ZooKeeper 3.9 and with Paddock: every reply compared field by field.
 
-Zxids are relative to the conversation's first, session ids are named in order of appearance, of the two times only their
-order counts. What differs on purpose is said where it is left out here, and in docs/COMPATIBILITY.md."""
+Zxids are relative to the conversation's first, and session ids are named in order of appearance. Of the two times only
+their order counts. A comment marks each deliberate difference that is left out here; docs/COMPATIBILITY.md lists them."""
 
 import argparse
 import sys
@@ -38,7 +38,7 @@ def set_watches(zxid, data=(), exist=(), child=()):
 
 
 class Talk:
-    """One conversation with one server: what it says is recorded for comparison."""
+    """One conversation with one server, recorded for comparison."""
 
     def __init__(self, port):
         self.port, self.names, self.said = port, {}, []
@@ -60,7 +60,7 @@ class Talk:
         return c
 
     def hide_zxids(self):
-        """From here on: a write that cannot be decoded takes a zxid at ZooKeeper and none at Paddock, which never orders it."""
+        """Hides zxids from here on. ZooKeeper gives a zxid to a write that cannot be decoded; Paddock never orders such a write."""
         self.main.base = self.base = HIDDEN
 
     def note(self, value):

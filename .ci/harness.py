@@ -18,7 +18,7 @@ START_SECONDS_MAX = 30
 
 
 def free_ports(count):
-    """Held all at once, so that no two are the same."""
+    """Free ports, bound all at once, so that no two are equal."""
     held = [socket.socket() for _ in range(count)]
     for s in held:
         s.bind(("127.0.0.1", 0))
@@ -63,7 +63,7 @@ class Server:
             self.process = subprocess.Popen(self.command(), cwd=self.dir, stdout=log, stderr=log, env=self.environment())
 
     def mode(self):
-        """As `srvr` names it; None while it serves nobody."""
+        """The mode that `srvr` names; None while the server serves no client."""
         try:
             found = re.search(r"^Mode: (.*)$", four_letters(self.port, "srvr"), re.M)
         except OSError:
@@ -176,7 +176,7 @@ class Ensemble:
 
 
 class Elsewhere:
-    """A server that somebody else runs: nothing here starts or stops it."""
+    """A server that runs already: the suite neither starts nor stops it."""
 
     process = None
 
@@ -194,7 +194,7 @@ def suite_arguments(parser):
 
 @contextlib.contextmanager
 def suite_server(arguments):
-    """The server that a suite talks to, and its name in the last line."""
+    """Yields the server for a suite, and the server's name for the suite's last line."""
     flags = ("--transport", arguments.transport)
     if arguments.connect:
         yield Elsewhere(arguments.connect), arguments.connect

@@ -87,7 +87,7 @@ class Connection:
         self.send_raw(i32(len(payload)) + payload)
 
     def read(self):
-        """The next frame's payload; None when the server closed."""
+        """Payload of the next frame; None when the server closed the connection."""
         try:
             head = self._exactly(4)
             return head and self._exactly(struct.unpack(">i", head)[0])

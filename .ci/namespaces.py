@@ -1,7 +1,7 @@
-"""Machines made of network namespaces: each has one address on a bridge in our own namespace, and links that can be cut.
+"""Machines made of network namespaces: each has one address on a bridge in this process's namespace, and links to cut.
 
-A namespace lives as long as the process that holds it, and every process started here is killed by the kernel when ours
-ends. Our own namespace must not be the machine's: .ci/chaos starts us with `unshare --net`."""
+A namespace lives as long as the process that holds it. When this process ends, the kernel kills every process started
+here. This process must not run in the machine's own namespace: .ci/chaos starts it with `unshare --net`."""
 
 import ctypes
 import os
@@ -40,7 +40,7 @@ def make_bridge():
 
 
 class Machine:
-    """Number n at 10.77.0.n."""
+    """Machine number n has the address 10.77.0.n."""
 
     def __init__(self, number):
         self.number = number
@@ -70,7 +70,7 @@ class Machine:
         run("ip", "link", "set", self.port, "up")
 
     def lose_what_goes_to(self, other):
-        """One way only: packets to `other` leave for a hardware address that nobody has."""
+        """One way only: packets to `other` go to a hardware address that no machine has."""
         self.inside("ip", "neighbour", "replace", other.ip, "lladdr", NOBODY, "dev", "eth0", "nud", "permanent")
 
     def reach(self, other):

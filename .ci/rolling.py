@@ -1,6 +1,7 @@
-"""A rolling restart of three nodes under load with stock clients, kazoo and ZooKeeper's Java client: every node is stopped
-and started, twice. No session may be lost, and no operation may fail but by a connection loss of the node that is being
-restarted just then."""
+"""A rolling restart of three nodes under load with stock clients, kazoo and ZooKeeper's Java client.
+
+Every node is stopped and started, twice. No session may be lost. An operation may fail only by a connection loss of the
+node that is being restarted just then."""
 
 import argparse
 import subprocess
@@ -21,7 +22,7 @@ WAIT_SECONDS = 60
 
 
 class Losses:
-    """Connection losses by the times of their operation and the port as it began, and everything worse."""
+    """Connection losses with the times of their operation and the port at its begin, and all other failures."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -53,7 +54,7 @@ class Kazoo(threading.Thread):
         self.zk.create(self.own + "/mine", ephemeral=True)
 
     def port(self):
-        """Of the server that it is connected to; 0 if none."""
+        """Port of the server to which the client is connected; 0 if none."""
         try:
             return self.zk._connection._socket.getpeername()[1]
         except (OSError, AttributeError):
@@ -142,7 +143,7 @@ def wait_for_operations(losses, java):
 
 
 def roll(ensemble, losses, java):
-    """Restarts each node; gives (port, from, until, whether it led)."""
+    """Restarts each node; returns (port, from, until, whether the node led) of each restart."""
     windows = []
     for _ in range(ROUNDS):
         for node in ensemble.nodes:
@@ -156,8 +157,10 @@ def roll(ensemble, losses, java):
 
 
 def judge(losses, windows):
-    """Losses that no restart explains: not that of the node to which the client was connected, nor that of the one to which it
-    went when its operation began as the first of the two was being restarted, and waited in the client."""
+    """Losses that no restart explains.
+
+    A restart of the node to which the client was connected explains a loss. An operation may also begin during such a
+    restart and wait in the client; then a restart of the client's next node explains its loss."""
     slack = 0.5
     during = lambda at: {port for port, begun, until, _ in windows if begun <= at <= until + slack}
     explained = lambda begun, at, port: (
