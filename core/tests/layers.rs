@@ -37,7 +37,8 @@ fn sources() -> Vec<(PathBuf, String)> {
 
 /// The module path of a file: `a/b.rs` is `[a, b]`, `a/mod.rs` is `[a]`.
 fn module(file: &Path) -> Vec<String> {
-    let mut parts: Vec<String> = file.with_extension("").iter().map(|p| p.to_str().unwrap().to_owned()).collect();
+    let mut parts: Vec<String> =
+        file.with_extension("").iter().map(|p| p.to_str().unwrap().to_owned()).collect();
     parts.pop_if(|last| last == "mod" || last == "lib");
     parts
 }
@@ -121,7 +122,11 @@ fn imports_run_downward_only() {
         if is_test(&file) || OUTSIDE.contains(&from.as_str()) {
             continue;
         }
-        all.extend(violations(&from, &imports(&file, &text)).iter().map(|what| format!("{}: {what}", file.display())));
+        all.extend(
+            violations(&from, &imports(&file, &text))
+                .iter()
+                .map(|what| format!("{}: {what}", file.display())),
+        );
     }
     assert!(all.is_empty(), "{}", all.join("\n"));
 }

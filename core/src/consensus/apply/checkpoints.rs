@@ -1,8 +1,8 @@
 //! When checkpoints are taken, and what follows from one.
 //!
-//! Owns the decision and the bounds of the hold. Never writes: that is [`crate::checkpoint`]'s thread. It stays correct
-//! because a hold and the machine's image are taken together, right after a publication, and because the log is let go
-//! only up to what storage says that both retained snapshots contain.
+//! Owns the decision and the bounds of the hold. Never writes: the thread of [`crate::checkpoint`] does.
+//! Correct because a hold and the machine's image are taken together, right after a publication. The log is
+//! truncated only up to what storage reports as contained in both retained snapshots.
 
 use crate::checkpoint::{Checkpointer, Job, WriteError};
 use crate::consensus::apply::Applier;
@@ -18,20 +18,20 @@ use paddock_storage::SnapshotMeta;
 /// See the module doc.
 pub(in crate::consensus) struct Checkpoints {
     thread: Checkpointer,
-    /// Commands after which one is due.
+    /// Commands after which a checkpoint is due.
     commands_max: u64,
-    /// Log bytes after which one is due.
+    /// Log bytes after which a checkpoint is due.
     log_bytes_max: u64,
     log_bytes: u64,
     /// Index and term of the newest snapshot.
     newest: (u64, u64),
-    /// Term of the one under way.
+    /// Term of the last entry in the checkpoint under way.
     term: u64,
-    /// Membership, as it goes into a snapshot.
+    /// The encoded membership of the next snapshot.
     members: Bytes,
-    /// The one under way.
+    /// The checkpoint under way.
     hold: Option<Hold>,
-    /// The log is kept from here on, whatever two snapshots contain: somebody is just being sent an older one.
+    /// The log is kept from this index on, because a node is being sent the snapshot there.
     keep_log_from: Option<u64>,
     retry_ns: Option<u64>,
 }
@@ -41,7 +41,7 @@ struct Hold {
     until_ns: u64,
     bytes_max: u64,
     cancelled: bool,
-    /// Commands and log bytes that made it due: they are not behind a snapshot before it is there.
+    /// Commands and log bytes that made the checkpoint due. They count again if it fails.
     commands: u64,
     log_bytes: u64,
 }
@@ -53,8 +53,8 @@ impl Checkpoints {
         newest: (u64, u64),
         membership: &Membership,
     ) -> Self {
-        // The nodes of an ensemble have the same log: were the bounds the same, too, all disks would be busy with
-        // snapshots at once, and each write would wait for one of them.
+        // The nodes of an ensemble have the same log. With the same bounds all disks would write snapshots at
+        // the same time, and each write would wait for one of them.
         let thousandths = if config.members.is_some() { share(config.node) } else { 1000 };
         let part = |bound: u64| (u128::from(bound) * u128::from(thousandths)).div_ceil(1000) as u64;
         let (commands_max, log_bytes_max) = (part(config.snap_count), part(config.snap_log_bytes));
@@ -74,14 +74,14 @@ impl Checkpoints {
         }
     }
 
-    /// So many bytes of log behind the newest snapshot were replayed at the start: without them a node that is restarted
-    /// often enough would never find a checkpoint due, and its replay would grow with each start.
+    /// Counts the log bytes that were replayed at the start. Without them a node that restarts often would
+    /// never find a checkpoint due, and its replay would grow with each start.
     pub(in crate::consensus) fn behind(mut self, log_bytes: u64) -> Self {
         self.log_bytes = log_bytes;
         self
     }
 
-    /// The membership as of the last entry applied has changed.
+    /// Takes the membership as of the last entry that was applied.
     pub(in crate::consensus) fn set_membership(&mut self, membership: &Membership) {
         self.members = membership.encode().into();
     }
@@ -91,12 +91,12 @@ impl Checkpoints {
         self.newest
     }
 
-    /// The log is not let go beyond this index. What is kept for it is let go with a later checkpoint.
+    /// Keeps the log from `index` on. A later checkpoint truncates what is kept for it.
     pub(in crate::consensus) fn keep_log_from(&mut self, index: Option<u64>) {
         self.keep_log_from = index;
     }
 
-    /// Takes what has ended, gives up what holds too much, begins what is due.
+    /// Takes the outcome of a checkpoint, cancels one that holds too much, and begins one that is due.
     pub(in crate::consensus) fn turn(&mut self, now_ns: u64, applier: &mut Applier, journal: &mut Journal) {
         self.log_bytes += journal.take_bytes();
         if let Some(hold) = &mut self.hold {
@@ -112,7 +112,7 @@ impl Checkpoints {
         }
         let outcome = self.thread.take();
         if outcome.is_some() || applier.tree.has_more_to_reclaim() {
-            // What only the hold kept is freed from now on, not with the next write.
+            // Frees what only the hold kept, without waiting for the next write.
             applier.tree.reclaim();
         }
         if let Some(outcome) = outcome {
@@ -138,8 +138,8 @@ impl Checkpoints {
             }
         }
         self.retry_ns = self.retry_ns.filter(|&at| at > now_ns);
-        // Without room nothing more is applied that would make one due; yet it lets the log and a snapshot go, and where
-        // there is no room for an entry's segment there may be some for it.
+        // On a full disk no entry makes a checkpoint due. A checkpoint frees a part of the log and an older
+        // snapshot. A disk without room for a log segment may have room for it.
         let due = applier.commands >= self.commands_max
             || self.log_bytes >= self.log_bytes_max
             || journal.was_full();
@@ -148,7 +148,7 @@ impl Checkpoints {
         }
     }
 
-    /// Bytes that may be retired beyond the usual bound because of the hold.
+    /// Bytes that may be retired beyond the usual bound because of a hold.
     pub(in crate::consensus) fn held_bytes(&self) -> u64 {
         self.hold.map_or(0, |h| h.bytes_max)
     }
@@ -158,7 +158,7 @@ impl Checkpoints {
         self.hold.filter(|h| !h.cancelled).map(|h| h.until_ns).or(self.retry_ns)
     }
 
-    /// Where there is no thread for it: writes the checkpoint that was begun.
+    /// Writes the checkpoint that was begun. Only without a thread for it.
     pub(in crate::consensus) fn write(&mut self) {
         self.thread.run();
     }
@@ -168,7 +168,7 @@ impl Checkpoints {
         self.hold.is_some()
     }
 
-    /// Whether an outcome waits.
+    /// Whether the outcome of a checkpoint waits.
     pub(in crate::consensus) fn has_news(&self) -> bool {
         self.thread.has_news()
     }
@@ -198,8 +198,8 @@ impl Checkpoints {
     }
 }
 
-/// Which part of the bounds a node takes, in thousandths, from a half to the whole. Multiples of the golden section lie
-/// apart from each other, however many there are.
+/// The part of the bounds that a node takes, in thousandths, from a half to the whole. Multiples of the
+/// golden section lie apart from each other for any number of nodes.
 fn share(node: u8) -> u64 {
     500 + u64::from(node) * 618 % 1000 / 2
 }

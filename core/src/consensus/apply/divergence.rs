@@ -1,24 +1,25 @@
-//! Who is wrong when two nodes differ about the state.
+//! Replicas that differ: which node computed which digest.
 //!
-//! Owns, for a few recent disputes, which node computed which digest at the disputed zxid. Never looks at the state itself. It
-//! stays correct because a node that finds a difference applies nothing more until a majority of the voters has said
-//! what it computed: then whoever is not of the majority's opinion stops, a leader like any other, and the rest goes on.
-//! A node that has applied the disputed entry without complaint, and remembers no digest so old, is of the opinion that
-//! stands in the log. Beside the entries, every read round tells the leader what its sender has.
+//! Owns, for a few recent zxids, the digest that each node reported, and what a majority reported. Never
+//! reads the state itself. Correct because a node that finds a difference applies nothing more until a
+//! majority of the voters has reported. Then a node that differs from the majority stops, the leader too, and
+//! the rest goes on. A node that has applied the entry and keeps no digest so old counts for the digest in
+//! the log. Every read round also tells the leader the digest of its sender.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Divergences remembered; each is of one zxid, and the oldest goes first. One node that is wrong has one at a time.
-const DISPUTES_MAX: usize = 8;
+/// Zxids that are remembered; the oldest is dropped first. A node that differs has one at a time.
+const DIVERGENCES_MAX: usize = 8;
 
-/// Entries remembered whose proposers were wrong: what one leader has under way before it stops, many times over.
+/// Entries whose proposers differed from the majority: many times what one leader has in flight before it
+/// stops.
 pub(in crate::consensus) const ACCEPTED_MAX: usize = 1024;
 
-/// How often a node that waits for a verdict asks again.
+/// Time after which a node that waits for the majority asks again.
 pub(in crate::consensus) const ASK_AGAIN_NS: u64 = 500_000_000;
 
-/// An entry that this node does not apply until a majority has spoken: what its proposer wrote about the state just after
-/// the command of `zxid`, and what was found here.
+/// An entry that this node does not apply until a majority has reported. `logged` is the digest just after
+/// the command of `zxid` as the entry's proposer recorded it; `found` is the digest of this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::consensus) struct Divergence {
     pub(in crate::consensus) index: u64,
@@ -27,48 +28,48 @@ pub(in crate::consensus) struct Divergence {
     pub(in crate::consensus) found: u64,
 }
 
-/// What a majority thinks of a node's own digest.
+/// How a digest compares with the majority's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::consensus) enum Verdict {
-    /// It is the majority's.
+    /// The majority has the same digest.
     Right,
-    /// The majority has this one.
+    /// The majority has this other digest.
     Different(u64),
-    /// No majority has spoken.
+    /// No digest has a majority yet.
     Open,
 }
 
 /// See the module doc.
 #[derive(Debug, Default)]
 pub(in crate::consensus) struct Divergences {
-    /// By zxid: who has which digest, as long as it is not settled.
+    /// By zxid, until a majority agrees: the digest of each node.
     pub(in crate::consensus) opinions: BTreeMap<i64, BTreeMap<u8, u64>>,
-    /// By zxid: what a majority has. Whoever comes to speak later changes nothing.
+    /// By zxid: the digest of a majority. Later reports change nothing.
     settled: BTreeMap<i64, u64>,
-    /// The one that holds up this node, and when it last asked.
+    /// The entry that this node does not apply, and when it last asked, ns.
     pub(in crate::consensus) own: Option<(Divergence, u64)>,
-    /// Entries that were applied although their proposers were wrong.
+    /// Entries that were applied although their proposers differed from the majority.
     pub(in crate::consensus) accepted: BTreeSet<u64>,
 }
 
 impl Divergences {
-    /// Whether this node waits for a verdict.
+    /// Whether this node waits for a majority.
     pub(in crate::consensus) fn is_waiting(&self) -> bool {
         self.own.is_some()
     }
 
-    /// A node computed `digest` at `zxid`.
+    /// Takes the report that `node` has `digest` at `zxid`.
     pub(in crate::consensus) fn hear(&mut self, zxid: i64, node: u8, digest: u64) {
         if self.settled.contains_key(&zxid) {
             return;
         }
         self.opinions.entry(zxid).or_default().insert(node, digest);
-        while self.opinions.len() > DISPUTES_MAX {
+        while self.opinions.len() > DIVERGENCES_MAX {
             self.opinions.pop_first();
         }
     }
 
-    /// What a majority of `voters` thinks of `own`.
+    /// Compares `own` with the digest of a majority of `voters`.
     pub(in crate::consensus) fn verdict(&self, zxid: i64, own: u64, voters: &BTreeSet<u8>) -> Verdict {
         match self.majority(zxid, voters) {
             Some(digest) if digest == own => Verdict::Right,
@@ -77,7 +78,7 @@ impl Divergences {
         }
     }
 
-    /// What a majority of `voters` has.
+    /// The digest that a majority of `voters` has.
     pub(in crate::consensus) fn majority(&self, zxid: i64, voters: &BTreeSet<u8>) -> Option<u64> {
         if let Some(digest) = self.settled.get(&zxid) {
             return Some(*digest);
@@ -89,16 +90,16 @@ impl Divergences {
         counts.into_iter().find(|(_, count)| *count > voters.len() / 2).map(|(digest, _)| digest)
     }
 
-    /// A majority has this, and there is nothing more to be learnt of it.
+    /// Records the digest of a majority; later reports for `zxid` are ignored.
     pub(in crate::consensus) fn settle(&mut self, zxid: i64, digest: u64) {
         self.opinions.remove(&zxid);
         self.settled.insert(zxid, digest);
-        while self.settled.len() > DISPUTES_MAX {
+        while self.settled.len() > DIVERGENCES_MAX {
             self.settled.pop_first();
         }
     }
 
-    /// The zxids in dispute and not settled.
+    /// The zxids without a majority.
     pub(in crate::consensus) fn zxids(&self) -> Vec<i64> {
         self.opinions.keys().copied().collect()
     }
@@ -109,12 +110,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_minority_is_wrong_whoever_leads() {
+    fn the_minority_is_wrong_also_where_it_leads() {
         let mut d = Divergences::default();
         let voters = BTreeSet::from([1, 2, 3]);
         assert_eq!(d.verdict(5, 7, &voters), Verdict::Open);
         d.hear(5, 1, 7);
-        // An observer's opinion does not count.
+        // An observer's report does not count.
         d.hear(5, 9, 8);
         d.hear(5, 2, 8);
         assert_eq!(d.verdict(5, 7, &voters), Verdict::Open);
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_majority_has_decided_costs_no_later_turn_whoever_speaks_late() {
+    fn a_settled_zxid_costs_no_later_turn_and_late_reports_change_nothing() {
         let mut d = Divergences::default();
         let voters = BTreeSet::from([1, 2, 3]);
         d.hear(5, 1, 7);
@@ -141,16 +142,16 @@ mod tests {
             (Verdict::Right, Verdict::Different(7))
         );
         (0..100).for_each(|zxid| d.settle(zxid, 7));
-        assert_eq!(d.settled.len(), DISPUTES_MAX);
+        assert_eq!(d.settled.len(), DIVERGENCES_MAX);
     }
 
     #[test]
-    fn old_disputes_are_forgotten() {
+    fn old_divergences_are_forgotten() {
         let mut d = Divergences::default();
         for zxid in 0..100 {
             d.hear(zxid, 1, 7);
         }
-        assert_eq!(d.zxids().len(), DISPUTES_MAX);
+        assert_eq!(d.zxids().len(), DIVERGENCES_MAX);
         assert_eq!(d.zxids()[0], 92);
     }
 }

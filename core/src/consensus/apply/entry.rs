@@ -1,9 +1,7 @@
-//! What keeps the group and the log in step with each other beside the way of the entries.
+//! One committed entry, applied.
 //!
-//! Owns no state: it has recorded how far session ids may go, tells the group where the log begins, which snapshot there is,
-//! and what was read for peers who are behind; and it takes a change of membership to the group, the machine and the next
-//! snapshot at once. It stays correct because the three hear of it in the same step, so that a snapshot never says something
-//! else than the entries it contains.
+//! Owns no state. Never publishes. Correct because Raft, the machine and the next snapshot take a change of
+//! membership in the same step. So a snapshot has the membership of the entries that it contains.
 
 use crate::consensus::apply::Applier;
 use crate::consensus::apply::checkpoints::Checkpoints;
@@ -12,9 +10,9 @@ use crate::consensus::raft::node::RaftNode;
 use crate::consensus::raft::{EntryKind, LogEntry};
 use crate::machine::Applied;
 
-/// Applies an entry to the machine and, where it changes the membership, to the group and the next snapshot.
+/// Applies an entry to the machine. A change of membership also goes to Raft and into the next snapshot.
 pub(in crate::consensus) fn apply<'a>(
-    group: &mut RaftNode,
+    raft: &mut RaftNode,
     applier: &'a mut Applier,
     checkpoints: &mut Checkpoints,
     entry: &LogEntry,
@@ -22,9 +20,9 @@ pub(in crate::consensus) fn apply<'a>(
     if entry.kind == EntryKind::Batch {
         return applier.apply(entry);
     }
-    let step = group
+    let step = raft
         .apply_membership(&entry.payload)
         .map_err(|e| StopReason::Undecodable { index: entry.index, what: e.to_string() })?;
-    checkpoints.set_membership(&group.membership());
+    checkpoints.set_membership(&raft.membership());
     applier.apply_change(entry, &step)
 }

@@ -1,9 +1,9 @@
 //! From committed entry to published commit.
 //!
-//! Owns the machine, the tree's writer and the commit ring. Never applies when the ring has no room for the commit or
-//! the tree holds too much that is retired: it says so beforehand, and the core waits. It stays correct because an
-//! entry is checked before it is looked into, is compared with what its proposer knew of the state, and becomes one
-//! version, one commit and one slot of the ring, in that order.
+//! Owns the machine, the tree's writer and the commit ring. Never applies an entry while the ring has no slot
+//! or the tree holds too many retired bytes: [`Applier::is_blocked`] says so beforehand, and the core waits.
+//! Correct because an entry is checked before it is read and compared with the digest that its proposer
+//! recorded. Then it becomes one version, one commit and one slot of the ring, in that order.
 
 pub(super) mod checkpoints;
 pub(super) mod divergence;
@@ -20,10 +20,10 @@ use crate::ring::{CommitSender, Published};
 use crate::tree;
 use rkyv::util::AlignedVec;
 
-// The crate's usual error keeps no text in a release build.
+// The default error of rkyv keeps no text in a release build.
 use rkyv::rancor::BoxedError as CheckError;
 
-/// Alignment that an archived batch needs, and that the log and the allocator usually give.
+/// Alignment of an archived batch, bytes. The log and the allocator usually give it.
 const ARCHIVE_ALIGN: usize = 16;
 
 /// See the module doc.
@@ -33,10 +33,11 @@ pub(in crate::consensus) struct Applier {
     ring: CommitSender,
     retired_bytes_max: u64,
     applied: Applied,
-    /// Last entry applied, and its term.
+    /// Index of the last entry that was applied; `term` is its term.
     pub(in crate::consensus) index: u64,
     pub(in crate::consensus) term: u64,
-    /// An entry whose proposer was wrong about the state, as a majority says: its commands count all the same.
+    /// Index of an entry whose proposer recorded another digest than the majority has. Its commands count all
+    /// the same.
     pub(in crate::consensus) accepted: u64,
     /// Commands applied since the last checkpoint was begun.
     pub(in crate::consensus) commands: u64,
@@ -44,7 +45,7 @@ pub(in crate::consensus) struct Applier {
 }
 
 impl Applier {
-    /// Behind entry (`index`, `term`).
+    /// An applier behind no entry. The caller sets `index` and `term` of a loaded snapshot.
     pub(in crate::consensus) fn new(
         machine: Machine,
         tree: tree::Writer,
@@ -65,8 +66,8 @@ impl Applier {
         }
     }
 
-    /// Whether the next entry must wait for readers to move on. `held_bytes` may be retired beyond the bound because a
-    /// checkpoint holds it.
+    /// Whether the next entry must wait for readers to move on. A checkpoint's hold allows `held_bytes`
+    /// beyond the bound on retired bytes.
     pub(in crate::consensus) fn is_blocked(&mut self, held_bytes: u64) -> bool {
         if self.ring.is_full() {
             self.ring.sweep();
@@ -77,7 +78,7 @@ impl Applier {
         self.ring.is_full() || self.tree.retired_bytes() > self.retired_bytes_max + held_bytes
     }
 
-    /// Applies an entry without publishing it; what it did is kept for [`Applier::publish`].
+    /// Applies an entry. [`Applier::publish`] publishes the changes.
     pub(in crate::consensus) fn apply(&mut self, entry: &LogEntry) -> Result<&Applied, StopReason> {
         let index = entry.index;
         self.applied.clear();
@@ -86,7 +87,7 @@ impl Applier {
             let batch = rkyv::access::<ArchivedBatch, CheckError>(bytes)
                 .map_err(|e| StopReason::Undecodable { index, what: e.to_string() })?;
             let (zxid, logged) = (batch.applied_zxid.to_native(), batch.applied_digest.to_native());
-            // Unknown: older than the snapshot that this node started from, or than what is remembered.
+            // An unknown digest is older than the snapshot of this start, or than the digests that are kept.
             if let Some(found) = self.machine.digest_at(zxid)
                 && found != logged
                 && self.accepted != index
@@ -103,8 +104,8 @@ impl Applier {
         Ok(&self.applied)
     }
 
-    /// Applies an entry that changed the membership, as the group understood it: what rides in it waits in the machine until
-    /// the joint state is left.
+    /// Applies an entry that changes the membership. The command in the entry waits in the machine until Raft
+    /// leaves the joint membership.
     pub(in crate::consensus) fn apply_change(
         &mut self,
         entry: &LogEntry,
@@ -128,13 +129,14 @@ impl Applier {
         Ok(&self.applied)
     }
 
-    /// Lets go of what replay did: nobody was there to see it.
+    /// Drops the changes of replay: no shard is there yet to see them.
     pub(in crate::consensus) fn forget_applied(&mut self) {
         self.applied.clear();
     }
 
-    /// Publishes what was applied, with the results that this node's shards wait for and `extra` replies. The caller has
-    /// asked [`Applier::is_blocked`] just before. Marks in `wake` the shards that must see it.
+    /// Publishes what was applied, with the results that this node's shards wait for and the `extra` replies.
+    /// The caller must have found [`Applier::is_blocked`] false just before. Marks in `wake` the shards that
+    /// must see the commit.
     pub(in crate::consensus) fn publish(
         &mut self,
         stream: &mut PendingCommands,
@@ -174,13 +176,13 @@ impl Applier {
         self.tree.reclaim();
     }
 
-    /// The ring, to look at its readers.
+    /// The commit ring, for the positions of its readers.
     pub(in crate::consensus) fn ring(&self) -> &CommitSender {
         &self.ring
     }
 }
 
-/// The payload, where an archive may be looked at: its own bytes if they are aligned, else a copy.
+/// The payload's own bytes if they are aligned for an archive, otherwise a copy in `scratch`.
 fn aligned<'a>(payload: &'a [u8], scratch: &'a mut AlignedVec<ARCHIVE_ALIGN>) -> &'a [u8] {
     if payload.as_ptr().addr().is_multiple_of(ARCHIVE_ALIGN) {
         return payload;

@@ -1,9 +1,8 @@
-//! The shards as the core sees them: whom to wake, and who is stuck.
+//! Shards as the core sees them: which must be woken, and which do not move.
 //!
-//! Owns each shard's waker, the flag by which it says that it has watches to look after, and the account
-//! of what it owes. Never waits for a shard. It stays correct because a shard that is owed attention is woken after the
-//! commit is in the ring (the waker's fence orders the two), and because only a shard that was woken counts as stuck:
-//! one that sleeps with nothing to do owes nothing.
+//! Owns each shard's waker, the flag that it has armed watches, and the time since it was woken with commits
+//! to take. Never waits for a shard. Correct because the core wakes a shard after the commit is in the ring,
+//! and the waker's fence orders the two. Only a shard that was woken can count as stuck.
 
 use crate::consensus::config::SHARD_STUCK_NS;
 use crate::ring::CommitSender;
@@ -12,13 +11,13 @@ use paddock_transport::wake::Waker;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-/// Raised by a shard while it must see every commit at once: it has watches armed.
+/// Raised by a shard while it has armed watches and must see every commit at once.
 pub type Armed = Arc<CachePadded<AtomicBool>>;
 
 struct Shard {
     waker: Arc<Waker>,
     armed: Armed,
-    /// Since when it owes us a move, and where its cursor lagged behind which position.
+    /// Set when the shard was woken with commits to take.
     owes: Option<Owes>,
 }
 
@@ -31,12 +30,12 @@ struct Owes {
 /// See the module doc.
 pub(in crate::consensus) struct Shards {
     shards: Vec<Shard>,
-    /// Marked by whoever has something for a shard; taken down by [`Shards::wake`].
+    /// Shards that must be woken; [`Shards::wake`] clears the marks.
     pub(in crate::consensus) marked: Vec<bool>,
     published: u64,
 }
 
-/// A shard did not move for the named time although it was woken.
+/// A shard that was woken and has not moved for [`SHARD_STUCK_NS`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::consensus) struct Stuck {
     pub(in crate::consensus) shard: usize,
@@ -50,14 +49,14 @@ impl Shards {
         Self { shards, marked, published: 0 }
     }
 
-    /// Wakes who is marked, who has watches armed if anything was published since the last call, and who is half a ring
-    /// behind.
+    /// Wakes the marked shards. If anything was published since the last call, also wakes the shards with
+    /// armed watches and those half a ring behind.
     pub(in crate::consensus) fn wake(&mut self, ring: &CommitSender, now_ns: u64) {
         let news = ring.published() != self.published;
         self.published = ring.published();
         if news {
-            // The commits are in the ring: a shard that arms its first watch now either sees them before it sleeps,
-            // or its flag is seen here.
+            // The commits are in the ring: a shard that arms its first watch now either sees them before it
+            // sleeps, or its flag is seen here.
             fence(Ordering::SeqCst);
         }
         let half = ring.capacity() as u64 / 2;
@@ -73,19 +72,18 @@ impl Shards {
         }
     }
 
-    /// Marks all: something waits for them to move on.
     pub(in crate::consensus) fn mark_all(&mut self) {
         self.marked.fill(true);
     }
 
-    /// The accounts begin anew: we were stopped ourselves.
+    /// Restarts the time of every woken shard, after a stop of the whole process.
     pub(in crate::consensus) fn forgive(&mut self) {
         for shard in &mut self.shards {
             shard.owes = None;
         }
     }
 
-    /// Settles the accounts of who has moved; tells who has not for too long.
+    /// Clears the time of shards that have moved. Returns a shard that has not moved for too long.
     pub(in crate::consensus) fn stuck(&mut self, ring: &CommitSender, now_ns: u64) -> Option<Stuck> {
         for (at, shard) in self.shards.iter_mut().enumerate() {
             let Some(owes) = shard.owes else { continue };
@@ -99,7 +97,7 @@ impl Shards {
         None
     }
 
-    /// When to look at the accounts again.
+    /// When [`Shards::stuck`] can next find something, ns.
     pub(in crate::consensus) fn deadline_ns(&self) -> Option<u64> {
         self.shards.iter().filter_map(|s| s.owes).map(|o| o.since_ns + SHARD_STUCK_NS).min()
     }
@@ -146,7 +144,7 @@ mod tests {
         assert_eq!(s.deadline_ns(), Some(5 + SHARD_STUCK_NS));
         assert_eq!(s.stuck(&tx, 4 + SHARD_STUCK_NS), None);
         assert_eq!(s.stuck(&tx, 5 + SHARD_STUCK_NS), Some(Stuck { shard: 1, lag: 4 }));
-        // One step is a sign of life.
+        // Two commits taken: the shard moves.
         rx[1].next();
         rx[1].next();
         assert_eq!(s.stuck(&tx, 5 + SHARD_STUCK_NS), None);

@@ -1,15 +1,15 @@
 //! Followers that miss entries and acknowledge none, as the leader sees them.
 //!
-//! Owns the index that each follower last acknowledged, the time of that acknowledgement, and when the log last named the follower.
-//! Never decides what the leader sends. It stays correct because it is drawn from Raft's own progress, and bounded because it
-//! holds one record for each member.
+//! Owns the index that each follower last acknowledged, the time of that acknowledgement, and when the log
+//! last named the follower. Never decides what the leader sends. It stays correct because it is drawn from
+//! Raft's own progress, and bounded because it holds one record for each member.
 
 use crate::complaint::Complaint;
 use crate::consensus::raft::Progress;
 use std::collections::BTreeMap;
 
-/// Time without an acknowledgement, while entries are missing, after which a follower counts as left behind: longer than an election, a
-/// restart with a small tree, and the two pauses of a transfer that failed.
+/// Time without an acknowledgement, while entries are missing, after which a follower counts as left behind:
+/// longer than an election, a restart with a small tree, and the two pauses of a transfer that failed.
 pub(in crate::consensus) const LEFT_BEHIND_NS: u64 = 10_000_000_000;
 /// Time between two lines of the log about one follower that stays left behind.
 const SAY_AGAIN_NS: u64 = 60_000_000_000;
@@ -57,8 +57,8 @@ impl Straggler {
 }
 
 impl LeftBehind {
-    /// Compares the followers' progress with the last look. `last` is the last index of the leader's log. Forgets all of it on a node
-    /// that does not lead, whose progress is empty.
+    /// Compares the followers' progress with the last look. `last` is the last index of the leader's log.
+    /// Forgets all of it on a node that does not lead, whose progress is empty.
     pub(in crate::consensus) fn look(
         &mut self,
         progress: &[Progress],
@@ -101,7 +101,8 @@ mod tests {
         [of(1, 900), of(2, matched)]
     }
 
-    /// Who is left behind, when each second node 2 has acknowledged what `matched` says and the leader's log ends at `last`.
+    /// Who is left behind, when each second node 2 has acknowledged what `matched` says and the leader's log
+    /// ends at `last`.
     fn watch(
         behind: &mut LeftBehind,
         from: u64,

@@ -1,19 +1,23 @@
-//! Snapshots on their way between nodes: for a follower that is so far behind that the log no longer reaches it.
+//! Snapshots on their way between nodes: for a follower that is so far behind that the log no longer reaches
+//! it.
 //!
-//! Owns the transfers in both directions: which are under way, how much of each is in flight, and when one is given up. The
-//! files are read and written by a helper ([`worker`]), never on the core's thread. Never decides that a snapshot is needed
-//! (Raft does) and never installs one: it says that one is in place, and the node then opens its data directory again.
+//! Owns the transfers in both directions: which are under way, how much of each is in flight, and when one is
+//! given up. The files are read and written by a helper ([`worker`]), never on the core's thread. Never
+//! decides that a snapshot is needed (Raft does) and never installs one: it says that one is in place, and
+//! the node then opens its data directory again.
 //!
-//! It stays correct because nothing that a peer sends is believed: a file gets its name only when all its checksums were
-//! compared and it is durable, so a lost, late, repeated or foreign message can at worst make a transfer begin anew.
-//! Chunks are acknowledged by position and sent again from there; a position at the end means "whole and durable".
-//! It never delays heartbeats for long: what is in flight to one node is little, and less the longer it takes.
+//! It stays correct because nothing that a peer sends is believed: a file gets its name only when all its
+//! checksums were compared and it is durable, so a lost, late, repeated or foreign message can at worst make
+//! a transfer begin anew. Chunks are acknowledged by position and sent again from there; a position at the
+//! end means "whole and durable". It never delays heartbeats for long: what is in flight to one node is
+//! little, and less the longer it takes.
 //!
-//! Installation needs no second way to load state. Once [`Outcome::Received`] is told, the snapshot is the newest of the
-//! directory, and [`paddock_storage::Log::open`] does the rest at the next opening, durably and before anybody is told
-//! anything: a log that holds the snapshot's last entry keeps what follows it (it may have been acknowledged!), any other is
-//! reset. So the engine only has to stop with [`super::StopReason::Reopen`]; a power cut at any moment before that leaves
-//! either the old state or the new one.
+//! Installation needs no second way to load state. Once [`Outcome::Received`] is told, the snapshot is the
+//! newest of the directory, and [`paddock_storage::Log::open`] does the rest at the next opening, durably and
+//! before anybody is told anything: a log that holds the snapshot's last entry keeps what follows it (it may
+//! have been acknowledged!), any other is reset. So the engine only has to stop with
+//! [`super::StopReason::Reopen`]; a power cut at any moment before that leaves either the old state or the
+//! new one.
 
 #![forbid(unsafe_code)]
 
@@ -39,9 +43,11 @@ use worker::{Done, TransferWorker};
 
 /// Bytes of one chunk: on a line of 100 Mbit/s a heartbeat waits 10 ms behind one.
 pub const CHUNK_BYTES: usize = 128 * 1024;
-/// Chunks in flight to one node at most. How many there really are follows from how long they take: see `sending`.
+/// Chunks in flight to one node at most. How many there really are follows from how long they take: see
+/// `sending`.
 pub const WINDOW_CHUNKS_MAX: usize = 8;
-/// Nodes that are sent a snapshot at the same time; further ones wait for their turn. Each takes a window of memory.
+/// Nodes that are sent a snapshot at the same time; further ones wait for their turn. Each takes a window of
+/// memory.
 pub const SENDINGS_MAX: usize = 4;
 /// Without a word of the receiver for this long, what is not acknowledged is sent again.
 pub const RESEND_NS: u64 = 1_000_000_000;
@@ -49,18 +55,20 @@ pub const RESEND_NS: u64 = 1_000_000_000;
 pub const BUSY_BEAT_NS: u64 = 300_000_000;
 /// Without a word of the receiver for this long, the transfer has failed.
 pub const SILENCE_MAX_NS: u64 = 15_000_000_000;
-/// A receiver that lives and does not get on for this long has failed: above the time that a slow disk needs to sync and
-/// compare a snapshot of some 10 GiB.
+/// A receiver that lives and does not get on for this long has failed: above the time that a slow disk needs
+/// to sync and compare a snapshot of some 10 GiB.
 pub const STALL_MAX_NS: u64 = 600_000_000_000;
-/// Pause after a failure before Raft is told, and so before it can be tried again; also how long a receiver whose disk
-/// refused takes no further offer.
+/// Pause after a failure before Raft is told, and so before it can be tried again; also how long a receiver
+/// whose disk refused takes no further offer.
 pub const PAUSE_NS: u64 = 2_000_000_000;
-/// How long a receiver keeps a part of a snapshot that nobody goes on with: the sender may be restarting. Afterwards the room
-/// on the disk is worth more.
+/// How long a receiver keeps a part of a snapshot that nobody goes on with: the sender may be restarting.
+/// Afterwards the room on the disk is worth more.
 pub const PARTIAL_KEEP_NS: u64 = 600_000_000_000;
-/// How long the log is kept back to a snapshot that has arrived: the receiver opens it and comes back meanwhile.
+/// How long the log is kept back to a snapshot that has arrived: the receiver opens it and comes back
+/// meanwhile.
 pub const LOG_KEEP_NS: u64 = 60_000_000_000;
-/// Time between two lines of the log about transfers that fail for the same reason: a full disk fails them every few seconds.
+/// Time between two lines of the log about transfers that fail for the same reason: a full disk fails them
+/// every few seconds.
 pub const SAY_AGAIN_NS: u64 = 60_000_000_000;
 /// Largest file that is taken, bytes: a length beyond it is nonsense, not a request for room.
 pub const FILE_BYTES_MAX: u64 = 1 << 44;
@@ -93,7 +101,8 @@ pub enum Outcome {
         /// Index of the snapshot; 0 if none had been opened.
         index: u64,
     },
-    /// A snapshot from the leader is whole, durable and the newest of the data directory: open the directory again.
+    /// A snapshot from the leader is whole, durable and the newest of the data directory: open the directory
+    /// again.
     Received {
         /// Its index.
         index: u64,
@@ -139,7 +148,8 @@ struct Failure {
 }
 
 impl Failure {
-    /// A transfer has failed. Whether the log shall have it, and how many lines it did not get; another reason is said at once.
+    /// A transfer has failed. Whether the log shall have it, and how many lines it did not get; another
+    /// reason is said at once.
     fn happened(&mut self, index: u64, why: &str, now_ns: u64) -> Option<u64> {
         if self.why != why {
             *self = Self { why: why.to_owned(), ..Self::default() };
@@ -199,7 +209,8 @@ impl Transfers {
         }
     }
 
-    /// The link to `node` is gone. What is being sent to it has failed; what came from it waits for the next offer.
+    /// The link to `node` is gone. What is being sent to it has failed; what came from it waits for the next
+    /// offer.
     pub fn link_down(&mut self, node: u8) {
         self.outbox.messages.retain(|(to, _)| *to != node);
         self.sendings.link_down(node, &mut self.helper, &mut self.outbox);
@@ -226,18 +237,21 @@ impl Transfers {
         self.outbox.messages.pop_front().map(|(to, message)| (to, Message::Snapshot(message)))
     }
 
-    /// The next thing that the engine must know. To be asked after [`Transfers::next_out`] has given everything: the sender
-    /// should hear that its snapshot has arrived before this node goes away to open it.
+    /// The next thing that the engine must know. To be asked after [`Transfers::next_out`] has given
+    /// everything: the sender should hear that its snapshot has arrived before this node goes away to open
+    /// it.
     pub fn next_outcome(&mut self) -> Option<Outcome> {
         self.outbox.outcomes.pop_front()
     }
 
-    /// The log must not be let go beyond this index: somebody is, or was just, sent the snapshot there, and will go on behind it.
+    /// The log must not be let go beyond this index: somebody is, or was just, sent the snapshot there, and
+    /// will go on behind it.
     pub fn keep_log_from(&self, now_ns: u64) -> Option<u64> {
         self.sendings.keep_log_from(now_ns)
     }
 
-    /// How the snapshot's transfer to a node stands, in words for an operator; `None`: none is being sent to it.
+    /// How the snapshot's transfer to a node stands, in words for an operator; `None`: none is being sent to
+    /// it.
     pub fn state(&self, to: u8) -> Option<String> {
         self.sendings.state(to)
     }

@@ -1,9 +1,10 @@
 //! The receiver's side.
 //!
-//! Owns the one transfer that this node takes part in as a receiver: there is one leader, and one state to be replaced.
-//! Never takes a chunk that does not follow what it has, and never more of them than a window while the disk is busy. It
-//! stays correct because the file is compared as a whole before it counts, so that all this part has to get right is
-//! when to begin and when to give up. What came stays when the link is lost: the same offer by the same node goes on there.
+//! Owns the one transfer that this node takes part in as a receiver: there is one leader, and one state to be
+//! replaced. Never takes a chunk that does not follow what it has, and never more of them than a window while
+//! the disk is busy. It stays correct because the file is compared as a whole before it counts, so that all
+//! this part has to get right is when to begin and when to give up. What came stays when the link is lost:
+//! the same offer by the same node goes on there.
 
 use super::worker::{Done, Job, TransferWorker};
 use super::{
@@ -87,8 +88,9 @@ impl Receivings {
         if let Some(why) = objection(offer, standing) {
             return outbox.stop(offer.from, offer.index, why);
         }
-        // A node whose state contains the snapshot says that it has all of it. A refusal would count as a failed transfer: the
-        // leader's progress for this node would stay below the leader's log, and Raft would ask for the snapshot for ever.
+        // A node whose state contains the snapshot says that it has all of it. A refusal would count as a
+        // failed transfer: the leader's progress for this node would stay below the leader's log, and Raft
+        // would ask for the snapshot for ever.
         let contained = offer.index <= standing.commit;
         if contained || self.in_place.is_some_and(|have| have.is_same_file(offer)) {
             return outbox.send(offer.from, want(offer.index, offer.bytes));
@@ -159,7 +161,8 @@ impl Receivings {
         // One that comes while the file is being created is written behind that: the helper keeps the order.
         let takes = current.stage != Stage::Finishing && current.writing < WINDOW_CHUNKS_MAX;
         if !takes || offset != current.queued {
-            // Sent twice since our answer was lost, or behind one that was lost itself. Who is busy tells it soon anyway.
+            // Sent twice since our answer was lost, or behind one that was lost itself. Who is busy tells it
+            // soon anyway.
             if !current.is_busy() {
                 current.tell(now_ns, outbox);
             }
@@ -316,7 +319,8 @@ fn objection(offer: &Offer, standing: &Standing) -> Option<String> {
     impossible.then(|| format!("a file of {} bytes cannot be", offer.bytes))
 }
 
-/// Asks for what follows `offset`; at the file's end it says that this node needs nothing of the file any more.
+/// Asks for what follows `offset`; at the file's end it says that this node needs nothing of the file any
+/// more.
 fn want(index: u64, offset: u64) -> SnapshotMessage {
     SnapshotMessage::Want { index, offset }
 }

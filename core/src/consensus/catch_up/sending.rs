@@ -1,9 +1,10 @@
 //! The sender's side.
 //!
-//! Owns one record per node that needs a snapshot: the open file, how far the receiver has acknowledged it, how much is
-//! in flight. Never has more in flight than a window, which grows while chunks are acknowledged about as soon as the first
-//! one was, and shrinks when they take longer: then they stand in a queue somewhere, and a heartbeat would stand behind
-//! them. It stays correct because all it believes of the receiver is a position within the file, from which it sends.
+//! Owns one record per node that needs a snapshot: the open file, how far the receiver has acknowledged it,
+//! how much is in flight. Never has more in flight than a window, which grows while chunks are acknowledged
+//! about as soon as the first one was, and shrinks when they take longer: then they stand in a queue
+//! somewhere, and a heartbeat would stand behind them. It stays correct because all it believes of the
+//! receiver is a position within the file, from which it sends.
 
 use super::worker::{Done, Job, TransferWorker};
 use super::{
@@ -137,7 +138,8 @@ impl Sendings {
             tracing::info!("node {from} has the snapshot at index {index}: {} bytes", flow.bytes);
             self.failed.remove(&from);
             let before = self.arrived.insert(from, (index, now_ns + LOG_KEEP_NS));
-            // A receiver that says so again, and yet takes no entry behind the snapshot, costs one offer in each pause.
+            // A receiver that says so again, and yet takes no entry behind the snapshot, costs one offer in
+            // each pause.
             let again = before.is_some_and(|(arrived, _)| arrived == index);
             sending.over(index, true, if again { now_ns + PAUSE_NS } else { now_ns }, helper);
             self.tell_ended(now_ns, outbox);
@@ -386,7 +388,8 @@ impl Flow {
         }
         let known = self.acked.is_some_and(|acked| (acked..=self.next).contains(&offset));
         if !known {
-            // The first answer, one that follows a second start of sending, or a receiver that lost what it had.
+            // The first answer, one that follows a second start of sending, or a receiver that lost what it
+            // had.
             self.go_back(offset);
             return;
         }

@@ -1,5 +1,5 @@
-//! Two or more nodes and the line between them, in virtual time: links that break, disks that fill up, messages that nobody
-//! should have sent.
+//! Two or more nodes and the line between them, in virtual time: links that break, disks that fill up,
+//! messages that nobody should have sent.
 
 use super::*;
 use crate::peers::message::SnapshotMessage as M;
@@ -364,7 +364,8 @@ fn offers_that_are_stale_foreign_or_of_no_use_are_refused() {
     }
 }
 
-/// A slow disk has the receiver say that it lives, which draws a chunk: dropped, it would be missed for [`RESEND_NS`].
+/// A slow disk has the receiver say that it lives, which draws a chunk: dropped, it would be missed for
+/// [`RESEND_NS`].
 #[test]
 fn a_chunk_that_comes_while_the_file_is_being_created_is_not_sent_again() {
     let mut net = Net::new(2);
@@ -411,7 +412,8 @@ fn a_deposed_leader_does_not_go_on_and_the_new_one_begins_anew() {
     assert_eq!(has(&net.disk(3)), [100]);
 }
 
-/// Refused, such an offer would be made again for ever: the leader's progress for the node would never rise to its log.
+/// Refused, such an offer would be made again for ever: the leader's progress for the node would never rise
+/// to its log.
 #[test]
 fn a_receiver_whose_state_contains_the_snapshot_says_that_it_has_all_of_it() {
     for commit in [100, 101] {

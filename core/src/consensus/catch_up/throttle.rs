@@ -1,10 +1,11 @@
 //! How fast nodes that are far behind are fed.
 //!
-//! Owns what the leader would read of the log or send of a snapshot, until it may; and how long its commits take, usually and while
-//! it feeds: disk, network and cores are shared with those who write. Never holds back what is new, nor
-//! anything where nobody writes. It stays correct because everything that is fed is asked for again if it does not come; bounded
-//! by what may be on its way, here or not; and it ends, because the floor is a multiple of what is written meanwhile, and because
-//! commits that stay slow at the floor are slow for another reason, to which it gets used.
+//! Owns what the leader would read of the log or send of a snapshot, until it may; and how long its commits
+//! take, usually and while it feeds: disk, network and cores are shared with those who write. Never holds
+//! back what is new, nor anything where nobody writes. It stays correct because everything that is fed is
+//! asked for again if it does not come; bounded by what may be on its way, here or not; and it ends, because
+//! the floor is a multiple of what is written meanwhile, and because commits that stay slow at the floor are
+//! slow for another reason, to which it gets used.
 
 use crate::consensus::raft::Fetch;
 use crate::consensus::raft::cold_entries::FETCH_BYTES_MAX;
@@ -31,7 +32,8 @@ const STUCK_NS: u64 = 1_000_000_000;
 const ECHO_NS: u64 = 1_000_000_000;
 /// Judgements in which a leader gets used to commits that stay slow at the floor: some seconds under load.
 const USED_TO: u64 = 64;
-/// Bytes by which those who are fed from the log and those who are sent a snapshot may differ before the others have their turn.
+/// Bytes by which those who are fed from the log and those who are sent a snapshot may differ before the
+/// others have their turn.
 const AHEAD_BYTES: i64 = FETCH_BYTES_MAX as i64;
 /// Over which time writes are counted.
 const COUNTED_NS: u64 = 1_000_000_000;
@@ -41,7 +43,8 @@ const COUNTED_NS: u64 = 1_000_000_000;
 pub(in crate::consensus) struct CatchUpThrottle {
     fetches: VecDeque<Fetch>,
     chunks: VecDeque<(u8, Message)>,
-    /// Bytes that the log's ranges had more than the chunks, as far as it matters: they share the pace in equal parts.
+    /// Bytes that the log's ranges had more than the chunks, as far as it matters: they share the pace in
+    /// equal parts.
     ahead: i64,
     pace: Pace,
 }
@@ -60,8 +63,9 @@ impl CatchUpThrottle {
         }
     }
 
-    /// Another term, or another part in it: what was proposed may never be applied, and what is usual is to be learned. What was to be sent of a snapshot
-    /// is another leader's concern; ranges of the log go back to the group, which knows.
+    /// Another term, or another part in it: what was proposed may never be applied, and what is usual is to
+    /// be learned. What was to be sent of a snapshot is another leader's concern; ranges of the log go back
+    /// to the group, which knows.
     pub(in crate::consensus) fn restart(&mut self) {
         self.pace = Pace::default();
         self.chunks.clear();
@@ -73,8 +77,9 @@ impl CatchUpThrottle {
         self.fetches.push_back(fetch);
     }
 
-    /// Takes what is a part of a snapshot, until it may be sent; what else a transfer says comes back, to be sent at once. What is
-    /// sent again while it waits is not kept twice, and nothing of a file that is not sent any more.
+    /// Takes what is a part of a snapshot, until it may be sent; what else a transfer says comes back, to be
+    /// sent at once. What is sent again while it waits is not kept twice, and nothing of a file that is not
+    /// sent any more.
     pub(in crate::consensus) fn chunk(&mut self, to: u8, message: Message) -> Option<Message> {
         let Some((index, offset)) = place(&message) else {
             if matches!(message, Message::Snapshot(SnapshotMessage::Stop { .. })) {
@@ -248,8 +253,8 @@ mod tests {
     const MS: u64 = 1_000_000;
     const FETCH_BYTES: u64 = 1 << 20;
 
-    /// A leader that proposes a batch of `bytes` each ms, of which each takes `took_ns`, and somebody who is behind by more than
-    /// there is time for. Gives the bytes per second that he is fed in `ms` milliseconds.
+    /// A leader that proposes a batch of `bytes` each ms, of which each takes `took_ns`, and somebody who is
+    /// behind by more than there is time for. Gives the bytes per second that he is fed in `ms` milliseconds.
     fn fed(feed: &mut CatchUpThrottle, from_ms: u64, ms: u64, bytes: u64, took_ns: u64) -> u64 {
         let (mut fed, mut now_ns) = (0, from_ms * MS);
         for _ in 0..ms {

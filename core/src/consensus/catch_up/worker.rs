@@ -1,9 +1,10 @@
 //! The helper: everything of a transfer that touches a disk.
 //!
-//! Owns one thread, the file that is being received, and the queues between the thread and the core. Never decides
-//! anything: it does one job after the other and tells how each ended. It stays correct because jobs carry the number of
-//! their transfer, so that what is late is recognised, and because a received file is dropped, which removes it, unless it
-//! was finished. For the simulation the same jobs run at once, on the caller's thread.
+//! Owns one thread, the file that is being received, and the queues between the thread and the core. Never
+//! decides anything: it does one job after the other and tells how each ended. It stays correct because jobs
+//! carry the number of their transfer, so that what is late is recognised, and because a received file is
+//! dropped, which removes it, unless it was finished. For the simulation the same jobs run at once, on the
+//! caller's thread.
 
 use super::{CHUNK_BYTES, SENDINGS_MAX, WINDOW_CHUNKS_MAX};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -16,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Jobs that wait for the thread: a window for each sending and for what is received, and some that begin and end
-/// them. One more is refused, and the transfer sends again or fails.
+/// Jobs that wait for the thread: a window for each sending and for what is received, and some that begin and
+/// end them. One more is refused, and the transfer sends again or fails.
 const JOBS_MAX: usize = (SENDINGS_MAX + 1) * (WINDOW_CHUNKS_MAX + 4);
 
 /// Niceness of the thread: below whatever serves clients, above checkpoints, since somebody waits for it.
@@ -88,7 +89,8 @@ impl TransferWorker {
         let (news, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (told, stopped) = (news.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("paddock-transfer".to_owned()).spawn(move || {
-            // On Linux this is the weight of the calling thread alone. Without it transfers are only less polite.
+            // On Linux this is the weight of the calling thread alone. Without it transfers are only less
+            // polite.
             if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
                 tracing::debug!("the transfer thread keeps its weight: {error}");
             }

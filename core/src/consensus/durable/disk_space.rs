@@ -1,30 +1,40 @@
-//! Who has room on its disk, and what follows when too few have.
+//! Free space on the disks of all nodes, and whether writes are stopped because too few voters have some.
 //!
-//! Owns what each node said of its own disk (when it changes, and again with each of its rounds), and whether writes are shut: so many voters
-//! have no room that nothing can be made durable on a majority. While they are, a command that was never handed to anybody is
-//! refused at once, on every node, as a standalone server refuses it; what the leader took and did not propose is given back to its
-//! node, which refuses it then; what may have been ordered is waited for, for [`UNDECIDED_NS`], and then its connection is closed.
-//! Never stops reads: rounds need no disk. It stays correct because only the leader judges, from what it hears itself, and the others take its
-//! word for no longer than its term; a wrong judgement refuses a write that could have been done, never answers one that was.
+//! Owns each node's last disk report, and the leader's judgement. A node reports when its disk fills up or
+//! has room again, and with each of its rounds. Writes are stopped while so many voters have no room that
+//! nothing becomes durable on a majority. Then every node refuses at once a command that never left it. The
+//! leader returns what it took and did not propose, and the command's node refuses it. A command that may
+//! have been ordered waits for [`UNDECIDED_NS`](crate::consensus::config::UNDECIDED_NS); then its connection
+//! is closed.
 //!
-//! That nobody can order any more what comes back: earlier leaders cannot, since this one has applied an entry of its own term, and
-//! what is not in front of that is in no log that counts; this one has forgotten it, and takes nothing more of the node until that has
-//! answered, behind everything that it sent before; a later one only gets what the node still has, which is in the term in which it is told.
+//! Never stops reads: rounds need no disk.
+//!
+//! Correct because only the leader judges, from what it hears itself, and the other nodes take its judgement
+//! for no longer than its term. A wrong judgement refuses a write that could have been done. It never answers
+//! one that was ordered.
+//!
+//! A returned command can never commit later:
+//!
+//! - Earlier leaders cannot order it. This leader has applied an entry of its own term, so an older entry
+//!   that is not before that one is lost.
+//! - This leader dropped the command. It ignores forwards from the node until the node acknowledges the
+//!   return.
+//! - Later leaders receive only what the node still holds, in the term in which the node sends it.
 
 use crate::consensus::config::AWAY_PATIENCE_NS;
 use std::collections::BTreeMap;
 
-/// What a node said last.
+/// The last report of a node about its own disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct DiskReport {
     full: bool,
     at_ns: u64,
 }
 
-/// Writes are shut.
+/// A judgement of the leader that writes are stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct WritesStopped {
-    /// By the leader of this term.
+    /// Term of the leader that judged so.
     term: u64,
     since_ns: u64,
 }
@@ -34,28 +44,29 @@ struct WritesStopped {
 pub(in crate::consensus) struct DiskSpace {
     /// When the log of this node ran out of room; `None` while it has some.
     pub(in crate::consensus) own_full_since: Option<u64>,
-    /// Bounded by the node ids.
-    said: BTreeMap<u8, DiskReport>,
-    shut: Option<WritesStopped>,
-    /// On the leader, in this term: since when voters that are away are missing beside those without room.
+    /// Last report of each node with a link. Bounded by the node ids.
+    reports: BTreeMap<u8, DiskReport>,
+    stopped: Option<WritesStopped>,
+    /// On the leader, (term, time): when voters without a link first made up, with the full ones, too many
+    /// for a majority.
     missing: Option<(u64, u64)>,
-    /// What all were told last: that this node's disk is full; that it leads and writes are shut.
+    /// Last message to all nodes: (this disk is full, this node leads and writes are stopped).
     told: (bool, bool),
 }
 
-/// How many of the voters could log something now.
+/// Whether a majority of the voters could log something now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::consensus) enum RoomForMajority {
-    /// A majority, or so few without any full disk that it is not the disks that are missing.
+    /// A majority has room, or no disk is full and other things are missing.
     Enough,
-    /// A majority if those come back that are away, perhaps for a moment: a restart, a lost connection.
+    /// A majority has room once the voters without a link are back. They may be restarting.
     Missing,
-    /// Too few have room, whoever comes back.
+    /// Too many disks are full, even with every voter back.
     TooFew,
 }
 
 impl RoomForMajority {
-    /// Of so many voters, some full, some others away.
+    /// Counts `voters`, of which `full` have a full disk and `away` other ones have no link.
     pub(in crate::consensus) fn of(voters: usize, full: usize, away: usize) -> RoomForMajority {
         let majority = voters / 2 + 1;
         if full == 0 || voters - full - away >= majority {
@@ -69,44 +80,45 @@ impl RoomForMajority {
 }
 
 impl DiskSpace {
-    /// A node says whether its disk is full.
+    /// Takes the report of a node about its disk.
     pub(in crate::consensus) fn heard(&mut self, node: u8, full: bool, now_ns: u64) {
-        self.said.insert(node, DiskReport { full, at_ns: now_ns });
+        self.reports.insert(node, DiskReport { full, at_ns: now_ns });
     }
 
-    /// There is no link to the node any more.
+    /// Forgets the report of a node without a link.
     pub(in crate::consensus) fn link_down(&mut self, node: u8) {
-        self.said.remove(&node);
+        self.reports.remove(&node);
     }
 
-    /// Since when writes are shut.
+    /// When writes were stopped, ns; `None` while they go on.
     pub(in crate::consensus) fn writes_stopped_since(&self) -> Option<u64> {
-        self.shut.map(|shut| shut.since_ns)
+        self.stopped.map(|stopped| stopped.since_ns)
     }
 
     /// Whether the node has said that its disk is full.
     pub(in crate::consensus) fn is_full(&self, node: u8) -> bool {
-        self.said.get(&node).is_some_and(|word| word.full)
+        self.reports.get(&node).is_some_and(|report| report.full)
     }
 
-    /// Whether the node has said later than `since_ns` that it has room: disks of the same size fill up at the same time, and
-    /// what it said before may have been its last word before that.
+    /// Whether the node has reported room later than `since_ns`. Disks of the same size fill up at the same
+    /// time. An earlier report may be the last one before that disk filled up too.
     pub(in crate::consensus) fn has_room_since(&self, node: u8, since_ns: u64) -> bool {
-        self.said.get(&node).is_some_and(|word| !word.full && word.at_ns > since_ns)
+        self.reports.get(&node).is_some_and(|report| !report.full && report.at_ns > since_ns)
     }
 
-    /// The judgement of `term`. What waits in the shards' rings is refused or taken with the next look into them.
+    /// Takes the judgement of the leader of `term`. Commands in the shards' rings are refused or taken in the
+    /// next turn.
     pub(in crate::consensus) fn judge(&mut self, shut: bool, term: u64, now_ns: u64) {
-        let since_ns = self.shut.map_or(now_ns, |shut| shut.since_ns);
-        self.shut = shut.then_some(WritesStopped { term, since_ns });
+        let since_ns = self.stopped.map_or(now_ns, |stopped| stopped.since_ns);
+        self.stopped = shut.then_some(WritesStopped { term, since_ns });
     }
 
     /// On a node that does not lead: whether the leader of `term` says that writes are shut.
     pub(in crate::consensus) fn is_shut_by(&self, term: u64) -> bool {
-        self.shut.is_some_and(|shut| shut.term == term)
+        self.stopped.is_some_and(|stopped| stopped.term == term)
     }
 
-    /// Notes what all nodes are told now; whether that is news.
+    /// Notes what all nodes are told now. Returns whether it differs from what they were told last.
     pub(in crate::consensus) fn is_news(&mut self, full: bool, shut: bool) -> bool {
         std::mem::replace(&mut self.told, (full, shut)) != (full, shut)
     }
@@ -116,8 +128,8 @@ impl DiskSpace {
         self.missing = None;
     }
 
-    /// On the leader of `term`, in whose two halves of the voters (one of them empty, mostly) so many are able: whether nothing is made
-    /// durable any more, for good or for too long.
+    /// On the leader of `term`: whether nothing becomes durable on a majority any more, for good or for too
+    /// long. `able` has one value for each half of a joint membership; outside a change one half is empty.
     pub(in crate::consensus) fn is_hopeless(
         &mut self,
         able: [RoomForMajority; 2],
@@ -131,15 +143,15 @@ impl DiskSpace {
             self.missing = None;
             return false;
         }
-        // What an earlier term of this leader had to wait for is over.
+        // A wait of an earlier term of this leader does not count.
         let since_ns = self.missing.filter(|(of, _)| *of == term).map_or(now_ns, |(_, since_ns)| since_ns);
         self.missing = Some((term, since_ns));
         now_ns.saturating_sub(since_ns) >= AWAY_PATIENCE_NS
     }
 
-    /// Nodes that have said that their disks are full.
+    /// Nodes whose last report is a full disk.
     pub(in crate::consensus) fn full_nodes(&self) -> impl Iterator<Item = u8> {
-        self.said.iter().filter(|(_, word)| word.full).map(|(node, _)| *node)
+        self.reports.iter().filter(|(_, report)| report.full).map(|(node, _)| *node)
     }
 }
 
@@ -149,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_voter_that_is_away_is_waited_for_and_full_disks_alone_are_not() {
-        assert_eq!(RoomForMajority::of(3, 0, 2), RoomForMajority::Enough, "that is no matter of disks");
+        assert_eq!(RoomForMajority::of(3, 0, 2), RoomForMajority::Enough, "no disk is full");
         assert_eq!(RoomForMajority::of(3, 1, 0), RoomForMajority::Enough);
         assert_eq!(RoomForMajority::of(3, 1, 1), RoomForMajority::Missing);
         assert_eq!(
@@ -167,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_from_before_the_own_disk_was_full_is_no_word() {
+    fn a_report_from_before_this_disk_was_full_does_not_count() {
         let mut room = DiskSpace::default();
         room.heard(2, false, 100);
         assert!(!room.has_room_since(2, 100) && room.has_room_since(2, 99) && !room.is_full(2));
@@ -178,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_waits_anew_for_who_is_away_when_it_leads_again() {
+    fn a_leader_that_leads_again_waits_again_for_voters_without_a_link() {
         let mut room = DiskSpace::default();
         let of_one = |able| [able, RoomForMajority::Enough];
         assert!(!room.is_hopeless(of_one(RoomForMajority::Missing), 1, 100));

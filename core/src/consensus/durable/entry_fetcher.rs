@@ -1,8 +1,9 @@
-//! Reads ranges of the log that are not in memory any more, off the core.
+//! Reads of log entries that are not in memory any more, off the core.
 //!
-//! Owns a thread of its own, started when it is first needed, and what it has read until it is fetched. Never touches the
-//! group: ranges come as [`Fetch`] and go back to it by the core. It stays correct because it reads only what is
-//! durable and applied, which nobody changes any more; and bounded because the group has only so many ranges out.
+//! Owns a thread, started with the first request, and the results until the core takes them. Never names
+//! Raft: ranges come as [`Fetch`], and the core hands the results back. Correct because a fetch reads only
+//! entries that are durable and applied, which never change. Bounded because Raft has only so many fetches
+//! under way.
 
 use crate::consensus::durable::journal::loaded;
 use crate::consensus::raft::{Fetch, LogEntry};
@@ -12,13 +13,13 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-/// Tells the core that something was read.
+/// Wakes the core after a read.
 pub(in crate::consensus) type Wake = Box<dyn Fn() + Send>;
 
 /// See the module doc.
 pub(in crate::consensus) struct EntryFetcher {
     reader: LogReader,
-    /// Until the thread is started; `None` in a node without threads.
+    /// Taken when the thread starts.
     wake: Option<Wake>,
     thread: Option<Running>,
     inline: bool,
@@ -32,12 +33,12 @@ struct Running {
 }
 
 impl EntryFetcher {
-    /// Reads from `reader`: on a thread that calls `wake`, or, `inline`, when asked.
+    /// Reads from `reader` on a thread that calls `wake`. With `inline` the caller's thread reads at once.
     pub(in crate::consensus) fn new(reader: LogReader, inline: bool, wake: Wake) -> Self {
         Self { reader, wake: Some(wake), thread: None, inline, done: VecDeque::new() }
     }
 
-    /// Begins a read. Its end comes in any case: without entries where it failed.
+    /// Begins a read. A read that fails ends without entries.
     pub(in crate::consensus) fn request(&mut self, fetch: Fetch) {
         if self.inline {
             let entries = read(&self.reader, fetch);
@@ -55,13 +56,13 @@ impl EntryFetcher {
         }
     }
 
-    /// The next read that has ended.
+    /// The next read that has ended, with its entries.
     pub(in crate::consensus) fn take(&mut self) -> Option<(Fetch, Vec<LogEntry>)> {
         self.collect();
         self.done.pop_front()
     }
 
-    /// Whether one has ended.
+    /// Whether a read has ended.
     pub(in crate::consensus) fn has_news(&mut self) -> bool {
         self.collect();
         !self.done.is_empty()
@@ -107,7 +108,8 @@ impl Drop for EntryFetcher {
 
 fn read(reader: &LogReader, fetch: Fetch) -> Vec<LogEntry> {
     match reader.read_range(fetch.low, fetch.high, fetch.bytes_max) {
-        // Copies: a map would be read from the disk on the core's thread, and keep its segment from being recycled.
+        // Copies: a map would be read from the disk on the core's thread, and keep its segment from being
+        // recycled.
         Ok(entries) => entries
             .into_iter()
             .map(|mut e| {

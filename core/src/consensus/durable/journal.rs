@@ -1,10 +1,13 @@
-//! What Raft gives out to be made durable, on its way into the log.
+//! Records that Raft wants durable, on their way into the log.
 //!
-//! Owns the log and the order in which drains of the group become durable. Never waits: the log's own thread writes
-//! and syncs. It stays correct because a drain counts as persisted only when its last record and all before it are
-//! durable, and because records that the log refused (its queue or the disk is full) are handed over again, first,
-//! before any later ones: nothing Raft has seen is ever skipped. What waits is bounded by the records that Raft gives out, however many
-//! drains have none.
+//! Owns the log and the order in which Raft's drains become durable.
+//!
+//! Never waits: the log's own thread writes and syncs.
+//!
+//! Correct because a drain counts as persisted only when its last record and all records before it are
+//! durable. The log refuses records when its queue or the disk is full. They are handed over again before any
+//! later ones, so none is skipped. Raft bounds the records that wait. Drains without a record take no place
+//! of their own.
 
 use crate::consensus::raft::{Effects, EntryKind, LogEntry, Vote};
 use crate::sim::{Mutation, mutated};
@@ -20,18 +23,18 @@ pub(in crate::consensus) const KIND_MEMBERSHIP: u8 = 1;
 /// See the module doc.
 pub(in crate::consensus) struct Journal {
     log: Log,
-    /// Refused, in order, with the numbers of their drains.
+    /// Refused records in order, with the numbers of their drains.
     refused: VecDeque<(u64, Vec<Record>)>,
-    /// Taken and not durable yet.
+    /// Drains that the log took and that are not durable yet, with the tickets of their last records.
     taken: VecDeque<(u64, Ticket)>,
     last_ticket: Ticket,
-    /// As of the last [`Journal::poll`] and the last [`Journal::look`].
+    /// The durable ticket at the last [`Journal::poll`], and the state at the last [`Journal::look`].
     seen: (Ticket, State),
     /// Payload bytes handed over since the last [`Journal::take_bytes`].
     bytes: u64,
-    /// The index of commit that was recorded last.
+    /// The commit index that was recorded last.
     noted: u64,
-    /// Where the log begins since it was last let go.
+    /// First index of the log after a truncation that Raft has not heard of.
     truncated: Option<u64>,
 }
 
@@ -51,8 +54,8 @@ impl Journal {
         }
     }
 
-    /// Hands over what a drain wants to be durable. `applied` is what is known to be committed, and recorded where that is
-    /// worth it: never more, since a record of it may survive a crash that takes the entries behind it.
+    /// Hands over the records of a drain. `applied` is recorded as the commit index where a record is due. A
+    /// higher index must not be recorded: the record may survive a crash that takes the entries behind it.
     pub(in crate::consensus) fn append(&mut self, effects: &mut Effects, applied: u64) {
         let note = effects.note.filter(|_| applied > self.noted);
         let vote = effects.vote.or(note).map(|v| {
@@ -65,7 +68,8 @@ impl Journal {
         });
         let records: Vec<Record> = vote.into_iter().chain(entries).collect();
         match self.refused.back_mut() {
-            // A disk without room refuses for days, while rounds are confirmed: what has nothing to write takes no place of its own.
+            // A full disk may refuse for days, while rounds produce drains. A drain without records takes no
+            // place of its own.
             Some((number, _)) if records.is_empty() => *number = effects.number,
             Some(_) => self.refused.push_back((effects.number, records)),
             None => {
@@ -74,7 +78,8 @@ impl Journal {
         }
     }
 
-    /// Hands refused records over again, and tells the newest drain that is durable with all before it.
+    /// Hands refused records over again. Returns the newest drain that is durable together with all drains
+    /// before it.
     pub(in crate::consensus) fn poll(&mut self) -> Option<u64> {
         while let Some((number, records)) = self.refused.pop_front() {
             if !self.hand_over(number, records) {
@@ -97,19 +102,19 @@ impl Journal {
         newest
     }
 
-    /// Whether the log takes entries, and if not, why.
+    /// The state of the log: whether it takes entries, and if not, why.
     pub(in crate::consensus) fn look(&mut self) -> &State {
         self.seen.1 = self.log.state();
         &self.seen.1
     }
 
-    /// Whether the log had no room for entries when it was last looked at.
+    /// Whether the log had no room at the last [`Journal::look`].
     pub(in crate::consensus) fn was_full(&self) -> bool {
         matches!(self.seen.1, State::WritesStopped { .. })
     }
 
-    /// Whether [`Journal::poll`] or [`Journal::look`] would tell something: the log has got on since, or a drain with nothing to write stands
-    /// behind records that were durable before it came.
+    /// Whether [`Journal::poll`] or [`Journal::look`] would return something new. That is so when the log has
+    /// moved on since, and when a drain without records follows records that are durable already.
     pub(in crate::consensus) fn has_news(&self) -> bool {
         let durable = self.log.durable().ticket;
         durable != self.seen.0
@@ -117,27 +122,27 @@ impl Journal {
             || self.taken.front().is_some_and(|(_, ticket)| *ticket <= durable)
     }
 
-    /// Whether it has none now.
+    /// Whether the log has no room now.
     pub(in crate::consensus) fn is_full(&self) -> bool {
         matches!(self.log.state(), State::WritesStopped { .. })
     }
 
-    /// Whether [`Journal::flush`] has something to do: records wait, or a full disk is to be asked again.
+    /// Whether [`Journal::flush`] has something to do: records wait, or a full disk may have room again.
     pub(in crate::consensus) fn wants_flush(&self) -> bool {
         self.is_behind() || matches!(self.log.state(), State::WritesStopped { .. })
     }
 
-    /// Where nobody else does it: writes and syncs what waits.
+    /// Writes and syncs what waits. Only for a log without a thread of its own.
     pub(in crate::consensus) fn flush(&mut self) {
         self.log.flush_turn();
     }
 
-    /// Whether something handed over is not durable yet.
+    /// Whether a record that was handed over is not durable yet.
     pub(in crate::consensus) fn is_behind(&self) -> bool {
         !self.taken.is_empty() || !self.refused.is_empty()
     }
 
-    /// Whether the log refused something that it has not taken since.
+    /// Whether refused records wait to be handed over again.
     pub(in crate::consensus) fn is_refusing(&self) -> bool {
         !self.refused.is_empty()
     }
@@ -147,18 +152,18 @@ impl Journal {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Nobody needs entries up to `index` any more: two snapshots contain them.
+    /// Truncates the log behind `index`: two snapshots contain the entries up to there.
     pub(in crate::consensus) fn forget(&mut self, index: u64) {
         self.log.truncate_prefix(index + 1);
         self.truncated = Some(index + 1);
     }
 
-    /// Where the log begins, if that has changed since the last call.
+    /// First index of the log, if it has changed since the last call.
     pub(in crate::consensus) fn take_truncated(&mut self) -> Option<u64> {
         self.truncated.take()
     }
 
-    /// `false`: refused, and kept at the front.
+    /// Returns `false` if the log refused the records. They stay at the front of the queue then.
     fn hand_over(&mut self, number: u64, records: Vec<Record>) -> bool {
         if records.is_empty() {
             match self.taken.back_mut() {
@@ -175,7 +180,7 @@ impl Journal {
             }
             Err(refused) => {
                 if let Refusal::TooLarge { .. } = refused.why {
-                    // The intake bounds a batch by what the log takes; beyond it there is no way on.
+                    // Submissions bound a batch by the largest entry of the log, so this is a defect.
                     tracing::error!("{}; the node will not get past this entry", refused.why);
                 }
                 self.refused.push_front((number, refused.records));
@@ -189,7 +194,7 @@ fn hard_state(vote: Vote, commit: u64) -> HardState {
     HardState { term: vote.term, vote: vote.node, commit }
 }
 
-/// What the log holds, as the group sees it.
+/// An entry of the log in the form that Raft takes.
 pub(in crate::consensus) fn loaded(e: Entry) -> LogEntry {
     let kind = if e.kind == KIND_BATCH { EntryKind::Batch } else { EntryKind::Membership };
     LogEntry { index: e.index, term: e.term, kind, payload: e.data }

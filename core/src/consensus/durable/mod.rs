@@ -1,8 +1,8 @@
 //! The way into the log and out of it.
 //!
-//! Owns the journal of what must become durable, the reader of old entries, and what is known of free space on the disks of all nodes.
-//! Never waits for a disk. Correct because the log tells in order what is durable, and because a full disk refuses entries before
-//! Raft counts them.
+//! Owns the journal of records that must become durable, the fetcher of old entries, and the disk reports of
+//! all nodes. Never waits for a disk. Correct because the log reports in order what is durable, and because a
+//! full disk refuses entries before Raft counts them.
 
 pub(super) mod disk_space;
 pub(super) mod entry_fetcher;

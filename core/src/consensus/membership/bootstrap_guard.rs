@@ -1,18 +1,19 @@
 //! Whether a node that has nothing may take part in founding an ensemble.
 //!
-//! Owns that judgement and what operators are told of it. Never looks at a link and never ends an election: it says whether this
-//! node may stand for one, and whether it counts votes with others that have nothing either. An empty data directory looks the
-//! same at a first start and after the loss of a disk, and where a majority of the disks is lost Raft's majority is one of nodes
-//! that remember nothing. It stays correct because of two rules:
+//! Owns that judgement and what operators are told of it. Never looks at a link and never ends an election:
+//! it says whether this node may stand for one, and whether it counts votes with others that have nothing
+//! either. An empty data directory looks the same at a first start and after the loss of a disk, and where a
+//! majority of the disks is lost Raft's majority is one of nodes that remember nothing. It stays correct
+//! because of two rules:
 //!
-//! - While a configured server is known to belong to an ensemble, or to have data, or to be at odds with this one about who
-//!   belongs together, this node founds nothing. That one of them cannot be reached *any more* changes nothing: only
-//!   itself, met again without data, or a new start of this node does.
-//! - Whom this node has not met since its start gets [`FOUNDING_GRACE_NS`], and all the time that it needs while it takes
-//!   connections: it may be reading its data. Only then is a majority enough.
+//! - While a configured server is known to belong to an ensemble, or to have data, or to be at odds with this
+//!   one about who belongs together, this node founds nothing. That one of them cannot be reached *any more*
+//!   changes nothing: only itself, met again without data, or a new start of this node does.
+//! - Whom this node has not met since its start gets [`FOUNDING_GRACE_NS`], and all the time that it needs
+//!   while it takes connections: it may be reading its data. Only then is a majority enough.
 //!
-//! None of it concerns a node that has an entry of a log: there Raft alone decides. And votes for somebody who has a log are given
-//! at all times: he is elected only by those who know each other's data directories.
+//! None of it concerns a node that has an entry of a log: there Raft alone decides. And votes for somebody
+//! who has a log are given at all times: he is elected only by those who know each other's data directories.
 
 use crate::consensus::raft::codec;
 use crate::peers::config::{BACKOFF_MAX_NS, HANDSHAKE_NS, PATIENCE_NS};
@@ -20,8 +21,8 @@ use crate::peers::message::RaftMessage;
 use crate::peers::{Contact, Refusal};
 use std::fmt;
 
-/// How long a node without data waits for servers that it has not met since its start: for whichever of both dials, one dial that takes
-/// as long as it may, and the longest pause before it.
+/// How long a node without data waits for servers that it has not met since its start: for whichever of both
+/// dials, one dial that takes as long as it may, and the longest pause before it.
 pub(in crate::consensus) const FOUNDING_GRACE_NS: u64 = 5_000_000_000;
 
 const _: () = assert!(FOUNDING_GRACE_NS >= HANDSHAKE_NS + BACKOFF_MAX_NS + PATIENCE_NS);
@@ -51,7 +52,8 @@ pub(in crate::consensus) struct BootstrapGuard {
 }
 
 impl BootstrapGuard {
-    /// `blank`: this node has no entry of a log. `others` are all servers that it is configured with, but for itself.
+    /// `blank`: this node has no entry of a log. `others` are all servers that it is configured with, but for
+    /// itself.
     pub(in crate::consensus) fn new(blank: bool, others: Vec<u8>) -> Self {
         let verdict = match blank {
             true if others.is_empty() => Verdict::Free,

@@ -1,24 +1,26 @@
 //! The steward: what the leader does about the membership.
 //!
-//! Owns the leader's view of who is here, who catches up and who still has to hear that it was removed, and draws from it and
-//! from the replicated membership the next step: one at a time. Never proposes, sends or applies anything: a step comes out
-//! of [`MembershipPlanner::turn`], and what became of it is seen in the replicated state. It stays correct because it keeps nothing that
-//! matters: a new leader's steward begins with an empty memory and goes on from what is replicated, and every step may come
-//! twice ([`crate::machine::MembershipCommand`]). That nobody votes who forgot something hangs on three rules:
+//! Owns the leader's view of who is here, who catches up and who still has to hear that it was removed, and
+//! draws from it and from the replicated membership the next step: one at a time. Never proposes, sends or
+//! applies anything: a step comes out of [`MembershipPlanner::turn`], and what became of it is seen in the
+//! replicated state. It stays correct because it keeps nothing that matters: a new leader's steward begins
+//! with an empty memory and goes on from what is replicated, and every step may come twice
+//! ([`crate::machine::MembershipCommand`]). That nobody votes who forgot something hangs on three rules:
 //!
-//! - a node with another data directory than the recorded one is not listened to ([`admits`]), on no node, until the change
-//!   that drops it from Raft's membership is done; but for what only a leader says, which it can be only where a majority has
-//!   applied that change;
-//! - a node gets a vote only as a learner that is caught up, and has what was committed when it came; and Raft knows nothing of it from an earlier life: it was dropped
-//!   in between;
+//! - a node with another data directory than the recorded one is not listened to ([`admits`]), on no node,
+//!   until the change that drops it from Raft's membership is done; but for what only a leader says, which it
+//!   can be only where a majority has applied that change;
+//! - a node gets a vote only as a learner that is caught up, and has what was committed when it came; and
+//!   Raft knows nothing of it from an earlier life: it was dropped in between;
 //! - a leader that shall not vote hands over before it changes the voters.
 //!
 //! # In the engine
 //!
-//! Tell it [`MembershipPlanner::link_up`] and [`MembershipPlanner::link_down`] as they come, [`MembershipPlanner::changed`] when an applied entry touched
-//! the membership, [`MembershipPlanner::rest`] in turns in which this node does not lead or is not ready to order; otherwise, if
-//! [`MembershipPlanner::is_due`], ask [`MembershipPlanner::turn`], and propose what it says. A proposal that failed needs no word. Before each turn's sleep:
-//! [`MembershipPlanner::deadline_ns`].
+//! Tell it [`MembershipPlanner::link_up`] and [`MembershipPlanner::link_down`] as they come,
+//! [`MembershipPlanner::changed`] when an applied entry touched the membership, [`MembershipPlanner::rest`]
+//! in turns in which this node does not lead or is not ready to order; otherwise, if
+//! [`MembershipPlanner::is_due`], ask [`MembershipPlanner::turn`], and propose what it says. A proposal that
+//! failed needs no word. Before each turn's sleep: [`MembershipPlanner::deadline_ns`].
 //!
 //! | part | does |
 //! |---|---|
@@ -41,19 +43,20 @@ use progress::Memory;
 use std::collections::BTreeMap;
 use wait_reason::Waiting;
 
-/// Entries by which a learner may be behind the commit index when it gets a vote, if it has what was committed when it came: a few
-/// ms of work at full load, so that commits do not wait for it.
+/// Entries by which a learner may be behind the commit index when it gets a vote, if it has what was
+/// committed when it came: a few ms of work at full load, so that commits do not wait for it.
 pub const PROMOTE_LAG_ENTRIES: u64 = 256;
 
-/// How long a joining node may make no progress before a reconfiguration goes on without it: several of its dials and
-/// an election.
+/// How long a joining node may make no progress before a reconfiguration goes on without it: several of its
+/// dials and an election.
 pub const CATCH_UP_STALL_NS: u64 = 5_000_000_000;
 
-/// How long a reconfiguration waits for joining nodes that do make progress; then the client hears NewConfigNoQuorum, or
-/// they get their votes later. Above it an operator adds them as observers first.
+/// How long a reconfiguration waits for joining nodes that do make progress; then the client hears
+/// NewConfigNoQuorum, or they get their votes later. Above it an operator adds them as observers first.
 pub const CATCH_UP_NS_MAX: u64 = 120_000_000_000;
 
-/// How long a removed node stays a learner after it has the entry that removes it: some heartbeats, which carry the commit.
+/// How long a removed node stays a learner after it has the entry that removes it: some heartbeats, which
+/// carry the commit.
 pub const TOLD_NS: u64 = 1_000_000_000;
 
 /// How long a removed node that cannot be reached stays a learner. Later its link is refused with the reason.
@@ -62,11 +65,12 @@ pub const LINGER_NS: u64 = 30_000_000_000;
 /// How often it looks while something is under way.
 pub const LOOK_NS: u64 = 100_000_000;
 
-/// How long a node that was heard from counts as present while its link stands: Raft forgets once each election timeout who
-/// was, and who is not there for that moment only must not make a reconfiguration fail.
+/// How long a node that was heard from counts as present while its link stands: Raft forgets once each
+/// election timeout who was, and who is not there for that moment only must not make a reconfiguration fail.
 pub const PRESENT_NS: u64 = 1_000_000_000;
 
-/// How long a step that shows no effect is waited for before it is taken again: proposals may be lost with a leader's term.
+/// How long a step that shows no effect is waited for before it is taken again: proposals may be lost with a
+/// leader's term.
 pub const RETRY_NS: u64 = 2_000_000_000;
 
 const _: () = assert!(LOOK_NS < PRESENT_NS && PRESENT_NS < CATCH_UP_STALL_NS);
@@ -138,8 +142,8 @@ struct Awaited {
 }
 
 impl MembershipPlanner {
-    /// For node `node`, whose data directory has `identity`. `configured` (empty on a standalone node) and the random number
-    /// `cluster` become the ensemble's if it has no members yet.
+    /// For node `node`, whose data directory has `identity`. `configured` (empty on a standalone node) and
+    /// the random number `cluster` become the ensemble's if it has no members yet.
     pub fn new(node: u8, identity: [u8; 16], cluster: [u8; 16], configured: BTreeMap<u8, Member>) -> Self {
         Self {
             node,
@@ -244,13 +248,14 @@ impl MembershipPlanner {
     }
 }
 
-/// Whether messages of Raft may go to and come from a node whose data directory has `identity`: not before the ensemble has
-/// adopted it, since the one before may have promised what this one does not know.
+/// Whether messages of Raft may go to and come from a node whose data directory has `identity`: not before
+/// the ensemble has adopted it, since the one before may have promised what this one does not know.
 pub fn admits(state: &MembershipState, node: u8, identity: &[u8; 16]) -> bool {
     !state.is_foreign(node, identity)
 }
 
-/// The batch of one command of the leader's. The caller fills in what goes into every batch: policy, time and stamp.
+/// The batch of one command of the leader's. The caller fills in what goes into every batch: policy, time and
+/// stamp.
 pub fn batch_of(command: &MembershipCommand, frame: Batch) -> Batch {
     let op = command.to_op();
     let command = Command {

@@ -1,9 +1,10 @@
 //! The next step.
 //!
-//! Owns the order of steps: a name for the ensemble, identities, nodes that lost their disk, the reconfiguration, and at last
-//! Raft's membership as the members say. Never takes a second one before the first is seen. It stays correct because each is
-//! drawn from the replicated state alone, so it does not matter which leader takes it, and because no step gives a vote
-//! to somebody who is behind or takes it where the rest would be no quorum.
+//! Owns the order of steps: a name for the ensemble, identities, nodes that lost their disk, the
+//! reconfiguration, and at last Raft's membership as the members say. Never takes a second one before the
+//! first is seen. It stays correct because each is drawn from the replicated state alone, so it does not
+//! matter which leader takes it, and because no step gives a vote to somebody who is behind or takes it where
+//! the rest would be no quorum.
 
 use super::{
     Act, CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, Membership, MembershipCommand, MembershipPlanner, Target, View,
@@ -55,8 +56,8 @@ impl MembershipPlanner {
         Some(Act::Order(MembershipCommand::Identify { node: *node, identity: *identity }))
     }
 
-    /// A member came back with another directory. It is dropped, so that Raft forgets how far the old one was, follows anew,
-    /// and gets its vote back when it is caught up.
+    /// A member came back with another directory. It is dropped, so that Raft forgets how far the old one
+    /// was, follows anew, and gets its vote back when it is caught up.
     fn adopt(&self, view: &View<'_>) -> Option<Act> {
         self.links.iter().find_map(|(&node, &identity)| {
             if node == self.node || !view.state.is_foreign(node, &identity) {
@@ -137,7 +138,8 @@ impl MembershipPlanner {
         }
     }
 
-    /// This leader shall not vote: one of those who shall leads on. If none of them votes yet, some get their votes first.
+    /// This leader shall not vote: one of those who shall leads on. If none of them votes yet, some get their
+    /// votes first.
     fn hand_over(&self, view: &View<'_>, wanted: &Members, voters: &[u64]) -> Option<Act> {
         let heirs = wanted.voters().filter(|node| view.raft.voters.contains(&u64::from(*node)));
         if let Some(heir) = self.farthest(view, heirs) {

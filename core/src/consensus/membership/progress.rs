@@ -1,7 +1,8 @@
 //! Who is present, ready, still moving, done with lingering.
 //!
-//! Owns what the leader remembers from look to look: how long ago a joining node moved, what was committed when a learner came, since
-//! when a removed node has the entry that removes it. Never decides anything. It stays correct because all of it may be forgotten: then waiting begins anew.
+//! Owns what the leader remembers from look to look: how long ago a joining node moved, what was committed
+//! when a learner came, since when a removed node has the entry that removes it. Never decides anything. It
+//! stays correct because all of it may be forgotten: then waiting begins anew.
 
 use super::{
     CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, LINGER_NS, MembershipPlanner, PRESENT_NS, PROMOTE_LAG_ENTRIES,
@@ -69,7 +70,8 @@ impl MembershipPlanner {
                 let matched = found.map_or(0, |p| p.matched);
                 let fresh = Advance { at_ns: view.now_ns, ..Advance::default() };
                 let advance = memory.catching_up.entry(node).or_insert(fresh);
-                // How far a snapshot on its way is, is not seen here: it counts as moving for as long as its link stands.
+                // How far a snapshot on its way is, is not seen here: it counts as moving for as long as its
+                // link stands.
                 let receives = found.is_some_and(|p| p.snapshot) && self.links.contains_key(&node);
                 if matched > advance.matched || receives || std::mem::take(&mut advance.moved) {
                     (advance.matched, advance.at_ns) = (matched, view.now_ns);
@@ -109,8 +111,9 @@ impl MembershipPlanner {
         last_ns.is_some_and(|at_ns| view.now_ns.saturating_sub(*at_ns) < PRESENT_NS)
     }
 
-    /// One that may get a vote, or leadership, without anybody having to wait for it. A short log may be nothing but the last
-    /// entries, and a snapshot be missing for all that: a learner has what was committed when it came.
+    /// One that may get a vote, or leadership, without anybody having to wait for it. A short log may be
+    /// nothing but the last entries, and a snapshot be missing for all that: a learner has what was committed
+    /// when it came.
     pub(super) fn is_ready(&self, view: &View<'_>, node: u8) -> bool {
         let came = self.memory.came.get(&u64::from(node)).copied().unwrap_or(0);
         let near =

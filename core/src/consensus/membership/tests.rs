@@ -1,7 +1,7 @@
 //! A node votes that forgot something, a change gets stuck, or a client never hears of it.
 //!
-//! The steward of whoever leads, the real machine, and Raft's arithmetic of memberships; only the progress of the others
-//! is told by the tests.
+//! The steward of whoever leads, the real machine, and Raft's arithmetic of memberships; only the progress of
+//! the others is told by the tests.
 
 use super::*;
 use crate::command::{Identity, Op, SEMANTICS, policy};

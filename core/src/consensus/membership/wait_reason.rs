@@ -1,8 +1,9 @@
 //! What the membership waits for, in words.
 //!
-//! Owns what an operator reads in the log and in `mntr` while a reconfiguration is under way, or a participant has no vote.
-//! Never decides anything. It stays correct because it is drawn from what the next step is drawn from, and holds nothing that
-//! grows while one waits: the same words are the same wait, and are said once.
+//! Owns what an operator reads in the log and in `mntr` while a reconfiguration is under way, or a
+//! participant has no vote. Never decides anything. It stays correct because it is drawn from what the next
+//! step is drawn from, and holds nothing that grows while one waits: the same words are the same wait, and
+//! are said once.
 
 use super::progress::progress;
 use super::{CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, MembershipPlanner, View};

@@ -1,9 +1,9 @@
 //! Raft's messages between the crate's form and ours, and which of a peer's are let in.
 //!
-//! Owns the translation, field by field, and the first look at what a peer says. Never gives anything from outside to
-//! protobuf, and never lets the crate see what would make it panic: it takes its peers for honest, we do not. It stays
-//! correct because only the kinds that followers and leaders exchange exist on the wire; proposals, read requests,
-//! snapshots and everything local have other ways.
+//! Owns the translation, field by field, and the first look at what a peer says. Never gives anything from
+//! outside to protobuf, and never lets the crate see what would make it panic: it takes its peers for honest,
+//! we do not. It stays correct because only the kinds that followers and leaders exchange exist on the wire;
+//! proposals, read requests, snapshots and everything local have other ways.
 
 use crate::consensus::raft::{EntryKind, LogEntry};
 use crate::members::NODE_MAX;
@@ -11,8 +11,8 @@ use crate::peers::message::{RaftEntry, RaftMessage};
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
-/// The largest term: beyond it a zxid, which carries the term in its upper half, would turn negative. One election
-/// in 300 ms takes twenty years to get there.
+/// The largest term: beyond it a zxid, which carries the term in its upper half, would turn negative. One
+/// election in 300 ms takes twenty years to get there.
 pub const TERM_MAX: u64 = (1 << 31) - 1;
 
 /// Kinds that travel.
@@ -55,7 +55,8 @@ pub(in crate::consensus) fn incoming(m: RaftMessage, to: u64) -> Option<Message>
         && (1..=u64::from(NODE_MAX)).contains(&m.from)
         && (1..=TERM_MAX).contains(&m.term)
         && (kind == MessageType::MsgAppend || m.entries.is_empty())
-        // Only the beginning of all logs has no term: the crate would take any place beyond a log's end for a match.
+        // Only the beginning of all logs has no term: the crate would take any place beyond a log's end for a
+        // match.
         && (kind != MessageType::MsgAppend || (m.index == 0) == (m.log_term == 0))
         && m.index < u64::MAX - m.entries.len() as u64
         && follows(&m);
@@ -75,7 +76,8 @@ pub(in crate::consensus) fn incoming(m: RaftMessage, to: u64) -> Option<Message>
         reject: m.reject,
         reject_hint: m.reject_hint,
         context: m.context.into(),
-        // Nobody here has a priority; one below zero would get a refusal that the crate cannot send in term 0.
+        // Nobody here has a priority; one below zero would get a refusal that the crate cannot send in term
+        // 0.
         priority: m.priority.max(0),
         ..Message::default()
     })
@@ -125,8 +127,8 @@ pub(in crate::consensus) fn log_entry(e: &Entry) -> LogEntry {
     LogEntry { index: e.index, term: e.term, kind, payload: payload.clone() }
 }
 
-/// What the crate sees of the log's entry. Ours rides in the context: the crate looks into the data of a change only
-/// when it is proposed.
+/// What the crate sees of the log's entry. Ours rides in the context: the crate looks into the data of a
+/// change only when it is proposed.
 pub(in crate::consensus) fn crate_entry(e: LogEntry) -> Entry {
     let (entry_type, data, context) = match e.kind {
         EntryKind::Batch => (EntryType::EntryNormal, e.payload, Bytes::new()),

@@ -1,9 +1,10 @@
 //! Entries that a peer who is behind needs and that are not in memory any more.
 //!
-//! Owns the requests for ranges of the log, and what came back until it is sent. Never reads the log itself: the ranges
-//! go out as [`Fetch`] and come back by [`Group::fetched`](crate::consensus::raft::Group::fetched). It stays correct because
-//! what lies below the window is applied, hence never superseded; and bounded because only so many ranges are out or
-//! kept at a time: who goes without asks again with his next heartbeat.
+//! Owns the requests for ranges of the log, and what came back until it is sent. Never reads the log itself:
+//! the ranges go out as [`Fetch`] and come back by
+//! [`Group::fetched`](crate::consensus::raft::Group::fetched). It stays correct because what lies below the
+//! window is applied, hence never superseded; and bounded because only so many ranges are out or kept at a
+//! time: who goes without asks again with his next heartbeat.
 
 use crate::consensus::raft::codec;
 use crate::consensus::raft::log_window::LogWindow;
@@ -12,7 +13,8 @@ use raft::RawNode;
 
 /// Bytes of one cold read: several append messages, so that a peer is fed without a pause between two reads.
 pub(in crate::consensus) const FETCH_BYTES_MAX: u64 = 2 * 1024 * 1024;
-/// ColdEntries reads under way, and ranges kept: as many peers may be behind at different places without slowing each other.
+/// ColdEntries reads under way, and ranges kept: as many peers may be behind at different places without
+/// slowing each other.
 const FETCHES_MAX: usize = 4;
 
 /// See the module doc.

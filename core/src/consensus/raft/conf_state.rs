@@ -1,9 +1,10 @@
 //! Who votes and who learns, as Raft counts them, and how that changes.
 //!
-//! Owns the joint state as a plain value, its form in the log and in snapshots' headers, and the arithmetic of a change. Never
-//! decides who may join, and never sends protobuf anywhere: what the `raft` crate wants of it is made in memory. It stays
-//! correct because a change is computed from the membership and the target alone, so that every node that applies the same
-//! entries computes the same, whether Raft is already there (a running node) or not yet (replay).
+//! Owns the joint state as a plain value, its form in the log and in snapshots' headers, and the arithmetic
+//! of a change. Never decides who may join, and never sends protobuf anywhere: what the `raft` crate wants of
+//! it is made in memory. It stays correct because a change is computed from the membership and the target
+//! alone, so that every node that applies the same entries computes the same, whether Raft is already there
+//! (a running node) or not yet (replay).
 
 use crate::members::NODE_MAX;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
@@ -275,8 +276,8 @@ pub(in crate::consensus) fn decode(payload: &[u8]) -> Result<Option<(Target, Vec
     Ok(Some((change.target, change.command)))
 }
 
-/// The command that rides in an entry which changes the membership; `None`: the joint state is left. For the simulation's
-/// reading of the log.
+/// The command that rides in an entry which changes the membership; `None`: the joint state is left. For the
+/// simulation's reading of the log.
 #[cfg(any(test, feature = "sim"))]
 pub fn change_command(payload: &[u8]) -> Result<Option<Vec<u8>>, MembershipError> {
     Ok(decode(payload)?.map(|(_, command)| command))

@@ -1,17 +1,19 @@
 //! What Raft reads of the log: recent entries, and the term of every entry there is.
 //!
-//! Owns the entries that are not applied and, in a group of more than one, as many of the applied ones as its bound
-//! allows; the terms, as runs, from the log's first entry on; and what the snapshot that could be sent contains. Never reads
-//! the disk: the log itself is written beside it, from the same effects, and what is colder than the window is noted as
-//! missed and read elsewhere. It stays correct because an entry leaves the window only once it is applied, hence committed
-//! and durable here; and because a conflicting suffix is cut off before its replacement is appended, as in the log.
+//! Owns the entries that are not applied and, in a group of more than one, as many of the applied ones as its
+//! bound allows; the terms, as runs, from the log's first entry on; and what the snapshot that could be sent
+//! contains. Never reads the disk: the log itself is written beside it, from the same effects, and what is
+//! colder than the window is noted as missed and read elsewhere. It stays correct because an entry leaves the
+//! window only once it is applied, hence committed and durable here; and because a conflicting suffix is cut
+//! off before its replacement is appended, as in the log.
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-/// Bytes of applied entries kept in memory for peers that are a little behind: half a minute of heavy writing.
+/// Bytes of applied entries kept in memory for peers that are a little behind: half a minute of heavy
+/// writing.
 const RECENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What an entry costs beside its payload, so that empty ones are bounded too.
 const ENTRY_OVERHEAD_BYTES: u64 = 128;
@@ -89,8 +91,8 @@ pub struct LogWindow {
 }
 
 impl LogWindow {
-    /// A window on a log that is applied up to `applied`, with what was recovered of elections and members. What the log
-    /// holds beyond is to be appended.
+    /// A window on a log that is applied up to `applied`, with what was recovered of elections and members.
+    /// What the log holds beyond is to be appended.
     pub fn new(mut span: Span, applied: u64, hard_state: HardState, members: ConfState) -> Self {
         span.supersede(applied + 1);
         Self {

@@ -1,8 +1,8 @@
 //! What was said in the log of peers that say what cannot be.
 //!
-//! Owns when each fault of each node was last said. Never decides what a fault is. It stays correct because it counts the ticks of
-//! Raft's clock: a heartbeat a beat, or as many as a line carries, make one line in [`COMPLAINT_TICKS`]; and bounded by the
-//! numbers of nodes.
+//! Owns when each fault of each node was last said. Never decides what a fault is. It stays correct because
+//! it counts the ticks of Raft's clock: a heartbeat a beat, or as many as a line carries, make one line in
+//! [`COMPLAINT_TICKS`]; and bounded by the numbers of nodes.
 
 use crate::complaint::Complaint;
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
 //! Raft: the `raft` crate behind one type, [`node::RaftNode`].
 //!
-//! Owns the shapes in which ordering is asked for and granted. Never does I/O, reads a clock or draws randomness:
-//! time comes as [`Group::tick`], durability as [`Group::persisted`], and all that is to be done comes out of
-//! [`Group::drain`]. It stays correct because nothing behind it may promise what has not been reported as
-//! persisted, and the caller performs effects in the order in which they are drained.
+//! Owns the shapes in which ordering is asked for and granted. Never does I/O, reads a clock or draws
+//! randomness: time comes as [`Group::tick`], durability as [`Group::persisted`], and all that is to be done
+//! comes out of [`Group::drain`]. It stays correct because nothing behind it may promise what has not been
+//! reported as persisted, and the caller performs effects in the order in which they are drained.
 
 pub(super) mod codec;
 pub(super) mod cold_entries;
@@ -51,7 +51,8 @@ pub struct Vote {
     pub node: u64,
 }
 
-/// A range of the log that is not in memory any more and that a peer who is behind needs. Reading it is the caller's.
+/// A range of the log that is not in memory any more and that a peer who is behind needs. Reading it is the
+/// caller's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fetch {
     /// The peer; others may need the same.
@@ -81,17 +82,17 @@ pub struct Progress {
     pub snapshot: bool,
 }
 
-/// What is to be done, in this order: send `messages`, append `vote` and `entries` to the log, apply `committed`, answer
-/// `reads`; and `after`, `fetches` and `snapshots` when their time comes.
+/// What is to be done, in this order: send `messages`, append `vote` and `entries` to the log, apply
+/// `committed`, answer `reads`; and `after`, `fetches` and `snapshots` when their time comes.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Number of this drain: to be given to [`Group::persisted`] once `vote` and `entries` are durable. Drains
-    /// become durable in their order.
+    /// Number of this drain: to be given to [`Group::persisted`] once `vote` and `entries` are durable.
+    /// Drains become durable in their order.
     pub number: u64,
     /// To be made durable.
     pub vote: Option<Vote>,
-    /// The vote as it stands, where the index of commit is worth a record beside `entries`: a group of more than one
-    /// does not know by itself what of its log is committed.
+    /// The vote as it stands, where the index of commit is worth a record beside `entries`: a group of more
+    /// than one does not know by itself what of its log is committed.
     pub note: Option<Vote>,
     /// To be made durable; the first may stand at or below the log's end, which it then supersedes.
     pub entries: Vec<LogEntry>,
@@ -105,7 +106,8 @@ pub struct Effects {
     pub after: Vec<RaftMessage>,
     /// To be read from the log, off the core; then [`Group::fetched`].
     pub fetches: Vec<Fetch>,
-    /// Peers so far behind that the log does not reach them: each is to get a snapshot, then [`Group::snapshot_sent`].
+    /// Peers so far behind that the log does not reach them: each is to get a snapshot, then
+    /// [`Group::snapshot_sent`].
     pub snapshots: Vec<u64>,
 }
 

@@ -1,10 +1,11 @@
 //! The `raft` crate behind [`Group`].
 //!
-//! Owns the Raft node, its window of recent entries, and the jitter of its elections. Never lets anything from outside
-//! reach protobuf, and never uses leases. It stays correct because durability is reported by drain number, in order;
-//! because a peer's message is looked at before the crate sees it, which panics on what an honest peer never says; and
-//! because the crate's own draw from the thread's random numbers is overwritten by ours at each change of term or part:
-//! two runs with the same seed and the same inputs do the same.
+//! Owns the Raft node, its window of recent entries, and the jitter of its elections. Never lets anything
+//! from outside reach protobuf, and never uses leases. It stays correct because durability is reported by
+//! drain number, in order; because a peer's message is looked at before the crate sees it, which panics on
+//! what an honest peer never says; and because the crate's own draw from the thread's random numbers is
+//! overwritten by ours at each change of term or part: two runs with the same seed and the same inputs do the
+//! same.
 
 use super::misbehaviour::{Misbehaviour, Misbehaviours};
 use crate::config::RaftClock;
@@ -22,19 +23,20 @@ use crate::sim::{Mutation, mutated};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 
-/// Bytes of committed entries handed out at once: a few batches, so that apply returns to the loop between them.
+/// Bytes of committed entries handed out at once: a few batches, so that apply returns to the loop between
+/// them.
 const COMMITTED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Bytes in one append message to a peer, or one entry: small enough that a heartbeat behind it is not late.
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Append messages under way to one peer: with their size, at most 2 MiB. A peer that catches up acknowledges many at once
-/// and gets as many anew in one turn of the leader, whose clients wait that long. More than batches in flight: one that is
-/// slow for a moment gets what it missed in fewer, larger messages.
+/// Append messages under way to one peer: with their size, at most 2 MiB. A peer that catches up acknowledges
+/// many at once and gets as many anew in one turn of the leader, whose clients wait that long. More than
+/// batches in flight: one that is slow for a moment gets what it missed in fewer, larger messages.
 const MESSAGES_IN_FLIGHT_MAX: usize = 8;
 
-/// Bytes of entries that are not applied yet above which a follower takes no further ones: they must be in memory, and
-/// apply may be held up by readers. The leader sends them again.
+/// Bytes of entries that are not applied yet above which a follower takes no further ones: they must be in
+/// memory, and apply may be held up by readers. The leader sends them again.
 const UNAPPLIED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// From what a node starts.
@@ -134,8 +136,8 @@ impl RaftNode {
         self.membership.is_sole_voter(self.id())
     }
 
-    /// [`Group::tick`] for a node that must not stand for election: when its time has come it lets go of a leader that it does not
-    /// hear, and votes for others.
+    /// [`Group::tick`] for a node that must not stand for election: when its time has come it lets go of a
+    /// leader that it does not hear, and votes for others.
     pub(in crate::consensus) fn tick_without_standing(&mut self) {
         let raft = &self.node.raft;
         if raft.election_elapsed + 1 < raft.randomized_election_timeout() {
@@ -165,8 +167,8 @@ impl RaftNode {
         self.node.raft.state == StateRole::Leader
     }
 
-    /// Overwrites the crate's own draw of the election timeout whenever it made one: it does at each change of term or
-    /// part, and none of its calls changes both back and forth.
+    /// Overwrites the crate's own draw of the election timeout whenever it made one: it does at each change
+    /// of term or part, and none of its calls changes both back and forth.
     fn draw(&mut self) {
         let now = (self.node.raft.term, self.node.raft.state);
         if self.drawn_for != now {
@@ -179,7 +181,8 @@ impl RaftNode {
         }
     }
 
-    /// Whether the whole log is durable and known to be: only then may this node stand for election or win one.
+    /// Whether the whole log is durable and known to be: only then may this node stand for election or win
+    /// one.
     fn is_settled(&self) -> bool {
         let log = &self.node.raft.raft_log;
         log.unstable_entries().is_empty()
@@ -187,7 +190,8 @@ impl RaftNode {
             && self.persisted >= self.drained_entries
     }
 
-    /// Whether the crate can take the message without a panic or a false belief. What is asked here, honest peers hold.
+    /// Whether the crate can take the message without a panic or a false belief. What is asked here, honest
+    /// peers hold.
     fn is_believable(&mut self, m: &mut Message) -> bool {
         let raft = &self.node.raft;
         let (last, term) = (raft.raft_log.last_index(), raft.term);
@@ -233,7 +237,8 @@ impl RaftNode {
                     }
                     m.commit = 0;
                 }
-                // Only while there is something to apply: otherwise what is missing may be what commits the rest.
+                // Only while there is something to apply: otherwise what is missing may be what commits the
+                // rest.
                 let log = &raft.raft_log;
                 let held_up = log.applied < log.committed.min(log.persisted);
                 if held_up && log.store.unapplied_bytes() > UNAPPLIED_BYTES_MAX {
@@ -250,8 +255,9 @@ impl RaftNode {
         }
     }
 
-    /// Whether a leader's entries, or the one before them, differ from what is committed here. No leader's of the same group
-    /// do. The crate would take such a log for its own, and be counted for entries that it does not have.
+    /// Whether a leader's entries, or the one before them, differ from what is committed here. No leader's of
+    /// the same group do. The crate would take such a log for its own, and be counted for entries that it
+    /// does not have.
     fn contradicts_committed(&self, m: &Message) -> bool {
         let log = &self.node.raft.raft_log;
         let known = log.store.first_index().unwrap_or(u64::MAX).saturating_sub(1)..=log.committed;
@@ -268,7 +274,8 @@ impl RaftNode {
         }
     }
 
-    /// A leader that does not belong to the voters any more lets go; the voter that is the farthest takes over at once.
+    /// A leader that does not belong to the voters any more lets go; the voter that is the farthest takes
+    /// over at once.
     fn step_down_if_removed(&mut self) {
         if !self.leads() || self.node.raft.promotable() {
             return;
@@ -324,7 +331,8 @@ impl RaftNode {
         self.node.propose(Vec::new(), payload).map_err(|_| ProposeError::Busy)
     }
 
-    /// Begins a read round; it may be lost without a word (always unless this node leads), and is then begun again under another number.
+    /// Begins a read round; it may be lost without a word (always unless this node leads), and is then begun
+    /// again under another number.
     pub(in crate::consensus) fn read_index(&mut self, round: u64) {
         if self.leads() {
             self.node.read_index(round.to_le_bytes().to_vec());
@@ -363,8 +371,8 @@ impl RaftNode {
             effects.vote = Some(vote);
             self.drained_vote = self.drained;
         }
-        // A sole voter leads before its own vote is durable. What its learners took from it in a term that it then forgot, it might
-        // contradict in the same term.
+        // A sole voter leads before its own vote is durable. What its learners took from it in a term that it
+        // then forgot, it might contradict in the same term.
         let in_durable_term = self.persisted >= self.drained_vote;
         for m in ready.take_messages() {
             match m.msg_type {
@@ -375,8 +383,8 @@ impl RaftNode {
         }
         for m in ready.take_persisted_messages() {
             match m.msg_type {
-                // A word about this moment, which no crash makes untrue. Behind entries for which the disk has no room it would
-                // never leave, and the leader would take this node for dead.
+                // A word about this moment, which no crash makes untrue. Behind entries for which the disk
+                // has no room it would never leave, and the leader would take this node for dead.
                 MessageType::MsgHeartbeatResponse => {
                     effects.messages.extend(codec::outgoing(m));
                 }
@@ -420,7 +428,8 @@ impl RaftNode {
         self.leads() && self.membership.is_alone(self.id())
     }
 
-    /// Takes a message of a peer. The caller knows that `from` is who is at the other end of the link. Nonsense is dropped.
+    /// Takes a message of a peer. The caller knows that `from` is who is at the other end of the link.
+    /// Nonsense is dropped.
     pub(in crate::consensus) fn step(&mut self, message: RaftMessage) {
         let Some(mut message) = codec::incoming(message, self.id()) else {
             tracing::debug!("a message of a peer is no message of Raft; it is dropped");
@@ -456,10 +465,11 @@ impl RaftNode {
         self.node.report_unreachable(node);
     }
 
-    /// The node has everything up to the index of the snapshot that it was sent; `None`: the transfer was given up.
+    /// The node has everything up to the index of the snapshot that it was sent; `None`: the transfer was
+    /// given up.
     pub(in crate::consensus) fn snapshot_sent(&mut self, node: u64, index: Option<u64>) {
-        // The file that was sent may be newer or older than the snapshot that Raft had in mind when it asked for one. The log is
-        // kept back to the file's index, not to the other one.
+        // The file that was sent may be newer or older than the snapshot that Raft had in mind when it asked
+        // for one. The log is kept back to the file's index, not to the other one.
         if let Some(index) = index
             && let Some(progress) = self.node.raft.mut_prs().get_mut(node)
             && progress.state == ProgressState::Snapshot
@@ -480,15 +490,16 @@ impl RaftNode {
         self.node.mut_store().truncate(first);
     }
 
-    /// Hands leadership over to `to`. It takes some round trips, during which nothing can be proposed, or fails without a word.
-    /// Nothing happens unless this node leads.
+    /// Hands leadership over to `to`. It takes some round trips, during which nothing can be proposed, or
+    /// fails without a word. Nothing happens unless this node leads.
     pub(in crate::consensus) fn transfer(&mut self, to: u64) {
         if self.leads() && to != self.id() {
             self.node.transfer_leader(to);
         }
     }
 
-    /// Orders a change of membership together with `command`, through a joint membership that is left by itself.
+    /// Orders a change of membership together with `command`, through a joint membership that is left by
+    /// itself.
     pub(in crate::consensus) fn propose_membership(
         &mut self,
         target: &Target,
@@ -505,8 +516,8 @@ impl RaftNode {
             Err(MembershipError::Order { .. }) => return Err(ProposeError::Changing),
             Err(e) => return Err(ProposeError::Target(e)),
         }
-        // The protobuf form is made here and looked at by the crate on this node only; what is logged and sent is the
-        // context.
+        // The protobuf form is made here and looked at by the crate on this node only; what is logged and
+        // sent is the context.
         let change = self.membership.conf_change(target);
         let payload = conf_state::encode(target, command);
         self.node.propose_conf_change(payload, change).map_err(|_| ProposeError::Busy)
@@ -563,13 +574,14 @@ impl RaftNode {
         all
     }
 
-    /// What a cold read found, from `fetch.low` on without a gap; nothing: it failed, and is asked for again when
-    /// it is still needed.
+    /// What a cold read found, from `fetch.low` on without a gap; nothing: it failed, and is asked for again
+    /// when it is still needed.
     pub(in crate::consensus) fn fetched(&mut self, fetch: Fetch, entries: Vec<LogEntry>) {
         self.cold.fetched(&mut self.node, fetch, entries);
     }
 
-    /// Whether this node leads and has applied an entry of its own term, so that it knows all that is committed.
+    /// Whether this node leads and has applied an entry of its own term, so that it knows all that is
+    /// committed.
     pub(in crate::consensus) fn is_ready_to_order(&self) -> bool {
         let raft = &self.node.raft;
         self.leads() && raft.apply_to_current_term() && raft.lead_transferee.is_none()

@@ -1,7 +1,7 @@
 //! What the `raft` crate has to say, in our own log.
 //!
-//! Owns the way from `slog` to `tracing`. Never raises its voice: Raft's own «info» is our debug, since what matters of
-//! it (who leads, who is gone) the core reports itself.
+//! Owns the way from `slog` to `tracing`. Never raises its voice: Raft's own «info» is our debug, since what
+//! matters of it (who leads, who is gone) the core reports itself.
 
 use slog::{Drain, Key, Level, Logger, Never, OwnedKVList, Record, Serializer, o};
 use std::fmt::{Arguments, Write};

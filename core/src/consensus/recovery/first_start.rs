@@ -1,9 +1,9 @@
 //! With which membership a node begins.
 //!
-//! Owns the one moment at which the configured servers count: the first start, when there is neither snapshot nor log. What
-//! they say is written down durably before there is a log, so that a node that was interrupted begins with the same. Never
-//! changes a membership on which anybody counts: from the first vote or entry on it comes from snapshot and log alone, and a
-//! configuration that says something else is told so in one line.
+//! Owns the one moment at which the configured servers count: the first start, when there is neither snapshot
+//! nor log. What they say is written down durably before there is a log, so that a node that was interrupted
+//! begins with the same. Never changes a membership on which anybody counts: from the first vote or entry on
+//! it comes from snapshot and log alone, and a configuration that says something else is told so in one line.
 
 use crate::consensus::config::ConsensusConfig;
 use crate::consensus::raft::Membership;
@@ -34,8 +34,8 @@ pub(in crate::consensus) fn membership(
     Ok(membership)
 }
 
-/// The same for a node that turned out to have neither log nor vote: nobody has counted on it yet, so that server lines that were
-/// corrected meanwhile count.
+/// The same for a node that turned out to have neither log nor vote: nobody has counted on it yet, so that
+/// server lines that were corrected meanwhile count.
 pub(in crate::consensus) fn renew(
     dir: &DataDir,
     config: &ConsensusConfig,

@@ -1,17 +1,20 @@
 //! An ensemble begins again with the data of one server, after a majority of the data directories was lost.
 //!
-//! Owns that one step: what is written into the data directory of the server that stays, while it does not run. Never does it by
-//! itself: somebody has seen that the others are gone for good. It computes what an ordinary change of the membership would
-//! make of the state, one after which this server is the only voter of an ensemble with a new number, and writes that as a
-//! snapshot behind the log. It stays correct because:
+//! Owns that one step: what is written into the data directory of the server that stays, while it does not
+//! run. Never does it by itself: somebody has seen that the others are gone for good. It computes what an
+//! ordinary change of the membership would make of the state, one after which this server is the only voter
+//! of an ensemble with a new number, and writes that as a snapshot behind the log. It stays correct because:
 //!
-//! - Everything that the log holds is kept and counts as committed: some of it may not have been, but nothing of what was
-//!   acknowledged and has reached this server is missing.
-//! - Members stay members, this server one with a vote if it was an observer: whoever comes with an empty directory is fed and gets its vote back like after any lost disk. It is fed
-//!   from this snapshot on, since the log begins behind it, and never sees the old number.
-//! - A directory of before has the old number: nobody with one is let in again, whatever it promised or votes.
-//! - The snapshot is in force when it has its name, durably. Before that nothing has happened but that a term was passed over. Where
-//!   the name is there and nobody knows whether durably, that is said, and doing it again makes it durable.
+//! - Everything that the log holds is kept and counts as committed: some of it may not have been, but nothing
+//!   of what was acknowledged and has reached this server is missing.
+//! - Members stay members, this server one with a vote if it was an observer: whoever comes with an empty
+//!   directory is fed and gets its vote back like after any lost disk. It is fed from this snapshot on, since
+//!   the log begins behind it, and never sees the old number.
+//! - A directory of before has the old number: nobody with one is let in again, whatever it promised or
+//!   votes.
+//! - The snapshot is in force when it has its name, durably. Before that nothing has happened but that a term
+//!   was passed over. Where the name is there and nobody knows whether durably, that is said, and doing it
+//!   again makes it durable.
 
 use crate::checkpoint::{Job, WriteError, write};
 use crate::command::{Batch, SEMANTICS};
@@ -76,7 +79,8 @@ pub struct Refounded {
     pub znodes: u64,
 }
 
-/// Makes the node in `config`'s data directory the only voter of its ensemble, under the random number `cluster`.
+/// Makes the node in `config`'s data directory the only voter of its ensemble, under the random number
+/// `cluster`.
 pub fn refound(
     mut config: ConsensusConfig,
     cluster: [u8; 16],
@@ -94,7 +98,8 @@ pub fn refound(
     let waker = Waker::new().map_err(StartError::Thread)?;
     let (mut log, mut recovery) = open_log(&config, &dir, &from, waker)?;
     let term_before = recovery.hard_state.term.max(recovery.last_term);
-    // There is nobody left to say that any of it was not; but for the new ensemble only: what is cut short must not have said it.
+    // There is nobody left to say that any of it was not; but for the new ensemble only: what is cut short
+    // must not have said it.
     let commit_before = std::mem::replace(&mut recovery.hard_state.commit, recovery.last_index);
     let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
     (applier.index, applier.term) = (from.index, from.term);

@@ -1,7 +1,8 @@
 //! Loading: the newest usable snapshot, and the log behind it.
 //!
-//! Owns no state. Never removes a damaged snapshot: that waits until the log has been replayed behind an older one. Correct because the
-//! digest of the loaded state is compared with the digest in the snapshot's header.
+//! Owns no state. Never removes a damaged snapshot: that waits until the log has been replayed behind an
+//! older one. Correct because the digest of the loaded state is compared with the digest in the snapshot's
+//! header.
 
 use super::first_start;
 use crate::checkpoint::load;
@@ -30,8 +31,9 @@ pub(in crate::consensus) struct LoadedState {
 /// The writer of the tree that a snapshot fills, and the readers of the shards.
 pub(in crate::consensus) type Tree = (tree::Writer, Vec<tree::Reader>);
 
-/// Loads the newest snapshot that can be loaded. A snapshot with good checksums and unusable contents is passed over like a
-/// damaged one. Whether the log reaches back to the snapshot before it is found out when the log is opened.
+/// Loads the newest snapshot that can be loaded. A snapshot with good checksums and unusable contents is
+/// passed over like a damaged one. Whether the log reaches back to the snapshot before it is found out when
+/// the log is opened.
 pub(in crate::consensus) fn from_snapshot(
     snapshots: &Snapshots,
     config: &ConsensusConfig,

@@ -1,9 +1,11 @@
 //! From a data directory to a running core.
 //!
-//! Owns the order of recovery: the directory's lock, the newest good snapshot, the log from there, replay, the group.
-//! Never serves before everything known to be committed is applied: the parts it hands out begin at the recovered version.
-//! It stays correct because storage has made all it reports durable again, because a sole voter's log is committed once it
-//! is durable while others apply only what they recorded as committed, and because replay takes the way that every entry takes: the same check, the same comparison of digests.
+//! Owns the order of recovery: the directory's lock, the newest good snapshot, the log from there, replay,
+//! the group. Never serves before everything known to be committed is applied: the parts it hands out begin
+//! at the recovered version. It stays correct because storage has made all it reports durable again, because
+//! a sole voter's log is committed once it is durable while others apply only what they recorded as
+//! committed, and because replay takes the way that every entry takes: the same check, the same comparison of
+//! digests.
 
 mod error;
 mod first_start;
@@ -113,9 +115,9 @@ pub struct Parts {
 }
 
 impl Consensus {
-    /// Recovers `config.data_dir` and sets up the core and the ends of its shards. `waker` is that of the loop that will
-    /// run the core. `shard_wakers` are those of the shards' loops, `config.shards` of them. With one loop for all they are
-    /// the same.
+    /// Recovers `config.data_dir` and sets up the core and the ends of its shards. `waker` is that of the
+    /// loop that will run the core. `shard_wakers` are those of the shards' loops, `config.shards` of them.
+    /// With one loop for all they are the same.
     pub fn open(
         config: ConsensusConfig,
         waker: Arc<Waker>,
@@ -262,7 +264,8 @@ impl ReplayedState {
     }
 }
 
-/// Loads the newest usable snapshot and replays the log behind it. `sender` is the commit ring's end for the applier.
+/// Loads the newest usable snapshot and replays the log behind it. `sender` is the commit ring's end for the
+/// applier.
 fn replay_state(
     config: &ConsensusConfig,
     dir: &DataDir,
@@ -319,7 +322,8 @@ fn bootstrap_guard(config: &ConsensusConfig, blank: bool) -> BootstrapGuard {
     BootstrapGuard::new(blank, configured.filter(|other| **other != config.node).copied().collect())
 }
 
-/// Starts the worker of snapshot transfers. A node without peers sends no snapshot: it needs no thread for that.
+/// Starts the worker of snapshot transfers. A node without peers sends no snapshot: it needs no thread for
+/// that.
 fn start_transfers(
     config: &ConsensusConfig,
     snapshots: &Snapshots,
@@ -382,7 +386,8 @@ fn set_up_links(
     Links::new(peers)
 }
 
-/// The other node whose directory this is, as the ensemble knows it: for directories that do not say themselves whose they are.
+/// The other node whose directory this is, as the ensemble knows it: for directories that do not say
+/// themselves whose they are.
 fn whose(machine: &Machine, node: u8, identity: &[u8; 16]) -> Option<u8> {
     let state = machine.membership();
     let others = state.members.members.keys().filter(|_| state.recorded(node) != Some(identity));

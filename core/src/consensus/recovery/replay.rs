@@ -1,8 +1,9 @@
 //! What the log holds behind the snapshot, applied again.
 //!
-//! Owns the judgement of what of it is committed: what was recorded as such, what a sole voter has made durable, and what follows
-//! from the changes of membership. Never publishes anything, and never decides about the rest: that is Raft's. It stays correct
-//! because every entry takes the way that it took at first, the same check and the same comparison of digests.
+//! Owns the judgement of what of it is committed: what was recorded as such, what a sole voter has made
+//! durable, and what follows from the changes of membership. Never publishes anything, and never decides
+//! about the rest: that is Raft's. It stays correct because every entry takes the way that it took at first,
+//! the same check and the same comparison of digests.
 
 use crate::consensus::apply::Applier;
 use crate::consensus::control::StopReason;
@@ -33,8 +34,8 @@ impl Replayed {
         let applied = match entry.kind {
             EntryKind::Batch => match applier.apply(entry) {
                 Err(why @ StopReason::Diverged { .. }) if !membership.is_sole_voter(node) => {
-                    // A majority may have found the entry's proposer wrong while this node ran. If it is this node, the first
-                    // read round that it joins tells.
+                    // A majority may have found the entry's proposer wrong while this node ran. If it is this
+                    // node, the first read round that it joins tells.
                     tracing::warn!("replay goes on, and the others are asked: {why}");
                     applier.accepted = entry.index;
                     applier.apply(entry)
@@ -53,17 +54,18 @@ impl Replayed {
     }
 }
 
-/// Up to which entry a log is committed, by the changes of membership in it: one is proposed only when the one before it was applied.
-/// Whoever has the end of a change must know that its beginning is committed, whatever was recorded: else he would vote and stand
-/// as one of the voters before it, of whom a majority may know nothing of the change, beside the voters after it.
+/// Up to which entry a log is committed, by the changes of membership in it: one is proposed only when the
+/// one before it was applied. Whoever has the end of a change must know that its beginning is committed,
+/// whatever was recorded: else he would vote and stand as one of the voters before it, of whom a majority may
+/// know nothing of the change, beside the voters after it.
 pub(in crate::consensus) fn known_committed(mut changes: impl DoubleEndedIterator<Item = u64>) -> u64 {
     let _last = changes.next_back();
     changes.next_back().unwrap_or(0)
 }
 
-/// Applies what the log holds beyond the snapshot and is known to be committed, without publishing. A sole voter's log is
-/// committed as soon as it is durable; of others' only what they have recorded or what follows from [`known_committed`], and
-/// Raft decides about the rest.
+/// Applies what the log holds beyond the snapshot and is known to be committed, without publishing. A sole
+/// voter's log is committed as soon as it is durable; of others' only what they have recorded or what follows
+/// from [`known_committed`], and Raft decides about the rest.
 pub(in crate::consensus) fn replay(
     log: &Log,
     recovery: &Recovery,

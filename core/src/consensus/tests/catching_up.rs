@@ -8,7 +8,8 @@ const SEGMENT_BYTES: u64 = 64 << 10;
 const SNAP_COUNT: u64 = 20;
 const WRITE_BYTES: usize = 8 << 10;
 
-/// Three nodes that take checkpoints often. Node 3 is down and the others have let go of the log that it would need; the leader.
+/// Three nodes that take checkpoints often. Node 3 is down and the others have let go of the log that it
+/// would need; the leader.
 fn one_left_behind() -> (Place, u8) {
     let mut place = Place::three();
     for slot in &mut place.slots {
@@ -51,8 +52,9 @@ fn a_node_behind_the_log_comes_back_by_a_snapshot() {
     assert!(!snapshots(&place, BEHIND).is_empty());
 }
 
-/// The snapshot got its name, and the directory's sync failed: the node tells the leader that it cannot keep the file, and finds it at its
-/// next start. The leader offers the same file again, since its progress for the node lies below its log.
+/// The snapshot got its name, and the directory's sync failed: the node tells the leader that it cannot keep
+/// the file, and finds it at its next start. The leader offers the same file again, since its progress for
+/// the node lies below its log.
 #[test]
 fn a_node_that_starts_from_a_snapshot_that_it_had_refused_is_sent_what_follows_it() {
     let (mut place, leader) = one_left_behind();

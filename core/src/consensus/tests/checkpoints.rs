@@ -1,4 +1,5 @@
-//! Checkpoints: consistent under writes, the log let go only behind two of them, and a way back when one is damaged.
+//! Checkpoints: consistent under writes, the log let go only behind two of them, and a way back when one is
+//! damaged.
 
 use super::rig::*;
 use crate::consensus::StartError;
@@ -252,7 +253,8 @@ fn a_checkpoint_that_failed_is_tried_again_though_nothing_more_is_written() {
     config.segment_bytes = Some(segment_bytes);
     let mut node = Node::start_with(&disk, config).unwrap();
     node.open_session(ALICE);
-    // The log has its segment and prepares the next one; beyond them there is no room, and none for a snapshot.
+    // The log has its segment and prepares the next one; beyond them there is no room, and none for a
+    // snapshot.
     while disk.used_bytes() < 2 * segment_bytes {
         std::thread::yield_now();
     }

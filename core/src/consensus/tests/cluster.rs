@@ -1,7 +1,8 @@
-//! A cluster of groups in memory: their logs on model disks, their messages in one bag, everything decided by a seed.
+//! A cluster of groups in memory: their logs on model disks, their messages in one bag, everything decided by
+//! a seed.
 //!
-//! Checked all the time: one leader per term, the same entry at the same index on every node for ever, and, while the
-//! membership stands still, nothing committed that is not durable on a majority.
+//! Checked all the time: one leader per term, the same entry at the same index on every node for ever, and,
+//! while the membership stands still, nothing committed that is not durable on a majority.
 
 use crate::consensus::raft::log_window::Span;
 use crate::consensus::raft::node::{GroupStart, RaftNode};
@@ -130,7 +131,8 @@ impl Cluster {
         self.pump(node);
     }
 
-    /// The node goes; of what it had not synced, a random part stays: records in order, the last ones torn off.
+    /// The node goes; of what it had not synced, a random part stays: records in order, the last ones torn
+    /// off.
     pub fn crash(&mut self, node: u64) {
         let keep = self.random(4);
         let torn = self.random(3) as usize;

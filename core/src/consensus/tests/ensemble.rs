@@ -133,7 +133,8 @@ impl Trio {
         self.nodes.iter().position(leads)
     }
 
-    /// Hands in a write of so many bytes for a session that does not exist: it becomes an entry, and changes nothing. Its token.
+    /// Hands in a write of so many bytes for a session that does not exist: it becomes an entry, and changes
+    /// nothing. Its token.
     pub fn submit(&mut self, n: usize, bytes: usize) -> u64 {
         let node = &mut self.nodes[n];
         node.asked += 1;

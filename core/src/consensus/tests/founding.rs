@@ -101,7 +101,8 @@ fn a_server_that_is_left_alone_with_the_data_goes_on_when_it_is_told_to() {
     place.until_founded(&[1, 2, 3]);
     let before = place.cluster(3);
     place.open_session(3, SESSION);
-    // Far more than comes in one message: who is fed must not stop at what the log says of the former ensemble.
+    // Far more than comes in one message: who is fed must not stop at what the log says of the former
+    // ensemble.
     for n in 0..20 {
         place.write(3, n, 100_000);
     }

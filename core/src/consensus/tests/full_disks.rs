@@ -1,4 +1,5 @@
-//! Three cores whose disks fill up: whoever has room leads, and where too few have, writes are refused and reads go on.
+//! Three cores whose disks fill up: whoever has room leads, and where too few have, writes are refused and
+//! reads go on.
 
 use super::ensemble::Trio;
 use super::rig::SECOND_NS;
@@ -196,7 +197,8 @@ fn a_majority_of_full_disks_shuts_writes_where_there_is_room_too_and_what_is_und
     for n in followers {
         no_room(&trio, n);
     }
-    // The leader has room: what it has proposed when the others run out of it may still be ordered, and is not refused.
+    // The leader has room: what it has proposed when the others run out of it may still be ordered, and is
+    // not refused.
     let mut under_way = Vec::new();
     while !is_shut(&trio, leader) {
         under_way.push(trio.submit(leader, WRITE_BYTES));
@@ -233,7 +235,8 @@ fn what_the_leader_took_and_never_proposed_is_refused_and_its_numbers_leave_no_h
         (0..3).for_each(|n| flood(&mut trio, n));
         (0..20).for_each(|_| trio.step());
     }
-    // Everybody has some that the leader had and did not propose. Nobody waits for its connection to be closed.
+    // Everybody has some that the leader had and did not propose. Nobody waits for its connection to be
+    // closed.
     pass(&mut trio, UNDECIDED_NS / 2);
     assert!(is_shut(&trio, leader), "the flood had room");
     let waiting: usize = (0..3).map(|n| trio.nodes[n].core.pending.undecided()).sum();
@@ -263,7 +266,8 @@ fn a_session_whose_expiry_was_never_proposed_keeps_nobody_from_reading_while_dis
     let mut trio = trio();
     let leader = trio.leader().unwrap();
     let other = (leader + 1) % 3;
-    // Nobody hears from a session. When they are due, so much waits that their expiries are in no entry for a while.
+    // Nobody hears from a session. When they are due, so much waits that their expiries are in no entry for a
+    // while.
     pass(&mut trio, 3 * SECOND_NS);
     while trio.nodes[leader].core.session_expiry.condemned() == 0 {
         for n in 0..3 {

@@ -1,4 +1,5 @@
-//! A data directory that was put back to an earlier state of itself, as from a snapshot of a virtual machine's disk.
+//! A data directory that was put back to an earlier state of itself, as from a snapshot of a virtual
+//! machine's disk.
 
 use super::place::*;
 use paddock_storage::Disk;
@@ -22,8 +23,8 @@ fn copy(disk: &FaultDisk) -> Arc<FaultDisk> {
     Arc::new(copy)
 }
 
-/// Three nodes, of which the third one has been started `starts` times since a copy of its directory was made, and has ordered
-/// something in each of these lives. Now the copy is in its place.
+/// Three nodes, of which the third one has been started `starts` times since a copy of its directory was
+/// made, and has ordered something in each of these lives. Now the copy is in its place.
 fn put_back(starts: i64) -> Place {
     let mut place = Place::three();
     place.start(&[1, 2, 3]);

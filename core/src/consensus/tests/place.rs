@@ -1,4 +1,5 @@
-//! Whole cores with their links, in one thread, each of which starts, dies and loses its disk when a test says so.
+//! Whole cores with their links, in one thread, each of which starts, dies and loses its disk when a test
+//! says so.
 
 use super::rig::{TIMEOUT_MS, disk};
 use crate::command::Op;

@@ -127,7 +127,8 @@ fn who_has_the_end_of_a_change_knows_after_a_restart_that_it_votes() {
         }
     }
     c.crash(leader);
-    // What was said to be committed need not be recorded. Who does not know it has no vote, and nobody would lead.
+    // What was said to be committed need not be recorded. Who does not know it has no vote, and nobody would
+    // lead.
     c.crash(4);
     c.peers.get_mut(&4).unwrap().disk.commit = 0;
     c.start(4);

@@ -1,4 +1,5 @@
-//! A member of an ensemble comes back: what it had recorded as committed is applied, about the rest it does not decide.
+//! A member of an ensemble comes back: what it had recorded as committed is applied, about the rest it does
+//! not decide.
 
 use super::rig::*;
 use crate::consensus::membership::bootstrap_guard::FOUNDING_GRACE_NS;

@@ -1,4 +1,5 @@
-//! A node comes back with everything it had acknowledged, whatever ended it; and never applies a command twice.
+//! A node comes back with everything it had acknowledged, whatever ended it; and never applies a command
+//! twice.
 
 use super::rig::*;
 use crate::command::{Batch, Op, SEMANTICS};

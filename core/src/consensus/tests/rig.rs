@@ -1,7 +1,8 @@
-//! A whole node without sockets: the core, moved on turn by turn, and the shards' ends in the test's own hands.
+//! A whole node without sockets: the core, moved on turn by turn, and the shards' ends in the test's own
+//! hands.
 //!
-//! Time stands still unless a test moves it. Between turns the rig sleeps as a loop does, on the core's waker, so that the
-//! real flusher and checkpoint threads take their own time and no test waits for a clock.
+//! Time stands still unless a test moves it. Between turns the rig sleeps as a loop does, on the core's
+//! waker, so that the real flusher and checkpoint threads take their own time and no test waits for a clock.
 
 use crate::command::{Identity, Op};
 use crate::commit::{Commit, Outcome, Reply, SessionEvent, Ticket};

@@ -127,7 +127,8 @@ fn who_is_heard_from_while_the_disk_hangs_lives() {
         node.turn();
         node.core.disk_turn();
     }
-    // More writes than the batches under way take: what shards say behind them stays in the ring. Others wake the core.
+    // More writes than the batches under way take: what shards say behind them stays in the ring. Others wake
+    // the core.
     let writes: Vec<_> = (0..3000).map(|_| node.submit(ALICE, set("/", b"x"))).collect();
     for tenth in 0..200 {
         node.advance(SECOND_NS / 10);

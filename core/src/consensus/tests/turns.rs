@@ -1,4 +1,5 @@
-//! What a shard submits comes back in order, once, and not before it is durable; syncs see what was before them.
+//! What a shard submits comes back in order, once, and not before it is durable; syncs see what was before
+//! them.
 
 use super::rig::*;
 use crate::command::Op;
