@@ -188,7 +188,7 @@ impl Consensus {
         }
         self.ticks.next_ns = now_ns + self.tick_ns;
         if self.bootstrap_guard.holds() {
-            self.raft.tick_without_standing();
+            self.raft.tick_without_campaign();
             return;
         }
         if self.disk_space.own_full_since.is_some() && self.raft.leader() == 0 {

@@ -1,19 +1,19 @@
-//! Whether a node that has nothing may take part in founding an ensemble.
+//! The bootstrap guard: whether a node without data may take part in founding an ensemble.
 //!
-//! Owns that judgement and what operators are told of it. Never looks at a link and never ends an election:
-//! it says whether this node may stand for one, and whether it counts votes with others that have nothing
-//! either. An empty data directory looks the same at a first start and after the loss of a disk, and where a
-//! majority of the disks is lost Raft's majority is one of nodes that remember nothing. It stays correct
-//! because of two rules:
+//! Owns that judgement and its text for operators. Never looks at a link and never ends an election. It says
+//! whether this node may campaign, and whether it may exchange votes with other nodes without data.
 //!
-//! - While a configured server is known to belong to an ensemble, or to have data, or to be at odds with this
-//!   one about who belongs together, this node founds nothing. That one of them cannot be reached *any more*
-//!   changes nothing: only itself, met again without data, or a new start of this node does.
-//! - Whom this node has not met since its start gets [`FOUNDING_GRACE_NS`], and all the time that it needs
-//!   while it takes connections: it may be reading its data. Only then is a majority enough.
+//! An empty data directory looks the same at a first start and after the loss of a disk. Where a majority of
+//! the disks is lost, Raft's majority consists of nodes that remember nothing. Correct because of two rules:
 //!
-//! None of it concerns a node that has an entry of a log: there Raft alone decides. And votes for somebody
-//! who has a log are given at all times: he is elected only by those who know each other's data directories.
+//! - While a configured server is known to belong to an ensemble, to have data, or to disagree about the
+//!   members, this node founds nothing. A lost connection to that server changes nothing. Only the server
+//!   itself, met again without data, or a new start of this node does.
+//! - A server that this node has not met since its start gets [`FOUNDING_GRACE_NS`], and longer while it
+//!   takes connections: it may be reading its data. Only then is a majority enough.
+//!
+//! Neither rule concerns a node with an entry in its log: there Raft alone decides. A candidate with a log
+//! always gets votes. It is elected only by nodes that know each other's data directories.
 
 use crate::consensus::raft::codec;
 use crate::peers::config::{BACKOFF_MAX_NS, HANDSHAKE_NS, PATIENCE_NS};
@@ -21,24 +21,24 @@ use crate::peers::message::RaftMessage;
 use crate::peers::{Contact, Refusal};
 use std::fmt;
 
-/// How long a node without data waits for servers that it has not met since its start: for whichever of both
-/// dials, one dial that takes as long as it may, and the longest pause before it.
+/// Time for which a node without data waits for servers that it has not met since its start. It covers the
+/// longest pause before a dial and one dial of either side that takes as long as it may.
 pub(in crate::consensus) const FOUNDING_GRACE_NS: u64 = 5_000_000_000;
 
 const _: () = assert!(FOUNDING_GRACE_NS >= HANDSHAKE_NS + BACKOFF_MAX_NS + PATIENCE_NS);
 
-/// What became of the other servers.
+/// The judgement about the other servers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Verdict {
     /// This node has a log: Raft decides.
     Settled,
-    /// Everybody has nothing, or has had its time.
+    /// No server has data, or the others had their time.
     Free,
-    /// These have not been met, and their time is not over.
+    /// Servers that have not been met, within their time.
     Awaiting(Vec<u8>),
-    /// These take connections and have not said yet who they are: they may be reading their data.
+    /// Servers that take connections and have not said yet what they have. They may be reading their data.
     Starting(Vec<u8>),
-    /// These are in the way.
+    /// Servers that have data, an ensemble, or other members.
     Held(Vec<(u8, Contact)>),
 }
 
@@ -52,8 +52,7 @@ pub(in crate::consensus) struct BootstrapGuard {
 }
 
 impl BootstrapGuard {
-    /// `blank`: this node has no entry of a log. `others` are all servers that it is configured with, but for
-    /// itself.
+    /// `blank`: this node has no entry in its log. `others` are all configured servers without this one.
     pub(in crate::consensus) fn new(blank: bool, others: Vec<u8>) -> Self {
         let verdict = match blank {
             true if others.is_empty() => Verdict::Free,
@@ -63,7 +62,7 @@ impl BootstrapGuard {
         Self { others, since_ns: None, verdict }
     }
 
-    /// This node has an entry of a log from now on.
+    /// Takes the report that this node's log has an entry.
     pub(in crate::consensus) fn is_settled(&self) -> bool {
         self.verdict == Verdict::Settled
     }
@@ -72,7 +71,7 @@ impl BootstrapGuard {
         self.verdict = Verdict::Settled;
     }
 
-    /// Looks at the others again.
+    /// Judges again, from the last contact with each other server.
     pub(in crate::consensus) fn look(&mut self, now_ns: u64, contact: impl Fn(u8) -> Contact) {
         let since_ns = *self.since_ns.get_or_insert(now_ns);
         let met: Vec<(u8, Contact)> = self.others.iter().map(|&node| (node, contact(node))).collect();
@@ -93,17 +92,17 @@ impl BootstrapGuard {
         };
     }
 
-    /// Whether this node must not stand for election.
+    /// Whether this node must not campaign.
     pub(in crate::consensus) fn holds(&self) -> bool {
         matches!(self.verdict, Verdict::Awaiting(_) | Verdict::Starting(_) | Verdict::Held(_))
     }
 
-    /// Whether what a peer says must not be heard.
+    /// Whether a message of a peer must be dropped.
     pub(in crate::consensus) fn holds_back(&self, message: &RaftMessage) -> bool {
         self.holds() && codec::would_found(message)
     }
 
-    /// For operators, why this node founds nothing.
+    /// Why this node founds nothing, for operators.
     pub(in crate::consensus) fn why(&self) -> Option<String> {
         match &self.verdict {
             Verdict::Settled | Verdict::Free => None,
@@ -200,9 +199,9 @@ mod tests {
             assert!(!looked(&mut founding, 1000 * SECOND, &[Empty, contact]));
             assert!(founding.why().unwrap().contains("server 3"), "{:?}", founding.why());
         }
-        // It came back without its data, too.
+        // The server came back without data as well.
         assert!(looked(&mut founding, 1001 * SECOND, &[Empty, Empty]));
-        // One that comes late with data stops what has not begun.
+        // A server that comes late with data stops a founding that has not begun.
         assert!(looked(&mut founding, 1001 * SECOND, &[Empty, None]));
         assert!(!looked(&mut founding, 1002 * SECOND, &[Empty, Settled]));
         founding.settle();
@@ -249,7 +248,7 @@ mod tests {
             assert!(held.holds_back(&said(kind, 0)), "{kind:?}");
             assert!(!BootstrapGuard::new(false, vec![2, 3]).holds_back(&said(kind, 0)), "{kind:?}");
         }
-        // Whoever has a log and needs this vote gets it.
+        // A candidate with a log gets this vote.
         for kind in [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote] {
             assert!(!held.holds_back(&said(kind, 7)), "{kind:?}");
         }

@@ -1,32 +1,29 @@
-//! The steward: what the leader does about the membership.
+//! The membership planner: the leader's next step about the membership.
 //!
-//! Owns the leader's view of who is here, who catches up and who still has to hear that it was removed, and
-//! draws from it and from the replicated membership the next step: one at a time. Never proposes, sends or
-//! applies anything: a step comes out of [`MembershipPlanner::turn`], and what became of it is seen in the
-//! replicated state. It stays correct because it keeps nothing that matters: a new leader's steward begins
-//! with an empty memory and goes on from what is replicated, and every step may come twice
-//! ([`crate::machine::MembershipCommand`]). That nobody votes who forgot something hangs on three rules:
+//! Owns the leader's view of which nodes are present, which catch up, and which still have to learn of their
+//! removal. From this view and the replicated membership it draws the next step, one at a time.
 //!
-//! - a node with another data directory than the recorded one is not listened to ([`admits`]), on no node,
-//!   until the change that drops it from Raft's membership is done; but for what only a leader says, which it
-//!   can be only where a majority has applied that change;
-//! - a node gets a vote only as a learner that is caught up, and has what was committed when it came; and
-//!   Raft knows nothing of it from an earlier life: it was dropped in between;
-//! - a leader that shall not vote hands over before it changes the voters.
+//! Never proposes, sends or applies: a step leaves by [`MembershipPlanner::turn`], and its effect shows in
+//! the replicated state.
 //!
-//! # In the engine
+//! Correct because it keeps nothing that matters. A new leader's planner begins with an empty memory and goes
+//! on from the replicated state, and every step may come twice ([`crate::machine::MembershipCommand`]). Three
+//! rules keep a node that has lost its promises from voting:
 //!
-//! Tell it [`MembershipPlanner::link_up`] and [`MembershipPlanner::link_down`] as they come,
-//! [`MembershipPlanner::changed`] when an applied entry touched the membership, [`MembershipPlanner::rest`]
-//! in turns in which this node does not lead or is not ready to order; otherwise, if
-//! [`MembershipPlanner::is_due`], ask [`MembershipPlanner::turn`], and propose what it says. A proposal that
-//! failed needs no word. Before each turn's sleep: [`MembershipPlanner::deadline_ns`].
+//! - A node with another data directory than the recorded one is ignored ([`admits`]) by every node until the
+//!   change that drops it from Raft's membership is applied. One exception: messages that only a leader
+//!   sends, since it leads only where a majority has applied that change.
+//! - A node gets a vote only as a learner that has caught up and has what was committed when it came. Raft
+//!   remembers no earlier progress of that node, because it was dropped in between.
+//! - A leader that will not vote transfers leadership before it changes the voters.
 //!
-//! | part | does |
-//! |---|---|
-//! | [`standing`] | who is present, ready, still moving, done with lingering |
-//! | [`steps`] | the next step |
-//! | [`waiting`] | what is waited for, in words |
+//! # Use by the engine
+//!
+//! The engine reports [`MembershipPlanner::link_up`] and [`MembershipPlanner::link_down`], and
+//! [`MembershipPlanner::changed`] after an entry that touched the membership. In turns in which this node
+//! does not order, it calls [`MembershipPlanner::rest`]. Otherwise, if [`MembershipPlanner::is_due`], it
+//! calls [`MembershipPlanner::turn`] and proposes the step. A failed proposal needs no report. Before it
+//! sleeps it takes [`MembershipPlanner::deadline_ns`] into account.
 
 pub(super) mod bootstrap_guard;
 mod next_step;
@@ -43,73 +40,74 @@ use progress::Memory;
 use std::collections::BTreeMap;
 use wait_reason::Waiting;
 
-/// Entries by which a learner may be behind the commit index when it gets a vote, if it has what was
-/// committed when it came: a few ms of work at full load, so that commits do not wait for it.
+/// Entries by which a learner may be behind the commit index when it gets a vote. It must also have what was
+/// committed when it came. That is a few ms of work at full load, so commits hardly wait.
 pub const PROMOTE_LAG_ENTRIES: u64 = 256;
 
-/// How long a joining node may make no progress before a reconfiguration goes on without it: several of its
-/// dials and an election.
+/// Time without progress after which a reconfiguration goes on without a joining node: several dials and an
+/// election.
 pub const CATCH_UP_STALL_NS: u64 = 5_000_000_000;
 
-/// How long a reconfiguration waits for joining nodes that do make progress; then the client hears
-/// NewConfigNoQuorum, or they get their votes later. Above it an operator adds them as observers first.
+/// Time for which a reconfiguration waits for joining nodes that make progress. Then the client gets
+/// NewConfigNoQuorum, or the nodes get their votes later. For larger states an operator adds them as
+/// observers first.
 pub const CATCH_UP_NS_MAX: u64 = 120_000_000_000;
 
-/// How long a removed node stays a learner after it has the entry that removes it: some heartbeats, which
-/// carry the commit.
+/// Time for which a removed node stays a learner after it has the entry that removes it: some heartbeats,
+/// which carry the commit.
 pub const TOLD_NS: u64 = 1_000_000_000;
 
-/// How long a removed node that cannot be reached stays a learner. Later its link is refused with the reason.
+/// Time for which a removed node without a link stays a learner. Later its link is refused with the reason.
 pub const LINGER_NS: u64 = 30_000_000_000;
 
-/// How often it looks while something is under way.
+/// Time between two looks while a change is under way.
 pub const LOOK_NS: u64 = 100_000_000;
 
-/// How long a node that was heard from counts as present while its link stands: Raft forgets once each
-/// election timeout who was, and who is not there for that moment only must not make a reconfiguration fail.
+/// Time for which a node with a link counts as present after a message. Raft forgets once per election
+/// timeout which nodes were active. A node that is inactive for that moment must not make a reconfiguration
+/// fail.
 pub const PRESENT_NS: u64 = 1_000_000_000;
 
-/// How long a step that shows no effect is waited for before it is taken again: proposals may be lost with a
-/// leader's term.
+/// Time after which a step without an effect is taken again: a proposal may be lost with a leader's term.
 pub const RETRY_NS: u64 = 2_000_000_000;
 
 const _: () = assert!(LOOK_NS < PRESENT_NS && PRESENT_NS < CATCH_UP_STALL_NS);
 
 const _: () = assert!(LOOK_NS < TOLD_NS && TOLD_NS < LINGER_NS && CATCH_UP_STALL_NS < CATCH_UP_NS_MAX);
 
-/// What the leader shall do.
+/// A step for the leader.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Act {
-    /// Order a batch with this command alone ([`batch_of`]).
+    /// Order a batch that holds this command only ([`batch_of`]).
     Order(MembershipCommand),
-    /// Propose a change of Raft's membership; the command, if any, rides in it ([`batch_of`]).
+    /// Propose a change of Raft's membership. The entry carries the command, if any ([`batch_of`]).
     Change {
-        /// What it shall become.
+        /// Voters and learners after the change.
         target: Target,
-        /// What takes effect at its end.
+        /// The command that takes effect at the end of the change.
         command: Option<MembershipCommand>,
     },
-    /// Hand leadership over.
+    /// Begin a leadership transfer.
     Transfer {
-        /// To whom.
+        /// The transferee.
         to: u64,
     },
 }
 
-/// What it looks at.
+/// Input of the planner.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// Monotonic time.
+    /// Monotonic time, ns.
     pub now_ns: u64,
-    /// Last entry applied here.
+    /// Index of the last entry that was applied here.
     pub applied: u64,
-    /// Last entry known to be committed.
+    /// Index of the last entry that is known to be committed.
     pub commit: u64,
     /// The replicated membership, as of `applied`.
     pub state: &'a MembershipState,
     /// Raft's membership, as of `applied`.
     pub raft: &'a Membership,
-    /// How far everybody is.
+    /// Progress of every node.
     pub progress: &'a [Progress],
 }
 
@@ -126,14 +124,14 @@ pub struct MembershipPlanner {
     memory: Memory,
     awaited: Option<Awaited>,
     waiting: Waiting,
-    /// Something happened since the last look.
+    /// An event came since the last look.
     dirty: bool,
-    /// Something is under way: look again at `next_ns`.
+    /// A change is under way. The next look is due at `next_ns`.
     busy: bool,
     next_ns: u64,
 }
 
-/// A step whose effect is waited for.
+/// A step that was taken and whose effect has not shown yet.
 #[derive(Debug)]
 struct Awaited {
     until_ns: u64,
@@ -142,8 +140,8 @@ struct Awaited {
 }
 
 impl MembershipPlanner {
-    /// For node `node`, whose data directory has `identity`. `configured` (empty on a standalone node) and
-    /// the random number `cluster` become the ensemble's if it has no members yet.
+    /// A planner of node `node`, whose data directory has `identity`. If the ensemble has no members yet,
+    /// `configured` (empty on a standalone node) and the random number `cluster` become the ensemble's.
     pub fn new(node: u8, identity: [u8; 16], cluster: [u8; 16], configured: BTreeMap<u8, Member>) -> Self {
         Self {
             node,
@@ -159,7 +157,7 @@ impl MembershipPlanner {
         }
     }
 
-    /// A link to the node stands.
+    /// Takes the report that a link to the node is up.
     pub fn link_up(&mut self, node: u8, identity: [u8; 16]) {
         if node != self.node {
             self.links.insert(node, identity);
@@ -168,7 +166,7 @@ impl MembershipPlanner {
         }
     }
 
-    /// The link is gone.
+    /// Takes the report that the link is down.
     pub fn link_down(&mut self, node: u8) {
         if node != self.node && self.links.remove(&node).is_some() {
             self.dirty = true;
@@ -180,17 +178,17 @@ impl MembershipPlanner {
         self.links.get(&node)
     }
 
-    /// Whether the node at the other end of its link may be listened to; see [`admits`].
+    /// Whether messages of the node at the other end of its link count; see [`admits`].
     pub fn admits(&self, state: &MembershipState, node: u8) -> bool {
         self.links.get(&node).is_none_or(|identity| admits(state, node, identity))
     }
 
-    /// An applied entry touched the membership, Raft's or the machine's.
+    /// Takes the report that an applied entry touched the membership of Raft or of the machine.
     pub fn changed(&mut self) {
         self.dirty = true;
     }
 
-    /// This node does not lead, or is not ready to order: what it remembers of others means nothing later.
+    /// Forgets what a leader remembers, on a node that does not lead or is not ready to order.
     pub fn rest(&mut self) {
         self.memory = Memory::default();
         self.awaited = None;
@@ -199,7 +197,7 @@ impl MembershipPlanner {
         self.busy = false;
     }
 
-    /// What the membership waits for, for operators; empty: nothing, as far as this node leads.
+    /// The wait reason for operators; empty: nothing waits as far as this leader knows.
     pub fn waits_for(&self) -> &str {
         &self.waiting.text
     }
@@ -209,7 +207,7 @@ impl MembershipPlanner {
         self.dirty || (self.busy && now_ns >= self.next_ns)
     }
 
-    /// When it wants to look again, while it leads.
+    /// When the next look is due while this node leads, ns.
     pub fn deadline_ns(&self) -> Option<u64> {
         self.busy.then_some(self.next_ns)
     }
@@ -248,14 +246,14 @@ impl MembershipPlanner {
     }
 }
 
-/// Whether messages of Raft may go to and come from a node whose data directory has `identity`: not before
-/// the ensemble has adopted it, since the one before may have promised what this one does not know.
+/// Whether Raft messages may go to and come from a node whose data directory has `identity`. They may only
+/// after the ensemble has adopted the identity: the directory before may have promised what this one has
+/// lost.
 pub fn admits(state: &MembershipState, node: u8, identity: &[u8; 16]) -> bool {
     !state.is_foreign(node, identity)
 }
 
-/// The batch of one command of the leader's. The caller fills in what goes into every batch: policy, time and
-/// stamp.
+/// A batch of one command of the leader. The caller adds what every batch has: policy, time and stamp.
 pub fn batch_of(command: &MembershipCommand, frame: Batch) -> Batch {
     let op = command.to_op();
     let command = Command {

@@ -1,10 +1,9 @@
-//! The next step.
+//! The next step of the membership planner.
 //!
-//! Owns the order of steps: a name for the ensemble, identities, nodes that lost their disk, the
-//! reconfiguration, and at last Raft's membership as the members say. Never takes a second one before the
-//! first is seen. It stays correct because each is drawn from the replicated state alone, so it does not
-//! matter which leader takes it, and because no step gives a vote to somebody who is behind or takes it where
-//! the rest would be no quorum.
+//! Owns the order of steps: a number for the ensemble, identities, nodes that lost their disk, the
+//! reconfiguration, and last Raft's membership. Never takes a second step before the first one shows its
+//! effect. Correct because each step follows from the replicated state alone, so any leader may take it. No
+//! step gives a vote to a node that is behind, or takes a vote where the rest would be no quorum.
 
 use super::{
     Act, CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, Membership, MembershipCommand, MembershipPlanner, Target, View,
@@ -26,7 +25,7 @@ impl MembershipPlanner {
         })
     }
 
-    /// Whether it must look again without being told.
+    /// Whether the planner must look again without an event.
     pub(super) fn is_unsettled(&self, view: &View<'_>) -> bool {
         let state = view.state;
         if state.members.members.is_empty() {
@@ -46,7 +45,7 @@ impl MembershipPlanner {
         (!members.is_empty()).then_some(Act::Order(MembershipCommand::Bootstrap { cluster, members }))
     }
 
-    /// Directories that are met for the first time.
+    /// Identities of data directories that are not recorded yet.
     fn identify(&self, view: &View<'_>) -> Option<Act> {
         let joining = |node: u8| view.state.pending.as_ref().is_some_and(|p| p.members.get(node).is_some());
         let (node, identity) = self.links.iter().find(|(node, _)| {
@@ -56,8 +55,8 @@ impl MembershipPlanner {
         Some(Act::Order(MembershipCommand::Identify { node: *node, identity: *identity }))
     }
 
-    /// A member came back with another directory. It is dropped, so that Raft forgets how far the old one
-    /// was, follows anew, and gets its vote back when it is caught up.
+    /// Drops a member that came back with another data directory. Raft forgets its progress. The node follows
+    /// again and gets its vote back when it has caught up.
     fn adopt(&self, view: &View<'_>) -> Option<Act> {
         self.links.iter().find_map(|(&node, &identity)| {
             if node == self.node || !view.state.is_foreign(node, &identity) {
@@ -74,7 +73,7 @@ impl MembershipPlanner {
 
     fn reconfigure(&self, view: &View<'_>, pending: &Pending) -> Option<Act> {
         let wanted = &pending.members;
-        // Who was a member before comes perhaps with another disk: Raft must not know how far it was.
+        // A former member may come with another disk: Raft must not remember its progress.
         let returning: Vec<u8> =
             wanted.members.keys().copied().filter(|node| view.state.leaving.contains_key(node)).collect();
         if !returning.is_empty() {
@@ -95,7 +94,7 @@ impl MembershipPlanner {
         let is_voter = |node: u8| view.raft.voters.contains(&u64::from(node));
         let catches_up =
             |node: &u8| !is_voter(*node) && !self.is_ready(view, *node) && self.is_catching_up(view, *node);
-        // Who was a participant before this and has no vote yet gets it later as well.
+        // A participant from before this change that has no vote yet gets it later as well.
         let joins = |node: &u8| !view.state.members.voters().any(|member| member == *node);
         if wanted.voters().filter(joins).any(|node| catches_up(&node)) {
             return None;
@@ -103,7 +102,8 @@ impl MembershipPlanner {
         let refuse = Act::Order(MembershipCommand::Refuse { number: pending.number });
         let missing: Vec<u8> = wanted.voters().filter(|node| !self.counts(view, *node)).collect();
         if 2 * missing.len() >= wanted.voters().count() {
-            // A voter may be between two links just now, and without those who are behind there are too few.
+            // A voter may be between two links just now, and without the nodes that are behind there is no
+            // quorum.
             let over = self.attempt_ns(view) >= CATCH_UP_STALL_NS && !missing.iter().any(catches_up);
             if over {
                 tracing::warn!(
@@ -117,7 +117,7 @@ impl MembershipPlanner {
             return over.then_some(refuse);
         }
 
-        // Who is behind gets its vote later; who had one keeps it.
+        // A node that is behind gets its vote later. A voter keeps its vote.
         let votes = |node: &u8| is_voter(*node) || self.is_ready(view, *node);
         let voters: Vec<u64> = wanted.voters().filter(votes).map(u64::from).collect();
         if !voters.contains(&u64::from(self.node)) {
@@ -130,7 +130,7 @@ impl MembershipPlanner {
         self.change(view, Target { voters, learners }, Some(command))
     }
 
-    /// Whether a voter-to-be counts for the quorum that a reconfiguration needs.
+    /// Whether a future voter counts for the quorum that a reconfiguration needs.
     pub(super) fn counts(&self, view: &View<'_>, node: u8) -> bool {
         match view.raft.voters.contains(&u64::from(node)) {
             true => self.is_present(view, node),
@@ -138,8 +138,8 @@ impl MembershipPlanner {
         }
     }
 
-    /// This leader shall not vote: one of those who shall leads on. If none of them votes yet, some get their
-    /// votes first.
+    /// This leader will not vote, so one of the future voters must lead. If none of them votes yet, some get
+    /// their votes first.
     fn hand_over(&self, view: &View<'_>, wanted: &Members, voters: &[u64]) -> Option<Act> {
         let heirs = wanted.voters().filter(|node| view.raft.voters.contains(&u64::from(*node)));
         if let Some(heir) = self.farthest(view, heirs) {
@@ -152,11 +152,11 @@ impl MembershipPlanner {
         self.change(view, Target { voters: both, learners }, None)
     }
 
-    /// Brings Raft's membership to what the members say.
+    /// The step that brings Raft's membership closer to the replicated members.
     fn settle(&self, view: &View<'_>) -> Option<Act> {
         let members = &view.state.members;
         let may_vote = |node: &u8| view.raft.voters.contains(&u64::from(*node)) || self.is_ready(view, *node);
-        // Who was never a learner becomes one first.
+        // A node that was never a learner becomes one first.
         let known = |node: &u8| view.raft.contains(u64::from(*node));
         let voters: Vec<u64> =
             members.voters().filter(|node| known(node) && may_vote(node)).map(u64::from).collect();
@@ -173,7 +173,7 @@ impl MembershipPlanner {
         self.change(view, Target { voters, learners }, command)
     }
 
-    /// A change, or its command alone where nothing changes, or nothing.
+    /// A change with its command; the command alone where Raft's membership stays; or no step.
     fn change(&self, view: &View<'_>, target: Target, command: Option<MembershipCommand>) -> Option<Act> {
         if (&target.voters, &target.learners) == (&view.raft.voters, &view.raft.learners) {
             return command.map(Act::Order);
@@ -204,7 +204,7 @@ fn without(raft: &Membership, nodes: &[u8]) -> Target {
     Target { voters: keep(&raft.voters), learners: keep(&raft.learners) }
 }
 
-/// All nodes of the membership and `more` that are not among `voters`, ascending.
+/// All nodes of the membership and of `more` that are not among `voters`, ascending.
 fn others(raft: &Membership, voters: &[u64], more: impl IntoIterator<Item = u64>) -> Vec<u64> {
     let mut all: Vec<u64> = raft.nodes().into_iter().chain(more).filter(|id| !voters.contains(id)).collect();
     all.sort_unstable();

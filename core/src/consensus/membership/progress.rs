@@ -1,8 +1,8 @@
-//! Who is present, ready, still moving, done with lingering.
+//! Which nodes are present, ready, still catching up, or still to be told of their removal.
 //!
-//! Owns what the leader remembers from look to look: how long ago a joining node moved, what was committed
-//! when a learner came, since when a removed node has the entry that removes it. Never decides anything. It
-//! stays correct because all of it may be forgotten: then waiting begins anew.
+//! Owns what the leader remembers between two looks: the last move of a joining node, the commit index when a
+//! learner came, and when a removed node got the entry that removes it. Never decides. Correct because all of
+//! it may be forgotten: then the waits begin again.
 
 use super::{
     CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, LINGER_NS, MembershipPlanner, PRESENT_NS, PROMOTE_LAG_ENTRIES,
@@ -10,40 +10,40 @@ use super::{
 };
 use std::collections::BTreeMap;
 
-/// Bounded by the node ids.
+/// Memory of the planner. Bounded by the node ids.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// Number of the pending reconfiguration, and since when this leader drives it.
     attempt: Option<(u64, u64)>,
-    /// Learners that are to get a vote.
+    /// Learners that will get a vote.
     catching_up: BTreeMap<u8, Advance>,
-    /// What was committed when learners were first seen.
+    /// Commit index when each learner was first seen.
     came: BTreeMap<u64, u64>,
-    /// When Raft had heard from them at the last look at which it had.
+    /// Time of the last look at which Raft had heard from each node.
     heard: BTreeMap<u64, u64>,
     /// Former members that are still learners.
     lingering: BTreeMap<u8, Lingering>,
 }
 
-/// How far a node was when it last moved.
+/// Progress of a node at its last move.
 #[derive(Debug, Default)]
 struct Advance {
     matched: u64,
     at_ns: u64,
-    /// Its link is new: that counts as a move.
+    /// A new link counts as a move.
     moved: bool,
 }
 
 #[derive(Debug)]
 struct Lingering {
-    /// Entry up to which it must have the log.
+    /// Index that the node must have.
     index: u64,
     since_ns: u64,
     reached_ns: Option<u64>,
 }
 
 impl Memory {
-    /// A link to the node is new.
+    /// Takes the report of a new link to the node.
     pub(super) fn moved(&mut self, node: u8) {
         if let Some(advance) = self.catching_up.get_mut(&node) {
             advance.moved = true;
@@ -52,7 +52,7 @@ impl Memory {
 }
 
 impl MembershipPlanner {
-    /// Notes what moved since the last look.
+    /// Notes which nodes moved since the last look.
     pub(super) fn look(&mut self, view: &View<'_>) {
         let memory = &mut self.memory;
         let number = view.state.pending.as_ref().map(|pending| pending.number);
@@ -70,8 +70,8 @@ impl MembershipPlanner {
                 let matched = found.map_or(0, |p| p.matched);
                 let fresh = Advance { at_ns: view.now_ns, ..Advance::default() };
                 let advance = memory.catching_up.entry(node).or_insert(fresh);
-                // How far a snapshot on its way is, is not seen here: it counts as moving for as long as its
-                // link stands.
+                // The progress of a snapshot transfer is not visible here. It counts as moving while its link
+                // is up.
                 let receives = found.is_some_and(|p| p.snapshot) && self.links.contains_key(&node);
                 if matched > advance.matched || receives || std::mem::take(&mut advance.moved) {
                     (advance.matched, advance.at_ns) = (matched, view.now_ns);
@@ -99,21 +99,21 @@ impl MembershipPlanner {
         }
     }
 
-    /// A voter that answers.
+    /// Whether the node is a voter that answers.
     pub(super) fn is_present(&self, view: &View<'_>, node: u8) -> bool {
         let answers = |p: &Progress| self.is_heard(view, node) && !p.snapshot;
         node == self.node || (self.is_known(view, node) && progress(view, node).is_some_and(answers))
     }
 
-    /// Raft has heard from it not long ago.
+    /// Whether Raft has heard from the node within [`PRESENT_NS`].
     pub(super) fn is_heard(&self, view: &View<'_>, node: u8) -> bool {
         let last_ns = self.memory.heard.get(&u64::from(node));
         last_ns.is_some_and(|at_ns| view.now_ns.saturating_sub(*at_ns) < PRESENT_NS)
     }
 
-    /// One that may get a vote, or leadership, without anybody having to wait for it. A short log may be
-    /// nothing but the last entries, and a snapshot be missing for all that: a learner has what was committed
-    /// when it came.
+    /// Whether the node may get a vote, or leadership, and nothing would wait for it. A short log may hold
+    /// only the last entries while a snapshot is missing. So a learner must have what was committed when it
+    /// came.
     pub(super) fn is_ready(&self, view: &View<'_>, node: u8) -> bool {
         let came = self.memory.came.get(&u64::from(node)).copied().unwrap_or(0);
         let near =
@@ -121,7 +121,7 @@ impl MembershipPlanner {
         node == self.node || (self.is_present(view, node) && progress(view, node).is_some_and(near))
     }
 
-    /// There is a link to it, and it is who it was.
+    /// Whether the node has a link and its recorded data directory.
     fn is_known(&self, view: &View<'_>, node: u8) -> bool {
         self.links.get(&node).is_some_and(|identity| !view.state.is_foreign(node, identity))
     }
@@ -131,7 +131,7 @@ impl MembershipPlanner {
         self.memory.attempt.map_or(0, |(_, since_ns)| view.now_ns.saturating_sub(since_ns))
     }
 
-    /// Whether it is worth waiting for the node.
+    /// Whether the reconfiguration still waits for the node.
     pub(super) fn is_catching_up(&self, view: &View<'_>, node: u8) -> bool {
         let still = |advance: &Advance| view.now_ns.saturating_sub(advance.at_ns) < CATCH_UP_STALL_NS;
         self.attempt_ns(view) < CATCH_UP_NS_MAX && self.memory.catching_up.get(&node).is_some_and(still)
@@ -146,7 +146,7 @@ impl MembershipPlanner {
         })
     }
 
-    /// Among `nodes` the one that is the farthest.
+    /// The ready node of `nodes` with the longest log.
     pub(super) fn farthest(&self, view: &View<'_>, nodes: impl Iterator<Item = u8>) -> Option<u8> {
         nodes
             .filter(|node| *node != self.node && self.is_ready(view, *node))

@@ -31,7 +31,7 @@ struct Cluster {
     index: u64,
     now_ns: u64,
     seq: u64,
-    /// What came out, in order.
+    /// Steps of the planner, in order.
     acts: Vec<Act>,
     /// Results of reconfigurations.
     results: Vec<Outcome>,
@@ -484,7 +484,7 @@ fn a_node_with_a_lost_disk_votes_in_a_short_log_only_when_it_has_what_was_commit
     cluster.node(2).matched = came;
     cluster.settle();
     assert_eq!(cluster.raft, Membership::new(vec![1, 2, 3], vec![]));
-    // It lost its disk once more: it came anew.
+    // The node lost its disk once more.
     cluster.stop(2);
     cluster.start_empty(2, [23; 16]);
     cluster.wait(CATCH_UP_STALL_NS);

@@ -1,24 +1,23 @@
 //! What the membership waits for, in words.
 //!
-//! Owns what an operator reads in the log and in `mntr` while a reconfiguration is under way, or a
-//! participant has no vote. Never decides anything. It stays correct because it is drawn from what the next
-//! step is drawn from, and holds nothing that grows while one waits: the same words are the same wait, and
-//! are said once.
+//! Owns the text that an operator reads in the log and in `mntr` while a reconfiguration is under way or a
+//! participant has no vote. Never decides. Correct because it is drawn from the input of the next step. It
+//! holds nothing that grows during a wait, so the same wait has the same words and is logged once.
 
 use super::progress::progress;
 use super::{CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, MembershipPlanner, View};
 
-/// What waits, and why: for the log once, for `mntr` as long as it lasts.
+/// The reason of a wait: logged once, and in `mntr` as long as it lasts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Waiting {
-    /// Empty: nothing.
+    /// Empty: nothing waits.
     pub text: String,
     /// A client waits for its answer.
     pending: bool,
 }
 
 impl Waiting {
-    /// Says in the log what is another wait than `before`.
+    /// Logs the reason if it differs from `before`.
     pub(super) fn tell(&self, before: &Waiting) {
         if self == before {
             return;
@@ -36,7 +35,7 @@ impl Waiting {
 }
 
 impl MembershipPlanner {
-    /// What is waited for when nothing can be done just now.
+    /// The reason why no step can be taken just now.
     pub(super) fn waiting(&self, view: &View<'_>) -> Waiting {
         if view.state.members.members.is_empty() {
             return Waiting::default();
@@ -51,7 +50,7 @@ impl MembershipPlanner {
         let missing: Vec<u8> = pending.members.voters().filter(|node| !self.counts(view, *node)).collect();
         let voters = pending.members.voters().count();
         let text = match missing.is_empty() {
-            // The next step shows its effect first.
+            // The last step has to show its effect first.
             true => String::new(),
             false => format!(
                 "reconfiguration {} waits for {}: {} of its {voters} voters are there, {} are needed; at most {} s without progress, \
@@ -72,7 +71,7 @@ impl MembershipPlanner {
         view.state.members.voters().filter(|node| !view.raft.voters.contains(&u64::from(*node))).collect()
     }
 
-    /// Servers, each with what is the matter with it; empty without any.
+    /// Servers, each with its state; empty without any.
     pub(super) fn list(&self, view: &View<'_>, nodes: &[u8]) -> String {
         let all: Vec<String> =
             nodes.iter().map(|node| format!("server {node} ({})", self.matter(view, *node))).collect();

@@ -1,9 +1,12 @@
-//! Raft's messages between the crate's form and ours, and which of a peer's are let in.
+//! Raft's messages between the crate's form and the wire's form, and the check of what a peer sends.
 //!
-//! Owns the translation, field by field, and the first look at what a peer says. Never gives anything from
-//! outside to protobuf, and never lets the crate see what would make it panic: it takes its peers for honest,
-//! we do not. It stays correct because only the kinds that followers and leaders exchange exist on the wire;
-//! proposals, read requests, snapshots and everything local have other ways.
+//! Owns the translation, field by field.
+//!
+//! Never gives anything from outside to protobuf. Never passes a message to the crate that would make the
+//! crate panic: the crate trusts its peers.
+//!
+//! Correct because only the kinds that followers and leaders exchange exist on the wire. Proposals, read
+//! requests, snapshots and local messages have other ways.
 
 use crate::consensus::raft::{EntryKind, LogEntry};
 use crate::members::NODE_MAX;
@@ -11,11 +14,11 @@ use crate::peers::message::{RaftEntry, RaftMessage};
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
-/// The largest term: beyond it a zxid, which carries the term in its upper half, would turn negative. One
-/// election in 300 ms takes twenty years to get there.
+/// The largest term. A zxid carries the term in its upper half and would turn negative beyond it. With an
+/// election every 300 ms a group needs twenty years to get there.
 pub const TERM_MAX: u64 = (1 << 31) - 1;
 
-/// Kinds that travel.
+/// Kinds of messages that exist on the wire.
 const KINDS: [MessageType; 9] = [
     MessageType::MsgAppend,
     MessageType::MsgAppendResponse,
@@ -28,7 +31,7 @@ const KINDS: [MessageType; 9] = [
     MessageType::MsgRequestPreVoteResponse,
 ];
 
-/// For the wire; `None`: of a kind that does not travel.
+/// Translates for the wire. `None`: the kind does not exist on the wire.
 pub(in crate::consensus) fn outgoing(m: Message) -> Option<RaftMessage> {
     KINDS.contains(&m.msg_type).then(|| RaftMessage {
         kind: m.msg_type as i32 as u8,
@@ -47,7 +50,7 @@ pub(in crate::consensus) fn outgoing(m: Message) -> Option<RaftMessage> {
     })
 }
 
-/// From the wire to node `to`; `None`: nonsense.
+/// Translates a message from the wire to node `to`. `None`: an impossible message.
 pub(in crate::consensus) fn incoming(m: RaftMessage, to: u64) -> Option<Message> {
     let kind = KINDS.into_iter().find(|kind| *kind as i32 == i32::from(m.kind))?;
     let sane = m.to == to
@@ -55,8 +58,8 @@ pub(in crate::consensus) fn incoming(m: RaftMessage, to: u64) -> Option<Message>
         && (1..=u64::from(NODE_MAX)).contains(&m.from)
         && (1..=TERM_MAX).contains(&m.term)
         && (kind == MessageType::MsgAppend || m.entries.is_empty())
-        // Only the beginning of all logs has no term: the crate would take any place beyond a log's end for a
-        // match.
+        // Only the beginning of all logs has no term. The crate would match any position beyond the end of a
+        // log.
         && (kind != MessageType::MsgAppend || (m.index == 0) == (m.log_term == 0))
         && m.index < u64::MAX - m.entries.len() as u64
         && follows(&m);
@@ -76,24 +79,25 @@ pub(in crate::consensus) fn incoming(m: RaftMessage, to: u64) -> Option<Message>
         reject: m.reject,
         reject_hint: m.reject_hint,
         context: m.context.into(),
-        // Nobody here has a priority; one below zero would get a refusal that the crate cannot send in term
-        // 0.
+        // Priorities are not used. A negative one would get a refusal that the crate cannot send in term 0.
         priority: m.priority.max(0),
         ..Message::default()
     })
 }
 
-/// Whether only a leader says this. It needs no trust in his data directory: a majority trusts it.
+/// Whether only a leader sends this message. The receiver need not know the leader's data directory: a
+/// majority elected it.
 pub(in crate::consensus) fn is_leaders_word(m: &RaftMessage) -> bool {
     is_one_of(m, [MessageType::MsgAppend, MessageType::MsgHeartbeat])
 }
 
-/// Whether it answers that: it promises something to a leader, and asks nothing of him.
+/// Whether the message answers a leader. Such a message promises something to the leader and requests
+/// nothing.
 pub(in crate::consensus) fn is_answer_to_leader(m: &RaftMessage) -> bool {
     is_one_of(m, [MessageType::MsgAppendResponse, MessageType::MsgHeartbeatResponse])
 }
 
-/// Whether it is about the election of a node without a log, or makes the receiver stand for election.
+/// Whether the message is about the election of a node without a log, or makes the receiver campaign.
 pub(in crate::consensus) fn would_found(m: &RaftMessage) -> bool {
     let asks = is_one_of(m, [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote]);
     let others = [
@@ -108,7 +112,7 @@ fn is_one_of<const N: usize>(m: &RaftMessage, kinds: [MessageType; N]) -> bool {
     kinds.into_iter().any(|kind| kind as i32 == i32::from(m.kind))
 }
 
-/// Whether the entries continue each other and what the message stands on, in index and term.
+/// Whether index and term of the entries continue each other and the entry before them.
 fn follows(m: &RaftMessage) -> bool {
     let mut before = (m.index, m.log_term);
     m.entries.iter().all(|e| {
@@ -118,7 +122,7 @@ fn follows(m: &RaftMessage) -> bool {
     })
 }
 
-/// What the log and apply see of the crate's entry.
+/// An entry of the crate in the form of the log and of apply.
 pub(in crate::consensus) fn log_entry(e: &Entry) -> LogEntry {
     let (kind, payload) = match e.get_entry_type() {
         EntryType::EntryNormal => (EntryKind::Batch, &e.data),
@@ -127,8 +131,8 @@ pub(in crate::consensus) fn log_entry(e: &Entry) -> LogEntry {
     LogEntry { index: e.index, term: e.term, kind, payload: payload.clone() }
 }
 
-/// What the crate sees of the log's entry. Ours rides in the context: the crate looks into the data of a
-/// change only when it is proposed.
+/// An entry of the log in the crate's form. A change of membership is in the context: the crate reads the
+/// data of a change only when it is proposed.
 pub(in crate::consensus) fn crate_entry(e: LogEntry) -> Entry {
     let (entry_type, data, context) = match e.kind {
         EntryKind::Batch => (EntryType::EntryNormal, e.payload, Bytes::new()),

@@ -1,32 +1,31 @@
-//! Entries that a peer who is behind needs and that are not in memory any more.
+//! Entries that a peer far behind needs and that are not in memory any more.
 //!
-//! Owns the requests for ranges of the log, and what came back until it is sent. Never reads the log itself:
-//! the ranges go out as [`Fetch`] and come back by
-//! [`Group::fetched`](crate::consensus::raft::Group::fetched). It stays correct because what lies below the
-//! window is applied, hence never superseded; and bounded because only so many ranges are out or kept at a
-//! time: who goes without asks again with his next heartbeat.
+//! Owns the fetches under way, and the fetched ranges until they are sent. Never reads the log: ranges leave
+//! as [`Fetch`] and come back by [`RaftNode::fetched`](super::node::RaftNode::fetched). Correct because
+//! entries below the window are applied, so they never change. Bounded by the number of fetches and of kept
+//! ranges; a peer that goes without asks again with its next heartbeat response.
 
 use crate::consensus::raft::codec;
 use crate::consensus::raft::log_window::LogWindow;
 use crate::consensus::raft::{Fetch, LogEntry};
 use raft::RawNode;
 
-/// Bytes of one cold read: several append messages, so that a peer is fed without a pause between two reads.
+/// Bytes of one fetch: several append messages, so that a peer is fed without a pause between two fetches.
 pub(in crate::consensus) const FETCH_BYTES_MAX: u64 = 2 * 1024 * 1024;
-/// ColdEntries reads under way, and ranges kept: as many peers may be behind at different places without
-/// slowing each other.
+/// Fetches under way, and ranges kept. As many peers may be behind at different positions without slowing
+/// each other.
 const FETCHES_MAX: usize = 4;
 
 /// See the module doc.
 #[derive(Debug, Default)]
 pub(in crate::consensus) struct ColdEntries {
-    /// Out.
+    /// Fetches that were handed out and have not come back.
     under_way: Vec<Fetch>,
     token: u64,
 }
 
 impl ColdEntries {
-    /// Puts into `fetches` what the window was asked for in vain and is not on its way yet.
+    /// Adds to `fetches` the positions that the window missed and that no fetch covers yet.
     pub(in crate::consensus) fn wanted(&mut self, node: &RawNode<LogWindow>, fetches: &mut Vec<Fetch>) {
         for low in node.store().take_misses() {
             let known = self.under_way.iter().any(|f| f.low == low);
@@ -43,7 +42,7 @@ impl ColdEntries {
         }
     }
 
-    /// Takes what was read and sends it to whoever waits for it.
+    /// Takes the entries of a fetch and sends them to the peers that wait for them.
     pub(in crate::consensus) fn fetched(
         &mut self,
         node: &mut RawNode<LogWindow>,

@@ -1,10 +1,9 @@
-//! Who votes and who learns, as Raft counts them, and how that changes.
+//! Voters and learners as Raft counts them, and the arithmetic of a change.
 //!
-//! Owns the joint state as a plain value, its form in the log and in snapshots' headers, and the arithmetic
-//! of a change. Never decides who may join, and never sends protobuf anywhere: what the `raft` crate wants of
-//! it is made in memory. It stays correct because a change is computed from the membership and the target
-//! alone, so that every node that applies the same entries computes the same, whether Raft is already there
-//! (a running node) or not yet (replay).
+//! Owns the joint membership as a plain value, and its form in the log and in headers of snapshots. Never
+//! decides which node may join, and never sends protobuf: the crate's form is made in memory. Correct because
+//! a change follows from the membership and the target alone. So every node that applies the same entries
+//! computes the same membership, running or in replay.
 
 use crate::members::NODE_MAX;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
@@ -13,85 +12,85 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 use thiserror::Error;
 
-/// Alignment at which archives are looked at.
+/// Alignment of archives, bytes.
 const ARCHIVE_ALIGN: usize = 16;
 
-/// Voters and learners as Raft counts them; joint while `outgoing` is not empty.
+/// Voters and learners as Raft counts them. The membership is joint while `outgoing` is not empty.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Membership {
-    /// Those who vote; the incoming half while it is joint.
+    /// Voters; the incoming half while the membership is joint.
     pub voters: Vec<u64>,
-    /// Those who only follow.
+    /// Nodes that follow and do not vote.
     pub learners: Vec<u64>,
-    /// Those who voted before, and still do while it is joint.
+    /// The outgoing half of a joint membership: voters from before, which still vote.
     pub outgoing: Vec<u64>,
-    /// Voters of `outgoing` that will be learners once it is not joint any more.
+    /// Voters of `outgoing` that become learners when the joint membership is left.
     pub learners_next: Vec<u64>,
-    /// Whether the leader leaves the joint state by itself.
+    /// Whether the leader leaves the joint membership by itself.
     pub auto_leave: bool,
 }
 
-/// A wanted change: the voters and learners there shall be.
+/// The target of a change.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Target {
-    /// All that shall vote.
+    /// All voters after the change.
     pub voters: Vec<u64>,
-    /// All that shall only follow.
+    /// All learners after the change.
     pub learners: Vec<u64>,
 }
 
-/// What a membership entry of the log carries. No bytes at all: the joint state is left.
+/// Payload of a membership entry. An empty payload leaves the joint membership.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 struct Change {
     target: Target,
     command: Vec<u8>,
 }
 
-/// As a standalone server's snapshots had it before there were ensembles.
+/// The form in snapshots of a standalone server from before ensembles existed.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 struct Standalone {
     voters: Vec<u64>,
     learners: Vec<u64>,
 }
 
-/// What applying a membership entry did.
+/// The effect of a membership entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MembershipStep {
-    /// The joint state was entered; the command that rode in the entry takes effect when it is left.
+    /// The joint membership was entered. The command in the entry takes effect when it is left.
     Entered {
         /// An archived batch, or nothing.
         command: Vec<u8>,
     },
-    /// The joint state was left: the change is done.
+    /// The joint membership was left: the change is done.
     Left,
 }
 
-/// Why a membership cannot be, or not follow from another.
+/// Why a membership is impossible, or cannot follow from another one.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum MembershipError {
-    /// Nobody would vote.
+    /// The membership has no voter.
     #[error("a group needs at least one voter")]
     NoVoters,
-    /// A number that no node has.
+    /// A number outside the range of node ids.
     #[error("{0} is not a node number (1 to {NODE_MAX})")]
     Node(u64),
-    /// The same node twice.
+    /// A node is listed twice.
     #[error("node {0} is named twice")]
     Twice(u64),
-    /// A change while one is under way, or the end of one while none is.
+    /// A change begins while another one is under way, or ends while none is.
     #[error("a change of membership cannot begin or end now: it is joint: {joint}")]
     Order {
-        /// Whether it is.
+        /// Whether a change is under way.
         joint: bool,
     },
-    /// Bytes that are no change.
+    /// The payload cannot be decoded.
     #[error("not a change of membership: {0}")]
     Undecodable(String),
 }
 
 impl Target {
-    /// Whether a group can be so.
+    /// Checks that the target has a voter and lists each node once.
     pub fn check(&self) -> Result<(), MembershipError> {
         if self.voters.is_empty() {
             return Err(MembershipError::NoVoters);
@@ -101,37 +100,38 @@ impl Target {
 }
 
 impl Membership {
-    /// These voters and learners, not joint.
+    /// A membership of these voters and learners that is not joint.
     pub fn new(voters: Vec<u64>, learners: Vec<u64>) -> Self {
         Self { voters: sorted(voters), learners: sorted(learners), ..Self::default() }
     }
 
-    /// Whether two majorities count.
+    /// Whether a decision needs two majorities.
     pub fn is_joint(&self) -> bool {
         !self.outgoing.is_empty()
     }
 
-    /// Those of whom a majority is needed whatever becomes of a change: while it is joint, those from before.
+    /// Voters of which a majority is needed even if the change under way fails: the outgoing half while
+    /// joint, else all.
     pub fn settled_voters(&self) -> &[u64] {
         if self.is_joint() { &self.outgoing } else { &self.voters }
     }
 
-    /// Whether nobody else's vote counts.
+    /// Whether `node` is the only voter.
     pub fn is_sole_voter(&self, node: u64) -> bool {
         self.voters == [node] && (self.outgoing.is_empty() || self.outgoing == [node])
     }
 
-    /// Whether there is nobody else at all.
+    /// Whether `node` is the only member.
     pub fn is_alone(&self, node: u64) -> bool {
         self.is_sole_voter(node) && self.learners.is_empty() && self.learners_next.is_empty()
     }
 
-    /// Whether the node belongs to it in any way.
+    /// Whether the node is a voter or a learner, in either half.
     pub fn contains(&self, node: u64) -> bool {
         [&self.voters, &self.learners, &self.outgoing].iter().any(|part| part.contains(&node))
     }
 
-    /// All nodes that belong to it in any way, ascending.
+    /// All voters and learners of both halves, ascending.
     pub fn nodes(&self) -> Vec<u64> {
         let mut all = [&self.voters[..], &self.learners, &self.outgoing].concat();
         all.sort_unstable();
@@ -139,7 +139,7 @@ impl Membership {
         all
     }
 
-    /// Whether Raft can start from it.
+    /// Checks that Raft can start from this membership.
     pub fn check(&self) -> Result<(), MembershipError> {
         if self.voters.is_empty() {
             return Err(MembershipError::NoVoters);
@@ -154,7 +154,7 @@ impl Membership {
         }
     }
 
-    /// The joint membership on the way to `target`.
+    /// The joint membership between this one and `target`.
     pub fn enter(&self, target: &Target) -> Result<Self, MembershipError> {
         target.check()?;
         if self.is_joint() {
@@ -171,7 +171,7 @@ impl Membership {
         })
     }
 
-    /// The membership at the end of a change.
+    /// The membership after the joint one is left.
     pub fn leave(&self) -> Result<Self, MembershipError> {
         if !self.is_joint() {
             return Err(MembershipError::Order { joint: false });
@@ -179,7 +179,7 @@ impl Membership {
         Ok(Self::new(self.voters.clone(), [&self.learners[..], &self.learners_next].concat()))
     }
 
-    /// Applies a membership entry.
+    /// Applies the payload of a membership entry.
     pub fn apply(&mut self, payload: &[u8]) -> Result<MembershipStep, MembershipError> {
         match decode(payload)? {
             Some((target, command)) => {
@@ -193,15 +193,15 @@ impl Membership {
         }
     }
 
-    /// Its form in a snapshot's header.
+    /// The form in a header of a snapshot.
     pub fn encode(&self) -> Vec<u8> {
         archive(self)
     }
 
-    /// The way back from [`Membership::encode`].
+    /// Decodes the bytes of [`Membership::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, MembershipError> {
         let found = unarchive::<Self>(bytes).or_else(|e| match unarchive::<Standalone>(bytes) {
-            // Nothing but one voter was ever written so.
+            // The old form was only ever written for a single voter.
             Ok(old) if old.voters.len() == 1 && old.learners.is_empty() && bytes == archive(&old) => {
                 Ok(Self::new(old.voters, Vec::new()))
             }
@@ -211,7 +211,7 @@ impl Membership {
         Ok(found)
     }
 
-    /// As the `raft` crate keeps it.
+    /// The form of the `raft` crate.
     pub(in crate::consensus) fn conf_state(&self) -> ConfState {
         ConfState {
             voters: self.voters.clone(),
@@ -223,7 +223,7 @@ impl Membership {
         }
     }
 
-    /// From what the `raft` crate keeps, in no particular order there.
+    /// The inverse of [`Membership::conf_state`]; the crate keeps no particular order.
     pub(in crate::consensus) fn from_conf_state(state: ConfState) -> Self {
         Self {
             voters: sorted(state.voters),
@@ -234,7 +234,7 @@ impl Membership {
         }
     }
 
-    /// The change to `target` in the `raft` crate's words: always joint, left by itself.
+    /// The change to `target` in the form of the `raft` crate: always joint, left by the leader itself.
     pub(in crate::consensus) fn conf_change(&self, target: &Target) -> ConfChangeV2 {
         let single = |kind, node: u64| ConfChangeSingle {
             change_type: kind,
@@ -251,7 +251,7 @@ impl Membership {
             .chain(gone.map(|&node| single(ConfChangeType::RemoveNode, node)))
             .collect();
         if changes.is_empty() {
-            // The crate takes a change of nothing for the end of one; node 0 it passes over.
+            // The crate reads an empty change as the end of a joint membership. It ignores node 0.
             changes.push(single(ConfChangeType::AddNode, 0));
         }
         ConfChangeV2 {
@@ -262,12 +262,12 @@ impl Membership {
     }
 }
 
-/// The payload of an entry that changes the membership and carries a command.
+/// Encodes the payload of an entry that changes the membership and carries a command.
 pub(in crate::consensus) fn encode(target: &Target, command: Vec<u8>) -> Vec<u8> {
     archive(&Change { target: target.clone(), command })
 }
 
-/// The way back from [`encode`]; `None`: the joint state is left.
+/// Decodes the bytes of [`encode`]. `None`: the joint membership is left.
 pub(in crate::consensus) fn decode(payload: &[u8]) -> Result<Option<(Target, Vec<u8>)>, MembershipError> {
     if payload.is_empty() {
         return Ok(None);
@@ -276,7 +276,7 @@ pub(in crate::consensus) fn decode(payload: &[u8]) -> Result<Option<(Target, Vec
     Ok(Some((change.target, change.command)))
 }
 
-/// The command that rides in an entry which changes the membership; `None`: the joint state is left. For the
+/// The command in an entry that changes the membership. `None`: the joint membership is left. For the
 /// simulation's reading of the log.
 #[cfg(any(test, feature = "sim"))]
 pub fn change_command(payload: &[u8]) -> Result<Option<Vec<u8>>, MembershipError> {

@@ -1,11 +1,13 @@
-//! What Raft reads of the log: recent entries, and the term of every entry there is.
+//! The part of the log that Raft reads: recent entries, and the term of every entry.
 //!
-//! Owns the entries that are not applied and, in a group of more than one, as many of the applied ones as its
-//! bound allows; the terms, as runs, from the log's first entry on; and what the snapshot that could be sent
-//! contains. Never reads the disk: the log itself is written beside it, from the same effects, and what is
-//! colder than the window is noted as missed and read elsewhere. It stays correct because an entry leaves the
-//! window only once it is applied, hence committed and durable here; and because a conflicting suffix is cut
-//! off before its replacement is appended, as in the log.
+//! Owns the unapplied entries, the terms of the whole log as runs, and the index of the newest snapshot. In a
+//! group of more than one it also owns as many applied entries as its bound allows.
+//!
+//! Never reads the disk: the journal writes the log from the same drains. A position below the window is
+//! noted as missed and read elsewhere.
+//!
+//! Correct because an entry leaves the window only once it is applied, hence committed and durable here. A
+//! conflicting suffix is cut off before its replacement is appended, as in the log.
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
@@ -15,29 +17,29 @@ use std::collections::VecDeque;
 /// Bytes of applied entries kept in memory for peers that are a little behind: half a minute of heavy
 /// writing.
 const RECENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// What an entry costs beside its payload, so that empty ones are bounded too.
+/// Bytes of an entry beside its payload, so that empty entries are bounded too.
 const ENTRY_OVERHEAD_BYTES: u64 = 128;
-/// Places asked for in vain that are remembered: more peers than that are not behind at different places.
+/// Missed positions that are remembered. More peers are not behind at different positions.
 const MISSES_MAX: usize = 16;
 
-/// Where a log begins, and the terms of what is in it.
+/// First index of a log, and the terms of its entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// First index that can be read.
     first: u64,
-    /// Term of the entry before it.
+    /// Term of the entry before `first`.
     term_before: u64,
     /// (index at which a term begins, term), ascending; the first one at or below `first`.
     runs: VecDeque<(u64, u64)>,
 }
 
 impl Span {
-    /// A log from `first` on, behind an entry of `term_before`, with runs of terms (begin, term).
+    /// A log from `first` on, behind an entry of `term_before`. `runs` are (first index, term).
     pub fn new(first: u64, term_before: u64, runs: impl IntoIterator<Item = (u64, u64)>) -> Self {
         Self { first, term_before, runs: runs.into_iter().collect() }
     }
 
-    /// Term of an index at or above `first - 1`, if it is one of the log.
+    /// Term of an index at or above `first - 1`. `None`: the index is not in the log.
     fn term(&self, index: u64) -> Option<u64> {
         if index + 1 == self.first {
             return Some(self.term_before);
@@ -69,19 +71,19 @@ impl Span {
     }
 }
 
-/// The window. See the module doc.
+/// See the module doc.
 pub struct LogWindow {
     span: Span,
     entries: VecDeque<Entry>,
-    /// Index of the first one in memory, or the one after the last.
+    /// First index in memory, or the index after the last entry.
     warm: u64,
-    /// Up to here everything is applied.
+    /// Index of the last applied entry.
     applied: u64,
-    /// Cost of the applied ones, and of the others.
+    /// Bytes of the applied entries in memory, and of the unapplied ones.
     applied_bytes: u64,
     unapplied_bytes: u64,
     recent_bytes_max: u64,
-    /// Ranges read back, the newest last.
+    /// Fetched ranges, the newest last.
     cold: VecDeque<Vec<Entry>>,
     misses: RefCell<Vec<u64>>,
     hard_state: HardState,
@@ -91,8 +93,7 @@ pub struct LogWindow {
 }
 
 impl LogWindow {
-    /// A window on a log that is applied up to `applied`, with what was recovered of elections and members.
-    /// What the log holds beyond is to be appended.
+    /// A window on a log that is applied up to `applied`. The caller appends the rest of the log.
     pub fn new(mut span: Span, applied: u64, hard_state: HardState, members: ConfState) -> Self {
         span.supersede(applied + 1);
         Self {
@@ -111,7 +112,7 @@ impl LogWindow {
         }
     }
 
-    /// Appends what Raft gave out, superseding what stands at the same positions.
+    /// Appends entries of a drain. They supersede the entries at the same positions.
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         assert!(
@@ -132,7 +133,8 @@ impl LogWindow {
         }
     }
 
-    /// Everything up to `index` is applied: it may leave the memory, the oldest first.
+    /// Takes the report that everything up to `index` is applied. Applied entries may leave the memory, the
+    /// oldest first.
     pub fn release(&mut self, index: u64) {
         let index = index.min(self.end());
         while self.applied < index {
@@ -146,7 +148,7 @@ impl LogWindow {
         self.evict();
     }
 
-    /// The log begins at `first` now.
+    /// Takes the report that the log begins at `first`.
     pub fn truncate(&mut self, first: u64) {
         let first = first.min(self.applied + 1);
         if first <= self.span.first {
@@ -159,18 +161,18 @@ impl LogWindow {
         self.cold.retain(|range| range.first().is_some_and(|e| e.index >= first));
     }
 
-    /// Nobody else may ever ask for entries, or somebody may.
+    /// With `alone` no peer can ask for entries, and no applied entry is kept.
     pub fn set_alone(&mut self, alone: bool) {
         self.recent_bytes_max = if alone { 0 } else { RECENT_BYTES_MAX };
         self.evict();
     }
 
-    /// What a snapshot's membership is.
+    /// Sets the membership of a snapshot.
     pub fn set_members(&mut self, members: ConfState) {
         self.members = members;
     }
 
-    /// A snapshot can be sent.
+    /// Sets the newest snapshot that can be sent.
     pub fn set_snapshot(&mut self, index: u64, term: u64) {
         self.snapshot = (index, term);
     }
@@ -185,12 +187,12 @@ impl LogWindow {
         self.warm
     }
 
-    /// Where somebody wanted to read below the window since the last call.
+    /// Positions below the window that were asked for since the last call.
     pub fn take_misses(&self) -> Vec<u64> {
         std::mem::take(&mut self.misses.borrow_mut())
     }
 
-    /// Keeps a range that was read back, at most `max` of them.
+    /// Keeps a fetched range, at most `max` of them.
     pub fn keep_cold(&mut self, range: Vec<Entry>, max: usize) {
         let low = range.first().map(|e| e.index);
         self.cold.retain(|known| known.first().map(|e| e.index) != low);
@@ -206,7 +208,7 @@ impl LogWindow {
         }
     }
 
-    /// Only for applied ones.
+    /// Drops the oldest entry, which must be applied.
     fn drop_oldest(&mut self) {
         if let Some(gone) = self.entries.pop_front() {
             self.applied_bytes -= cost(&gone);
@@ -294,12 +296,12 @@ fn cost(entry: &Entry) -> u64 {
     (entry.data.len() + entry.context.len()) as u64 + ENTRY_OVERHEAD_BYTES
 }
 
-/// As many as `bytes_max` allows, one at least.
+/// As many entries as `bytes_max` allows, at least one.
 fn limited<'a>(entries: impl Iterator<Item = &'a Entry>, bytes_max: u64) -> Vec<Entry> {
     let mut bytes = 0u64;
     let fits = |e: &&Entry| {
         let first = bytes == 0;
-        // One more than the payload, so that empty entries count as well.
+        // One byte more than the payload, so that empty entries count.
         bytes = bytes.saturating_add((e.data.len() + e.context.len()) as u64 + 1);
         first || bytes <= bytes_max
     };

@@ -1,23 +1,23 @@
-//! What was said in the log of peers that say what cannot be.
+//! Impossible messages of peers, and how often the log has them.
 //!
-//! Owns when each fault of each node was last said. Never decides what a fault is. It stays correct because
-//! it counts the ticks of Raft's clock: a heartbeat a beat, or as many as a line carries, make one line in
-//! [`COMPLAINT_TICKS`]; and bounded by the numbers of nodes.
+//! Owns the tick at which each misbehaviour of each node was last logged. Never decides what a misbehaviour
+//! is. Correct because it counts the ticks of Raft's clock: one line in [`MISBEHAVIOUR_TICKS`] per node and
+//! kind. Bounded by the node ids.
 
 use crate::complaint::Complaint;
 use std::collections::BTreeMap;
 
-/// Ticks between two lines about the same fault of the same node: ten seconds by the usual clock.
-pub(super) const COMPLAINT_TICKS: u64 = 500;
+/// Ticks between two lines about one misbehaviour of one node: ten seconds by the usual clock.
+pub(super) const MISBEHAVIOUR_TICKS: u64 = 500;
 
-/// What is wrong.
+/// A kind of impossible message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Misbehaviour {
-    /// It claims to lead in a term in which another one does.
+    /// The peer claims to lead in a term in which another node leads.
     SecondLeader,
-    /// Its log contradicts what is committed here.
+    /// The log of the peer contradicts what is committed here.
     OtherLog,
-    /// It believes that this node has what it has not.
+    /// The peer believes that this node has an entry that it lacks.
     ForgottenEntry,
 }
 
@@ -29,13 +29,13 @@ pub(super) struct Misbehaviours {
 }
 
 impl Misbehaviours {
-    /// Time passes.
+    /// Takes one tick of Raft's clock.
     pub(super) fn tick(&mut self) {
         self.ticks += 1;
     }
 
-    /// Whether the log shall have it; the count of lines that it did not get.
+    /// Whether the log takes a line now. Returns the number of suppressed lines.
     pub(super) fn admit(&mut self, node: u64, wrong: Misbehaviour) -> Option<u64> {
-        self.said.entry((node, wrong)).or_default().admit(self.ticks, COMPLAINT_TICKS)
+        self.said.entry((node, wrong)).or_default().admit(self.ticks, MISBEHAVIOUR_TICKS)
     }
 }

@@ -1,9 +1,9 @@
 //! Raft: the `raft` crate behind one type, [`node::RaftNode`].
 //!
-//! Owns the shapes in which ordering is asked for and granted. Never does I/O, reads a clock or draws
-//! randomness: time comes as [`Group::tick`], durability as [`Group::persisted`], and all that is to be done
-//! comes out of [`Group::drain`]. It stays correct because nothing behind it may promise what has not been
-//! reported as persisted, and the caller performs effects in the order in which they are drained.
+//! Owns the shapes of its inputs and outputs. Never does I/O, reads a clock or draws randomness: time comes
+//! as [`node::RaftNode::tick`], durability as [`node::RaftNode::persisted`], and all effects leave by
+//! [`node::RaftNode::drain`]. Correct because no message may promise what was not reported as persisted. The
+//! caller performs effects in the order in which they are drained.
 
 pub(super) mod codec;
 pub(super) mod cold_entries;
@@ -20,10 +20,10 @@ use crate::peers::message::RaftMessage;
 use bytes::Bytes;
 use thiserror::Error;
 
-/// What an entry of the log carries.
+/// The kind of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
-    /// A [`crate::command::Batch`], or nothing: the entry with which a leader begins its term.
+    /// A [`crate::command::Batch`], or nothing: the first entry of a leader's term.
     Batch,
     /// A change of membership.
     Membership,
@@ -34,85 +34,84 @@ pub enum EntryKind {
 pub struct LogEntry {
     /// Position, from 1 without a gap.
     pub index: u64,
-    /// Term of the leader that made it.
+    /// Term of the leader that proposed it.
     pub term: u64,
-    /// What the payload is.
+    /// How `payload` is to be read.
     pub kind: EntryKind,
-    /// The payload.
+    /// An archive as `kind` says; empty in the first entry of a term.
     pub payload: Bytes,
 }
 
-/// What a node must not forget about elections.
+/// Term and vote, which must be durable before any message depends on them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Vote {
-    /// The newest term it heard of.
+    /// The newest term that the node knows.
     pub term: u64,
-    /// For whom it voted in that term; 0 = nobody.
+    /// The candidate that got its vote in that term; 0 = none.
     pub node: u64,
 }
 
-/// A range of the log that is not in memory any more and that a peer who is behind needs. Reading it is the
-/// caller's.
+/// A range of the log that a peer far behind needs and that is not in memory. The caller reads it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fetch {
-    /// The peer; others may need the same.
+    /// A peer that needs the range; other peers may need it too.
     pub to: u64,
-    /// First index.
+    /// First index of the range.
     pub low: u64,
-    /// The one after the last.
+    /// The index after the last one.
     pub high: u64,
-    /// Bytes at which to stop, after one entry at least.
+    /// Bytes at which to stop; at least one entry is read.
     pub bytes_max: u64,
-    /// The group's own word for this request.
+    /// Raft's number of this fetch.
     pub token: u64,
 }
 
-/// How far a peer is, as the leader knows it.
+/// Progress of a peer, as the leader knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
     /// The peer, or the leader itself.
     pub node: u64,
-    /// Last index known to be durable there.
+    /// Last index known to be durable on the peer.
     pub matched: u64,
-    /// Whether it answered within the last election timeout.
+    /// Whether the peer answered within the last election timeout.
     pub active: bool,
-    /// Whether it has no vote.
+    /// Whether the peer has no vote.
     pub learner: bool,
-    /// Whether it waits for a snapshot.
+    /// Whether the peer waits for a snapshot.
     pub snapshot: bool,
 }
 
-/// What is to be done, in this order: send `messages`, append `vote` and `entries` to the log, apply
-/// `committed`, answer `reads`; and `after`, `fetches` and `snapshots` when their time comes.
+/// Effects of one drain. The caller performs them in this order: send `messages`, append `vote` and `entries`
+/// to the log, apply `committed`, answer `reads`. The rest follows when its time comes.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Number of this drain: to be given to [`Group::persisted`] once `vote` and `entries` are durable.
-    /// Drains become durable in their order.
+    /// Number of this drain. The caller reports it by [`node::RaftNode::persisted`] once `vote` and `entries`
+    /// are durable. Drains become durable in order.
     pub number: u64,
-    /// To be made durable.
+    /// A new term or vote that must become durable.
     pub vote: Option<Vote>,
-    /// The vote as it stands, where the index of commit is worth a record beside `entries`: a group of more
-    /// than one does not know by itself what of its log is committed.
+    /// The present vote, where the commit index is worth a record beside `entries`. A group of more than one
+    /// cannot tell from its log what is committed.
     pub note: Option<Vote>,
-    /// To be made durable; the first may stand at or below the log's end, which it then supersedes.
+    /// Entries that must become durable. The first one may supersede entries of the log.
     pub entries: Vec<LogEntry>,
-    /// Committed and durable here: to be applied.
+    /// Entries that are committed and durable here, to be applied.
     pub committed: Vec<LogEntry>,
-    /// Read rounds that are confirmed: (round, index at or above which they may be answered).
+    /// Confirmed ReadIndex rounds: (round, index at or above which it may be answered).
     pub reads: Vec<(u64, u64)>,
-    /// To peers, at once.
+    /// Messages that may leave at once.
     pub messages: Vec<RaftMessage>,
-    /// To peers, but only once this drain is durable: they promise what it contains.
+    /// Messages that may leave only once this drain is durable: they promise its records.
     pub after: Vec<RaftMessage>,
-    /// To be read from the log, off the core; then [`Group::fetched`].
+    /// Ranges to be read off the core, then handed to [`node::RaftNode::fetched`].
     pub fetches: Vec<Fetch>,
-    /// Peers so far behind that the log does not reach them: each is to get a snapshot, then
-    /// [`Group::snapshot_sent`].
+    /// Peers that the log does not reach. Each needs a snapshot; [`node::RaftNode::snapshot_sent`] reports
+    /// the end.
     pub snapshots: Vec<u64>,
 }
 
 impl Effects {
-    /// Empties it, keeping its memory.
+    /// Empties all lists and keeps their memory.
     pub fn clear(&mut self) {
         self.number = 0;
         self.vote = None;
@@ -127,36 +126,36 @@ impl Effects {
     }
 }
 
-/// The part that the node has in its group.
+/// The role of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// Orders.
+    /// The node orders entries.
     Leader,
-    /// Follows.
+    /// The node follows a leader, or knows none.
     Follower,
-    /// Tries to become leader.
+    /// The node campaigns for election.
     Candidate,
 }
 
-/// Why nothing was proposed.
+/// Why a proposal was refused.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum ProposeError {
-    /// Only a leader proposes.
+    /// This node does not lead.
     #[error("this node does not lead its group")]
     NotLeader,
-    /// Nothing is taken just now; try again later.
+    /// A leadership transfer is under way; a later attempt may succeed.
     #[error("leadership is being handed over")]
     Busy,
-    /// One change of membership at a time.
+    /// A change of membership is under way.
     #[error("a change of membership is under way")]
     Changing,
-    /// No group can be so.
+    /// The target is impossible.
     #[error("the wanted membership cannot be: {0}")]
     Target(MembershipError),
 }
 
-/// Why a group cannot be set up from what was recovered, or not go on.
+/// Why Raft cannot start from the recovered state, or cannot go on.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("consensus cannot go on from what it has: {0}")]
 pub struct GroupError(pub String);

@@ -1,11 +1,13 @@
-//! The `raft` crate behind [`Group`].
+//! The `raft` crate behind [`RaftNode`].
 //!
-//! Owns the Raft node, its window of recent entries, and the jitter of its elections. Never lets anything
-//! from outside reach protobuf, and never uses leases. It stays correct because durability is reported by
-//! drain number, in order; because a peer's message is looked at before the crate sees it, which panics on
-//! what an honest peer never says; and because the crate's own draw from the thread's random numbers is
-//! overwritten by ours at each change of term or part: two runs with the same seed and the same inputs do the
-//! same.
+//! Owns the Raft node, its window of recent entries, and the jitter of its elections.
+//!
+//! Never lets anything from outside reach protobuf, and never uses leases.
+//!
+//! Correct because durability is reported by drain number, in order. A peer's message is checked before the
+//! crate sees it, since the crate panics on messages that an honest peer never sends. The crate draws its
+//! election timeouts from thread-local randomness; this node overwrites each draw. So two runs with the same
+//! seed and the same inputs do the same.
 
 use super::misbehaviour::{Misbehaviour, Misbehaviours};
 use crate::config::RaftClock;
@@ -23,66 +25,65 @@ use crate::sim::{Mutation, mutated};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 
-/// Bytes of committed entries handed out at once: a few batches, so that apply returns to the loop between
-/// them.
+/// Bytes of committed entries in one drain: a few batches, so that apply returns to the loop between them.
 const COMMITTED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// Bytes in one append message to a peer, or one entry: small enough that a heartbeat behind it is not late.
+/// Bytes in one append message to a peer, or one entry. A heartbeat behind it is not late.
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Append messages under way to one peer: with their size, at most 2 MiB. A peer that catches up acknowledges
-/// many at once and gets as many anew in one turn of the leader, whose clients wait that long. More than
-/// batches in flight: one that is slow for a moment gets what it missed in fewer, larger messages.
+/// Append messages in flight to one peer: with their size, at most 2 MiB. A peer that catches up acknowledges
+/// many at once, and the leader sends as many again in one turn, for which its clients wait. The bound is
+/// above the batches in flight: a peer that was slow for a moment gets what it missed in fewer, larger
+/// messages.
 const MESSAGES_IN_FLIGHT_MAX: usize = 8;
 
-/// Bytes of entries that are not applied yet above which a follower takes no further ones: they must be in
-/// memory, and apply may be held up by readers. The leader sends them again.
+/// Bytes of unapplied entries above which a follower takes no further ones. They are in memory, and readers
+/// may hold up apply. The leader sends the dropped entries again.
 const UNAPPLIED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// From what a node starts.
+/// The recovered state from which a Raft node starts.
 #[derive(Clone, Debug, Default)]
 pub struct GroupStart {
-    /// This node's number in the group.
     pub node: u64,
-    /// The membership as of the last entry applied.
+    /// The membership as of the last entry that was applied.
     pub membership: Membership,
-    /// What was recovered of elections.
+    /// The recovered term and vote.
     pub vote: Vote,
     /// Index of the last entry that was applied in recovery.
     pub applied: u64,
-    /// Where the log begins, and the terms of what is in it.
+    /// First index of the log, and the terms of its entries.
     pub span: Span,
-    /// What the log holds beyond `applied`.
+    /// Entries of the log beyond `applied`.
     pub tail: Vec<LogEntry>,
     /// Seed of the election jitter.
     pub seed: u64,
-    /// How long ticks, beats and elections are. The unit itself is its caller's, who calls [`Group::tick`].
+    /// Ticks of a heartbeat and of an election. The caller of [`RaftNode::tick`] decides how long a tick is.
     pub clock: RaftClock,
 }
 
-/// A Raft node.
+/// One node of a Raft group. See the module doc.
 pub struct RaftNode {
     node: RawNode<LogWindow>,
     membership: Membership,
-    /// The newest one that was drained or recovered.
+    /// The newest vote that was drained or recovered.
     vote: Vote,
     jitter: u64,
-    /// Least ticks without a leader before this node stands for election; below twice that it certainly does.
+    /// Fewest ticks without a leader before this node campaigns. It campaigns below twice as many.
     election_ticks: usize,
-    /// Term and part for which the jitter was drawn.
+    /// Term and role for which the jitter was drawn.
     drawn_for: (u64, StateRole),
-    /// The last drain, the last one with entries, and the last one that is durable.
+    /// Numbers of the last drain, the last drain with entries, and the last durable drain.
     drained: u64,
     drained_entries: u64,
     persisted: u64,
-    /// The last one with a vote or a term.
+    /// Number of the last drain with a vote or a term.
     drained_vote: u64,
     cold: ColdEntries,
-    complaints: Misbehaviours,
+    misbehaviours: Misbehaviours,
 }
 
 impl RaftNode {
-    /// Sets a node up behind what recovery has applied.
+    /// Sets a node up behind the entries that recovery has applied.
     pub(in crate::consensus) fn new(start: GroupStart) -> Result<Self, GroupError> {
         start.membership.check().map_err(|e| GroupError(e.to_string()))?;
         let hard_state = HardState {
@@ -125,38 +126,38 @@ impl RaftNode {
             persisted: 0,
             drained_vote: 0,
             cold: ColdEntries::default(),
-            complaints: Misbehaviours::default(),
+            misbehaviours: Misbehaviours::default(),
         };
-        group.draw();
+        group.draw_timeout();
         Ok(group)
     }
 
-    /// Whether this node's vote alone decides, so that it may campaign at once.
+    /// Whether this node is the only voter, so that it may campaign at once.
     pub(in crate::consensus) fn is_sole_voter(&self) -> bool {
         self.membership.is_sole_voter(self.id())
     }
 
-    /// [`Group::tick`] for a node that must not stand for election: when its time has come it lets go of a
+    /// [`RaftNode::tick`] for a node that must not campaign. At its election timeout the node forgets a
     /// leader that it does not hear, and votes for others.
-    pub(in crate::consensus) fn tick_without_standing(&mut self) {
+    pub(in crate::consensus) fn tick_without_campaign(&mut self) {
         let raft = &self.node.raft;
         if raft.election_elapsed + 1 < raft.randomized_election_timeout() {
             return self.tick();
         }
-        self.complaints.tick();
+        self.misbehaviours.tick();
         let raft = &self.node.raft;
         if raft.leader_id != 0 || raft.state != StateRole::Follower {
-            self.let_go();
+            self.forget_leader();
         }
     }
 
-    /// From now on this node follows nobody.
-    fn let_go(&mut self) {
+    /// Makes this node a follower without a leader.
+    fn forget_leader(&mut self) {
         let term = self.node.raft.term;
         self.node.raft.become_follower(term, 0);
-        // The crate has drawn, and neither term nor part need have changed.
+        // The crate has drawn a timeout, although term and role may be the same.
         self.drawn_for = (u64::MAX, StateRole::Follower);
-        self.draw();
+        self.draw_timeout();
     }
 
     fn id(&self) -> u64 {
@@ -167,22 +168,21 @@ impl RaftNode {
         self.node.raft.state == StateRole::Leader
     }
 
-    /// Overwrites the crate's own draw of the election timeout whenever it made one: it does at each change
-    /// of term or part, and none of its calls changes both back and forth.
-    fn draw(&mut self) {
+    /// Overwrites the crate's own draw of the election timeout. The crate draws at each change of term or
+    /// role, and no call changes both back and forth.
+    fn draw_timeout(&mut self) {
         let now = (self.node.raft.term, self.node.raft.state);
         if self.drawn_for != now {
             self.drawn_for = now;
             let span = self.election_ticks as u64;
             let ticks = self.election_ticks + (splitmix(&mut self.jitter) % span) as usize;
-            // With the defect all stand at once, so that a second vote finds somebody to be given to.
+            // With the defect all nodes campaign at once, so that a second vote has a candidate.
             let ticks = if mutated(Mutation::ForgetVote) { self.election_ticks } else { ticks };
             self.node.raft.set_randomized_election_timeout(ticks);
         }
     }
 
-    /// Whether the whole log is durable and known to be: only then may this node stand for election or win
-    /// one.
+    /// Whether the whole log is known to be durable. Only then may this node campaign or win an election.
     fn is_settled(&self) -> bool {
         let log = &self.node.raft.raft_log;
         log.unstable_entries().is_empty()
@@ -190,18 +190,18 @@ impl RaftNode {
             && self.persisted >= self.drained_entries
     }
 
-    /// Whether the crate can take the message without a panic or a false belief. What is asked here, honest
-    /// peers hold.
+    /// Whether the crate can take the message without a panic or a wrong belief. Messages of honest peers
+    /// always pass.
     fn is_believable(&mut self, m: &mut Message) -> bool {
         let raft = &self.node.raft;
         let (last, term) = (raft.raft_log.last_index(), raft.term);
         match m.msg_type {
             MessageType::MsgAppend | MessageType::MsgHeartbeat => {
                 let other = m.term == term && raft.leader_id != 0 && raft.leader_id != m.from;
-                // Two leaders of one term are what the defect is about.
+                // The defect produces two leaders of one term.
                 let other = other && !mutated(Mutation::ForgetVote);
                 if other || (m.term == term && raft.state == StateRole::Leader) {
-                    if let Some(more) = self.complaints.admit(m.from, Misbehaviour::SecondLeader) {
+                    if let Some(more) = self.misbehaviours.admit(m.from, Misbehaviour::SecondLeader) {
                         tracing::error!(
                             more,
                             "node {} claims to lead in term {term}, in which node {} does; it is not heard. A node with \
@@ -213,7 +213,7 @@ impl RaftNode {
                     return false;
                 }
                 if m.term >= term && self.contradicts_committed(m) {
-                    if let Some(more) = self.complaints.admit(m.from, Misbehaviour::OtherLog) {
+                    if let Some(more) = self.misbehaviours.admit(m.from, Misbehaviour::OtherLog) {
                         tracing::error!(
                             more,
                             "node {} leads with a log that contradicts what is committed here up to entry {}; it is not \
@@ -226,7 +226,7 @@ impl RaftNode {
                     return false;
                 }
                 if m.msg_type == MessageType::MsgHeartbeat && m.commit > last {
-                    if let Some(more) = self.complaints.admit(m.from, Misbehaviour::ForgottenEntry) {
+                    if let Some(more) = self.misbehaviours.admit(m.from, Misbehaviour::ForgottenEntry) {
                         tracing::error!(
                             more,
                             "node {} believes that this node has entry {}, but the log ends at {last}: this data directory \
@@ -237,8 +237,8 @@ impl RaftNode {
                     }
                     m.commit = 0;
                 }
-                // Only while there is something to apply: otherwise what is missing may be what commits the
-                // rest.
+                // Only while entries can be applied. Otherwise the dropped entries may be those that commit
+                // the rest.
                 let log = &raft.raft_log;
                 let held_up = log.applied < log.committed.min(log.persisted);
                 if held_up && log.store.unapplied_bytes() > UNAPPLIED_BYTES_MAX {
@@ -255,9 +255,9 @@ impl RaftNode {
         }
     }
 
-    /// Whether a leader's entries, or the one before them, differ from what is committed here. No leader's of
-    /// the same group do. The crate would take such a log for its own, and be counted for entries that it
-    /// does not have.
+    /// Whether a leader's entries, or the entry before them, differ from what is committed here. No leader of
+    /// the same ensemble sends such entries. The crate would take the leader's log for its own and count this
+    /// node for entries that it lacks.
     fn contradicts_committed(&self, m: &Message) -> bool {
         let log = &self.node.raft.raft_log;
         let known = log.store.first_index().unwrap_or(u64::MAX).saturating_sub(1)..=log.committed;
@@ -267,63 +267,64 @@ impl RaftNode {
             && (differs(m.index, m.log_term) || m.entries.iter().any(|e| differs(e.index, e.term)))
     }
 
-    /// What came of an application: the crate appends the end of a joint membership without telling anybody.
+    /// Sends entries that the application appended. The crate appends the end of a joint membership without
+    /// sending it.
     fn tell_appended(&mut self, last_before: u64) {
         if self.leads() && self.node.raft.raft_log.last_index() > last_before {
             self.node.raft.bcast_append();
         }
     }
 
-    /// A leader that does not belong to the voters any more lets go; the voter that is the farthest takes
-    /// over at once.
+    /// Steps down if this node leads and is no voter any more. The voter with the longest log campaigns at
+    /// once.
     fn step_down_if_removed(&mut self) {
         if !self.leads() || self.node.raft.promotable() {
             return;
         }
-        if let Some(heir) = self.heir() {
-            self.node.raft.send_timeout_now(heir);
+        if let Some(transferee) = self.transferee() {
+            self.node.raft.send_timeout_now(transferee);
         }
         let term = self.node.raft.term;
         self.node.raft.become_follower(term, 0);
-        self.draw();
+        self.draw_timeout();
     }
 
-    /// The voter beside this node whose log is known to be the longest.
-    fn heir(&self) -> Option<u64> {
+    /// The active voter, other than this node, whose log is known to be the longest.
+    fn transferee(&self) -> Option<u64> {
         let others = self.progress().into_iter().filter(|p| p.node != self.id() && p.active && !p.learner);
         others.max_by_key(|p| (p.matched, std::cmp::Reverse(p.node))).map(|p| p.node)
     }
 }
 
 impl RaftNode {
-    /// One tick of the group's own clock passed.
+    /// Takes one tick of Raft's clock.
     pub(in crate::consensus) fn tick(&mut self) {
-        self.complaints.tick();
+        self.misbehaviours.tick();
         let raft = &self.node.raft;
         let due = raft.election_elapsed + 1 >= raft.randomized_election_timeout();
         if !self.leads() && due && !self.is_settled() {
-            // Its time has come, but its log is not durable: as soon as it is.
+            // The election timeout is over, but the log is not durable. The node campaigns as soon as it is.
             return;
         }
         if !self.leads() && due && !raft.promotable() && raft.leader_id != 0 {
-            // Who has no vote would believe in a dead leader until it hears of another one.
-            return self.let_go();
+            // A node without a vote would keep a dead leader until it hears of another one.
+            return self.forget_leader();
         }
         self.node.tick();
-        self.draw();
+        self.draw_timeout();
     }
 
-    /// Tries to become leader now.
+    /// Campaigns without waiting for the election timeout.
     pub(in crate::consensus) fn campaign(&mut self) -> Result<(), GroupError> {
         if !self.is_settled() {
             return Err(GroupError("part of the log is not durable yet".to_owned()));
         }
         let done = self.node.campaign().map_err(|e| GroupError(e.to_string()));
-        self.draw();
+        self.draw_timeout();
         done
     }
 
-    /// Orders a payload.
+    /// Proposes a payload as one entry.
     pub(in crate::consensus) fn propose(&mut self, payload: Vec<u8>) -> Result<(), ProposeError> {
         if !self.leads() {
             return Err(ProposeError::NotLeader);
@@ -331,21 +332,21 @@ impl RaftNode {
         self.node.propose(Vec::new(), payload).map_err(|_| ProposeError::Busy)
     }
 
-    /// Begins a read round; it may be lost without a word (always unless this node leads), and is then begun
-    /// again under another number.
+    /// Begins a ReadIndex under the number `round`. Raft may drop it silently, and always does unless this
+    /// node leads. The caller begins it again under another number.
     pub(in crate::consensus) fn read_index(&mut self, round: u64) {
         if self.leads() {
             self.node.read_index(round.to_le_bytes().to_vec());
         }
     }
 
-    /// All drains up to `number` are durable.
+    /// Takes the report that all drains up to `number` are durable.
     pub(in crate::consensus) fn persisted(&mut self, number: u64) {
         self.persisted = self.persisted.max(number);
         self.node.on_persist_ready(number);
     }
 
-    /// All entries up to `index` are applied: they are not asked for again.
+    /// Takes the report that all entries up to `index` are applied. Raft does not ask for them again.
     pub(in crate::consensus) fn applied(&mut self, index: u64) {
         let last = self.node.raft.raft_log.last_index();
         self.node.advance_apply_to(index);
@@ -353,7 +354,7 @@ impl RaftNode {
         self.tell_appended(last);
     }
 
-    /// Takes what is to be done. `false`: nothing.
+    /// Fills `effects` with the next drain. Returns `false` if there is nothing to do.
     pub(in crate::consensus) fn drain(&mut self, effects: &mut Effects) -> bool {
         effects.clear();
         effects.number = self.drained;
@@ -364,15 +365,15 @@ impl RaftNode {
         let mut ready = self.node.ready();
         self.drained = ready.number();
         effects.number = self.drained;
-        // The index of commit alone is not worth a record: the journal notes it with the next entries.
+        // A new commit index alone is not worth a record: the journal notes it with the next entries.
         let vote = ready.hs().map_or(self.vote, |h| Vote { term: h.term, node: h.vote });
         if vote != self.vote {
             self.vote = vote;
             effects.vote = Some(vote);
             self.drained_vote = self.drained;
         }
-        // A sole voter leads before its own vote is durable. What its learners took from it in a term that it
-        // then forgot, it might contradict in the same term.
+        // A sole voter leads before its vote is durable. After a crash it could lead the same term again and
+        // send learners different entries. So its messages wait until the vote is synced.
         let in_durable_term = self.persisted >= self.drained_vote;
         for m in ready.take_messages() {
             match m.msg_type {
@@ -383,8 +384,8 @@ impl RaftNode {
         }
         for m in ready.take_persisted_messages() {
             match m.msg_type {
-                // A word about this moment, which no crash makes untrue. Behind entries for which the disk
-                // has no room it would never leave, and the leader would take this node for dead.
+                // A heartbeat response promises nothing that a crash could make untrue. Behind entries that a
+                // full disk refuses it would never leave, and the leader would take this node for dead.
                 MessageType::MsgHeartbeatResponse => {
                     effects.messages.extend(codec::outgoing(m));
                 }
@@ -405,11 +406,11 @@ impl RaftNode {
         }
         self.node.mut_store().append(&entries);
         self.node.advance_append_async(ready);
-        self.draw();
+        self.draw_timeout();
         true
     }
 
-    /// The node's part.
+    /// The role of this node.
     pub(in crate::consensus) fn role(&self) -> Role {
         match self.node.raft.state {
             StateRole::Leader => Role::Leader,
@@ -418,18 +419,17 @@ impl RaftNode {
         }
     }
 
-    /// The current term.
     pub(in crate::consensus) fn term(&self) -> u64 {
         self.node.raft.term
     }
 
-    /// Whether this node leads a group without anybody else, so that it needs no ticks.
+    /// Whether this node leads a group of one, which needs no ticks.
     pub(in crate::consensus) fn alone(&self) -> bool {
         self.leads() && self.membership.is_alone(self.id())
     }
 
-    /// Takes a message of a peer. The caller knows that `from` is who is at the other end of the link.
-    /// Nonsense is dropped.
+    /// Takes a message of a peer. The caller has checked that `from` is the node at the other end of the
+    /// link. An impossible message is dropped.
     pub(in crate::consensus) fn step(&mut self, message: RaftMessage) {
         let Some(mut message) = codec::incoming(message, self.id()) else {
             tracing::debug!("a message of a peer is no message of Raft; it is dropped");
@@ -439,13 +439,13 @@ impl RaftNode {
             if mutated(Mutation::ForgetVote) {
                 self.node.raft.vote = 0;
             }
-            // What the crate refuses (an answer of somebody who is no member) needs no answer.
+            // The crate refuses, for instance, an answer of a node that is no member. That needs no answer.
             let _ = self.node.step(message);
-            self.draw();
+            self.draw_timeout();
         }
     }
 
-    /// Who leads in the current term, as far as this node knows; 0 = unknown.
+    /// The leader of the current term as far as this node knows; 0 = unknown.
     pub(in crate::consensus) fn leader(&self) -> u64 {
         self.node.raft.leader_id
     }
@@ -460,12 +460,12 @@ impl RaftNode {
         self.node.raft.raft_log.committed
     }
 
-    /// The link to the node is down, or something was not sent to it.
+    /// Takes the report that the link to the node is down, or that a message was not sent to it.
     pub(in crate::consensus) fn unreachable(&mut self, node: u64) {
         self.node.report_unreachable(node);
     }
 
-    /// The node has everything up to the index of the snapshot that it was sent; `None`: the transfer was
+    /// Takes the end of a snapshot transfer: the node has everything up to `index`. `None`: the transfer was
     /// given up.
     pub(in crate::consensus) fn snapshot_sent(&mut self, node: u64, index: Option<u64>) {
         // The file that was sent may be newer or older than the snapshot that Raft had in mind when it asked
@@ -480,26 +480,26 @@ impl RaftNode {
         self.node.report_snapshot(node, status);
     }
 
-    /// The newest snapshot that could be sent, and the term of its index.
+    /// Sets the newest snapshot that could be sent, and the term of its index.
     pub(in crate::consensus) fn set_snapshot(&mut self, index: u64, term: u64) {
         self.node.mut_store().set_snapshot(index, term);
     }
 
-    /// The log now begins at `first`.
+    /// Takes the report that the log begins at `first`.
     pub(in crate::consensus) fn truncated(&mut self, first: u64) {
         self.node.mut_store().truncate(first);
     }
 
-    /// Hands leadership over to `to`. It takes some round trips, during which nothing can be proposed, or
-    /// fails without a word. Nothing happens unless this node leads.
+    /// Begins a leadership transfer to `to`. It takes some round trips, during which nothing can be proposed,
+    /// or fails silently. It does nothing unless this node leads.
     pub(in crate::consensus) fn transfer(&mut self, to: u64) {
         if self.leads() && to != self.id() {
             self.node.transfer_leader(to);
         }
     }
 
-    /// Orders a change of membership together with `command`, through a joint membership that is left by
-    /// itself.
+    /// Proposes a change of membership together with `command`, through a joint membership that Raft leaves
+    /// by itself.
     pub(in crate::consensus) fn propose_membership(
         &mut self,
         target: &Target,
@@ -516,14 +516,13 @@ impl RaftNode {
             Err(MembershipError::Order { .. }) => return Err(ProposeError::Changing),
             Err(e) => return Err(ProposeError::Target(e)),
         }
-        // The protobuf form is made here and looked at by the crate on this node only; what is logged and
-        // sent is the context.
+        // The crate reads the protobuf form on this node only. The log and the peers get the context.
         let change = self.membership.conf_change(target);
         let payload = conf_state::encode(target, command);
         self.node.propose_conf_change(payload, change).map_err(|_| ProposeError::Busy)
     }
 
-    /// Applies the payload of a membership entry; to be called before [`Group::applied`] for it.
+    /// Applies the payload of a membership entry. Must be called before [`RaftNode::applied`] for the entry.
     pub(in crate::consensus) fn apply_membership(
         &mut self,
         payload: &[u8],
@@ -550,12 +549,12 @@ impl RaftNode {
         Ok(step)
     }
 
-    /// The membership as of the last entry applied.
+    /// The membership as of the last entry that was applied.
     pub(in crate::consensus) fn membership(&self) -> Membership {
         self.membership.clone()
     }
 
-    /// How far everybody is, by node; empty unless this node leads.
+    /// The progress of every node, ascending by node. Empty unless this node leads.
     pub(in crate::consensus) fn progress(&self) -> Vec<Progress> {
         if !self.leads() {
             return Vec::new();
@@ -574,14 +573,14 @@ impl RaftNode {
         all
     }
 
-    /// What a cold read found, from `fetch.low` on without a gap; nothing: it failed, and is asked for again
-    /// when it is still needed.
+    /// Takes the entries of a fetch, from `fetch.low` on without a gap. Without entries the fetch has failed;
+    /// Raft asks again while a peer needs them.
     pub(in crate::consensus) fn fetched(&mut self, fetch: Fetch, entries: Vec<LogEntry>) {
         self.cold.fetched(&mut self.node, fetch, entries);
     }
 
-    /// Whether this node leads and has applied an entry of its own term, so that it knows all that is
-    /// committed.
+    /// Whether this node leads and has applied an entry of its own term, so that it knows every committed
+    /// entry.
     pub(in crate::consensus) fn is_ready_to_order(&self) -> bool {
         let raft = &self.node.raft;
         self.leads() && raft.apply_to_current_term() && raft.lead_transferee.is_none()

@@ -1,7 +1,7 @@
-//! What the `raft` crate has to say, in our own log.
+//! Log lines of the `raft` crate, in our own log.
 //!
-//! Owns the way from `slog` to `tracing`. Never raises its voice: Raft's own «info» is our debug, since what
-//! matters of it (who leads, who is gone) the core reports itself.
+//! Owns the bridge from `slog` to `tracing`. Never logs above the level of the crate: its "info" is our
+//! debug, since the core reports elections itself.
 
 use slog::{Drain, Key, Level, Logger, Never, OwnedKVList, Record, Serializer, o};
 use std::fmt::{Arguments, Write};

@@ -1,7 +1,7 @@
-//! One node of a group: what it gives out, and when.
+//! One Raft node: its drains, and their order.
 
 use super::log_window::Span;
-use super::misbehaviour::COMPLAINT_TICKS;
+use super::misbehaviour::MISBEHAVIOUR_TICKS;
 use super::node::*;
 use super::*;
 use crate::config::RaftClock;
@@ -114,7 +114,7 @@ fn the_election_jitter_comes_from_the_seed() {
     assert!((0..20).any(|seed| timeout(seed) != timeout(0)));
 }
 
-/// What a leader, node 2, sends behind entry `index` of `log_term`.
+/// Entries from node 2 as the leader, behind entry `index` of `log_term`.
 fn append(term: u64, (index, log_term): (u64, u64), entries: &[(u64, u64)]) -> RaftMessage {
     let entries = entries.iter().map(|&(index, term)| Entry { index, term, ..Entry::default() });
     let message = Message {
@@ -139,7 +139,7 @@ fn a_server_that_stood_alone_is_not_counted_for_the_log_of_an_ensemble_that_it_n
     }
     drain_all(&mut g, true);
     assert_eq!(g.commit(), 6);
-    // The others have founded an ensemble without its data. Whatever is committed here is not theirs.
+    // The other nodes have an ensemble without this log. Entries committed here are not in it.
     for message in
         [append(5, (3, 5), &[(4, 5)]), append(5, (0, 0), &[(1, 4), (2, 5)]), append(5, (6, 5), &[])]
     {
@@ -151,7 +151,7 @@ fn a_server_that_stood_alone_is_not_counted_for_the_log_of_an_ensemble_that_it_n
         }
         assert_eq!((g.role(), g.commit()), (Role::Leader, 6));
     }
-    // A leader of its own group may well send again what is committed here.
+    // A leader of the same ensemble may send committed entries again.
     g.step(append(5, (3, 1), &[(4, 1)]));
     let mut e = Effects::default();
     let mut answered = 0;
@@ -178,7 +178,7 @@ fn follower() -> RaftNode {
 }
 
 #[test]
-fn who_claims_to_lead_again_and_again_fills_no_log() {
+fn a_peer_that_claims_to_lead_again_and_again_fills_no_log() {
     let mut g = follower();
     let said = |from, kind: MessageType, index, log_term, commit| RaftMessage {
         kind: kind as i32 as u8,
@@ -201,9 +201,9 @@ fn who_claims_to_lead_again_and_again_fills_no_log() {
     });
     assert_eq!(lines, 3, "one for each thing that is wrong");
     assert_eq!((g.leader(), g.commit()), (2, 5));
-    // Whoever looks later finds it again.
+    // A later line appears again.
     let lines = crate::logged::lines(|| {
-        for _ in 0..2 * COMPLAINT_TICKS {
+        for _ in 0..2 * MISBEHAVIOUR_TICKS {
             g.tick();
             g.step(said(2, MessageType::MsgHeartbeat, 0, 0, 5));
             g.step(said(3, MessageType::MsgHeartbeat, 0, 0, 5));

@@ -22,9 +22,9 @@ pub enum StartError {
     /// A snapshot with good checksums does not hold what it should.
     #[error("{} cannot be loaded: {error}", path.display())]
     Load {
-        /// The file.
+        /// The snapshot.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: LoadError,
     },
     /// The log cannot be used.
@@ -42,9 +42,9 @@ pub enum StartError {
     /// A snapshot's membership is unreadable, or does not contain this node.
     #[error("the membership in {} is not usable: {what}", path.display())]
     Membership {
-        /// The file.
+        /// The snapshot.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         what: String,
     },
     /// A thread could not be started.

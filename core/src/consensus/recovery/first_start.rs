@@ -1,9 +1,9 @@
-//! With which membership a node begins.
+//! The membership with which a node begins.
 //!
-//! Owns the one moment at which the configured servers count: the first start, when there is neither snapshot
-//! nor log. What they say is written down durably before there is a log, so that a node that was interrupted
-//! begins with the same. Never changes a membership on which anybody counts: from the first vote or entry on
-//! it comes from snapshot and log alone, and a configuration that says something else is told so in one line.
+//! Owns the one moment at which the configured servers count: the first start, with neither snapshot nor log.
+//! The node records them durably before there is a log, so that an interrupted start begins with the same
+//! servers. Never changes a membership that any node counts on: from the first vote or entry on it comes from
+//! snapshot and log alone. A configuration that differs gets one line in the log.
 
 use crate::consensus::config::ConsensusConfig;
 use crate::consensus::raft::Membership;
@@ -25,7 +25,7 @@ pub(in crate::consensus) fn membership(
         return Ok(alone);
     };
     if dir.has_log()? {
-        // It has been a standalone server so far, and nobody has told its group otherwise.
+        // The directory belongs to a standalone server, and its log has no other membership.
         return Ok(alone);
     }
     let membership = configured(members);
@@ -34,8 +34,8 @@ pub(in crate::consensus) fn membership(
     Ok(membership)
 }
 
-/// The same for a node that turned out to have neither log nor vote: nobody has counted on it yet, so that
-/// server lines that were corrected meanwhile count.
+/// The membership of a node that has neither log nor vote. No node counts on the recorded one yet, so
+/// corrected server lines count.
 pub(in crate::consensus) fn renew(
     dir: &DataDir,
     config: &ConsensusConfig,
@@ -54,7 +54,7 @@ pub(in crate::consensus) fn renew(
     Ok(wanted)
 }
 
-/// Says so where the recovered membership is not the configured one.
+/// Compares the recovered membership with the configured one, and logs a difference.
 pub(in crate::consensus) fn compare(config: &ConsensusConfig, found: &Membership) -> Result<(), StartError> {
     match &config.members {
         None if !found.is_sole_voter(u64::from(config.node)) => Err(StartError::Membership {

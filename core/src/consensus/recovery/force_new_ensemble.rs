@@ -1,20 +1,21 @@
-//! An ensemble begins again with the data of one server, after a majority of the data directories was lost.
+//! A new ensemble with the data of one server, after a majority of the data directories was lost.
 //!
-//! Owns that one step: what is written into the data directory of the server that stays, while it does not
-//! run. Never does it by itself: somebody has seen that the others are gone for good. It computes what an
-//! ordinary change of the membership would make of the state, one after which this server is the only voter
-//! of an ensemble with a new number, and writes that as a snapshot behind the log. It stays correct because:
+//! Owns that one step: what is written into the data directory of the remaining server, while the server does
+//! not run. It computes the state after an ordinary change of the membership that leaves this server as the
+//! only voter of an ensemble with a new number. It writes that state as a snapshot behind the log. Never runs
+//! by itself: an operator has seen that the other directories are gone for good.
 //!
-//! - Everything that the log holds is kept and counts as committed: some of it may not have been, but nothing
-//!   of what was acknowledged and has reached this server is missing.
-//! - Members stay members, this server one with a vote if it was an observer: whoever comes with an empty
-//!   directory is fed and gets its vote back like after any lost disk. It is fed from this snapshot on, since
+//! Correct because:
+//!
+//! - Everything in the log is kept and counts as committed. Some of it may not have been, but nothing is
+//!   missing that was acknowledged and reached this server.
+//! - Members stay members, and this server becomes a voter if it was an observer. A member with an empty
+//!   directory is fed and gets its vote back, as after any lost disk. It is fed from this snapshot on, since
 //!   the log begins behind it, and never sees the old number.
-//! - A directory of before has the old number: nobody with one is let in again, whatever it promised or
-//!   votes.
-//! - The snapshot is in force when it has its name, durably. Before that nothing has happened but that a term
-//!   was passed over. Where the name is there and nobody knows whether durably, that is said, and doing it
-//!   again makes it durable.
+//! - A directory from before has the old number. No node with such a directory is admitted again, whatever it
+//!   promised.
+//! - The snapshot takes effect when its name is durable. Before that only a term was skipped. If the name
+//!   exists and may not be durable, the command says so, and a second run makes it durable.
 
 use crate::checkpoint::{Job, WriteError, write};
 use crate::command::{Batch, SEMANTICS};
@@ -35,29 +36,29 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use thiserror::Error;
 
-/// Why a server cannot be made the beginning of its ensemble. Each says what to do.
+/// Why no new ensemble can be forced. Each message says what to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RefoundError {
     /// The data directory cannot be read.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Its configuration does not lead to a data directory of ours.
+    /// The configuration names no data directory of a Paddock server.
     #[error("{0}")]
     Server(String),
-    /// No ensemble, or none that was ever in force here.
+    /// The directory has no membership in force.
     #[error("{} belongs to no ensemble: there is nothing to go on with. Take a server that has data", .0.display())]
     NoEnsemble(PathBuf),
-    /// It was removed, or has not joined.
+    /// The server was removed, or has not joined.
     #[error("server {0} is no member of its ensemble; take one of the servers {1:?}")]
     NoMember(u8, Vec<u8>),
-    /// It needs nobody.
+    /// The server is the only voter already.
     #[error("server {0} is the only voter of its ensemble already: start it")]
     Alone(u8),
-    /// Not all was written, so that nothing is changed.
+    /// The snapshot was not written completely; nothing has changed.
     #[error("nothing is changed: {0}")]
     Write(String),
-    /// All was written, and it is not known whether that is durable.
+    /// The snapshot was written, and may not be durable.
     #[error(
         "it may be done, and may not last: {reason}. Do not start the server yet: put its disk right and run this command \
          again, until it says that it is done or that server {node} is the only voter of its ensemble already"
@@ -65,12 +66,12 @@ pub enum RefoundError {
     Unsure {
         /// The server.
         node: u8,
-        /// What failed.
+        /// The sync or write that failed.
         reason: String,
     },
 }
 
-/// What was made.
+/// The new ensemble.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refounded {
     /// Last zxid that is kept.
@@ -86,7 +87,7 @@ pub fn refound(
     cluster: [u8; 16],
     now_ms: i64,
 ) -> Result<Refounded, RefoundError> {
-    // Nothing runs beside this.
+    // No other thread runs.
     (config.inline, config.shards) = (true, 1);
     let node = u64::from(config.node);
     let dir = DataDir::open_on(config.disk.clone(), &config.data_dir, config.new_identity)
@@ -98,8 +99,8 @@ pub fn refound(
     let waker = Waker::new().map_err(StartError::Thread)?;
     let (mut log, mut recovery) = open_log(&config, &dir, &from, waker)?;
     let term_before = recovery.hard_state.term.max(recovery.last_term);
-    // There is nobody left to say that any of it was not; but for the new ensemble only: what is cut short
-    // must not have said it.
+    // For the new ensemble every entry counts as committed. The recorded commit index stays as it was, in
+    // case this run is interrupted.
     let commit_before = std::mem::replace(&mut recovery.hard_state.commit, recovery.last_index);
     let mut applier = Applier::new(from.machine, writer, sender, config.retired_bytes_max);
     (applier.index, applier.term) = (from.index, from.term);
@@ -114,7 +115,7 @@ pub fn refound(
         return Err(RefoundError::NoMember(config.node, members.members.keys().copied().collect()));
     }
     if voters.is_sole_voter(node) {
-        // Perhaps by a run of this that could not end: what it wrote was made durable when it was opened.
+        // A run that was interrupted may have written the snapshot. Opening the directory made it durable.
         return Err(RefoundError::Alone(config.node));
     }
     let unwritten = |what: &dyn ToString| RefoundError::Write(what.to_string());
@@ -139,7 +140,8 @@ pub fn refound(
         let entry = LogEntry { index, term, kind, payload: Bytes::new() };
         applier.apply_change(&entry, &step).map_err(StartError::Replay)?;
     }
-    // First, since the votes of a log that is reset to a snapshot stay: in this term nobody else leads.
+    // The new term comes first: the votes of a log that is reset to a snapshot stay, and no other node may
+    // lead in this term.
     let passed_over = HardState { term, vote: node, commit: commit_before };
     log.append(vec![Record::HardState(passed_over)]).map_err(|e| unwritten(&e))?;
     if let State::WritesStopped { reason } | State::Failed { reason } = log.close() {

@@ -48,10 +48,10 @@ pub(in crate::consensus) fn from_snapshot(
     };
     let mut skipped = opened.skipped;
     let mut reader = opened.reader;
-    // What is wrong with the newest one is what the operator must know if none can be used.
+    // If no snapshot can be used, the operator needs the error of the newest one.
     let mut newest_error = None;
     let (loaded, tree) = loop {
-        // A tree that was half filled is of no use to the next attempt.
+        // A tree that was filled in part cannot be used again.
         let mut tree = tree::tree(shards);
         match load(&reader, &mut tree.0) {
             Ok(loaded) => break (loaded, tree),

@@ -1,11 +1,12 @@
 //! From a data directory to a running core.
 //!
 //! Owns the order of recovery: the directory's lock, the newest good snapshot, the log from there, replay,
-//! the group. Never serves before everything known to be committed is applied: the parts it hands out begin
-//! at the recovered version. It stays correct because storage has made all it reports durable again, because
-//! a sole voter's log is committed once it is durable while others apply only what they recorded as
-//! committed, and because replay takes the way that every entry takes: the same check, the same comparison of
-//! digests.
+//! Raft. Never serves before everything that is known to be committed is applied: the parts that it returns
+//! begin at the recovered version.
+//!
+//! Correct because storage has made everything that it reports durable again. A sole voter's log is committed
+//! once it is durable; other nodes apply only what they recorded as committed. Replay uses the code that
+//! applies every entry, with the same checks and the same comparison of digests.
 
 mod error;
 mod first_start;
@@ -63,54 +64,54 @@ use paddock_transport::wake::Waker;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What a shard needs of the core.
+/// The parts of the core that one shard needs.
 pub struct ShardParts {
-    /// Its eyes on the tree. They stand on an empty version until the first commit is taken.
+    /// Reads the tree. It has an empty version until the shard takes the first commit.
     pub reader: tree::Reader,
-    /// Commits. The first one is already there: the recovered state.
+    /// The shard's end of the commit ring. The first commit, the recovered state, is in it.
     pub commits: CommitReceiver,
-    /// The way to the core; then [`Parts::waker`].
+    /// Commands to the core. After a submission the shard raises [`Parts::waker`].
     pub submits: rtrb::Producer<Submit>,
-    /// To be raised while the shard must see every commit at once: it has watches armed.
+    /// Raised by the shard while it has armed watches and must see every commit at once.
     pub armed: Armed,
 }
 
-/// What was found at the start.
+/// The state that recovery found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     /// Index of the snapshot; 0 without one.
     pub snapshot_index: u64,
-    /// Entries replayed.
+    /// Number of entries that were replayed.
     pub entries: u64,
-    /// Last zxid.
+    /// Zxid of the last command that was applied.
     pub zxid: i64,
     /// Znodes, as ZooKeeper counts them.
     pub znodes: u64,
-    /// Sessions that live on, each with its full timeout.
+    /// Number of sessions. Each has its full timeout.
     pub sessions: u64,
-    /// This start's number.
+    /// Incarnation: the number of this start.
     pub incarnation: u64,
-    /// The directory's identity.
+    /// Identity of the data directory.
     pub identity: [u8; 16],
-    /// Bytes cut off the log's end, which had never been durable.
+    /// Bytes that were cut off the end of the log. They had never been durable.
     pub cut_bytes: u64,
 }
 
-/// Everything that is not the core itself.
+/// Everything beside the core itself.
 pub struct Parts {
-    /// One for each shard.
+    /// Parts of each shard.
     pub shards: Vec<ShardParts>,
-    /// To stop the core and to learn why it did.
+    /// Stops the core, and tells why it stopped.
     pub control: Arc<Control>,
-    /// How fresh the node is: for the shards.
+    /// The quorum's confirmation of this node, for the shards.
     pub freshness: Arc<Freshness>,
-    /// The shards' questions about sessions.
+    /// Inquiries of the shards about sessions.
     pub inquiries: Arc<Inquiries>,
-    /// Where the shards take their session ids from.
+    /// Blocks of session ids for the shards.
     pub ids: Arc<IdBlocks>,
-    /// The waker of the core's loop: after a submission.
+    /// The waker of the core's loop.
     pub waker: Arc<Waker>,
-    /// What was found.
+    /// The state that recovery found.
     pub recovered: Recovered,
 }
 
@@ -216,7 +217,8 @@ impl Consensus {
             planner: MembershipPlanner::new(
                 config.node,
                 identity,
-                // Random already, and this directory's alone: good for the ensemble that it founds.
+                // The identity is random and unique to this directory, so it can number the ensemble that
+                // this node founds.
                 identity,
                 config.members.map_or_else(Default::default, |members| members.members),
             ),
@@ -316,7 +318,7 @@ fn set_up_raft(
     Ok(raft)
 }
 
-/// `blank`: this node has no entry of a log.
+/// The guard of a node that may found an ensemble. `blank`: the log has no entry.
 fn bootstrap_guard(config: &ConsensusConfig, blank: bool) -> BootstrapGuard {
     let configured = config.members.iter().flat_map(|members| members.members.keys());
     BootstrapGuard::new(blank, configured.filter(|other| **other != config.node).copied().collect())
@@ -386,15 +388,15 @@ fn set_up_links(
     Links::new(peers)
 }
 
-/// The other node whose directory this is, as the ensemble knows it: for directories that do not say
-/// themselves whose they are.
+/// The other node to which the ensemble assigns this directory. For directories that do not record their
+/// node.
 fn whose(machine: &Machine, node: u8, identity: &[u8; 16]) -> Option<u8> {
     let state = machine.membership();
     let others = state.members.members.keys().filter(|_| state.recorded(node) != Some(identity));
     others.copied().find(|other| *other != node && state.recorded(*other) == Some(identity))
 }
 
-/// What a node without an ensemble says of those with whom it would found one; 0 if it would not.
+/// Digest of the voters of the ensemble that this node would found; 0 if it would not.
 fn founders(config: &ConsensusConfig, group: &RaftNode) -> u64 {
     let (node, membership) = (u64::from(config.node), group.membership());
     let founds = membership.voters.contains(&node) && !membership.is_alone(node);

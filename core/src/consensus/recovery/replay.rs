@@ -1,9 +1,9 @@
-//! What the log holds behind the snapshot, applied again.
+//! Replay: entries of the log behind the snapshot, applied again.
 //!
-//! Owns the judgement of what of it is committed: what was recorded as such, what a sole voter has made
-//! durable, and what follows from the changes of membership. Never publishes anything, and never decides
-//! about the rest: that is Raft's. It stays correct because every entry takes the way that it took at first,
-//! the same check and the same comparison of digests.
+//! Owns the decision which of them are committed: those recorded as such, those that a sole voter has made
+//! durable, and those implied by changes of membership. Never publishes, and never decides about other
+//! entries: Raft does. Correct because every entry passes the checks that it passed at first, and the same
+//! comparison of digests.
 
 use crate::consensus::apply::Applier;
 use crate::consensus::control::StopReason;
@@ -13,13 +13,13 @@ use crate::consensus::recovery::StartError;
 use bytes::Bytes;
 use paddock_storage::{Log, Recovery};
 
-/// What lay in the log behind the snapshot.
+/// The entries of the log behind the snapshot.
 #[derive(Default)]
 pub(in crate::consensus) struct Replayed {
     pub(in crate::consensus) entries: u64,
-    /// Bytes of their payloads.
+    /// Bytes of the payloads of replayed entries.
     pub(in crate::consensus) bytes: u64,
-    /// Entries of which it is not known whether they are committed.
+    /// Entries that may or may not be committed.
     pub(in crate::consensus) tail: Vec<LogEntry>,
 }
 
@@ -34,8 +34,8 @@ impl Replayed {
         let applied = match entry.kind {
             EntryKind::Batch => match applier.apply(entry) {
                 Err(why @ StopReason::Diverged { .. }) if !membership.is_sole_voter(node) => {
-                    // A majority may have found the entry's proposer wrong while this node ran. If it is this
-                    // node, the first read round that it joins tells.
+                    // A majority may have differed from the entry's proposer while this node ran. If this
+                    // node differs, its first read round shows it.
                     tracing::warn!("replay goes on, and the others are asked: {why}");
                     applier.accepted = entry.index;
                     applier.apply(entry)
@@ -54,18 +54,18 @@ impl Replayed {
     }
 }
 
-/// Up to which entry a log is committed, by the changes of membership in it: one is proposed only when the
-/// one before it was applied. Whoever has the end of a change must know that its beginning is committed,
-/// whatever was recorded: else he would vote and stand as one of the voters before it, of whom a majority may
-/// know nothing of the change, beside the voters after it.
+/// The index up to which the changes of membership prove a log committed. A change is proposed only after the
+/// change before it was applied. A node that has the end of a change must know that its beginning is
+/// committed. Otherwise it would vote among the voters before the change, of which a majority may not know
+/// it.
 pub(in crate::consensus) fn known_committed(mut changes: impl DoubleEndedIterator<Item = u64>) -> u64 {
     let _last = changes.next_back();
     changes.next_back().unwrap_or(0)
 }
 
-/// Applies what the log holds beyond the snapshot and is known to be committed, without publishing. A sole
-/// voter's log is committed as soon as it is durable; of others' only what they have recorded or what follows
-/// from [`known_committed`], and Raft decides about the rest.
+/// Applies the entries behind the snapshot that are known to be committed, without publishing. A sole voter's
+/// log is committed once it is durable. Another node applies what it recorded and what [`known_committed`]
+/// implies; Raft decides about the rest.
 pub(in crate::consensus) fn replay(
     log: &Log,
     recovery: &Recovery,
@@ -81,7 +81,7 @@ pub(in crate::consensus) fn replay(
         if committed && replayed.tail.is_empty() {
             replayed.apply(&entry, applier, membership, node)?;
         } else {
-            // A copy: what is kept must not keep its segment from being recycled.
+            // A copy, so that a kept entry does not keep its segment from being recycled.
             entry.payload = Bytes::copy_from_slice(&entry.payload);
             replayed.tail.push(entry);
         }
