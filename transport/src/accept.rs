@@ -161,34 +161,12 @@ fn is_abandoned(address: &Address, path: &Path) -> bool {
         && socket::start_connect(address).is_err_and(|e| Errno::from_io_error(&e) == Some(Errno::CONNREFUSED))
 }
 
-/// The right of a connection to exist, given at admission and dropped when the connection is closed.
-pub struct Permit {
-    _held: Box<dyn Send>,
-}
-
-impl Permit {
-    /// A permit whose `held` is dropped with the connection: a guard that lowers a count, for instance.
-    pub fn new(held: impl Send + 'static) -> Permit {
-        Permit { _held: Box::new(held) }
-    }
-}
-
-impl fmt::Debug for Permit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Permit")
-    }
-}
-
-/// Decides about each new connection by its remote address; `None` closes it at once.
-pub type Admission = Box<dyn Fn(&Address) -> Option<Permit> + Send>;
-
 /// Accepts on some listeners and deals to some loops. Give it to one of them with
 /// [`crate::event_loop::EventLoop::accept_with`].
 pub struct Acceptor {
     pub(crate) listeners: Vec<Listening>,
     targets: Vec<LoopHandle>,
     next: usize,
-    admission: Option<Admission>,
 }
 
 impl Acceptor {
@@ -199,36 +177,23 @@ impl Acceptor {
     pub fn new(listeners: Vec<Listener>, targets: Vec<LoopHandle>) -> Acceptor {
         assert!(!targets.is_empty(), "an acceptor needs a loop to deal to");
         let listeners = listeners.into_iter().map(Listening::new).collect();
-        Acceptor { listeners, targets, next: 0, admission: None }
+        Acceptor { listeners, targets, next: 0 }
     }
 
-    /// Asks `admission` about each connection.
-    pub fn admit_by(mut self, admission: impl Fn(&Address) -> Option<Permit> + Send + 'static) -> Acceptor {
-        self.admission = Some(Box::new(admission));
-        self
-    }
-
-    /// Hands a new connection to the next loop. One that is not admitted, or that no loop takes, is closed.
+    /// Hands a new connection to the next loop. If every loop refuses, the connection is closed.
     pub(crate) fn deal(&mut self, fd: OwnedFd, listener: usize) {
         let from = &self.listeners[listener].listener.address;
         // A peer that is gone already has no address; nobody misses it.
         let Ok(peer) = socket::peer_of(&fd, from) else { return };
-        let permit = match &self.admission {
-            None => None,
-            Some(admission) => match admission(&peer) {
-                Some(permit) => Some(permit),
-                None => return,
-            },
-        };
         if matches!(peer, Address::Tcp(_)) {
             let _ = rustix::net::sockopt::set_tcp_nodelay(&fd, true);
         }
         let origin = Origin { peer, listener: Some(listener as u16) };
-        let mut adoption = Adoption { fd, origin, permit };
+        let mut adoption = Adoption { fd, origin };
         for _ in 0..self.targets.len() {
             let target = &self.targets[self.next];
             self.next = (self.next + 1) % self.targets.len();
-            match target.adopt_admitted(adoption) {
+            match target.try_adopt(adoption) {
                 Ok(()) => return,
                 Err(refused) => adoption = refused,
             }

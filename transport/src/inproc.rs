@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
-use crate::io::{CloseWish, Io};
+use crate::io::{CloseRequest, Io};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -239,10 +239,10 @@ impl InProc {
         }
         match next {
             Next::Again => self.progress = true,
-            Next::Stop => self.wish_all_closed(n),
+            Next::Stop => self.close_all(n),
             Next::Sleep { .. } => {}
         }
-        self.carry_out(n);
+        self.submit_requests(n);
         if next == Next::Stop {
             // Windows do not hold up a stop: what was not taken is lost with the connection.
             for slot in 0..self.nodes[n].ends.len() {
@@ -289,7 +289,7 @@ impl InProc {
         }
         for _ in 0..self.chunks_per_step {
             let io = &mut self.nodes[n].io;
-            let reading = io.wishes(conn).is_some_and(|w| w.close == CloseWish::None && !w.input_paused)
+            let reading = io.requests(conn).is_some_and(|w| w.close == CloseRequest::None && !w.input_paused)
                 && !self.ends[end].reset;
             if !reading || self.ends[end].inbound.is_empty() {
                 break;
@@ -306,7 +306,7 @@ impl InProc {
         }
         let io = &mut self.nodes[n].io;
         let state = &mut self.ends[end];
-        let reading = io.wishes(conn).is_some_and(|w| w.close == CloseWish::None && !w.input_paused);
+        let reading = io.requests(conn).is_some_and(|w| w.close == CloseRequest::None && !w.input_paused);
         if state.reset {
             self.end(n, conn, end, Closed::ByPeer, true);
         } else if reading && state.finished && state.inbound.is_empty() && !state.eof_told {
@@ -317,7 +317,7 @@ impl InProc {
     }
 
     /// Does what engine `n` wished for.
-    fn carry_out(&mut self, n: usize) {
+    fn submit_requests(&mut self, n: usize) {
         let mut connects = Vec::new();
         self.nodes[n].io.take_connects(&mut connects);
         for (conn, address) in connects {
@@ -342,23 +342,23 @@ impl InProc {
         self.nodes[n].io.take_dirty(&mut dirty);
         for slot in 0..self.nodes[n].ends.len() {
             if let Some((conn, end)) = self.nodes[n].ends[slot] {
-                self.carry_out_one(n, conn, end);
+                self.submit_requests_of(n, conn, end);
             }
         }
     }
 
-    fn carry_out_one(&mut self, n: usize, conn: ConnId, end: usize) {
-        let Some(wishes) = self.nodes[n].io.wishes(conn) else { return };
-        if wishes.close == CloseWish::Now {
+    fn submit_requests_of(&mut self, n: usize, conn: ConnId, end: usize) {
+        let Some(requests) = self.nodes[n].io.requests(conn) else { return };
+        if requests.close == CloseRequest::Now {
             return self.end(n, conn, end, Closed::ByEngine, true);
         }
-        if wishes.output && self.ends[end ^ 1].gone {
+        if requests.output && self.ends[end ^ 1].gone {
             return self.end(n, conn, end, Closed::ByPeer, true);
         }
-        if wishes.output {
+        if requests.output {
             self.move_output(n, conn, end);
         }
-        if wishes.close == CloseWish::AfterOutput && self.nodes[n].io.unsent(conn) == 0 {
+        if requests.close == CloseRequest::AfterOutput && self.nodes[n].io.unsent(conn) == 0 {
             self.end(n, conn, end, Closed::ByEngine, false);
         }
     }
@@ -393,7 +393,7 @@ impl InProc {
         self.progress = true;
     }
 
-    fn wish_all_closed(&mut self, n: usize) {
+    fn close_all(&mut self, n: usize) {
         let node = &mut self.nodes[n];
         for (conn, _) in node.ends.iter().flatten() {
             node.io.close(*conn);

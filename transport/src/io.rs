@@ -150,7 +150,7 @@ struct Slot {
     /// Bytes the loop took and the kernel has not accepted yet.
     in_flight_bytes: usize,
     input_paused: bool,
-    close: CloseWish,
+    close: CloseRequest,
     dirty: bool,
     /// Was over the high water since it was last empty: the engine is owed a `drained`.
     high: bool,
@@ -168,7 +168,7 @@ impl Slot {
 
 /// How an engine wants a connection to end.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum CloseWish {
+pub enum CloseRequest {
     /// Not at all.
     #[default]
     None,
@@ -180,9 +180,9 @@ pub enum CloseWish {
 
 /// What the engine wants of one connection, as the loop sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wishes {
+pub struct PendingRequests {
     /// Whether and how to close it.
-    pub close: CloseWish,
+    pub close: CloseRequest,
     /// Whether to leave its input in the kernel.
     pub input_paused: bool,
     /// Whether there is output that the loop has not taken.
@@ -205,7 +205,7 @@ impl Io {
     pub fn out(&mut self, conn: ConnId) -> Option<&mut OutBuf> {
         self.mark(conn)?;
         let slot = &mut self.slots[conn.index()];
-        if slot.close != CloseWish::None {
+        if slot.close != CloseRequest::None {
             return None;
         }
         if slot.out.tail.capacity() == 0 {
@@ -219,15 +219,15 @@ impl Io {
     }
     /// Whether the connection exists and is not being closed.
     pub fn is_open(&self, conn: ConnId) -> bool {
-        self.slot(conn).is_some_and(|s| s.close == CloseWish::None)
+        self.slot(conn).is_some_and(|s| s.close == CloseRequest::None)
     }
     /// Close once everything written so far is sent; nothing more is read.
     pub fn close(&mut self, conn: ConnId) {
-        self.wish(conn, CloseWish::AfterOutput);
+        self.request_close(conn, CloseRequest::AfterOutput);
     }
     /// Close at once, dropping unsent output.
     pub fn abort(&mut self, conn: ConnId) {
-        self.wish(conn, CloseWish::Now);
+        self.request_close(conn, CloseRequest::Now);
     }
     /// Stop reading `conn`. Bytes that the loop already holds may still be delivered once.
     pub fn pause_input(&mut self, conn: ConnId) {
@@ -260,11 +260,11 @@ impl Io {
         }
         Some(())
     }
-    fn wish(&mut self, conn: ConnId, wish: CloseWish) {
+    fn request_close(&mut self, conn: ConnId, how: CloseRequest) {
         if self.mark(conn).is_some() {
             let slot = &mut self.slots[conn.index()];
-            if slot.close != CloseWish::Now {
-                slot.close = wish;
+            if slot.close != CloseRequest::Now {
+                slot.close = how;
             }
         }
     }
@@ -312,13 +312,13 @@ impl Io {
     }
 
     /// Whether a wish of the engine is waiting to be looked at.
-    pub fn has_wishes(&self) -> bool {
+    pub fn has_requests(&self) -> bool {
         !self.dirty.is_empty() || !self.connects.is_empty()
     }
 
     /// What the engine wants of `conn`; `None` when it is gone.
-    pub fn wishes(&self, conn: ConnId) -> Option<Wishes> {
-        self.slot(conn).map(|s| Wishes {
+    pub fn requests(&self, conn: ConnId) -> Option<PendingRequests> {
+        self.slot(conn).map(|s| PendingRequests {
             close: s.close,
             input_paused: s.input_paused,
             output: !s.out.is_empty(),
@@ -397,10 +397,10 @@ mod tests {
         io.close(old);
         io.pause_input(old);
         assert!(io.out(old).is_none());
-        assert_eq!(io.wishes(old), None);
+        assert_eq!(io.requests(old), None);
         assert_eq!(
-            io.wishes(new),
-            Some(Wishes { close: CloseWish::None, input_paused: false, output: false })
+            io.requests(new),
+            Some(PendingRequests { close: CloseRequest::None, input_paused: false, output: false })
         );
         io.release(old);
         assert!(io.is_open(new));
@@ -441,7 +441,7 @@ mod tests {
                 io.sent(conn, count);
             }
             assert_eq!(sent, b"abcDEFGHijk");
-            assert!(!io.wishes(conn).unwrap().output);
+            assert!(!io.requests(conn).unwrap().output);
         }
     }
 
@@ -477,6 +477,6 @@ mod tests {
         let conn = io.open();
         io.abort(conn);
         io.close(conn);
-        assert_eq!(io.wishes(conn).unwrap().close, CloseWish::Now);
+        assert_eq!(io.requests(conn).unwrap().close, CloseRequest::Now);
     }
 }

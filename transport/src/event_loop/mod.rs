@@ -7,12 +7,12 @@
 #![forbid(unsafe_code)]
 
 mod counters;
-mod desk;
+mod loop_state;
 
 pub use counters::LoopCounters;
-pub(crate) use desk::{Desk, Wait};
+pub(crate) use loop_state::{LoopState, Wait};
 
-use crate::accept::{Acceptor, Permit};
+use crate::accept::Acceptor;
 use crate::engine::{Engine, Origin};
 use crate::wake::Waker;
 use crate::{epoll, uring};
@@ -175,7 +175,6 @@ pub fn choose(choice: Choice) -> Result<(LoopKind, Option<String>), LoopError> {
 pub(crate) struct Adoption {
     pub(crate) fd: OwnedFd,
     pub(crate) origin: Origin,
-    pub(crate) permit: Option<Permit>,
 }
 
 /// A connection that a loop did not take, because too many wait already or because it has ended.
@@ -209,11 +208,11 @@ impl LoopHandle {
 
     /// Gives the loop a connected stream socket; its engine hears of it by `opened`.
     pub fn adopt(&self, fd: OwnedFd, origin: Origin) -> Result<(), AdoptError> {
-        self.adopt_admitted(Adoption { fd, origin, permit: None })
+        self.try_adopt(Adoption { fd, origin })
             .map_err(|back| AdoptError { fd: back.fd, origin: back.origin })
     }
 
-    pub(crate) fn adopt_admitted(&self, adoption: Adoption) -> Result<(), Adoption> {
+    pub(crate) fn try_adopt(&self, adoption: Adoption) -> Result<(), Adoption> {
         match self.adoptions.try_send(adoption) {
             Ok(()) => {
                 self.waker.wake();
@@ -261,12 +260,12 @@ impl EventLoop {
     /// Runs `engine` on the calling thread until it returns [`crate::engine::Next::Stop`]. All connections are closed then.
     pub fn run(self, engine: &mut impl Engine) -> Result<(), LoopError> {
         let EventLoop { kind, options, handle, adoptions, acceptor } = self;
-        let desk = Desk::new(options, handle.waker, handle.counters, adoptions, acceptor);
+        let loop_state = LoopState::new(options, handle.waker, handle.counters, adoptions, acceptor);
         // The handle's sender is dropped here: a loop must not keep its own queue open.
         drop(handle.adoptions);
         match kind {
-            LoopKind::Uring => uring::run(desk, engine),
-            LoopKind::Epoll => epoll::run(desk, engine),
+            LoopKind::Uring => uring::run(loop_state, engine),
+            LoopKind::Epoll => epoll::run(loop_state, engine),
         }
     }
 }

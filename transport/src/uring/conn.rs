@@ -4,7 +4,6 @@
 //! flight, the message header that describes it, the address being connected to. Its memory stays where it is until the
 //! kernel is done, because a connection leaves the table only when none of its operations is under way.
 
-use crate::accept::Permit;
 use crate::engine::{Address, Closed, ConnId};
 use crate::io::OutBuf;
 use io_uring::{opcode, squeue, types};
@@ -83,7 +82,6 @@ impl Connecting {
 pub(super) struct Conn {
     pub(super) id: ConnId,
     pub(super) fd: OwnedFd,
-    pub(super) _permit: Option<Permit>,
     /// Set until the connection is established.
     pub(super) connecting: Option<Box<Connecting>>,
     pub(super) receive: Receive,
@@ -105,16 +103,10 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(
-        id: ConnId,
-        fd: OwnedFd,
-        permit: Option<Permit>,
-        connecting: Option<Box<Connecting>>,
-    ) -> Conn {
+    pub(super) fn new(id: ConnId, fd: OwnedFd, connecting: Option<Box<Connecting>>) -> Conn {
         Conn {
             id,
             fd,
-            _permit: permit,
             connecting,
             receive: Receive::Idle,
             read_done: false,

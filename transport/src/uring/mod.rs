@@ -12,10 +12,10 @@
 mod conn;
 mod ring;
 
-use crate::accept::{Permit, reason};
+use crate::accept::reason;
 use crate::engine::{Address, Closed, ConnId, Engine, Origin};
-use crate::event_loop::{Desk, LoopError, LoopOptions, Wait};
-use crate::io::CloseWish;
+use crate::event_loop::{LoopError, LoopOptions, LoopState, Wait};
+use crate::io::CloseRequest;
 use crate::socket;
 use conn::{Conn, Connecting, Op, Receive, user_data};
 use io_uring::{cqueue, opcode, squeue, types};
@@ -30,11 +30,11 @@ pub(crate) fn probe(options: &LoopOptions) -> Result<(), LoopError> {
 }
 
 /// Runs `engine` until it stops.
-pub(crate) fn run(desk: Desk, engine: &mut impl Engine) -> Result<(), LoopError> {
-    let ring = Ring::new(&desk.options, Arc::clone(&desk.counters))?;
-    let listeners = desk.acceptor.as_ref().map_or(0, |a| a.listeners.len());
+pub(crate) fn run(loop_state: LoopState, engine: &mut impl Engine) -> Result<(), LoopError> {
+    let ring = Ring::new(&loop_state.options, Arc::clone(&loop_state.counters))?;
+    let listeners = loop_state.acceptor.as_ref().map_or(0, |a| a.listeners.len());
     let accepting = vec![false; listeners];
-    let mut this = Uring { conns: Vec::new(), ring, accepting, completions: Vec::new(), turn: 0, desk };
+    let mut this = Uring { conns: Vec::new(), ring, accepting, completions: Vec::new(), turn: 0, loop_state };
     this.run(engine)
 }
 
@@ -46,7 +46,7 @@ struct Uring {
     /// Completions of this turn, without sends.
     completions: Vec<(u64, i32, u32)>,
     turn: u64,
-    desk: Desk,
+    loop_state: LoopState,
 }
 
 impl Uring {
@@ -55,7 +55,7 @@ impl Uring {
         self.arm_accepts()?;
         loop {
             self.wait(engine)?;
-            self.desk.awake(engine);
+            self.loop_state.awake(engine);
             self.turn += 1;
             self.reap()?;
             let mut completions = std::mem::take(&mut self.completions);
@@ -65,19 +65,19 @@ impl Uring {
             self.completions = completions;
             self.ring.buffers.publish();
             self.arm_accepts()?;
-            self.desk.tell(engine);
-            while let Some(adoption) = self.desk.adoption() {
-                self.add(adoption.fd, adoption.permit, &adoption.origin, engine);
+            self.loop_state.tell(engine);
+            while let Some(adoption) = self.loop_state.adoption() {
+                self.add(adoption.fd, &adoption.origin, engine);
             }
-            if self.desk.turn(engine) {
+            if self.loop_state.turn(engine) {
                 self.begin_stop()?;
             }
-            self.carry_out()?;
-            if self.desk.is_overdue() {
-                self.conns.iter().flatten().for_each(|conn| self.desk.io.abort(conn.id));
-                self.carry_out()?;
+            self.submit_requests()?;
+            if self.loop_state.is_overdue() {
+                self.conns.iter().flatten().for_each(|conn| self.loop_state.io.abort(conn.id));
+                self.submit_requests()?;
             }
-            if self.desk.is_finished() && self.ring.in_kernel == 0 {
+            if self.loop_state.is_finished() && self.ring.in_kernel == 0 {
                 return Ok(());
             }
         }
@@ -95,25 +95,25 @@ impl Uring {
             self.reap()?;
         }
         let Wait::Until(until) = self.sleepiness() else { return Ok(()) };
-        if !self.completions.is_empty() || self.ring.has_submissions() || !self.desk.park(engine) {
+        if !self.completions.is_empty() || self.ring.has_submissions() || !self.loop_state.park(engine) {
             return Ok(());
         }
         let timeout = until.map(|t| {
-            let ns = t.saturating_sub(self.desk.now.mono_ns);
+            let ns = t.saturating_sub(self.loop_state.now.mono_ns);
             types::Timespec::new().sec(ns / 1_000_000_000).nsec((ns % 1_000_000_000) as u32)
         });
         self.ring.enter(1, timeout)
     }
 
     fn sleepiness(&self) -> Wait {
-        if !self.desk.dirty.is_empty() {
+        if !self.loop_state.dirty.is_empty() {
             return Wait::No;
         }
-        if self.desk.is_finished() {
+        if self.loop_state.is_finished() {
             return Wait::Until(None); // Only the loop's own operations are left, and they are cancelled.
         }
-        let listeners = self.desk.acceptor.iter().flat_map(|a| a.listeners.iter());
-        self.desk.wait(listeners.filter_map(|l| l.resting_until).min())
+        let listeners = self.loop_state.acceptor.iter().flat_map(|a| a.listeners.iter());
+        self.loop_state.wait(listeners.filter_map(|l| l.resting_until).min())
     }
 
     /// Takes completions out of the ring. Those of sends concern no engine and are dealt with at once.
@@ -141,24 +141,24 @@ impl Uring {
             Some((Op::Connect, index)) => self.connected(index, result, engine),
             Some((Op::Wake, _)) if !cqueue::more(flags) => {
                 self.ring.in_kernel -= 1;
-                if self.desk.is_stopping() { Ok(()) } else { self.watch_waker() }
+                if self.loop_state.is_stopping() { Ok(()) } else { self.watch_waker() }
             }
             _ => Ok(()),
         }
     }
 
     fn watch_waker(&mut self) -> Result<(), LoopError> {
-        let event = types::Fd(self.desk.waker.event().as_raw_fd());
+        let event = types::Fd(self.loop_state.waker.event().as_raw_fd());
         let poll = opcode::PollAdd::new(event, libc::POLLIN as u32).multi(true).build();
-        // SAFETY: points to nothing; the eventfd lives as long as the desk.
+        // SAFETY: points to nothing; the eventfd lives as long as the loop_state.
         unsafe { self.ring.push(poll.user_data(user_data(Op::Wake, 0, 0))) }
     }
 
     /// Arms the accepts that are not, but for listeners that rest.
     fn arm_accepts(&mut self) -> Result<(), LoopError> {
-        let Some(acceptor) = &mut self.desk.acceptor else { return Ok(()) };
+        let Some(acceptor) = &mut self.loop_state.acceptor else { return Ok(()) };
         for (n, listening) in acceptor.listeners.iter_mut().enumerate() {
-            if self.accepting[n] || listening.resting_until.is_some_and(|t| t > self.desk.now.mono_ns) {
+            if self.accepting[n] || listening.resting_until.is_some_and(|t| t > self.loop_state.now.mono_ns) {
                 continue;
             }
             listening.resting_until = None;
@@ -180,7 +180,7 @@ impl Uring {
         }
         // SAFETY: a result that is no error is a new descriptor, and this completion is its only owner.
         let fd = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
-        let Some(acceptor) = &mut self.desk.acceptor else { return Ok(()) };
+        let Some(acceptor) = &mut self.loop_state.acceptor else { return Ok(()) };
         match fd {
             Some(fd) => {
                 acceptor.listeners[n].accepted();
@@ -189,20 +189,20 @@ impl Uring {
             None => {
                 let errno = Errno::from_raw_os_error(-result);
                 // If it rests, it is armed again when its rest is over, otherwise in this turn.
-                let _rests = acceptor.listeners[n].failed(errno, self.desk.now.mono_ns);
+                let _rests = acceptor.listeners[n].failed(errno, self.loop_state.now.mono_ns);
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, fd: OwnedFd, permit: Option<Permit>, origin: &Origin, engine: &mut impl Engine) {
+    fn add(&mut self, fd: OwnedFd, origin: &Origin, engine: &mut impl Engine) {
         // With O_NONBLOCK the kernel would report EAGAIN instead of waiting in our place.
         let _ = rustix::io::ioctl_fionbio(&fd, false);
-        let id = self.desk.io.open();
-        self.put(Conn::new(id, fd, permit, None));
-        self.desk.dirty.push(id);
-        self.desk.counters.opened.add(1);
-        engine.opened(self.desk.now, id, origin, &mut self.desk.io);
+        let id = self.loop_state.io.open();
+        self.put(Conn::new(id, fd, None));
+        self.loop_state.dirty.push(id);
+        self.loop_state.counters.opened.add(1);
+        engine.opened(self.loop_state.now, id, origin, &mut self.loop_state.io);
     }
 
     fn put(&mut self, conn: Conn) {
@@ -219,11 +219,11 @@ impl Uring {
             Ok(made) => made,
             Err(e) => {
                 let errno = e.raw_os_error().unwrap_or(libc::EINVAL);
-                self.desk.ended.push((id, Closed::ConnectFailed(errno)));
+                self.loop_state.ended.push((id, Closed::ConnectFailed(errno)));
                 return Ok(());
             }
         };
-        let mut conn = Conn::new(id, socket.into(), None, Some(Connecting::new(address, raw)));
+        let mut conn = Conn::new(id, socket.into(), Some(Connecting::new(address, raw)));
         if let Some(entry) = conn.connect_entry() {
             conn.in_kernel += 1;
             // SAFETY: the address is boxed inside the connection, which stays in the table until this has completed.
@@ -246,11 +246,11 @@ impl Uring {
             return self.end(id, Closed::ConnectFailed(-result));
         }
         let Some(connecting) = conn.connecting.take() else { return Ok(()) };
-        self.desk.dirty.push(id);
-        if self.desk.io.is_open(id) {
+        self.loop_state.dirty.push(id);
+        if self.loop_state.io.is_open(id) {
             let origin = Origin { peer: connecting.to, listener: None };
-            self.desk.counters.opened.add(1);
-            engine.opened(self.desk.now, id, &origin, &mut self.desk.io);
+            self.loop_state.counters.opened.add(1);
+            engine.opened(self.loop_state.now, id, &origin, &mut self.loop_state.io);
         }
         Ok(())
     }
@@ -268,14 +268,14 @@ impl Uring {
             return Ok(());
         };
         let id = conn.id;
-        let heard = conn.ended.is_none() && self.desk.io.is_open(id);
+        let heard = conn.ended.is_none() && self.loop_state.io.is_open(id);
         let mut over = false;
         if let Some(buffer) = buffer {
             if result > 0 && heard {
                 over = conn.count_received(self.turn, result as usize)
-                    > self.desk.options.input_bytes_per_turn_max;
+                    > self.loop_state.options.input_bytes_per_turn_max;
                 let bytes = self.ring.buffers.filled(buffer, result as usize);
-                engine.received(self.desk.now, id, bytes, &mut self.desk.io);
+                engine.received(self.loop_state.now, id, bytes, &mut self.loop_state.io);
             }
             self.ring.buffers.give_back(buffer);
         }
@@ -289,13 +289,13 @@ impl Uring {
             self.leave_if_done(index);
             return Ok(());
         }
-        self.desk.dirty.push(id);
+        self.loop_state.dirty.push(id);
         match result {
             1.. => {}
             0 => {
                 conn.read_done = true;
                 if heard {
-                    engine.eof(self.desk.now, id, &mut self.desk.io);
+                    engine.eof(self.loop_state.now, id, &mut self.loop_state.io);
                 }
             }
             _ => match Errno::from_raw_os_error(-result) {
@@ -317,8 +317,8 @@ impl Uring {
         let id = conn.id;
         if result > 0 {
             let count = (result as usize).min(conn.output.len());
-            if self.desk.io.sent_of(id, &mut conn.output, count) {
-                self.desk.drained.push(id);
+            if self.loop_state.io.sent_of(id, &mut conn.output, count) {
+                self.loop_state.drained.push(id);
             }
         }
         if conn.ended.is_some() {
@@ -331,46 +331,46 @@ impl Uring {
                 errno => return self.end(id, reason(errno)),
             }
         }
-        let wishes = self.desk.io.wishes(id);
-        if !conn.output.is_empty() || wishes.is_some_and(|w| w.output || w.close != CloseWish::None) {
-            self.desk.dirty.push(id);
+        let requests = self.loop_state.io.requests(id);
+        if !conn.output.is_empty() || requests.is_some_and(|w| w.output || w.close != CloseRequest::None) {
+            self.loop_state.dirty.push(id);
         }
         Ok(())
     }
 
     /// Does what the engine wished for in this turn, and what is left to do for connections with completions.
-    fn carry_out(&mut self) -> Result<(), LoopError> {
-        let mut connects = std::mem::take(&mut self.desk.connects);
-        self.desk.io.take_connects(&mut connects);
+    fn submit_requests(&mut self) -> Result<(), LoopError> {
+        let mut connects = std::mem::take(&mut self.loop_state.connects);
+        self.loop_state.io.take_connects(&mut connects);
         for (id, address) in connects.drain(..) {
-            match self.desk.io.is_open(id) && !self.desk.is_stopping() {
+            match self.loop_state.io.is_open(id) && !self.loop_state.is_stopping() {
                 true => self.connect(id, address)?,
-                false => self.desk.ended.push((id, Closed::ByEngine)),
+                false => self.loop_state.ended.push((id, Closed::ByEngine)),
             }
         }
-        self.desk.connects = connects;
+        self.loop_state.connects = connects;
 
-        let mut dirty = std::mem::take(&mut self.desk.dirty);
-        self.desk.io.take_dirty(&mut dirty);
+        let mut dirty = std::mem::take(&mut self.loop_state.dirty);
+        self.loop_state.io.take_dirty(&mut dirty);
         for id in dirty.drain(..) {
-            self.look_at(id)?;
+            self.submit_requests_of(id)?;
         }
-        self.desk.dirty = dirty;
+        self.loop_state.dirty = dirty;
         Ok(())
     }
 
-    fn look_at(&mut self, id: ConnId) -> Result<(), LoopError> {
+    fn submit_requests_of(&mut self, id: ConnId) -> Result<(), LoopError> {
         let found = self.conns.get_mut(id.index()).and_then(Option::as_mut);
         let Some(conn) = found.filter(|c| c.id == id && c.ended.is_none()) else { return Ok(()) };
-        let Some(wishes) = self.desk.io.wishes(id) else { return Ok(()) };
-        match wishes.close {
-            CloseWish::Now => return self.end(id, Closed::ByEngine),
-            CloseWish::AfterOutput if conn.connecting.is_some() => return self.end(id, Closed::ByEngine),
-            CloseWish::AfterOutput if !conn.sending && !wishes.output && conn.output.is_empty() => {
+        let Some(requests) = self.loop_state.io.requests(id) else { return Ok(()) };
+        match requests.close {
+            CloseRequest::Now => return self.end(id, Closed::ByEngine),
+            CloseRequest::AfterOutput if conn.connecting.is_some() => return self.end(id, Closed::ByEngine),
+            CloseRequest::AfterOutput if !conn.sending && !requests.output && conn.output.is_empty() => {
                 return self.end(id, Closed::ByEngine);
             }
-            CloseWish::AfterOutput if !std::mem::replace(&mut conn.closing, true) => {
-                self.desk.limit_closing(id)
+            CloseRequest::AfterOutput if !std::mem::replace(&mut conn.closing, true) => {
+                self.loop_state.limit_closing(id)
             }
             _ => {}
         }
@@ -378,8 +378,8 @@ impl Uring {
             return Ok(());
         }
         if !conn.sending {
-            if conn.output.is_empty() && wishes.output {
-                conn.output = self.desk.io.take_output(id).unwrap_or_default();
+            if conn.output.is_empty() && requests.output {
+                conn.output = self.loop_state.io.take_output(id).unwrap_or_default();
             }
             if !conn.output.is_empty() {
                 conn.sending = true;
@@ -390,7 +390,7 @@ impl Uring {
                 unsafe { self.ring.push(entry)? };
             }
         }
-        let reading = wishes.close == CloseWish::None && !wishes.input_paused && !conn.read_done;
+        let reading = requests.close == CloseRequest::None && !requests.input_paused && !conn.read_done;
         match conn.receive {
             Receive::Idle if reading => {
                 conn.receive = Receive::Armed;
@@ -426,7 +426,7 @@ impl Uring {
 
     /// Decides that a connection ends. It leaves when the kernel is done with it.
     fn end(&mut self, id: ConnId, why: Closed) -> Result<(), LoopError> {
-        let asked_for = !self.desk.io.is_open(id);
+        let asked_for = !self.loop_state.io.is_open(id);
         let Some(conn) = self.conns[id.index()].as_mut().filter(|c| c.ended.is_none()) else { return Ok(()) };
         conn.ended = Some(if asked_for { Closed::ByEngine } else { why });
         let (sending, connecting) = (conn.sending, conn.connecting.is_some() && conn.in_kernel > 0);
@@ -445,7 +445,7 @@ impl Uring {
     fn leave_if_done(&mut self, index: usize) {
         if let Some(conn) = self.conns[index].take_if(|c| c.in_kernel == 0 && c.ended.is_some()) {
             let why = conn.ended.unwrap_or(Closed::ByEngine);
-            self.desk.ended.push((conn.id, why));
+            self.loop_state.ended.push((conn.id, why));
         }
     }
 
@@ -456,8 +456,8 @@ impl Uring {
             }
         }
         self.cancel(user_data(Op::Wake, 0, 0))?;
-        self.desk.acceptor = None;
-        self.conns.iter().flatten().for_each(|conn| self.desk.io.close(conn.id));
+        self.loop_state.acceptor = None;
+        self.conns.iter().flatten().for_each(|conn| self.loop_state.io.close(conn.id));
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use super::primitives::{DecodeError, Reader, Text, put_int, put_text, wire_lengt
 use std::fmt;
 
 /// What a vector can hold.
-pub trait Item<'a>: Clone + PartialEq + fmt::Debug {
+pub trait ListItem<'a>: Clone + PartialEq + fmt::Debug {
     /// Reads one.
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError>;
     /// Appends one.
@@ -16,7 +16,7 @@ pub trait Item<'a>: Clone + PartialEq + fmt::Debug {
 }
 
 /// Strings of a vector: null ones are refused.
-impl<'a> Item<'a> for Text<'a> {
+impl<'a> ListItem<'a> for Text<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         reader.text()
     }
@@ -26,21 +26,21 @@ impl<'a> Item<'a> for Text<'a> {
 }
 
 /// A `vector<T>`. Null and empty are different values.
-pub struct List<'a, T>(Form<'a, T>);
+pub struct List<'a, T>(ListForm<'a, T>);
 
-enum Form<'a, T> {
+enum ListForm<'a, T> {
     Null,
     Wire { count: u32, reader: Reader<'a> },
     Slice(&'a [T]),
 }
 
 // By hand: a derived `Copy` would ask it of `T` too.
-impl<T> Clone for Form<'_, T> {
+impl<T> Clone for ListForm<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<T> Copy for Form<'_, T> {}
+impl<T> Copy for ListForm<'_, T> {}
 impl<T> Clone for List<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -48,15 +48,15 @@ impl<T> Clone for List<'_, T> {
 }
 impl<T> Copy for List<'_, T> {}
 
-impl<'a, T: Item<'a>> List<'a, T> {
+impl<'a, T: ListItem<'a>> List<'a, T> {
     /// The null vector.
-    pub const NULL: Self = Self(Form::Null);
+    pub const NULL: Self = Self(ListForm::Null);
     /// The empty vector.
-    pub const EMPTY: Self = Self(Form::Slice(&[]));
+    pub const EMPTY: Self = Self(ListForm::Slice(&[]));
 
     /// A vector of these items, to be encoded.
     pub const fn new(items: &'a [T]) -> Self {
-        Self(Form::Slice(items))
+        Self(ListForm::Slice(items))
     }
     /// Reads a vector to its end. A count below -1 is an empty vector, as in ZooKeeper.
     pub fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
@@ -71,7 +71,7 @@ impl<'a, T: Item<'a>> List<'a, T> {
             T::read(reader)?;
         }
         let used = start.rest().len() - reader.rest().len();
-        Ok(Self(Form::Wire { count, reader: Reader::new(&start.rest()[..used], start.limits()) }))
+        Ok(Self(ListForm::Wire { count, reader: Reader::new(&start.rest()[..used], start.limits()) }))
     }
     /// Reads a vector that may not be null.
     pub fn read_present(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
@@ -81,7 +81,7 @@ impl<'a, T: Item<'a>> List<'a, T> {
     /// Appends the vector.
     pub fn put(&self, out: &mut Vec<u8>) {
         match self.0 {
-            Form::Null => put_int(out, -1),
+            ListForm::Null => put_int(out, -1),
             _ => {
                 put_int(out, wire_length(self.len()));
                 for item in self.iter() {
@@ -92,14 +92,14 @@ impl<'a, T: Item<'a>> List<'a, T> {
     }
     /// Whether it is the null vector.
     pub const fn is_null(&self) -> bool {
-        matches!(self.0, Form::Null)
+        matches!(self.0, ListForm::Null)
     }
     /// Items in it; none in the null vector.
     pub const fn len(&self) -> usize {
         match self.0 {
-            Form::Null => 0,
-            Form::Wire { count, .. } => count as usize,
-            Form::Slice(items) => items.len(),
+            ListForm::Null => 0,
+            ListForm::Wire { count, .. } => count as usize,
+            ListForm::Slice(items) => items.len(),
         }
     }
     /// Whether nothing is in it (null or empty).
@@ -109,31 +109,31 @@ impl<'a, T: Item<'a>> List<'a, T> {
     /// The items, decoded where they lie.
     pub fn iter(&self) -> ListIter<'a, T> {
         ListIter(match self.0 {
-            Form::Null => Form::Slice(&[]),
+            ListForm::Null => ListForm::Slice(&[]),
             form => form,
         })
     }
 }
 
-impl<'a, T: Item<'a>> Default for List<'a, T> {
+impl<'a, T: ListItem<'a>> Default for List<'a, T> {
     fn default() -> Self {
         Self::EMPTY
     }
 }
 
-impl<'a, T: Item<'a>> PartialEq for List<'a, T> {
+impl<'a, T: ListItem<'a>> PartialEq for List<'a, T> {
     fn eq(&self, other: &Self) -> bool {
         self.is_null() == other.is_null() && self.len() == other.len() && self.iter().eq(other.iter())
     }
 }
 
-impl<'a, T: Item<'a>> fmt::Debug for List<'a, T> {
+impl<'a, T: ListItem<'a>> fmt::Debug for List<'a, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_null() { f.write_str("null") } else { f.debug_list().entries(self.iter()).finish() }
     }
 }
 
-impl<'a, T: Item<'a>> IntoIterator for List<'a, T> {
+impl<'a, T: ListItem<'a>> IntoIterator for List<'a, T> {
     type Item = T;
     type IntoIter = ListIter<'a, T>;
     fn into_iter(self) -> ListIter<'a, T> {
@@ -141,7 +141,7 @@ impl<'a, T: Item<'a>> IntoIterator for List<'a, T> {
     }
 }
 
-impl<'a, T: Item<'a>> IntoIterator for &List<'a, T> {
+impl<'a, T: ListItem<'a>> IntoIterator for &List<'a, T> {
     type Item = T;
     type IntoIter = ListIter<'a, T>;
     fn into_iter(self) -> ListIter<'a, T> {
@@ -150,19 +150,19 @@ impl<'a, T: Item<'a>> IntoIterator for &List<'a, T> {
 }
 
 /// Walks a [`List`].
-pub struct ListIter<'a, T>(Form<'a, T>);
+pub struct ListIter<'a, T>(ListForm<'a, T>);
 
-impl<'a, T: Item<'a>> Iterator for ListIter<'a, T> {
+impl<'a, T: ListItem<'a>> Iterator for ListIter<'a, T> {
     type Item = T;
     #[inline]
     fn next(&mut self) -> Option<T> {
         match &mut self.0 {
-            Form::Null => None,
-            Form::Wire { count, reader } => {
+            ListForm::Null => None,
+            ListForm::Wire { count, reader } => {
                 *count = count.checked_sub(1)?;
                 T::read(reader).ok()
             }
-            Form::Slice(items) => {
+            ListForm::Slice(items) => {
                 let (first, rest) = items.split_first()?;
                 *items = rest;
                 Some(first.clone())
@@ -171,15 +171,15 @@ impl<'a, T: Item<'a>> Iterator for ListIter<'a, T> {
     }
     fn size_hint(&self) -> (usize, Option<usize>) {
         let n = match self.0 {
-            Form::Null => 0,
-            Form::Wire { count, .. } => count as usize,
-            Form::Slice(items) => items.len(),
+            ListForm::Null => 0,
+            ListForm::Wire { count, .. } => count as usize,
+            ListForm::Slice(items) => items.len(),
         };
         (n, Some(n))
     }
 }
 
-impl<'a, T: Item<'a>> ExactSizeIterator for ListIter<'a, T> {}
+impl<'a, T: ListItem<'a>> ExactSizeIterator for ListIter<'a, T> {}
 
 #[cfg(test)]
 mod tests {

@@ -46,19 +46,19 @@ fn read_header(r: &mut Reader<'_>) -> Result<Option<i32>, DecodeError> {
 }
 
 /// The ops of a multi ([`Request`]s) or its results ([`MultiResult`]s).
-pub struct Multi<'a, T>(Form<'a, T>);
+pub struct Multi<'a, T>(MultiForm<'a, T>);
 
-enum Form<'a, T> {
+enum MultiForm<'a, T> {
     Wire { count: u32, reader: Reader<'a> },
     Slice(&'a [T]),
 }
 
-impl<T> Clone for Form<'_, T> {
+impl<T> Clone for MultiForm<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<T> Copy for Form<'_, T> {}
+impl<T> Copy for MultiForm<'_, T> {}
 impl<T> Clone for Multi<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -69,7 +69,7 @@ impl<T> Copy for Multi<'_, T> {}
 impl<'a, T: MultiOp<'a>> Multi<'a, T> {
     /// A list of these, to be encoded.
     pub const fn new(items: &'a [T]) -> Self {
-        Self(Form::Slice(items))
+        Self(MultiForm::Slice(items))
     }
     /// Reads a list to its terminator.
     pub fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
@@ -86,7 +86,7 @@ impl<'a, T: MultiOp<'a>> Multi<'a, T> {
             count += 1;
         }
         let used = start.rest().len() - reader.rest().len();
-        Ok(Self(Form::Wire { count, reader: Reader::new(&start.rest()[..used], start.limits()) }))
+        Ok(Self(MultiForm::Wire { count, reader: Reader::new(&start.rest()[..used], start.limits()) }))
     }
     /// Appends the list with its terminator.
     pub fn put(&self, out: &mut Vec<u8>) {
@@ -96,8 +96,8 @@ impl<'a, T: MultiOp<'a>> Multi<'a, T> {
     /// How many there are.
     pub const fn len(&self) -> usize {
         match self.0 {
-            Form::Wire { count, .. } => count as usize,
-            Form::Slice(items) => items.len(),
+            MultiForm::Wire { count, .. } => count as usize,
+            MultiForm::Slice(items) => items.len(),
         }
     }
     /// Whether there are none, which is legal.
@@ -131,18 +131,18 @@ impl<'a, T: MultiOp<'a>> IntoIterator for Multi<'a, T> {
 }
 
 /// Walks a [`Multi`].
-pub struct MultiIter<'a, T>(Form<'a, T>);
+pub struct MultiIter<'a, T>(MultiForm<'a, T>);
 
 impl<'a, T: MultiOp<'a>> Iterator for MultiIter<'a, T> {
     type Item = T;
     fn next(&mut self) -> Option<T> {
         match &mut self.0 {
-            Form::Wire { count, reader } => {
+            MultiForm::Wire { count, reader } => {
                 *count = count.checked_sub(1)?;
                 let kind = read_header(reader).ok()??;
                 T::read(kind, reader).ok()
             }
-            Form::Slice(items) => {
+            MultiForm::Slice(items) => {
                 let (first, rest) = items.split_first()?;
                 *items = rest;
                 Some(first.clone())
@@ -151,8 +151,8 @@ impl<'a, T: MultiOp<'a>> Iterator for MultiIter<'a, T> {
     }
     fn size_hint(&self) -> (usize, Option<usize>) {
         let n = match self.0 {
-            Form::Wire { count, .. } => count as usize,
-            Form::Slice(items) => items.len(),
+            MultiForm::Wire { count, .. } => count as usize,
+            MultiForm::Slice(items) => items.len(),
         };
         (n, Some(n))
     }

@@ -1,6 +1,6 @@
 //! Records that several messages share.
 
-use super::list::Item;
+use super::list::ListItem;
 use super::primitives::{DecodeError, Limits, Reader, Text, put_int, put_opt_text, put_text};
 
 /// Permission bits of an [`Acl`]. Unknown bits are stored and returned untouched.
@@ -144,7 +144,7 @@ impl<'a> Acl<'a> {
     }
 }
 
-impl<'a> Item<'a> for Acl<'a> {
+impl<'a> ListItem<'a> for Acl<'a> {
     fn read(r: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self { perms: r.int()?, id: Id { scheme: r.opt_text()?, id: r.opt_text()? } })
     }
@@ -164,7 +164,7 @@ pub struct ClientInfo<'a> {
     pub user: Text<'a>,
 }
 
-impl<'a> Item<'a> for ClientInfo<'a> {
+impl<'a> ListItem<'a> for ClientInfo<'a> {
     fn read(r: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self { auth_scheme: r.text()?, user: r.text()? })
     }

@@ -140,27 +140,20 @@ pub fn any_address(family: Family) -> (Address, Option<tempfile::TempDir>) {
 
 /// A loop that accepts for itself and echoes.
 pub fn echo_server(kind: LoopKind, family: Family) -> Running {
-    start(kind, family, LoopOptions::default(), true, |acceptor| acceptor)
+    start(kind, family, LoopOptions::default(), true)
 }
 
 /// A loop that accepts for itself and tells what it receives.
 pub fn server(kind: LoopKind, family: Family) -> Running {
-    start(kind, family, LoopOptions::default(), false, |acceptor| acceptor)
+    start(kind, family, LoopOptions::default(), false)
 }
 
-pub fn start(
-    kind: LoopKind,
-    family: Family,
-    options: LoopOptions,
-    echo: bool,
-    with: impl FnOnce(Acceptor) -> Acceptor,
-) -> Running {
+pub fn start(kind: LoopKind, family: Family, options: LoopOptions, echo: bool) -> Running {
     let (address, folder) = any_address(family);
     let listener = Listener::bind(&address).unwrap();
     let address = listener.local_address().clone();
     let mut event_loop = EventLoop::new(kind, options).unwrap();
-    let acceptor = with(Acceptor::new(vec![listener], vec![event_loop.handle()]));
-    event_loop.accept_with(acceptor);
+    event_loop.accept_with(Acceptor::new(vec![listener], vec![event_loop.handle()]));
     run(event_loop, address, echo, folder)
 }
 

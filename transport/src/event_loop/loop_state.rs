@@ -38,7 +38,7 @@ pub(crate) enum Wait {
 }
 
 /// See the module.
-pub(crate) struct Desk {
+pub(crate) struct LoopState {
     pub(crate) options: LoopOptions,
     pub(crate) io: Io,
     pub(crate) waker: Arc<Waker>,
@@ -62,15 +62,15 @@ pub(crate) struct Desk {
     next: Next,
 }
 
-impl Desk {
+impl LoopState {
     pub(crate) fn new(
         options: LoopOptions,
         waker: Arc<Waker>,
         counters: Arc<LoopCounters>,
         adoptions: Receiver<Adoption>,
         acceptor: Option<Acceptor>,
-    ) -> Desk {
-        Desk {
+    ) -> LoopState {
+        LoopState {
             options,
             io: Io::default(),
             waker,
@@ -143,7 +143,7 @@ impl Desk {
 
     /// A second look at the clock, before a turn's output leaves: a process can be stopped anywhere in a turn, for any time.
     fn look_again(&mut self, mono_ns: impl Fn() -> u64, engine: &mut impl Engine) {
-        if !self.io.has_wishes() {
+        if !self.io.has_requests() {
             return;
         }
         let mono_ns = mono_ns();
@@ -162,7 +162,7 @@ impl Desk {
 
     fn abort_closing(&mut self) {
         while let Some(&(until, conn)) = self.closing.front() {
-            if self.io.wishes(conn).is_some() {
+            if self.io.requests(conn).is_some() {
                 if until > self.now.mono_ns {
                     return;
                 }
@@ -188,7 +188,7 @@ impl Desk {
 
     /// How long the loop may wait, seen from here. `also`: a deadline of the loop's own.
     pub(crate) fn wait(&self, also: Option<u64>) -> Wait {
-        if !self.ended.is_empty() || !self.drained.is_empty() || self.io.has_wishes() {
+        if !self.ended.is_empty() || !self.drained.is_empty() || self.io.has_requests() {
             return Wait::No;
         }
         let engines = match (self.stopping_until, self.next) {
@@ -203,7 +203,7 @@ impl Desk {
         }
     }
 
-    /// Goes to sleep if nobody minds. After `true` the loop must block in the kernel, and then call [`Desk::awake`].
+    /// Goes to sleep if nobody minds. After `true` the loop must block in the kernel, and then call [`LoopState::awake`].
     pub(crate) fn park(&mut self, engine: &mut impl Engine) -> bool {
         self.waker.raise();
         if self.adoptions.is_empty() && (self.is_stopping() || engine.park()) {
@@ -249,19 +249,19 @@ mod tests {
     fn a_process_that_was_stopped_in_a_turn_is_asked_before_its_output_leaves() {
         let (_sender, adoptions) = crossbeam_channel::bounded(1);
         let waker = Waker::new().unwrap();
-        let mut desk = Desk::new(LoopOptions::default(), waker, Arc::default(), adoptions, None);
+        let mut loop_state = LoopState::new(LoopOptions::default(), waker, Arc::default(), adoptions, None);
         let mut engine = Sleeper::default();
-        desk.now = Now { mono_ns: 5_000_000_000, wall_ms: 7 };
-        let began_ns = desk.now.mono_ns;
+        loop_state.now = Now { mono_ns: 5_000_000_000, wall_ms: 7 };
+        let began_ns = loop_state.now.mono_ns;
         // Nothing leaves: nothing is asked, and no clock is read.
-        desk.look_again(|| unreachable!("no output"), &mut engine);
-        let conn = desk.io.open();
-        desk.io.out(conn).unwrap().bytes().extend_from_slice(b"an answer");
-        desk.look_again(|| began_ns + LONG_TURN_NS - 1, &mut engine);
+        loop_state.look_again(|| unreachable!("no output"), &mut engine);
+        let conn = loop_state.io.open();
+        loop_state.io.out(conn).unwrap().bytes().extend_from_slice(b"an answer");
+        loop_state.look_again(|| began_ns + LONG_TURN_NS - 1, &mut engine);
         assert!(engine.late.is_empty());
         engine.conn = Some(conn);
-        desk.look_again(|| began_ns + LONG_TURN_NS, &mut engine);
+        loop_state.look_again(|| began_ns + LONG_TURN_NS, &mut engine);
         assert_eq!(engine.late, [Now { mono_ns: began_ns + LONG_TURN_NS, wall_ms: 7 }]);
-        assert!(desk.io.out(conn).is_none() && desk.counters.long_turns() == 1);
+        assert!(loop_state.io.out(conn).is_none() && loop_state.counters.long_turns() == 1);
     }
 }
