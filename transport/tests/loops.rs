@@ -1,4 +1,4 @@
-//! One list of conversations, held with each socket loop over both address families.
+//! One list of conversations, run on each socket loop over both address families.
 //!
 //! A loop that the kernel denies is skipped with a line that says so.
 
@@ -11,7 +11,9 @@ use paddock_transport::io::OUTPUT_HIGH_WATER_BYTES;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use support::{FAMILIES, Family, Heard, Stream, any_address, available, echo_server, run, server, start};
+use support::{
+    FAMILIES, Family, Heard, Running, Stream, any_address, available, echo_server, run, server, start,
+};
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
@@ -129,7 +131,7 @@ fn a_reset_ends_the_connection(kind: LoopKind, _: Family) {
         socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
         drop(stream);
         if paused {
-            // Without reading the kernel may leave us in the dark until we read again.
+            // Until the engine reads again, the kernel may not report the peer's end.
             server.ask(move |_, _, io| io.resume_input(conn));
         }
         assert_eq!(server.hear(), Heard::Closed(conn, Closed::ByPeer));
@@ -152,7 +154,7 @@ fn a_peer_that_does_not_read_holds_output_until_it_drains(kind: LoopKind, family
             out.push_shared(value.clone());
         }
     });
-    // The other connections do not notice.
+    // The other connections are unaffected.
     let mut other = server.dial();
     let stranger = server.hear_opened();
     other.write_all(b"hello").unwrap();
@@ -198,7 +200,7 @@ fn a_paused_connection_is_not_read_until_resumed(kind: LoopKind, family: Family)
     (0..3).for_each(|_| round_trip());
     server.ask(move |_, _, io| io.resume_input(conn));
     assert_eq!(server.hear_bytes(conn, 7), b"not yet");
-    // Paused and resumed within one turn, and the other way round.
+    // Paused and resumed within one turn. Then in two turns, with input and an end of stream in between.
     server.ask(move |_, _, io| {
         io.pause_input(conn);
         io.resume_input(conn);
@@ -235,7 +237,7 @@ fn a_client_end_talks_to_a_server_end(kind: LoopKind, family: Family) {
         let to = to.clone();
         move |_, _, io| {
             let conn = io.connect(to);
-            // Written before it is established: leaves as soon as it is.
+            // Written before the connection is established: leaves as soon as it is.
             io.out(conn).unwrap().bytes().extend_from_slice(b"early");
             conn
         }
@@ -442,11 +444,13 @@ fn a_stop_does_not_wait_for_ever_for_a_peer_that_does_not_read(kind: LoopKind, f
     assert_eq!(server.stop(), [Heard::Closed(conn, Closed::ByEngine)]);
 }
 
-/// Clients send, stop, reset and vanish at any moment, while the engine pauses, closes and aborts connections.
+const STORM_CLIENTS: u64 = 6;
+/// Connections that each client of a storm makes.
+const STORM_ROUNDS: u64 = 150;
+
+/// Clients send, stop, reset and vanish at any moment, while the engine pauses, closes and aborts.
 /// Each connection ends exactly once, and no client receives another client's bytes.
 fn a_storm_leaves_nothing_behind(kind: LoopKind, family: Family) {
-    const CLIENTS: u64 = 6;
-    const ROUNDS: u64 = 150;
     let options = LoopOptions {
         receive_buffers: 16,
         receive_buffer_bytes: 512,
@@ -455,58 +459,9 @@ fn a_storm_leaves_nothing_behind(kind: LoopKind, family: Family) {
     };
     let server = start(kind, family, options, true);
     std::thread::scope(|s| {
-        for seed in 0..CLIENTS {
+        for seed in 0..STORM_CLIENTS {
             let server = &server;
-            s.spawn(move || {
-                let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-                let mut draw = move |below: u64| {
-                    random ^= random << 13;
-                    random ^= random >> 7;
-                    random ^= random << 17;
-                    random % below
-                };
-                for _ in 0..ROUNDS {
-                    let mut client = server.dial();
-                    let bytes = vec![seed as u8; draw(40_000) as usize];
-                    let way = draw(5);
-                    let (slot, whim) = (draw(CLIENTS) as u32, draw(40));
-                    server.order(move |_, _, io| {
-                        // Addresses whichever generation of the slot is open.
-                        for generation in 0..(CLIENTS * ROUNDS) as u32 {
-                            let conn = ConnId::new(slot, generation);
-                            if io.is_open(conn) {
-                                match whim {
-                                    0 => io.abort(conn),
-                                    1 => io.close(conn),
-                                    2..=9 => io.pause_input(conn),
-                                    _ => io.resume_input(conn),
-                                }
-                            }
-                        }
-                    });
-                    let _ = client.write_all(&bytes[..bytes.len() / 2]);
-                    // Resumes every connection: the read below would never return on a paused one.
-                    server.order(|_, _, io| {
-                        for slot in 0..CLIENTS as u32 {
-                            for generation in 0..(CLIENTS * ROUNDS) as u32 {
-                                io.resume_input(ConnId::new(slot, generation));
-                            }
-                        }
-                    });
-                    match (way, &client) {
-                        (0, _) => continue,
-                        (1, Stream::Tcp(stream)) => {
-                            let _ =
-                                socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
-                            continue;
-                        }
-                        _ => {}
-                    }
-                    let mut back = vec![0; 1000];
-                    let read = client.read(&mut back).unwrap_or(0);
-                    assert!(back[..read].iter().all(|&b| b == seed as u8), "a stranger's bytes");
-                }
-            });
+            s.spawn(move || storm_client(server, seed));
         }
     });
     let counters = server.handle.clone();
@@ -521,6 +476,56 @@ fn a_storm_leaves_nothing_behind(kind: LoopKind, family: Family) {
     closed.dedup();
     assert_eq!(opened, closed.len(), "some ended twice");
     assert_eq!(counters.counters().opened(), counters.counters().closed());
+}
+
+fn storm_client(server: &Running, seed: u64) {
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut draw = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    for _ in 0..STORM_ROUNDS {
+        let mut client = server.dial();
+        let bytes = vec![seed as u8; draw(40_000) as usize];
+        let way = draw(5);
+        let (slot, whim) = (draw(STORM_CLIENTS) as u32, draw(40));
+        server.order(move |_, _, io| {
+            // Addresses whichever generation of the slot is open.
+            for generation in 0..(STORM_CLIENTS * STORM_ROUNDS) as u32 {
+                let conn = ConnId::new(slot, generation);
+                if io.is_open(conn) {
+                    match whim {
+                        0 => io.abort(conn),
+                        1 => io.close(conn),
+                        2..=9 => io.pause_input(conn),
+                        _ => io.resume_input(conn),
+                    }
+                }
+            }
+        });
+        let _ = client.write_all(&bytes[..bytes.len() / 2]);
+        // Resumes every connection: the read below would never return on a paused one.
+        server.order(|_, _, io| {
+            for slot in 0..STORM_CLIENTS as u32 {
+                for generation in 0..(STORM_CLIENTS * STORM_ROUNDS) as u32 {
+                    io.resume_input(ConnId::new(slot, generation));
+                }
+            }
+        });
+        match (way, &client) {
+            (0, _) => continue,
+            (1, Stream::Tcp(stream)) => {
+                let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+                continue;
+            }
+            _ => {}
+        }
+        let mut back = vec![0; 1000];
+        let read = client.read(&mut back).unwrap_or(0);
+        assert!(back[..read].iter().all(|&b| b == seed as u8), "a stranger's bytes");
+    }
 }
 
 macro_rules! conversations {

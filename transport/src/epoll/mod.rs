@@ -1,11 +1,13 @@
-//! The readiness loop: epoll, nonblocking receives and sends. Works wherever Linux runs, and is the baseline of all comparisons.
+//! The readiness loop: epoll with nonblocking receives and sends. Works wherever Linux runs, and is the
+//! baseline of all comparisons.
 //!
-//! Owns its connections' sockets. One read buffer serves them all, and output is sent from where the engine wrote it,
-//! so an idle connection holds no buffer. Never blocks but in `epoll_wait`.
+//! Owns its connections' sockets. One read buffer serves them all, and output is sent from where the
+//! engine wrote it, so an idle connection holds no buffer. Never blocks except in `epoll_wait`.
 //!
-//! Why no readiness is lost: input is watched edge-triggered and each connection remembers that it may be readable
-//! until a receive came back short or empty, so that pausing costs no system call and a capped connection is
-//! taken up again in the next turn. Writability is watched only while a send has been refused.
+//! Correct because no readiness is lost. Input is watched edge-triggered, and each connection remembers
+//! that it may be readable until a receive comes back short or empty. So pausing costs no system call, and
+//! a connection that used up its share is read again in the next turn. Writability is watched only while a
+//! send has been refused.
 
 #![forbid(unsafe_code)]
 
@@ -22,19 +24,20 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Event tokens from here on are not connections: a slot index this large cannot exist (2^32 slots of some hundred
-/// bytes), so no [`ConnId`] has such low bits.
+/// Event tokens from here on are not connections: no [`ConnId`] has such low bits. A slot index this large
+/// cannot exist (2^32 slots of some hundred bytes).
 const SPECIAL: u64 = 0xffff_ffff_ffff_0000;
 /// The token of the waker's eventfd; listeners are `SPECIAL + n`.
 const WAKE: u64 = u64::MAX;
 
-/// Stretches handed to one send. Replies with shared values have two each.
+/// Most stretches of output in one send. A reply with a shared value has two.
 const SLICES_PER_SEND: usize = 64;
 
-/// Accepts from one listener in one turn: a burst of new clients must not hold up the others.
+/// Most accepts from one listener in one turn: a burst of new clients must not delay the others.
 const ACCEPTS_PER_TURN: usize = 64;
 
-/// A unix listener with a full queue refuses at once; the attempt is repeated after this.
+/// Pause before a connect to a unix listener with a full queue is repeated. Such a listener refuses at
+/// once.
 const BUSY_LISTENER_PAUSE_NS: u64 = 1_000_000;
 
 const READ: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
@@ -42,18 +45,18 @@ const READ: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlag
 struct Conn {
     id: ConnId,
     fd: OwnedFd,
-    /// Where to, until it is established.
+    /// The address being connected to, until the connection is established.
     connecting: Option<Box<Address>>,
-    /// A receive may find something.
+    /// A receive may find input.
     readable: bool,
-    /// The peer's end of stream is announced: receive until it is reached.
+    /// The peer's end of stream was announced: receive until it is reached.
     hangup: bool,
     read_done: bool,
-    /// In the list of connections to be read from.
+    /// The connection is in `Epoll::to_read`.
     queued: bool,
-    /// A send was refused; waiting for writability.
+    /// A send was refused: the loop waits for writability.
     blocked: bool,
-    /// The time for closing is limited already.
+    /// The deadline for closing is set already.
     closing: bool,
 }
 
@@ -79,9 +82,9 @@ struct Epoll {
     conns: Vec<Option<Conn>>,
     /// Connections that may have input.
     to_read: Vec<ConnId>,
-    /// Scratch of `read_all`.
+    /// Empty between calls of `read_all`, which reuses its memory.
     reading: Vec<ConnId>,
-    /// Attempts to connect that must be repeated.
+    /// Connection attempts to repeat.
     busy: Vec<(ConnId, Address)>,
     read_buffer: Vec<u8>,
     loop_state: LoopState,
@@ -157,7 +160,7 @@ impl Epoll {
         }
     }
 
-    /// Takes note of readiness; only connection attempts are completed at once.
+    /// Records readiness. Only accepts and connection attempts are completed at once.
     fn note(&mut self, event: Event, engine: &mut impl Engine) {
         let token = event.data.u64();
         if token == WAKE {
@@ -175,8 +178,9 @@ impl Epoll {
         if conn.connecting.is_some() {
             return self.finish_connect(id, engine);
         }
-        // A receive tells of an error behind the input that came before it; here only if nobody is going to receive.
-        let paused = self.loop_state.io.requests(id).is_some_and(|w| w.input_paused);
+        // A receive reports the error after the input that precedes it. Report it here only if no receive
+        // will follow.
+        let paused = self.loop_state.io.requests(id).is_some_and(|r| r.input_paused);
         let failed = flags.contains(EventFlags::ERR);
         if failed && paused || conn.read_done && (failed || flags.contains(EventFlags::HUP)) {
             let errno = rustix::net::sockopt::socket_error(&conn.fd).ok().and_then(Result::err);
@@ -216,7 +220,7 @@ impl Epoll {
         }
     }
 
-    /// Watches listeners again whose pause is over.
+    /// Watches listeners again after their pause.
     fn end_of_rest(&mut self) -> Result<(), LoopError> {
         let now = self.loop_state.now.mono_ns;
         let Some(acceptor) = &mut self.loop_state.acceptor else { return Ok(()) };
@@ -270,7 +274,7 @@ impl Epoll {
                 return self.loop_state.ended.push((id, why));
             }
         };
-        // Also an attempt that succeeded at once is announced by writability, in the next turn.
+        // Writability announces the result in the next turn, also of an attempt that succeeded at once.
         match epoll::add(&self.epoll, &fd, token, EventFlags::OUT | EventFlags::ET) {
             Ok(()) => self.put(Conn::new(id, fd, Some(Box::new(address)))),
             Err(errno) => self.loop_state.ended.push((id, Closed::ConnectFailed(errno.raw_os_error()))),
@@ -286,10 +290,10 @@ impl Epoll {
         if let Err(errno) = outcome {
             return self.end(id, Closed::ConnectFailed(errno.raw_os_error()));
         }
-        // What was written or wished for meanwhile is still to be done.
+        // Output and requests made meanwhile are still pending.
         self.loop_state.dirty.push(id);
         if !self.loop_state.io.is_open(id) {
-            return; // Closed meanwhile; the wish is carried out at the end of this turn.
+            return; // Closed meanwhile: `submit_requests` ends it in this turn.
         }
         self.loop_state.counters.opened.add(1);
         engine.opened(
@@ -316,7 +320,7 @@ impl Epoll {
         let mut share = self.loop_state.options.input_bytes_per_turn_max as isize;
         while conn.readable && !conn.read_done {
             match self.loop_state.io.requests(id) {
-                Some(w) if w.close == CloseRequest::None && !w.input_paused => {}
+                Some(r) if r.close == CloseRequest::None && !r.input_paused => {}
                 _ => return,
             }
             if share <= 0 {
@@ -331,8 +335,8 @@ impl Epoll {
                     engine.eof(self.loop_state.now, id, &mut self.loop_state.io);
                 }
                 Ok((count, _)) => {
-                    // Short: the socket was empty, and what comes later is announced. A peer's end that was announced
-                    // already is not announced again.
+                    // A short receive emptied the socket, and later input is announced. An end of stream
+                    // that was announced already is not announced again.
                     conn.readable = count == self.read_buffer.len() || conn.hangup;
                     share -= count as isize;
                     engine.received(
@@ -349,7 +353,7 @@ impl Epoll {
         }
     }
 
-    /// Does what the engine wished for in this turn.
+    /// Opens connections, sends output and closes connections as the engine requested in this turn.
     fn submit_requests(&mut self) {
         let mut connects = std::mem::take(&mut self.loop_state.connects);
         connects.append(&mut self.busy);
@@ -414,7 +418,7 @@ impl Epoll {
         }
     }
 
-    /// Closes the socket and keeps the news for the engine.
+    /// Closes the socket and queues the `Engine::closed` call.
     fn end(&mut self, id: ConnId, why: Closed) {
         let asked_for = !self.loop_state.io.is_open(id);
         if self.conns[id.index()].take().is_some() {
@@ -456,7 +460,7 @@ impl Conn {
     }
 }
 
-/// Sends a connection's output. `false`: the kernel took only a part.
+/// Sends a connection's output. Returns `false` if the kernel took only a part.
 fn send_all(loop_state: &mut LoopState, conn: &Conn) -> Result<bool, Errno> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     while let Some(out) = loop_state.io.output(conn.id).filter(|out| !out.is_empty()) {

@@ -1,13 +1,17 @@
-//! The completion loop: io_uring with deferred task work, multishot accept and receive, and shared receive buffers.
+//! The completion loop: io_uring with deferred task work, multishot accept and receive, and shared receive
+//! buffers.
 //!
-//! Owns its connections' sockets and the ring. A turn reaps what has completed, hands it to the engine, queues one send
-//! per connection, and submits everything with one system call, which also brings in what arrived meanwhile.
-//! Never blocks but in that call, and then only with nothing to do.
+//! Owns its connections' sockets and the ring. A turn reaps what has completed, hands it to the engine,
+//! queues one send per connection, and submits everything with one system call. The same call brings in
+//! what arrived meanwhile. Never blocks except in that call, and there only with nothing to do.
 //!
-//! Why it stays correct: one send is under way per connection, so output cannot be reordered; a connection leaves the
-//! table only when the kernel is done with all its operations, so memory it reads stays put; receive buffers go
-//! back within the turn, so that a slow connection cannot use them up; and a receive that ends for want of a buffer, or
-//! of its own accord, is armed again in the same turn.
+//! Correct because:
+//!
+//! - One send is under way per connection, so output cannot be reordered.
+//! - A connection leaves the table only when the kernel is done with all its operations, so memory that
+//!   the kernel reads stays in place.
+//! - Receive buffers return to the kernel within the turn, so a slow connection cannot use them up.
+//! - A receive that ends for want of a buffer, or of its own accord, is armed again in the same turn.
 
 mod conn;
 mod ring;
@@ -24,7 +28,7 @@ use rustix::io::Errno;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-/// Tries whether a ring can be set up here.
+/// Sets up a ring and drops it, to learn whether io_uring works here.
 pub(crate) fn probe(options: &LoopOptions) -> Result<(), LoopError> {
     Ring::new(options, Arc::default()).map(drop)
 }
@@ -43,7 +47,7 @@ struct Uring {
     ring: Ring,
     /// Whether the multishot accept of each listener is armed.
     accepting: Vec<bool>,
-    /// Completions of this turn, without sends.
+    /// Completions of this turn except sends: (user data, result, flags).
     completions: Vec<(u64, i32, u32)>,
     turn: u64,
     loop_state: LoopState,
@@ -83,14 +87,14 @@ impl Uring {
         }
     }
 
-    /// Submits this turn's operations and brings in completions; sleeps if nothing is to be done.
+    /// Submits this turn's operations and brings in completions. Sleeps if there is nothing to do.
     fn wait(&mut self, engine: &mut impl Engine) -> Result<(), LoopError> {
         if self.sleepiness() == Wait::No {
             return if self.ring.has_business() { self.ring.enter(0, None) } else { Ok(()) };
         }
         if self.ring.has_submissions() {
-            // Sends complete within the call, so that waiting for a completion here would not wait: submit first, and
-            // look whether anything but sends came back.
+            // Sends complete within the call, so that waiting for one completion would return at once.
+            // Submit first, and check whether anything but sends came back.
             self.ring.enter(0, None)?;
             self.reap()?;
         }
@@ -116,7 +120,7 @@ impl Uring {
         self.loop_state.wait(listeners.filter_map(|l| l.resting_until).min())
     }
 
-    /// Takes completions out of the ring. Those of sends concern no engine and are dealt with at once.
+    /// Takes completions out of the ring. Sends do not concern the engine and are handled at once.
     fn reap(&mut self) -> Result<(), LoopError> {
         while let Some((name, result, flags)) = self.ring.completion() {
             match Op::parse(name) {
@@ -150,11 +154,11 @@ impl Uring {
     fn watch_waker(&mut self) -> Result<(), LoopError> {
         let event = types::Fd(self.loop_state.waker.event().as_raw_fd());
         let poll = opcode::PollAdd::new(event, libc::POLLIN as u32).multi(true).build();
-        // SAFETY: points to nothing; the eventfd lives as long as the loop_state.
+        // SAFETY: points to nothing, and the eventfd lives as long as `loop_state`.
         unsafe { self.ring.push(poll.user_data(user_data(Op::Wake, 0, 0))) }
     }
 
-    /// Arms the accepts that are not, but for listeners that rest.
+    /// Arms the accept of each listener that is neither armed nor paused.
     fn arm_accepts(&mut self) -> Result<(), LoopError> {
         let Some(acceptor) = &mut self.loop_state.acceptor else { return Ok(()) };
         for (n, listening) in acceptor.listeners.iter_mut().enumerate() {
@@ -163,11 +167,11 @@ impl Uring {
             }
             listening.resting_until = None;
             self.accepting[n] = true;
-            // With O_NONBLOCK the kernel would report EAGAIN instead of waiting in our place.
+            // With O_NONBLOCK the kernel would report EAGAIN instead of completing the operation later.
             let _ = rustix::io::ioctl_fionbio(&listening.listener, false);
             let fd = types::Fd(std::os::fd::AsFd::as_fd(&listening.listener).as_raw_fd());
             let accept = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
-            // SAFETY: points to nothing; the kernel holds the listener itself.
+            // SAFETY: points to nothing, and the kernel holds the listener itself.
             unsafe { self.ring.push(accept.user_data(user_data(Op::Accept, n as u32, 0)))? };
         }
         Ok(())
@@ -188,7 +192,7 @@ impl Uring {
             }
             None => {
                 let errno = Errno::from_raw_os_error(-result);
-                // If it rests, it is armed again when its rest is over, otherwise in this turn.
+                // A paused listener is armed again after its pause, any other in this turn.
                 let _rests = acceptor.listeners[n].failed(errno, self.loop_state.now.mono_ns);
             }
         }
@@ -196,7 +200,7 @@ impl Uring {
     }
 
     fn add(&mut self, fd: OwnedFd, origin: &Origin, engine: &mut impl Engine) {
-        // With O_NONBLOCK the kernel would report EAGAIN instead of waiting in our place.
+        // With O_NONBLOCK the kernel would report EAGAIN instead of completing the operation later.
         let _ = rustix::io::ioctl_fionbio(&fd, false);
         let id = self.loop_state.io.open();
         self.put(Conn::new(id, fd, None));
@@ -226,7 +230,8 @@ impl Uring {
         let mut conn = Conn::new(id, socket.into(), Some(Connecting::new(address, raw)));
         if let Some(entry) = conn.connect_entry() {
             conn.in_kernel += 1;
-            // SAFETY: the address is boxed inside the connection, which stays in the table until this has completed.
+            // SAFETY: the address is boxed inside the connection, which stays in the table until the
+            // connect completes.
             unsafe { self.ring.push(entry)? };
         }
         self.put(conn);
@@ -306,7 +311,7 @@ impl Uring {
         Ok(())
     }
 
-    /// A send has completed.
+    /// Handles the completion of a send.
     fn sent(&mut self, index: usize, result: i32) -> Result<(), LoopError> {
         self.ring.in_kernel -= 1;
         let Some(conn) = self.conns[index].as_mut() else {
@@ -332,13 +337,13 @@ impl Uring {
             }
         }
         let requests = self.loop_state.io.requests(id);
-        if !conn.output.is_empty() || requests.is_some_and(|w| w.output || w.close != CloseRequest::None) {
+        if !conn.output.is_empty() || requests.is_some_and(|r| r.output || r.close != CloseRequest::None) {
             self.loop_state.dirty.push(id);
         }
         Ok(())
     }
 
-    /// Does what the engine wished for in this turn, and what is left to do for connections with completions.
+    /// Submits what the engine requested in this turn, and arms again what completions ended.
     fn submit_requests(&mut self) -> Result<(), LoopError> {
         let mut connects = std::mem::take(&mut self.loop_state.connects);
         self.loop_state.io.take_connects(&mut connects);
@@ -385,8 +390,8 @@ impl Uring {
                 conn.sending = true;
                 conn.in_kernel += 1;
                 let entry = conn.send_entry();
-                // SAFETY: the output's buffers and the boxed message belong to the connection, which stays in the table
-                // and leaves them alone until `sent`.
+                // SAFETY: the output's buffers and the boxed message belong to the connection, which stays
+                // in the table and leaves them alone until `sent`.
                 unsafe { self.ring.push(entry)? };
             }
         }
@@ -397,7 +402,7 @@ impl Uring {
                 conn.in_kernel += 1;
                 let fd = types::Fd(conn.fd.as_raw_fd());
                 let receive = opcode::RecvMulti::new(fd, BUFFER_GROUP).build();
-                // SAFETY: points to nothing; the provided buffers live as long as the ring.
+                // SAFETY: points to nothing, and the provided buffers live as long as the ring.
                 unsafe { self.ring.push(receive.user_data(Op::of(Op::Receive, id))) }
             }
             Receive::Armed if !reading => self.cancel_receive(id),
@@ -405,7 +410,7 @@ impl Uring {
         }
     }
 
-    /// Ends the multishot receive; its last completion decides whether it is armed again.
+    /// Cancels the multishot receive. Its last completion decides whether it is armed again.
     fn cancel_receive(&mut self, id: ConnId) -> Result<(), LoopError> {
         let Some(conn) = self.conns[id.index()].as_mut() else { return Ok(()) };
         if conn.receive != Receive::Armed {
@@ -424,7 +429,8 @@ impl Uring {
         unsafe { self.ring.push_uncounted(cancel) }
     }
 
-    /// Decides that a connection ends. It leaves when the kernel is done with it.
+    /// Marks a connection as ended and cancels its operations. It leaves the table when the kernel is done
+    /// with it.
     fn end(&mut self, id: ConnId, why: Closed) -> Result<(), LoopError> {
         let asked_for = !self.loop_state.io.is_open(id);
         let Some(conn) = self.conns[id.index()].as_mut().filter(|c| c.ended.is_none()) else { return Ok(()) };
@@ -465,7 +471,8 @@ impl Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         if self.ring.in_kernel > 0 {
-            // Only when an engine panicked or the ring failed: the kernel may still read what the connections own.
+            // Only if an engine panicked or the ring failed: the kernel may still read what the
+            // connections own.
             std::mem::forget(std::mem::take(&mut self.conns));
         }
     }

@@ -1,21 +1,19 @@
-//! Vectors: in wire form where they were decoded, or a slice to be encoded.
+//! Vectors: in wire form after decoding, or a slice to be encoded.
 //!
-//! Owns how a list is walked twice: once when its record is decoded, to find its end and every mistake in it, and
-//! again when somebody iterates it. Never copies an item's bytes. It stays correct because the wire form can only
-//! be made by that first walk, so the second one reads the same bytes with the same limits.
+//! Owns how a list is walked twice. Decoding walks it to find its end and every mistake in it, and
+//! iteration walks it again. Never copies an item's bytes. Correct because only the first walk can make
+//! the wire form, so that the second reads the same bytes with the same limits.
 
 use super::primitives::{DecodeError, Reader, Text, put_int, put_text, wire_length};
 use std::fmt;
 
-/// What a vector can hold.
+/// Element type of a [`List`].
 pub trait ListItem<'a>: Clone + PartialEq + fmt::Debug {
-    /// Reads one.
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError>;
-    /// Appends one.
     fn put(&self, out: &mut Vec<u8>);
 }
 
-/// Strings of a vector: null ones are refused.
+/// Strings of a vector: a null string is refused.
 impl<'a> ListItem<'a> for Text<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         reader.text()
@@ -34,7 +32,7 @@ enum ListForm<'a, T> {
     Slice(&'a [T]),
 }
 
-// By hand: a derived `Copy` would ask it of `T` too.
+// By hand: a derived `Copy` would require `T: Copy`.
 impl<T> Clone for ListForm<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -49,12 +47,10 @@ impl<T> Clone for List<'_, T> {
 impl<T> Copy for List<'_, T> {}
 
 impl<'a, T: ListItem<'a>> List<'a, T> {
-    /// The null vector.
     pub const NULL: Self = Self(ListForm::Null);
-    /// The empty vector.
     pub const EMPTY: Self = Self(ListForm::Slice(&[]));
 
-    /// A vector of these items, to be encoded.
+    /// A vector of `items`, to be encoded.
     pub const fn new(items: &'a [T]) -> Self {
         Self(ListForm::Slice(items))
     }
@@ -78,7 +74,7 @@ impl<'a, T: ListItem<'a>> List<'a, T> {
         let list = Self::read(reader)?;
         if list.is_null() { Err(DecodeError::NullList) } else { Ok(list) }
     }
-    /// Appends the vector.
+    /// Appends the count and the items. The count of a null vector is -1.
     pub fn put(&self, out: &mut Vec<u8>) {
         match self.0 {
             ListForm::Null => put_int(out, -1),
@@ -90,11 +86,10 @@ impl<'a, T: ListItem<'a>> List<'a, T> {
             }
         }
     }
-    /// Whether it is the null vector.
     pub const fn is_null(&self) -> bool {
         matches!(self.0, ListForm::Null)
     }
-    /// Items in it; none in the null vector.
+    /// Number of items; 0 for the null vector.
     pub const fn len(&self) -> usize {
         match self.0 {
             ListForm::Null => 0,
@@ -102,11 +97,11 @@ impl<'a, T: ListItem<'a>> List<'a, T> {
             ListForm::Slice(items) => items.len(),
         }
     }
-    /// Whether nothing is in it (null or empty).
+    /// Whether the vector is null or has no items.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// The items, decoded where they lie.
+    /// The items, decoded in place.
     pub fn iter(&self) -> ListIter<'a, T> {
         ListIter(match self.0 {
             ListForm::Null => ListForm::Slice(&[]),
@@ -149,7 +144,7 @@ impl<'a, T: ListItem<'a>> IntoIterator for &List<'a, T> {
     }
 }
 
-/// Walks a [`List`].
+/// Iterator over a [`List`].
 pub struct ListIter<'a, T>(ListForm<'a, T>);
 
 impl<'a, T: ListItem<'a>> Iterator for ListIter<'a, T> {
