@@ -1,7 +1,7 @@
 //! Listening sockets, and the distribution of accepted connections over loops.
 //!
 //! Owns the listeners and the round robin. One acceptor lives in one loop and hands each descriptor to the
-//! next loop before anything is read from it, so a connection never moves. Never reads or writes a
+//! next loop before anything is read from it, so a connection never moves. Never reads from or writes to a
 //! connection.
 //!
 //! Correct because accepting pauses for [`ACCEPT_PAUSE`] when descriptors run out, and logs that once.

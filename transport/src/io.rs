@@ -13,8 +13,8 @@ use std::io::IoSlice;
 
 /// Unsent output above which an engine should serve a connection nothing more until
 /// [`crate::engine::Engine::drained`]. One reply may exceed it, but a second is not begun. 256 KiB is
-/// several socket buffers, so a draining peer never waits for the engine. 10 000 stuck peers stay below 3
-/// GiB.
+/// several socket buffers, so a draining peer never waits for the engine. With 10 000 stuck peers that
+/// stays below 3 GiB.
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 256 * 1024;
 
 /// Values at least this long travel as shared bytes ([`OutBuf::push_shared`]) instead of being copied.

@@ -156,9 +156,9 @@ fn a_peer_that_does_not_read_holds_output_until_it_drains(kind: LoopKind, family
     });
     // The other connections are unaffected.
     let mut other = server.dial();
-    let stranger = server.hear_opened();
+    let bystander = server.hear_opened();
     other.write_all(b"hello").unwrap();
-    server.hear_bytes(stranger, 5);
+    server.hear_bytes(bystander, 5);
     assert!(server.ask(move |_, _, io| io.unsent(conn)) > OUTPUT_HIGH_WATER_BYTES);
     let mut back = vec![0; PART + 4];
     for _ in 0..PARTS {
@@ -189,10 +189,10 @@ fn a_paused_connection_is_not_read_until_resumed(kind: LoopKind, family: Family)
     let mut client = server.dial();
     let conn = server.hear_opened();
     let mut other = server.dial();
-    let stranger = server.hear_opened();
+    let bystander = server.hear_opened();
     let mut round_trip = || {
         other.write_all(b"?").unwrap();
-        server.hear_bytes(stranger, 1);
+        server.hear_bytes(bystander, 1);
     };
     server.ask(move |_, _, io| io.pause_input(conn));
     round_trip(); // By now the loop has acted on the request.
@@ -219,9 +219,9 @@ fn a_refused_connect_is_told_with_its_reason(kind: LoopKind, family: Family) {
     let server = server(kind, family);
     let (address, _folder) = any_address(family);
     let unused = Listener::bind(&address).unwrap();
-    let nobody = unused.local_address().clone();
+    let unused_address = unused.local_address().clone();
     drop(unused);
-    let conn = server.ask(move |_, _, io| io.connect(nobody));
+    let conn = server.ask(move |_, _, io| io.connect(unused_address));
     let refused = match family {
         Family::Tcp => libc::ECONNREFUSED,
         Family::Unix => libc::ENOENT,
@@ -524,7 +524,7 @@ fn storm_client(server: &Running, seed: u64) {
         }
         let mut back = vec![0; 1000];
         let read = client.read(&mut back).unwrap_or(0);
-        assert!(back[..read].iter().all(|&b| b == seed as u8), "a stranger's bytes");
+        assert!(back[..read].iter().all(|&b| b == seed as u8), "another client's bytes");
     }
 }
 

@@ -36,8 +36,7 @@ const SLICES_PER_SEND: usize = 64;
 /// Most accepts from one listener in one turn: a burst of new clients must not delay the others.
 const ACCEPTS_PER_TURN: usize = 64;
 
-/// Pause before a connect to a unix listener with a full queue is repeated. Such a listener refuses at
-/// once.
+/// Pause before repeating a connect to a unix listener with a full queue, which refuses at once.
 const BUSY_LISTENER_PAUSE_NS: u64 = 1_000_000;
 
 const READ: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);

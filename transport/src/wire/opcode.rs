@@ -7,7 +7,7 @@ pub enum Class {
     Write,
     /// A barrier: waits for the log.
     Sync,
-    /// Answered by the receiving node, from its tree or its connection.
+    /// Answered by the receiving node alone, from its tree or the state of the connection.
     Read,
     /// Authentication, answered before the request pipeline. An undecodable request closes the connection
     /// without a reply.

@@ -177,9 +177,9 @@ pub fn text_from(bytes: &[u8]) -> Text<'_> {
     }
 }
 
-/// Java and Rust agree on how many U+FFFD a malformed stretch becomes, except for encoded surrogates (`ED
-/// A0..BF xx`). Java makes one of each, Rust one per byte. Java's jute encoder produces such surrogates
-/// for code points above U+FFFF.
+/// Replaces malformed stretches by U+FFFD, as many as Java does. Rust agrees with Java except for encoded
+/// surrogates (`ED A0..BF xx`): Java makes one U+FFFD of each, Rust one per byte. Java's jute encoder
+/// produces such surrogates for code points above U+FFFF.
 #[cold]
 fn replace_malformed(mut bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
