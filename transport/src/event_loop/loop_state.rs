@@ -24,7 +24,7 @@ fn read_mono_ns() -> u64 {
     mono.tv_sec as u64 * 1_000_000_000 + mono.tv_nsec as u64
 }
 
-/// Reads both clocks. A turn uses one reading throughout.
+/// Reads both clocks, once at the start of a turn.
 pub(crate) fn read_clock() -> Now {
     let wall = clock_gettime(ClockId::Realtime);
     Now { mono_ns: read_mono_ns(), wall_ms: wall.tv_sec * 1_000 + wall.tv_nsec / 1_000_000 }

@@ -10,7 +10,7 @@ macro_rules! codes {
 
 codes! {
     OK = 0, "Ok";
-    /// Never sent to clients.
+    /// A write that Paddock refused before ordering it.
     SYSTEM_ERROR = -1, "SystemError";
     /// In a multi: ops behind the one that failed.
     RUNTIME_INCONSISTENCY = -2, "RuntimeInconsistency";
