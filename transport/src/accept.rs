@@ -1,10 +1,11 @@
-//! Listening sockets, and who gets the connections that arrive on them.
+//! Listening sockets, and the distribution of accepted connections over loops.
 //!
-//! Owns the listeners and the deal: one acceptor lives in one loop and hands each descriptor to the next loop in
-//! the round, before anything is read from it, so that a connection never moves. Never reads or writes a connection.
+//! Owns the listeners and the round robin. One acceptor lives in one loop and hands each descriptor to the
+//! next loop before anything is read from it, so a connection never moves. Never reads from or writes to a
+//! connection.
 //!
-//! It stays correct when descriptors run out: accepting pauses for [`ACCEPT_PAUSE`] instead of spinning on an error
-//! that only time or closed connections can cure, and says so once.
+//! Correct because accepting pauses for [`ACCEPT_PAUSE`] when descriptors run out, and logs that once.
+//! Only time or closed connections cure such an error, so that immediate retries would spin.
 
 #![forbid(unsafe_code)]
 
@@ -17,16 +18,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Connections that the kernel may hold before we accept them: a burst of reconnecting clients after a failover.
-/// The kernel lowers it to `net.core.somaxconn`.
+/// Connections that the kernel may hold before they are accepted: a burst of reconnecting clients after a
+/// failover. The kernel lowers it to `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
-/// How long accepting rests after an error such as EMFILE: long enough to cost nothing, short enough that
-/// clients, which retry for seconds, do not notice.
+/// How long accepting pauses after an error such as EMFILE. Long enough to cost nothing, and short enough
+/// that clients, which retry for seconds, do not notice.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long an address in use is tried again. The listener of a killed process outlives it by the time that the kernel
-/// needs to take down its io_uring (some 15 ms on an idle machine), so a supervisor's restart would find it taken.
+/// How long a bind to an address in use is retried. The listener of a killed process outlives it until the
+/// kernel has torn down its io_uring (some 15 ms on an idle machine). A supervisor's restart would find
+/// the address taken.
 pub const BIND_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Pause between two tries within [`BIND_PATIENCE`].
@@ -36,23 +38,15 @@ const BIND_RETRY: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// Somebody else listens there.
+    /// The address is bound by another socket.
     #[error("{address} is in use: stop the other process or choose another address")]
-    InUse {
-        /// The address.
-        address: Address,
-    },
-    /// The address is not ours, or needs a privilege that we lack.
+    InUse { address: Address },
+    /// The address is not on this machine, or needs a privilege that the process lacks.
     #[error("cannot listen on {address}: {source}{}", advice(source))]
-    Failed {
-        /// The address.
-        address: Address,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
+    Failed { address: Address, source: std::io::Error },
 }
 
-/// What to do about it, where that is known.
+/// Advice for errors that an operator can cure; empty otherwise.
 fn advice(source: &std::io::Error) -> &'static str {
     match Errno::from_io_error(source) {
         Some(Errno::ADDRNOTAVAIL) => "; no interface of this machine has this address: write one that it has",
@@ -73,9 +67,9 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on `address`. TCP port 0 takes any free one, see [`Listener::local_address`]. A unix socket's path
-    /// that nobody answers on any more (left by a killed process) is taken over. An address in use is waited for, up to
-    /// [`BIND_PATIENCE`].
+    /// Listens on `address`. TCP port 0 takes any free port, see [`Listener::local_address`]. A unix
+    /// socket's path without a listener (left by a killed process) is taken over. An address in use is
+    /// retried for up to [`BIND_PATIENCE`].
     pub fn bind(address: &Address) -> Result<Listener, ListenError> {
         let begun = Instant::now();
         loop {
@@ -93,13 +87,13 @@ impl Listener {
         }
     }
 
-    /// The address with its port filled in.
+    /// The bound address, with its port filled in.
     pub fn local_address(&self) -> &Address {
         &self.address
     }
 
-    /// Another handle on the same socket: it goes on listening while either of the two lives. The path of a unix socket goes
-    /// with the first one.
+    /// A second handle on the same socket, which listens while either handle lives. Dropping the first
+    /// handle removes the path of a unix socket.
     pub fn share(&self) -> std::io::Result<Listener> {
         Ok(Listener { socket: self.socket.try_clone()?, address: self.address.clone(), path: None })
     }
@@ -126,7 +120,7 @@ impl Listener {
             }
         }
         socket.listen(LISTEN_BACKLOG)?;
-        // Accepting must never wait: a connection may be reset between its announcement and our accept.
+        // Accepting must never wait: a connection may be reset between its announcement and the accept.
         socket.set_nonblocking(true)?;
         let address = match address {
             Address::Tcp(_) => {
@@ -161,74 +155,40 @@ fn is_abandoned(address: &Address, path: &Path) -> bool {
         && socket::start_connect(address).is_err_and(|e| Errno::from_io_error(&e) == Some(Errno::CONNREFUSED))
 }
 
-/// The right of a connection to exist, given at admission and dropped when the connection is closed.
-pub struct Permit {
-    _held: Box<dyn Send>,
-}
-
-impl Permit {
-    /// A permit whose `held` is dropped with the connection: a guard that lowers a count, for instance.
-    pub fn new(held: impl Send + 'static) -> Permit {
-        Permit { _held: Box::new(held) }
-    }
-}
-
-impl fmt::Debug for Permit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Permit")
-    }
-}
-
-/// Decides about each new connection by its remote address; `None` closes it at once.
-pub type Admission = Box<dyn Fn(&Address) -> Option<Permit> + Send>;
-
-/// Accepts on some listeners and deals to some loops. Give it to one of them with
+/// Accepts on its listeners and distributes the connections over its loops. Give it to one of them with
 /// [`crate::event_loop::EventLoop::accept_with`].
 pub struct Acceptor {
     pub(crate) listeners: Vec<Listening>,
     targets: Vec<LoopHandle>,
     next: usize,
-    admission: Option<Admission>,
 }
 
 impl Acceptor {
-    /// Deals connections of `listeners` (numbered in this order, see [`Origin::listener`]) round-robin to `targets`.
+    /// Deals connections of `listeners` (numbered in this order, see [`Origin::listener`]) round-robin to
+    /// `targets`.
     ///
     /// # Panics
-    /// Without a target there is nobody to deal to.
+    /// If `targets` is empty.
     pub fn new(listeners: Vec<Listener>, targets: Vec<LoopHandle>) -> Acceptor {
         assert!(!targets.is_empty(), "an acceptor needs a loop to deal to");
         let listeners = listeners.into_iter().map(Listening::new).collect();
-        Acceptor { listeners, targets, next: 0, admission: None }
+        Acceptor { listeners, targets, next: 0 }
     }
 
-    /// Asks `admission` about each connection.
-    pub fn admit_by(mut self, admission: impl Fn(&Address) -> Option<Permit> + Send + 'static) -> Acceptor {
-        self.admission = Some(Box::new(admission));
-        self
-    }
-
-    /// Hands a new connection to the next loop. One that is not admitted, or that no loop takes, is closed.
+    /// Hands a new connection to the next loop. If every loop refuses, the connection is closed.
     pub(crate) fn deal(&mut self, fd: OwnedFd, listener: usize) {
         let from = &self.listeners[listener].listener.address;
-        // A peer that is gone already has no address; nobody misses it.
+        // A peer that has gone already has no address: its connection is dropped.
         let Ok(peer) = socket::peer_of(&fd, from) else { return };
-        let permit = match &self.admission {
-            None => None,
-            Some(admission) => match admission(&peer) {
-                Some(permit) => Some(permit),
-                None => return,
-            },
-        };
         if matches!(peer, Address::Tcp(_)) {
             let _ = rustix::net::sockopt::set_tcp_nodelay(&fd, true);
         }
         let origin = Origin { peer, listener: Some(listener as u16) };
-        let mut adoption = Adoption { fd, origin, permit };
+        let mut adoption = Adoption { fd, origin };
         for _ in 0..self.targets.len() {
             let target = &self.targets[self.next];
             self.next = (self.next + 1) % self.targets.len();
-            match target.adopt_admitted(adoption) {
+            match target.try_adopt(adoption) {
                 Ok(()) => return,
                 Err(refused) => adoption = refused,
             }
@@ -250,30 +210,31 @@ impl fmt::Debug for Acceptor {
 #[derive(Debug)]
 pub(crate) struct Listening {
     pub(crate) listener: Listener,
-    /// Not accepting before this time.
+    /// Time (`Now::mono_ns`) before which the loop does not accept here.
     pub(crate) resting_until: Option<u64>,
-    said: bool,
+    failure_logged: bool,
 }
 
 impl Listening {
     fn new(listener: Listener) -> Listening {
-        Listening { listener, resting_until: None, said: false }
+        Listening { listener, resting_until: None, failure_logged: false }
     }
 
-    /// A connection was accepted: trouble, if there was any, is over.
+    /// Records a successful accept, and logs the end of earlier failures.
     pub(crate) fn accepted(&mut self) {
-        if std::mem::take(&mut self.said) {
+        if std::mem::take(&mut self.failure_logged) {
             tracing::info!(listener = %self.listener.address, "accepting connections again");
         }
     }
 
-    /// An accept failed. `true`: it would fail again, and the listener rests until `resting_until`.
+    /// Records a failed accept. Returns `true` if a retry would fail too: the listener then pauses until
+    /// `resting_until`.
     pub(crate) fn failed(&mut self, errno: Errno, now_ns: u64) -> bool {
-        // Errors of the one connection; all others may come back at once, so that going on would spin.
+        // These errors concern one connection. All others may repeat at once, so that going on would spin.
         if matches!(errno, Errno::CONNABORTED | Errno::INTR | Errno::AGAIN | Errno::PROTO) {
             return false;
         }
-        if !std::mem::replace(&mut self.said, true) {
+        if !std::mem::replace(&mut self.failure_logged, true) {
             let advice = match errno {
                 Errno::MFILE => ": raise the limit of open files (ulimit -n, LimitNOFILE=)",
                 Errno::NFILE => ": raise fs.file-max",
@@ -286,7 +247,7 @@ impl Listening {
     }
 }
 
-/// The reason given for a connection that ends because of `errno`.
+/// The [`Closed`] of a connection that ends because of `errno`.
 pub(crate) fn reason(errno: Errno) -> Closed {
     match socket::is_peers_doing(errno) {
         true => Closed::ByPeer,

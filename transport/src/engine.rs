@@ -1,12 +1,20 @@
 //! The contract between an engine (protocol, no I/O) and a loop (I/O, no protocol).
 //!
-//! A loop owns one core's sockets and drives one [`Engine`]. In one turn it hands over everything that
-//! arrived ([`Engine::opened`], [`Engine::received`], [`Engine::eof`], [`Engine::drained`],
-//! [`Engine::closed`]), calls [`Engine::turn`] once, writes each connection's output once, and sleeps only
-//! if nothing came and the engine agreed ([`Engine::park`]).
+//! Owns the [`Engine`] trait and the types in its calls. Never does I/O. Correct because an engine reads
+//! no clock and makes no system call: its results follow from its calls alone, so the simulator can replay
+//! them.
 //!
-//! What the engine wants done (bytes to send, connections to open, close or stop reading) it leaves in
-//! [`Io`], a plain table that every loop, the in-process loop of the tests and the simulator share.
+//! A loop owns one core's sockets and drives one [`Engine`]. In one turn the loop:
+//!
+//! - hands over everything that arrived ([`Engine::opened`], [`Engine::received`], [`Engine::eof`],
+//!   [`Engine::drained`], [`Engine::closed`]);
+//! - calls [`Engine::turn`] once;
+//! - writes each connection's output once;
+//! - sleeps only if nothing came and the engine agreed ([`Engine::park`]).
+//!
+//! The engine leaves its output and requests in [`Io`]: bytes to send, and connections to open, close or
+//! stop reading. Every loop shares this plain table: the socket loops, the in-process loop of the tests,
+//! and the simulator.
 
 #![forbid(unsafe_code)]
 
@@ -18,29 +26,29 @@ use std::str::FromStr;
 
 /// A connection of one loop: slot index in the low 32 bits, generation in the high 32.
 ///
-/// A slot is reused with another generation, so a stale id never reaches a stranger's connection.
+/// A slot is reused with another generation, so a stale id never reaches a later connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct ConnId(pub u64);
 
 impl ConnId {
-    /// Builds the id of slot `index` in its `generation`th use.
+    /// The id of slot `index` in its `generation`th use, counted from zero.
     pub const fn new(index: u32, generation: u32) -> Self {
         Self((generation as u64) << 32 | index as u64)
     }
-    /// The slot, dense from zero: usable as an index of a table beside the loop's.
+    /// The slot, dense from zero: usable as an index into a table beside the loop's.
     pub const fn index(self) -> usize {
         (self.0 & 0xffff_ffff) as usize
     }
-    /// How often the slot had been used before.
+    /// How often the slot was used before this connection.
     pub const fn generation(self) -> u32 {
         (self.0 >> 32) as u32
     }
 }
 
-/// Where to listen or connect: TCP and unix stream sockets are addresses, not loops.
+/// An address to listen on or connect to. The address chooses between TCP and unix stream sockets. Each
+/// loop carries both.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Address {
-    /// A TCP address.
     Tcp(SocketAddr),
     /// A unix stream socket's path.
     Unix(PathBuf),
@@ -55,7 +63,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The reverse of its `Display`: `HOST:PORT` with a numeric host, or `unix:PATH`.
+/// The reverse of `Display`: `HOST:PORT` with a numeric host, or `unix:PATH`.
 impl FromStr for Address {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -77,8 +85,9 @@ pub struct Origin {
     pub listener: Option<u16>,
 }
 
-/// From when on a turn is a long one, whose engine looks at its output again ([`Engine::late`]). Few turns are: serving a
-/// full one takes some hundred microseconds. And what an engine promises about time, it promises in milliseconds.
+/// Duration from which a turn counts as long, so that the loop calls [`Engine::late`] before output
+/// leaves. Few turns reach it: serving a full one takes some hundred microseconds. Engines promise time in
+/// milliseconds.
 pub const LONG_TURN_NS: u64 = 1_000_000;
 
 /// The time of a turn, read once by the loop. Engines never read a clock.
@@ -103,47 +112,50 @@ pub enum Closed {
     Failed(i32),
 }
 
-/// What the engine wants after a turn.
+/// The engine's decision at the end of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
     /// There is more to do: poll the sockets and come back without sleeping.
     Again,
     /// Nothing to do before `deadline_ns` (on [`Now::mono_ns`]'s clock), unless input or a wake-up comes.
     Sleep {
-        /// `None`: no deadline.
+        /// `None` sleeps without a deadline.
         deadline_ns: Option<u64>,
     },
     /// Flush what is written, close everything and return from the loop.
     Stop,
 }
 
-/// A protocol: bytes, wake-ups and time go in; bytes, closes and deadlines come out through [`Io`].
+/// A protocol without I/O. Bytes, wake-ups and time go in. Bytes and requests come out through [`Io`],
+/// deadlines through [`Next`].
 pub trait Engine {
-    /// A connection was accepted, or one asked for with [`Io::connect`] is established.
+    /// A connection was accepted or adopted, or one requested with [`Io::connect`] is established.
     fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io);
-    /// Bytes arrived. The slice is valid during the call only: what is not consumed, the engine copies.
+    /// Bytes arrived. The slice is valid during the call only: the engine copies what it does not consume.
     fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io);
-    /// The peer will send no more (half-close). By default the connection is closed once its output is out.
+    /// The peer will send no more (half-close). By default the connection closes once its output is sent.
     fn eof(&mut self, _now: Now, conn: ConnId, io: &mut Io) {
         io.close(conn);
     }
-    /// All output of a connection that had been over [`crate::io::OUTPUT_HIGH_WATER_BYTES`] reached the kernel.
+    /// All output of a connection that had exceeded [`crate::io::OUTPUT_HIGH_WATER_BYTES`] reached the
+    /// kernel.
     fn drained(&mut self, _now: Now, _conn: ConnId, _io: &mut Io) {}
-    /// The connection is gone. Called exactly once for each connection that was opened or asked for, also when the
-    /// engine closed it itself; never from inside another call.
+    /// The connection is gone. The loop calls this exactly once for each connection that was opened or
+    /// requested, also if the engine closed it. The call is never nested in another one.
     fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io);
-    /// All input of this turn is in: take commits, fire, serve.
+    /// All input of this turn has been delivered: the engine does its work.
     fn turn(&mut self, now: Now, io: &mut Io) -> Next;
-    /// Since its time was read, at least [`LONG_TURN_NS`] have passed until the end of this turn, and nothing of its output has
-    /// left: the process was perhaps stopped in the middle of it. `now` is read anew. An engine whose answers age takes back here
-    /// what it may not say any more ([`Io::abort`]).
+    /// At least [`LONG_TURN_NS`] have passed since the time of this turn was read, and none of its output
+    /// has left. The process may have been stopped in between. `now` is a new reading. An engine whose
+    /// replies become stale withdraws them here with [`Io::abort`].
     fn late(&mut self, _now: Now, _io: &mut Io) {}
-    /// The loop is about to sleep and its sleeping flag is up. `false` if work came meanwhile: the loop then
-    /// runs another turn instead.
+    /// The loop is about to sleep and its sleeping flag is raised. Returns `false` if work came meanwhile:
+    /// the loop then runs another turn instead.
     fn park(&mut self) -> bool {
         true
     }
-    /// The loop woke up (called before any input of the new turn, only after a `park` that returned `true`).
+    /// The loop woke up. Called before any input of the new turn, and only after a `park` that returned
+    /// `true`.
     fn unpark(&mut self) {}
 }
 

@@ -1,24 +1,24 @@
 //! The in-process loop: engines in one thread, connected by byte pipes, moved on step by step.
 //!
-//! For tests of engines. It owns the pipes and each engine's table of wishes; time, order and fragmentation are given
-//! by the test, and nothing else decides anything, so that a run can be repeated. It never opens a socket and never
-//! sleeps.
+//! For tests of engines. Owns the pipes and each engine's [`Io`] table. Never opens a socket and never
+//! sleeps. Correct because the test alone decides time, order and fragmentation, so that a run can be
+//! repeated.
 //!
-//! The engines stay with the test, which hands them to each [`InProc::step`] and looks at them in between. An end of
-//! a pipe may also be held by the test itself ([`InProc::dial`]): a client made of bytes.
+//! The engines stay with the test, which passes them to each [`InProc::step`] and inspects them in
+//! between. The test may also hold an end of a pipe ([`InProc::dial`]): a client made of bytes.
 
 #![forbid(unsafe_code)]
 
 use crate::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
-use crate::io::{CloseWish, Io};
+use crate::io::{CloseRequest, Io};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// The `errno` of a connection to an address where nobody listens.
+/// `errno` of a connection to an address without a listener.
 const ECONNREFUSED: i32 = 111;
 
-/// The first of the made-up ports that ends held by a test connect from.
+/// First of the invented ports from which the test's ends connect.
 const FIRST_PORT: u16 = 40_000;
 
 /// The test's end of a connection to an engine.
@@ -31,13 +31,13 @@ enum Owner {
     Test,
 }
 
-/// One end of a pipe and what is on its way to it.
+/// One end of a pipe, with the bytes on their way to it.
 #[derive(Debug)]
 struct End {
     owner: Owner,
     origin: Origin,
     inbound: VecDeque<u8>,
-    /// How much may be on the way before the other end's output stays where it is.
+    /// Most bytes in `inbound` before the other end's output stays with its sender.
     window: usize,
     /// The other end sends no more.
     finished: bool,
@@ -79,11 +79,11 @@ struct Node {
     held_up_ns: Option<u64>,
 }
 
-/// See the module.
+/// The engines' tables and the pipes between them.
 #[derive(Debug)]
 pub struct InProc {
     nodes: Vec<Node>,
-    /// Ends `2k` and `2k + 1` belong together.
+    /// Ends `2k` and `2k + 1` form one pipe.
     ends: Vec<End>,
     fragments: Vec<usize>,
     fragment_at: usize,
@@ -104,10 +104,10 @@ impl InProc {
         }
     }
 
-    /// Deliveries are cut to these lengths, one after the other and over again; an empty list leaves them whole.
+    /// Cuts deliveries to these lengths, repeated cyclically. An empty list leaves them whole.
     ///
     /// # Panics
-    /// A length of zero would deliver nothing for ever.
+    /// If a length is zero, which would deliver nothing for ever.
     pub fn set_fragments(&mut self, lengths: &[usize]) {
         assert!(lengths.iter().all(|&l| l > 0), "a fragment has at least one byte");
         self.fragments = lengths.to_vec();
@@ -119,14 +119,16 @@ impl InProc {
         self.chunks_per_step = chunks;
     }
 
-    /// Connections that engines open to `address` arrive at `engine` from now on. Returns the listener's number there.
+    /// Directs connections that engines open to `address` to `engine` from now on. Returns the number of
+    /// the new listener there.
     pub fn listen(&mut self, engine: usize, address: Address) -> u16 {
         let listeners = &mut self.nodes[engine].listeners;
         listeners.push(address);
         (listeners.len() - 1) as u16
     }
 
-    /// Connects two engines: `a`'s end looks like one it opened, `b`'s like one accepted by its listener 0.
+    /// Connects two engines. The end of `a` looks opened by `a`, the end of `b` accepted by listener 0 of
+    /// `b`.
     pub fn connect(&mut self, a: usize, b: usize) -> (ConnId, ConnId) {
         let conn_a = self.nodes[a].io.open();
         let peer = self.made_up_address();
@@ -140,7 +142,7 @@ impl InProc {
         self.dial_from(engine, 0, peer)
     }
 
-    /// Connects the test to a listener of `engine`, from an address of choice.
+    /// Connects the test to a listener of `engine`, from the address `peer`.
     pub fn dial_from(&mut self, engine: usize, listener: u16, peer: Address) -> Wire {
         let wire = Wire(self.ends.len());
         self.join(Owner::Test, engine, listener, peer.clone(), peer);
@@ -157,28 +159,28 @@ impl InProc {
         self.ends[wire.0].inbound.drain(..).collect()
     }
 
-    /// Lets the engine have only this much on the way to the test: a peer that reads slowly, or not at all.
+    /// Limits the bytes on their way from the engine to the test: a peer that reads slowly, or not at all.
     pub fn set_window(&mut self, wire: Wire, bytes: usize) {
         self.ends[wire.0].window = bytes;
     }
 
-    /// The test's end sends no more (half-close).
+    /// Ends the test's direction of the connection (half-close).
     pub fn finish(&mut self, wire: Wire) {
         self.ends[wire.0 ^ 1].finished = true;
     }
 
-    /// The test's end is torn down.
+    /// Resets the connection from the test's end.
     pub fn reset(&mut self, wire: Wire) {
         self.ends[wire.0].gone = true;
         self.ends[wire.0 ^ 1].reset = true;
     }
 
-    /// Whether the engine closed the connection (what it sent before may still be to be taken).
+    /// Whether the engine closed the connection. Bytes that it sent before may still be there to take.
     pub fn is_closed(&self, wire: Wire) -> bool {
         self.ends[wire.0].finished || self.ends[wire.0].reset
     }
 
-    /// The engine's end of a wire; `None` when the engine knows it no more.
+    /// The engine's end of a wire; `None` once that end is gone.
     pub fn conn(&self, wire: Wire) -> Option<ConnId> {
         match self.ends[wire.0 ^ 1] {
             End { owner: Owner::Engine(_, conn), gone: false, .. } => Some(conn),
@@ -186,26 +188,27 @@ impl InProc {
         }
     }
 
-    /// The table of an engine, for what a test does in its place.
+    /// The table of an engine, for requests that a test makes in the engine's place.
     pub fn io(&mut self, engine: usize) -> &mut Io {
         &mut self.nodes[engine].io
     }
 
-    /// The engine's answer to its last turn.
+    /// The engine's result of its last turn.
     pub fn next(&self, engine: usize) -> Option<Next> {
         self.nodes[engine].next
     }
 
-    /// Stops an engine's process in its next turn, between its last word and the sending, for so long.
+    /// Simulates a process stopped for `ns` in the engine's next turn, after [`Engine::turn`] and before
+    /// its output leaves.
     pub fn hold_up(&mut self, engine: usize, ns: u64) {
         self.nodes[engine].held_up_ns = Some(ns);
     }
 
-    /// Gives each engine, in order, one turn at the time `now`. Whether anything happened: a delivery, a byte sent,
-    /// a connection opened or closed, or an engine that wants another turn.
+    /// Gives each engine, in order, one turn at the time `now`. Returns whether anything happened: a
+    /// delivery, a byte sent, a connection opened or closed, or an engine that wants another turn.
     ///
     /// # Panics
-    /// `engines` must be as many as [`InProc::new`] was told.
+    /// If the number of `engines` differs from the one given to [`InProc::new`].
     pub fn step(&mut self, now: Now, engines: &mut [&mut dyn Engine]) -> bool {
         assert_eq!(engines.len(), self.nodes.len(), "one engine for each number");
         self.progress = false;
@@ -217,7 +220,7 @@ impl InProc {
         self.progress
     }
 
-    /// Steps until nothing happens any more. `false`: it did not come to rest within `steps_max`.
+    /// Steps until nothing happens any more. Returns `false` if that takes more than `steps_max` steps.
     pub fn run_until_quiet(&mut self, now: Now, engines: &mut [&mut dyn Engine], steps_max: usize) -> bool {
         (0..steps_max).any(|_| !self.step(now, engines))
     }
@@ -239,12 +242,12 @@ impl InProc {
         }
         match next {
             Next::Again => self.progress = true,
-            Next::Stop => self.wish_all_closed(n),
+            Next::Stop => self.close_all(n),
             Next::Sleep { .. } => {}
         }
-        self.carry_out(n);
+        self.submit_requests(n);
         if next == Next::Stop {
-            // Windows do not hold up a stop: what was not taken is lost with the connection.
+            // Windows do not delay a stop: output that was not taken is lost with the connection.
             for slot in 0..self.nodes[n].ends.len() {
                 if let Some((conn, end)) = self.nodes[n].ends[slot] {
                     self.end(n, conn, end, Closed::ByEngine, false);
@@ -289,7 +292,7 @@ impl InProc {
         }
         for _ in 0..self.chunks_per_step {
             let io = &mut self.nodes[n].io;
-            let reading = io.wishes(conn).is_some_and(|w| w.close == CloseWish::None && !w.input_paused)
+            let reading = io.requests(conn).is_some_and(|r| r.close == CloseRequest::None && !r.input_paused)
                 && !self.ends[end].reset;
             if !reading || self.ends[end].inbound.is_empty() {
                 break;
@@ -306,7 +309,7 @@ impl InProc {
         }
         let io = &mut self.nodes[n].io;
         let state = &mut self.ends[end];
-        let reading = io.wishes(conn).is_some_and(|w| w.close == CloseWish::None && !w.input_paused);
+        let reading = io.requests(conn).is_some_and(|r| r.close == CloseRequest::None && !r.input_paused);
         if state.reset {
             self.end(n, conn, end, Closed::ByPeer, true);
         } else if reading && state.finished && state.inbound.is_empty() && !state.eof_told {
@@ -316,8 +319,8 @@ impl InProc {
         }
     }
 
-    /// Does what engine `n` wished for.
-    fn carry_out(&mut self, n: usize) {
+    /// Opens connections, moves output and closes connections as engine `n` requested.
+    fn submit_requests(&mut self, n: usize) {
         let mut connects = Vec::new();
         self.nodes[n].io.take_connects(&mut connects);
         for (conn, address) in connects {
@@ -342,23 +345,23 @@ impl InProc {
         self.nodes[n].io.take_dirty(&mut dirty);
         for slot in 0..self.nodes[n].ends.len() {
             if let Some((conn, end)) = self.nodes[n].ends[slot] {
-                self.carry_out_one(n, conn, end);
+                self.submit_requests_of(n, conn, end);
             }
         }
     }
 
-    fn carry_out_one(&mut self, n: usize, conn: ConnId, end: usize) {
-        let Some(wishes) = self.nodes[n].io.wishes(conn) else { return };
-        if wishes.close == CloseWish::Now {
+    fn submit_requests_of(&mut self, n: usize, conn: ConnId, end: usize) {
+        let Some(requests) = self.nodes[n].io.requests(conn) else { return };
+        if requests.close == CloseRequest::Now {
             return self.end(n, conn, end, Closed::ByEngine, true);
         }
-        if wishes.output && self.ends[end ^ 1].gone {
+        if requests.output && self.ends[end ^ 1].gone {
             return self.end(n, conn, end, Closed::ByPeer, true);
         }
-        if wishes.output {
+        if requests.output {
             self.move_output(n, conn, end);
         }
-        if wishes.close == CloseWish::AfterOutput && self.nodes[n].io.unsent(conn) == 0 {
+        if requests.close == CloseRequest::AfterOutput && self.nodes[n].io.unsent(conn) == 0 {
             self.end(n, conn, end, Closed::ByEngine, false);
         }
     }
@@ -393,7 +396,7 @@ impl InProc {
         self.progress = true;
     }
 
-    fn wish_all_closed(&mut self, n: usize) {
+    fn close_all(&mut self, n: usize) {
         let node = &mut self.nodes[n];
         for (conn, _) in node.ends.iter().flatten() {
             node.io.close(*conn);
@@ -428,7 +431,7 @@ impl InProc {
 mod tests {
     use super::*;
 
-    /// Echoes, and keeps a list of what it was told.
+    /// Echoes, and records the calls of the loop.
     #[derive(Default)]
     struct Echo {
         told: Vec<String>,

@@ -1,7 +1,8 @@
-//! The table between an engine and its loop: what is to be sent, opened, closed and no longer read.
+//! The table between an engine and its loop: output to send, and connections to open, close or stop
+//! reading.
 //!
-//! Owns each connection's unsent output and the engine's wishes. Never does I/O. It stays correct because a slot's
-//! generation changes with each use: a wish for a connection that is gone is dropped.
+//! Owns each connection's unsent output and the engine's pending requests. Never does I/O. Correct because
+//! a slot's generation changes with each use: a request for a connection that is gone is dropped.
 
 #![forbid(unsafe_code)]
 
@@ -10,25 +11,26 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-/// Output of a connection above which an engine should serve nothing more to it until [`crate::engine::Engine::drained`].
-/// One reply may exceed it; a second is not begun. 256 KiB: several socket buffers, so that a draining peer
-/// never waits for us, and 10 000 stuck peers stay below 3 GiB.
+/// Unsent output above which an engine should serve a connection nothing more until
+/// [`crate::engine::Engine::drained`]. One reply may exceed it, but a second is not begun. 256 KiB is
+/// several socket buffers, so a draining peer never waits for the engine. With 10 000 stuck peers that
+/// stays below 3 GiB.
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 256 * 1024;
 
 /// Values at least this long travel as shared bytes ([`OutBuf::push_shared`]) instead of being copied.
 pub const SHARED_BYTES_MIN: usize = 16 * 1024;
 
-/// Buffers kept for the next connection with output: with a turn's worth of them at hand, a connection
-/// without output owns no buffer at all, and those in use stay in the cache.
+/// Buffers kept for the next connection with output. With one turn's worth of them, a connection without
+/// output owns no buffer, and used buffers stay in the CPU cache.
 const SPARE_BUFFERS: usize = 256;
 
-/// Buffers that grew beyond this are given back to the allocator after use: one large reply must not be paid for ever.
+/// Buffers that grew beyond this are freed after use: one large reply must not hold memory for ever.
 const SPARE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// What a new buffer can hold before it grows: a handful of small replies.
+/// Capacity of a new buffer: a handful of small replies.
 const NEW_BUFFER_BYTES: usize = 1024;
 
-/// One stretch of output.
+/// One contiguous stretch of output.
 #[derive(Debug)]
 pub enum Segment {
     /// Bytes written by the engine.
@@ -38,7 +40,6 @@ pub enum Segment {
 }
 
 impl Segment {
-    /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Segment::Owned(v) => v,
@@ -53,7 +54,7 @@ pub struct OutBuf {
     tail: Vec<u8>,
     full: VecDeque<Segment>,
     full_bytes: usize,
-    /// How much of the first stretch has been sent; not counted in `len`.
+    /// Bytes of the first stretch that have been sent. They do not count in `len`.
     sent: usize,
 }
 
@@ -71,16 +72,15 @@ impl OutBuf {
         }
         self.full.push_back(Segment::Shared(value));
     }
-    /// Bytes held.
+    /// Unsent bytes, shared ones included.
     pub fn len(&self) -> usize {
         self.full_bytes + self.tail.len() - self.sent
     }
-    /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The unsent stretches, in order: as many as `into` has room for. Returns how many were filled in.
+    /// The unsent stretches in order, as many as `into` has room for. Returns how many were filled in.
     pub fn slices<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
         let stretches = self.full.iter().map(Segment::as_slice).chain(std::iter::once(self.tail.as_slice()));
         let mut filled = 0;
@@ -97,7 +97,7 @@ impl OutBuf {
         filled
     }
 
-    /// Forgets `count` bytes from the front: they were sent. Buffers that are empty now go to `spare`.
+    /// Drops `count` sent bytes from the front. Emptied buffers go to `spare`.
     pub(crate) fn consume(&mut self, count: usize, spare: &mut Spare) {
         debug_assert!(count <= self.len(), "more was sent than there was");
         self.sent += count;
@@ -122,7 +122,7 @@ impl OutBuf {
     }
 }
 
-/// Empty buffers waiting for their next use; the one used last is taken first.
+/// Empty buffers for reuse, last in first out.
 #[derive(Debug, Default)]
 pub(crate) struct Spare {
     buffers: Vec<Vec<u8>>,
@@ -141,18 +141,19 @@ impl Spare {
     }
 }
 
-/// One connection as the engine and the loop see it.
+/// State of one connection, shared by the engine and the loop.
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
     live: bool,
     out: OutBuf,
-    /// Bytes the loop took and the kernel has not accepted yet.
+    /// Bytes that the loop took and the kernel has not accepted yet.
     in_flight_bytes: usize,
     input_paused: bool,
-    close: CloseWish,
+    close: CloseRequest,
     dirty: bool,
-    /// Was over the high water since it was last empty: the engine is owed a `drained`.
+    /// Unsent output exceeded the high-water mark since it was last zero: an `Engine::drained` call is
+    /// due.
     high: bool,
 }
 
@@ -160,36 +161,36 @@ impl Slot {
     fn unsent(&self) -> usize {
         self.out.len() + self.in_flight_bytes
     }
-    /// Called wherever `unsent` is about to shrink, so that no peak is missed.
+    /// Must be called wherever `unsent` is about to shrink, so that no peak is missed.
     fn note_high(&mut self) {
         self.high |= self.unsent() > OUTPUT_HIGH_WATER_BYTES;
     }
 }
 
-/// How an engine wants a connection to end.
+/// How an engine asks a connection to close.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum CloseWish {
-    /// Not at all.
+pub enum CloseRequest {
+    /// No close is requested.
     #[default]
     None,
-    /// Once everything written is sent.
+    /// Close once everything written is sent.
     AfterOutput,
-    /// At once.
+    /// Close at once, dropping unsent output.
     Now,
 }
 
-/// What the engine wants of one connection, as the loop sees it.
+/// The engine's pending requests for one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wishes {
-    /// Whether and how to close it.
-    pub close: CloseWish,
-    /// Whether to leave its input in the kernel.
+pub struct PendingRequests {
+    /// Whether and how to close the connection.
+    pub close: CloseRequest,
+    /// Whether to leave input in the kernel.
     pub input_paused: bool,
     /// Whether there is output that the loop has not taken.
     pub output: bool,
 }
 
-/// The table itself. One per loop.
+/// All connections of a loop with their output and requests. One per loop.
 #[derive(Debug, Default)]
 pub struct Io {
     slots: Vec<Slot>,
@@ -199,13 +200,14 @@ pub struct Io {
     spare: Spare,
 }
 
-/// The engine's half.
+/// The half of the table that an engine uses.
 impl Io {
-    /// Where to write output for `conn`; `None` when it is gone or being closed. Marks it for sending this turn.
+    /// The output buffer of `conn`, or `None` when it is gone or being closed. Marks the connection for
+    /// sending in this turn.
     pub fn out(&mut self, conn: ConnId) -> Option<&mut OutBuf> {
         self.mark(conn)?;
         let slot = &mut self.slots[conn.index()];
-        if slot.close != CloseWish::None {
+        if slot.close != CloseRequest::None {
             return None;
         }
         if slot.out.tail.capacity() == 0 {
@@ -219,31 +221,31 @@ impl Io {
     }
     /// Whether the connection exists and is not being closed.
     pub fn is_open(&self, conn: ConnId) -> bool {
-        self.slot(conn).is_some_and(|s| s.close == CloseWish::None)
+        self.slot(conn).is_some_and(|s| s.close == CloseRequest::None)
     }
-    /// Close once everything written so far is sent; nothing more is read.
+    /// Requests a close once everything written so far is sent. Nothing more is read.
     pub fn close(&mut self, conn: ConnId) {
-        self.wish(conn, CloseWish::AfterOutput);
+        self.request_close(conn, CloseRequest::AfterOutput);
     }
-    /// Close at once, dropping unsent output.
+    /// Requests a close at once, dropping unsent output.
     pub fn abort(&mut self, conn: ConnId) {
-        self.wish(conn, CloseWish::Now);
+        self.request_close(conn, CloseRequest::Now);
     }
-    /// Stop reading `conn`. Bytes that the loop already holds may still be delivered once.
+    /// Stops reading `conn`. Bytes that the loop already holds may still be delivered once.
     pub fn pause_input(&mut self, conn: ConnId) {
         self.set_paused(conn, true);
     }
-    /// Read `conn` again.
+    /// Resumes reading after [`Io::pause_input`].
     pub fn resume_input(&mut self, conn: ConnId) {
         self.set_paused(conn, false);
     }
-    /// Open a connection; `Engine::opened` or `Engine::closed` tells how it went.
+    /// Requests a new connection. `Engine::opened` or `Engine::closed` reports the outcome.
     pub fn connect(&mut self, address: Address) -> ConnId {
         let conn = self.allocate();
         self.connects.push((conn, address));
         conn
     }
-    /// Connections in use.
+    /// Slots in use, including connections being opened or closed.
     pub fn connections(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -260,11 +262,11 @@ impl Io {
         }
         Some(())
     }
-    fn wish(&mut self, conn: ConnId, wish: CloseWish) {
+    fn request_close(&mut self, conn: ConnId, how: CloseRequest) {
         if self.mark(conn).is_some() {
             let slot = &mut self.slots[conn.index()];
-            if slot.close != CloseWish::Now {
-                slot.close = wish;
+            if slot.close != CloseRequest::Now {
+                slot.close = how;
             }
         }
     }
@@ -285,14 +287,15 @@ impl Io {
     }
 }
 
-/// The loop's half: for whoever drives engines (the socket loops, the in-process loop, a simulator).
+/// The half of the table that a driver of engines uses: a socket loop, the in-process loop, or the
+/// simulator.
 impl Io {
-    /// A slot for a connection that was accepted.
+    /// Allocates a slot for a connection that was accepted or adopted.
     pub fn open(&mut self) -> ConnId {
         self.allocate()
     }
 
-    /// Moves the connections that were written to, or of which something is wished, to the end of `into`. Some may be gone by now.
+    /// Moves the connections with new output or requests to the end of `into`. Some may be gone by now.
     pub fn take_dirty(&mut self, into: &mut Vec<ConnId>) {
         for conn in &self.dirty {
             let slot = &mut self.slots[conn.index()];
@@ -306,32 +309,32 @@ impl Io {
         into.append(&mut self.dirty);
     }
 
-    /// Moves the connections that are to be opened to the end of `into`.
+    /// Moves the requested new connections to the end of `into`.
     pub fn take_connects(&mut self, into: &mut Vec<(ConnId, Address)>) {
         into.append(&mut self.connects);
     }
 
-    /// Whether a wish of the engine is waiting to be looked at.
-    pub fn has_wishes(&self) -> bool {
+    /// Whether any request or output waits for the loop.
+    pub fn has_requests(&self) -> bool {
         !self.dirty.is_empty() || !self.connects.is_empty()
     }
 
-    /// What the engine wants of `conn`; `None` when it is gone.
-    pub fn wishes(&self, conn: ConnId) -> Option<Wishes> {
-        self.slot(conn).map(|s| Wishes {
+    /// The pending requests for `conn`; `None` when it is gone.
+    pub fn requests(&self, conn: ConnId) -> Option<PendingRequests> {
+        self.slot(conn).map(|s| PendingRequests {
             close: s.close,
             input_paused: s.input_paused,
             output: !s.out.is_empty(),
         })
     }
 
-    /// Output to be sent from where it lies; follow with [`Io::sent`].
+    /// Output to send in place. The loop reports the result with [`Io::sent`].
     pub fn output(&self, conn: ConnId) -> Option<&OutBuf> {
         self.slot(conn).map(|s| &s.out)
     }
 
-    /// The kernel accepted `count` bytes of [`Io::output`]. `true`: the engine is owed a
-    /// [`crate::engine::Engine::drained`].
+    /// Records that the kernel accepted `count` bytes of [`Io::output`]. Returns `true` if a
+    /// [`crate::engine::Engine::drained`] call is due.
     pub fn sent(&mut self, conn: ConnId, count: usize) -> bool {
         if self.slot(conn).is_none() {
             return false;
@@ -342,8 +345,8 @@ impl Io {
         slot.unsent() == 0 && std::mem::take(&mut slot.high)
     }
 
-    /// Takes all output, for a loop that must keep it where it is while the kernel reads it. Follow with
-    /// [`Io::sent_of`].
+    /// Takes all output, for a loop that must keep it in place while the kernel reads it. The loop reports
+    /// the result with [`Io::sent_of`].
     pub fn take_output(&mut self, conn: ConnId) -> Option<OutBuf> {
         self.slot(conn)?;
         let slot = &mut self.slots[conn.index()];
@@ -351,8 +354,8 @@ impl Io {
         Some(std::mem::take(&mut slot.out))
     }
 
-    /// The kernel accepted `count` bytes of what [`Io::take_output`] had given. `true`: the engine is owed a
-    /// [`crate::engine::Engine::drained`].
+    /// Records that the kernel accepted `count` bytes of `taken`, which [`Io::take_output`] returned.
+    /// Returns `true` if a [`crate::engine::Engine::drained`] call is due.
     pub fn sent_of(&mut self, conn: ConnId, taken: &mut OutBuf, count: usize) -> bool {
         taken.consume(count, &mut self.spare);
         if self.slot(conn).is_none() {
@@ -364,8 +367,8 @@ impl Io {
         slot.unsent() == 0 && std::mem::take(&mut slot.high)
     }
 
-    /// Ends the use of a slot after the engine was told with [`crate::engine::Engine::closed`]: unsent output is
-    /// dropped, and ids of this generation reach nothing any more.
+    /// Ends the use of a slot after [`crate::engine::Engine::closed`]. Unsent output is dropped, and ids
+    /// of this generation reach nothing any more.
     pub fn release(&mut self, conn: ConnId) {
         if self.slot(conn).is_none() {
             return;
@@ -397,10 +400,10 @@ mod tests {
         io.close(old);
         io.pause_input(old);
         assert!(io.out(old).is_none());
-        assert_eq!(io.wishes(old), None);
+        assert_eq!(io.requests(old), None);
         assert_eq!(
-            io.wishes(new),
-            Some(Wishes { close: CloseWish::None, input_paused: false, output: false })
+            io.requests(new),
+            Some(PendingRequests { close: CloseRequest::None, input_paused: false, output: false })
         );
         io.release(old);
         assert!(io.is_open(new));
@@ -441,7 +444,7 @@ mod tests {
                 io.sent(conn, count);
             }
             assert_eq!(sent, b"abcDEFGHijk");
-            assert!(!io.wishes(conn).unwrap().output);
+            assert!(!io.requests(conn).unwrap().output);
         }
     }
 
@@ -477,6 +480,6 @@ mod tests {
         let conn = io.open();
         io.abort(conn);
         io.close(conn);
-        assert_eq!(io.wishes(conn).unwrap().close, CloseWish::Now);
+        assert_eq!(io.requests(conn).unwrap().close, CloseRequest::Now);
     }
 }

@@ -1,7 +1,7 @@
 //! Paddock's transport: the ZooKeeper wire codec, the engine and loop traits, and the event loops.
 //!
-//! Owns bytes on their way between sockets and engines. Never knows a tree, a session table or Raft. It stays
-//! correct because an engine does no I/O and a loop knows no protocol: each can be tested without the other.
+//! Owns bytes on their way between sockets and engines. Never knows a tree, a session table or Raft.
+//! Correct because an engine does no I/O and a loop knows no protocol: each is tested without the other.
 
 pub mod accept;
 pub mod engine;

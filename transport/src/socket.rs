@@ -1,6 +1,6 @@
-//! The few socket calls that both socket loops share, for TCP and unix stream sockets alike.
+//! Socket calls that both socket loops share, for TCP and unix stream sockets.
 //!
-//! Owns nothing. Never waits: what would take time is started here and finished by a loop.
+//! Owns nothing. Never waits: a call that takes time is started here and finished by a loop.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ pub(crate) fn sockaddr(address: &Address) -> io::Result<SockAddr> {
     }
 }
 
-/// A socket that fits `address`, with small messages sent at once.
+/// A socket for `address`, with `TCP_NODELAY` set on TCP.
 pub(crate) fn socket_for(address: &Address) -> io::Result<Socket> {
     match address {
         Address::Tcp(at) => {
@@ -32,11 +32,12 @@ pub(crate) fn socket_for(address: &Address) -> io::Result<Socket> {
 
 /// How far a connection attempt got without waiting.
 pub(crate) enum Attempt {
-    /// It is established.
+    /// The connection is established.
     Connected(OwnedFd),
-    /// It goes on in the kernel; writability tells its end.
+    /// The attempt continues in the kernel. Writability announces its end.
     Started(OwnedFd),
-    /// The listener's queue is full (unix sockets only); nothing goes on, it must be tried again.
+    /// The listener's queue is full (unix sockets only). The kernel dropped the attempt, and the caller
+    /// must retry.
     Busy,
 }
 
@@ -55,7 +56,7 @@ pub(crate) fn start_connect(address: &Address) -> io::Result<Attempt> {
     }
 }
 
-/// The remote end of an accepted connection; unix peers carry the listener's address.
+/// The remote address of an accepted connection. Unix peers carry the listener's address.
 pub(crate) fn peer_of(fd: impl AsFd, listener: &Address) -> io::Result<Address> {
     match listener {
         Address::Unix(_) => Ok(listener.clone()),
@@ -67,7 +68,7 @@ pub(crate) fn peer_of(fd: impl AsFd, listener: &Address) -> io::Result<Address> 
     }
 }
 
-/// Whether an error of an established connection is the peer's doing.
+/// Whether the peer caused this error of an established connection.
 pub(crate) fn is_peers_doing(errno: Errno) -> bool {
     matches!(errno, Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN | Errno::SHUTDOWN)
 }

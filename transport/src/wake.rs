@@ -1,12 +1,15 @@
-//! How a thread that has work for a loop gets it out of its sleep, for at most one system call per sleep.
+//! Wake-ups: a thread with work for a loop ends the loop's sleep, with at most one system call per sleep.
 //!
-//! Owns one flag and one eventfd per loop. Never carries the work itself: that stands in a ring or channel beside it.
+//! Owns one flag and one eventfd per loop. Never carries the work itself, which is in a ring or channel
+//! beside it.
 //!
-//! Why no wake-up is lost: the sleeper raises the flag, executes a full fence, and then looks at its rings a last
-//! time ([`crate::engine::Engine::park`]); the producer pushes, executes a full fence, and then reads the flag. The
-//! fences are totally ordered, so either the sleeper sees the push or the producer sees the flag. Of several
-//! producers the one that takes the flag down writes the eventfd; a write that arrives after the sleeper has
-//! woken for another reason costs one turn with nothing in it, and nothing else.
+//! Correct because no wake-up is lost. The sleeper raises the flag, executes a full fence, and then checks
+//! its rings a last time ([`crate::engine::Engine::park`]). The producer pushes, executes a full fence,
+//! and then reads the flag. The fences are totally ordered, so the sleeper sees the push or the producer
+//! sees the flag.
+//!
+//! Of several producers, the one that lowers the flag writes the eventfd. A write that arrives after the
+//! sleeper woke for another reason costs one empty turn.
 
 #![forbid(unsafe_code)]
 
@@ -31,33 +34,34 @@ impl Waker {
         Ok(Arc::new(Waker { sleeping: CachePadded::new(AtomicBool::new(false)), event }))
     }
 
-    /// Ends the owner's sleep if it sleeps or is about to. Call it after the work has been pushed.
+    /// Ends the owner's sleep, if the owner sleeps or is about to. Call this after pushing the work.
     pub fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
-            // The only possible error is a counter at its maximum, which leaves the eventfd readable: as good.
+            // The only possible error is a counter at its maximum, which leaves the eventfd readable.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
     }
 
-    /// Owner: announces that it is going to sleep. It must look for work once more afterwards, before it sleeps.
+    /// Announces the owner's sleep. The owner must check for work once more afterwards, before it sleeps.
     pub fn raise(&self) {
         self.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Whether the owner sleeps or is about to: what a simulator looks at in place of the eventfd.
+    /// Whether the owner sleeps or is about to. The simulator checks this instead of the eventfd.
     pub fn is_raised(&self) -> bool {
         self.sleeping.load(Ordering::Acquire)
     }
 
-    /// Owner: it is awake again, or did not go to sleep after all. From here on nobody writes the eventfd.
+    /// Ends an announced sleep, whether or not the owner slept. Producers that find the flag down do not
+    /// write the eventfd.
     pub fn lower(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
-    /// The eventfd, for the owner to wait on. It is never read: loops watch it edge-triggered, so that each write
-    /// wakes once, and its counter cannot overflow in the lifetime of a machine.
+    /// The eventfd that the owner waits on. Loops never read it: they watch it edge-triggered, so each
+    /// write wakes once. The counter cannot overflow in the lifetime of a machine.
     pub fn event(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }

@@ -1,20 +1,21 @@
 //! The kernel denies io_uring, as the default seccomp profiles of container runtimes do.
 //!
-//! The danger: a server that does not start there, or falls back without a word, or one that silently runs on another
-//! transport than the one asked for by name. A filter like theirs is installed for this process, hence one test in the file.
+//! The danger: a server that does not start there, or that changes to another transport silently or
+//! against an explicit choice. A filter like theirs is installed for the whole process, hence one test in
+//! this file.
 
 mod support;
 
 use paddock_transport::event_loop::{Choice, LoopError, LoopKind, choose};
 use support::{Family, echo_server};
 
-/// The same on every architecture that has it.
+/// Number of `io_uring_setup`, equal on every architecture that has it.
 const IO_URING_SETUP: u32 = 425;
 
 fn deny_io_uring() {
     let statement = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut filter = [
-        // The number of the system call is the first word of what a filter sees.
+        // A filter's input begins with the number of the system call.
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, IO_URING_SETUP, 0, 1),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),

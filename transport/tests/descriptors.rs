@@ -1,7 +1,7 @@
 //! The process runs out of descriptors while clients connect.
 //!
-//! The danger: a loop that spins on EMFILE, drops its listener, or never accepts again. The limit is the process's, so
-//! this file holds one test, which has its process to itself.
+//! The danger: a loop that spins on EMFILE, drops its listener, or never accepts again. The limit applies
+//! to the process, so this file holds one test, which has its process to itself.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn accepting_rests_and_goes_on_when_descriptors_are_free_again() {
 fn run_out(kind: LoopKind) {
     let before = getrlimit(Resource::Nofile);
     let lowest_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
-    // Before the loop starts: io_uring notes the limit when accepting is armed.
+    // Before the loop starts: io_uring reads the limit when accepting is armed.
     setrlimit(Resource::Nofile, Rlimit { current: Some(lowest_free + 40), maximum: before.maximum }).unwrap();
     let server = server(kind, Family::Tcp);
     let _first = server.dial();
@@ -34,7 +34,7 @@ fn run_out(kind: LoopKind) {
     hoard.pop();
     let _second = server.dial(); // The client's end takes the last descriptor.
     let turns = server.ask(|probe, now, _| {
-        probe.deadline_ns = Some(now.mono_ns + 250_000_000); // Past two rests.
+        probe.deadline_ns = Some(now.mono_ns + 250_000_000); // Longer than two pauses of accepting.
         probe.turns
     });
     let Heard::Deadline(_, until) = server.hear() else { panic!("accepted without a descriptor") };

@@ -1,9 +1,10 @@
-//! A codec that agrees with itself and with nobody else: held against recordings of real ZooKeepers.
+//! The codec against recordings of real ZooKeepers.
 //!
-//! `golden/conversation-*.txt` is a conversation with every request and reply: each frame must decode, be used up to
-//! its last byte, and come back as the same bytes when encoded. `golden/probes-*.txt` are odd and broken requests
-//! with the error code that ZooKeeper gave: we must refuse what it could not decode, and nothing else.
-//! `golden/record.py` makes both.
+//! The danger: a codec that agrees with itself and with no other implementation.
+//! `golden/conversation-*.txt` is a conversation with every request and reply. Each frame must decode, be
+//! used up to its last byte, and encode to the same bytes. `golden/probes-*.txt` are odd and broken
+//! requests with ZooKeeper's error codes. The decoder must refuse what ZooKeeper could not decode, and
+//! nothing else. `golden/record.py` makes both.
 
 use paddock_transport::wire::{
     ConnectRequest, ConnectResponse, Limits, ReplyHeader, Request, RequestHeader, Response, Split,
@@ -33,7 +34,7 @@ fn payload(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// Encodes again what one line of a conversation decodes to.
+/// Decodes one line of a conversation and encodes the result.
 fn again(kind: &str, opcode: i32, bytes: &[u8]) -> Vec<u8> {
     let payload = payload(bytes);
     let mut out = Vec::new();
@@ -75,7 +76,7 @@ fn again(kind: &str, opcode: i32, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The same reply through the functions that make a whole frame without a [`Response`].
+/// Encodes a reply through the functions that make a whole frame without a [`Response`].
 fn cheaply(ReplyHeader { xid, zxid, .. }: ReplyHeader, response: &Response<'_>) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     match response {
@@ -123,7 +124,7 @@ fn every_recorded_frame_decodes_and_encodes_to_the_same_bytes() {
             }
         }
         for (opcode, name, _) in opcode::ALL {
-            // check exists inside multi only; a container is not deleted by clients of 3.8.0.
+            // check exists only inside multi. Clients of 3.8.0 do not delete containers.
             let never =
                 *opcode == opcode::CHECK || (*opcode == opcode::DELETE_CONTAINER && version == "3.8.0");
             assert_eq!(answered.contains(opcode), !never, "{version}: {name}");
@@ -131,14 +132,14 @@ fn every_recorded_frame_decodes_and_encodes_to_the_same_bytes() {
     }
 }
 
-/// Where we differ on purpose.
+/// Deliberate differences from ZooKeeper.
 fn excused(version: &str, opcode: i32, what: &str) -> bool {
     match what {
-        // Decodes, and is answered with -5 by the machine, which knows the scheme.
+        // Decodes. The state machine, which knows the scheme, answers -5.
         "acl null id" => true,
-        // Zeal of ours: ZooKeeper registers a watch on null that can never fire.
+        // Stricter than ZooKeeper, which registers a watch on null that can never fire.
         "list 3 null string" | "list 4 null string" => opcode == opcode::SET_WATCHES2,
-        // ZooKeeper judges create flags before a null path; both are errors.
+        // ZooKeeper checks create flags before a null path. Both are errors.
         "filled" => {
             matches!(opcode, opcode::CREATE | opcode::CREATE2 | opcode::CREATE_CONTAINER | opcode::CREATE_TTL)
         }

@@ -1,7 +1,7 @@
-//! What a connection costs while nothing happens on it: at most 4 KiB of user space, on each loop.
+//! Memory of an idle connection: at most 4 KiB of user space, on each loop.
 //!
-//! The danger: a buffer per connection that is kept after use, which ten thousand quiet clients multiply. Counted with an
-//! allocator of its own, hence one test in the file.
+//! The danger: a buffer per connection that is kept after use, which ten thousand quiet clients multiply.
+//! The test counts with an allocator of its own, hence one test in this file.
 
 mod support;
 
@@ -53,7 +53,7 @@ fn count(kind: LoopKind, family: Family) {
     clients[0].exchange(b"warm");
     let before = ALLOCATED.load(Ordering::Relaxed);
     clients.extend((1..CONNECTIONS).map(|_| server.dial()));
-    // All at once, each with more than fits in a small buffer: then all is quiet.
+    // Every client sends at once, more than fits in a small buffer. Then all are quiet.
     let message = [9; 10_000];
     for client in &mut clients {
         client.write_all(&message).unwrap();
@@ -64,7 +64,7 @@ fn count(kind: LoopKind, family: Family) {
     }
     server.ask(|_, _, _| {});
     let held = ALLOCATED.load(Ordering::Relaxed).saturating_sub(before);
-    // Buffers kept for the next turn are the loop's, not the connections'; they are part of what is counted here.
+    // Buffers kept for the next turn belong to the loop, not to a connection. They count here too.
     assert!(
         held / CONNECTIONS <= BYTES_PER_CONNECTION_MAX,
         "{kind}: {} bytes per connection",

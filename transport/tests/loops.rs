@@ -1,17 +1,19 @@
-//! One list of conversations, held with each socket loop over both address families.
+//! One list of conversations, run on each socket loop over both address families.
 //!
 //! A loop that the kernel denies is skipped with a line that says so.
 
 mod support;
 
-use paddock_transport::accept::{Acceptor, Listener, Permit};
+use paddock_transport::accept::{Acceptor, Listener};
 use paddock_transport::engine::{Address, Closed, ConnId, Origin};
 use paddock_transport::event_loop::{EventLoop, LoopKind, LoopOptions};
 use paddock_transport::io::OUTPUT_HIGH_WATER_BYTES;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use support::{FAMILIES, Family, Heard, Stream, any_address, available, echo_server, run, server, start};
+use support::{
+    FAMILIES, Family, Heard, Running, Stream, any_address, available, echo_server, run, server, start,
+};
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
@@ -69,7 +71,7 @@ fn more_bursts_than_receive_buffers(kind: LoopKind, family: Family) {
         ring_entries: 8,
         ..LoopOptions::default()
     };
-    let server = start(kind, family, options, true, |acceptor| acceptor);
+    let server = start(kind, family, options, true);
     let mut clients: Vec<Stream> = (0..30).map(|_| server.dial()).collect();
     let burst = pattern(3000);
     for client in &mut clients {
@@ -84,7 +86,7 @@ fn more_bursts_than_receive_buffers(kind: LoopKind, family: Family) {
 
 fn input_over_the_turns_share(kind: LoopKind, family: Family) {
     let options = LoopOptions { input_bytes_per_turn_max: 100, ..LoopOptions::default() };
-    let server = start(kind, family, options, true, |acceptor| acceptor);
+    let server = start(kind, family, options, true);
     let mut client = server.dial();
     client.exchange(&pattern(50_000));
     client.exchange(&pattern(50_000));
@@ -129,7 +131,7 @@ fn a_reset_ends_the_connection(kind: LoopKind, _: Family) {
         socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
         drop(stream);
         if paused {
-            // Without reading the kernel may leave us in the dark until we read again.
+            // Until the engine reads again, the kernel may not report the peer's end.
             server.ask(move |_, _, io| io.resume_input(conn));
         }
         assert_eq!(server.hear(), Heard::Closed(conn, Closed::ByPeer));
@@ -152,11 +154,11 @@ fn a_peer_that_does_not_read_holds_output_until_it_drains(kind: LoopKind, family
             out.push_shared(value.clone());
         }
     });
-    // The other connections do not notice.
+    // The other connections are unaffected.
     let mut other = server.dial();
-    let stranger = server.hear_opened();
+    let bystander = server.hear_opened();
     other.write_all(b"hello").unwrap();
-    server.hear_bytes(stranger, 5);
+    server.hear_bytes(bystander, 5);
     assert!(server.ask(move |_, _, io| io.unsent(conn)) > OUTPUT_HIGH_WATER_BYTES);
     let mut back = vec![0; PART + 4];
     for _ in 0..PARTS {
@@ -187,18 +189,18 @@ fn a_paused_connection_is_not_read_until_resumed(kind: LoopKind, family: Family)
     let mut client = server.dial();
     let conn = server.hear_opened();
     let mut other = server.dial();
-    let stranger = server.hear_opened();
+    let bystander = server.hear_opened();
     let mut round_trip = || {
         other.write_all(b"?").unwrap();
-        server.hear_bytes(stranger, 1);
+        server.hear_bytes(bystander, 1);
     };
     server.ask(move |_, _, io| io.pause_input(conn));
-    round_trip(); // By now the wish is carried out.
+    round_trip(); // By now the loop has acted on the request.
     client.write_all(b"not yet").unwrap();
     (0..3).for_each(|_| round_trip());
     server.ask(move |_, _, io| io.resume_input(conn));
     assert_eq!(server.hear_bytes(conn, 7), b"not yet");
-    // Paused and resumed within one turn, and the other way round.
+    // Paused and resumed within one turn. Then in two turns, with input and an end of stream in between.
     server.ask(move |_, _, io| {
         io.pause_input(conn);
         io.resume_input(conn);
@@ -217,9 +219,9 @@ fn a_refused_connect_is_told_with_its_reason(kind: LoopKind, family: Family) {
     let server = server(kind, family);
     let (address, _folder) = any_address(family);
     let unused = Listener::bind(&address).unwrap();
-    let nobody = unused.local_address().clone();
+    let unused_address = unused.local_address().clone();
     drop(unused);
-    let conn = server.ask(move |_, _, io| io.connect(nobody));
+    let conn = server.ask(move |_, _, io| io.connect(unused_address));
     let refused = match family {
         Family::Tcp => libc::ECONNREFUSED,
         Family::Unix => libc::ENOENT,
@@ -235,7 +237,7 @@ fn a_client_end_talks_to_a_server_end(kind: LoopKind, family: Family) {
         let to = to.clone();
         move |_, _, io| {
             let conn = io.connect(to);
-            // Written before it is established: leaves as soon as it is.
+            // Written before the connection is established: leaves as soon as it is.
             io.out(conn).unwrap().bytes().extend_from_slice(b"early");
             conn
         }
@@ -341,7 +343,7 @@ fn a_close_waits_for_its_output(kind: LoopKind, family: Family) {
 
 fn a_close_does_not_wait_for_ever_for_a_peer_that_does_not_read(kind: LoopKind, family: Family) {
     let options = LoopOptions { close_flush: std::time::Duration::from_millis(20), ..LoopOptions::default() };
-    let server = start(kind, family, options, false, |acceptor| acceptor);
+    let server = start(kind, family, options, false);
     let _client = server.dial();
     let conn = server.hear_opened();
     server.ask(move |_, _, io| {
@@ -404,29 +406,6 @@ fn a_reused_slot_has_another_generation(kind: LoopKind, family: Family) {
     }
 }
 
-fn a_permit_lives_as_long_as_its_connection(kind: LoopKind, family: Family) {
-    let held = Arc::new(());
-    let given = Arc::clone(&held);
-    // Two at a time.
-    let server = start(kind, family, LoopOptions::default(), false, move |acceptor| {
-        acceptor.admit_by(move |_| (Arc::strong_count(&given) < 4).then(|| Permit::new(Arc::clone(&given))))
-    });
-    let first = server.dial();
-    let first_conn = server.hear_opened();
-    let _second = server.dial();
-    server.hear_opened();
-    assert_eq!(server.dial().rest(), b"", "the third is turned away");
-    drop(first);
-    assert_eq!(server.hear(), Heard::Eof(first_conn));
-    assert_eq!(server.hear(), Heard::Closed(first_conn, Closed::ByEngine));
-    let mut fourth = server.dial();
-    let conn = server.hear_opened();
-    fourth.write_all(b"in").unwrap();
-    server.hear_bytes(conn, 2);
-    server.stop();
-    assert_eq!(Arc::strong_count(&held), 1);
-}
-
 fn a_stop_flushes_and_closes_everything(kind: LoopKind, family: Family) {
     let server = server(kind, family);
     let mut clients: Vec<Stream> = (0..10).map(|_| server.dial()).collect();
@@ -458,82 +437,31 @@ fn a_stop_flushes_and_closes_everything(kind: LoopKind, family: Family) {
 
 fn a_stop_does_not_wait_for_ever_for_a_peer_that_does_not_read(kind: LoopKind, family: Family) {
     let options = LoopOptions { stop_flush: std::time::Duration::from_millis(20), ..LoopOptions::default() };
-    let server = start(kind, family, options, false, |acceptor| acceptor);
+    let server = start(kind, family, options, false);
     let _client = server.dial();
     let conn = server.hear_opened();
     server.ask(move |_, _, io| io.out(conn).unwrap().bytes().resize(64 << 20, 1));
     assert_eq!(server.stop(), [Heard::Closed(conn, Closed::ByEngine)]);
 }
 
-/// Clients that send, stop, reset and vanish at any moment, and an engine that pauses, closes and aborts: whatever
-/// happens, each connection ends exactly once, nobody receives a stranger's bytes, and every permit comes back.
+const STORM_CLIENTS: u64 = 6;
+/// Connections that each client of a storm makes.
+const STORM_ROUNDS: u64 = 150;
+
+/// Clients send, stop, reset and vanish at any moment, while the engine pauses, closes and aborts.
+/// Each connection ends exactly once, and no client receives another client's bytes.
 fn a_storm_leaves_nothing_behind(kind: LoopKind, family: Family) {
-    const CLIENTS: u64 = 6;
-    const ROUNDS: u64 = 150;
-    let held = Arc::new(());
-    let given = Arc::clone(&held);
     let options = LoopOptions {
         receive_buffers: 16,
         receive_buffer_bytes: 512,
         ring_entries: 16,
         ..LoopOptions::default()
     };
-    let server = start(kind, family, options, true, move |acceptor| {
-        acceptor.admit_by(move |_| Some(Permit::new(Arc::clone(&given))))
-    });
+    let server = start(kind, family, options, true);
     std::thread::scope(|s| {
-        for seed in 0..CLIENTS {
+        for seed in 0..STORM_CLIENTS {
             let server = &server;
-            s.spawn(move || {
-                let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-                let mut draw = move |below: u64| {
-                    random ^= random << 13;
-                    random ^= random >> 7;
-                    random ^= random << 17;
-                    random % below
-                };
-                for _ in 0..ROUNDS {
-                    let mut client = server.dial();
-                    let bytes = vec![seed as u8; draw(40_000) as usize];
-                    let way = draw(5);
-                    let (slot, whim) = (draw(CLIENTS) as u32, draw(40));
-                    server.order(move |_, _, io| {
-                        // Guesses some living connection.
-                        for generation in 0..(CLIENTS * ROUNDS) as u32 {
-                            let conn = ConnId::new(slot, generation);
-                            if io.is_open(conn) {
-                                match whim {
-                                    0 => io.abort(conn),
-                                    1 => io.close(conn),
-                                    2..=9 => io.pause_input(conn),
-                                    _ => io.resume_input(conn),
-                                }
-                            }
-                        }
-                    });
-                    let _ = client.write_all(&bytes[..bytes.len() / 2]);
-                    // Whoever was paused is resumed again, or the reading at the end would wait for ever.
-                    server.order(|_, _, io| {
-                        for slot in 0..CLIENTS as u32 {
-                            for generation in 0..(CLIENTS * ROUNDS) as u32 {
-                                io.resume_input(ConnId::new(slot, generation));
-                            }
-                        }
-                    });
-                    match (way, &client) {
-                        (0, _) => continue,
-                        (1, Stream::Tcp(stream)) => {
-                            let _ =
-                                socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
-                            continue;
-                        }
-                        _ => {}
-                    }
-                    let mut back = vec![0; 1000];
-                    let read = client.read(&mut back).unwrap_or(0);
-                    assert!(back[..read].iter().all(|&b| b == seed as u8), "a stranger's bytes");
-                }
-            });
+            s.spawn(move || storm_client(server, seed));
         }
     });
     let counters = server.handle.clone();
@@ -548,8 +476,56 @@ fn a_storm_leaves_nothing_behind(kind: LoopKind, family: Family) {
     closed.dedup();
     assert_eq!(opened, closed.len(), "some ended twice");
     assert_eq!(counters.counters().opened(), counters.counters().closed());
-    drop(counters);
-    assert_eq!(Arc::strong_count(&held), 1, "a permit was lost");
+}
+
+fn storm_client(server: &Running, seed: u64) {
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut draw = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    for _ in 0..STORM_ROUNDS {
+        let mut client = server.dial();
+        let bytes = vec![seed as u8; draw(40_000) as usize];
+        let way = draw(5);
+        let (slot, whim) = (draw(STORM_CLIENTS) as u32, draw(40));
+        server.order(move |_, _, io| {
+            // Addresses whichever generation of the slot is open.
+            for generation in 0..(STORM_CLIENTS * STORM_ROUNDS) as u32 {
+                let conn = ConnId::new(slot, generation);
+                if io.is_open(conn) {
+                    match whim {
+                        0 => io.abort(conn),
+                        1 => io.close(conn),
+                        2..=9 => io.pause_input(conn),
+                        _ => io.resume_input(conn),
+                    }
+                }
+            }
+        });
+        let _ = client.write_all(&bytes[..bytes.len() / 2]);
+        // Resumes every connection: the read below would never return on a paused one.
+        server.order(|_, _, io| {
+            for slot in 0..STORM_CLIENTS as u32 {
+                for generation in 0..(STORM_CLIENTS * STORM_ROUNDS) as u32 {
+                    io.resume_input(ConnId::new(slot, generation));
+                }
+            }
+        });
+        match (way, &client) {
+            (0, _) => continue,
+            (1, Stream::Tcp(stream)) => {
+                let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+                continue;
+            }
+            _ => {}
+        }
+        let mut back = vec![0; 1000];
+        let read = client.read(&mut back).unwrap_or(0);
+        assert!(back[..read].iter().all(|&b| b == seed as u8), "another client's bytes");
+    }
 }
 
 macro_rules! conversations {
@@ -593,7 +569,6 @@ conversations! {
     an_abort_drops_output_the_kernel_still_reads,
     a_peer_that_leaves_with_output_pending_is_let_go,
     a_reused_slot_has_another_generation,
-    a_permit_lives_as_long_as_its_connection,
     a_storm_leaves_nothing_behind,
     a_stop_flushes_and_closes_everything,
     a_stop_does_not_wait_for_ever_for_a_peer_that_does_not_read,

@@ -1,5 +1,5 @@
-//! Bytes written down by hand: the examples of the protocol's specification, and the quirks of multi that were seen
-//! on a real server. If one of these changes, clients in the field break.
+//! Bytes written by hand: the examples of the protocol's specification, and quirks of multi observed on a
+//! real server. If one of these changes, clients in the field break.
 
 use paddock_transport::wire::{
     Acl, ConnectRequest, ConnectResponse, Create, CreateOp, DecodeError, Limits, List, Multi, MultiOp,
@@ -73,7 +73,7 @@ fn a_client_without_the_read_only_field_is_told_apart() {
     assert_eq!(ConnectRequest::decode(&frame, Limits::NONE), Ok(with));
     assert_eq!(ConnectRequest::decode(&frame[..frame.len() - 1], Limits::NONE), Ok(without));
     assert_eq!(bytes(|out| without.put(out)), frame[..frame.len() - 1]);
-    // 0x02 is true as well, and what follows is ignored.
+    // 0x02 is true as well, and bytes behind the record are ignored.
     let mut odd = frame.clone();
     *odd.last_mut().unwrap() = 2;
     odd.extend(b"junk");
@@ -119,7 +119,7 @@ fn a_multi_and_its_answer_of_the_specification() {
     let expected =
         unhex("00000001 00 00000000 | 00000002 2f6d | 0000000d 00 00000000 | ffffffff 01 ffffffff");
     assert_eq!(bytes(|out| Multi::new(&results).put(out)), expected);
-    // As a server does that has no list: one after another.
+    // As a server without a list encodes: one element after another.
     assert_eq!(
         bytes(|out| {
             results.iter().for_each(|result| result.put(out));
@@ -175,7 +175,7 @@ fn in_a_multi_the_flags_decide_the_create() {
             assert_eq!(mode(op, flags), expected, "{op:?} with flags {flags}");
         }
     }
-    // Alone, nothing of this applies.
+    // None of this applies outside a multi.
     let body = bytes(|out| create(ttl, "/m", 4).put(out));
     assert_eq!(Request::decode(opcode::CREATE_TTL, &body, Limits::default()), Ok(create(ttl, "/m", 4)));
 }

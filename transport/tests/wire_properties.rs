@@ -1,5 +1,7 @@
-//! Hazards of a decoder that trusts: any request or reply that we can say must be understood as said, every shortened
-//! one must be refused, and bytes from anywhere must never panic.
+//! Properties of the codec under random input.
+//!
+//! The danger: a decoder that trusts its input. Any request or reply that can be encoded must decode to
+//! the same value. Every shortened one must be refused, and no bytes may cause a panic.
 
 use paddock_transport::wire::{
     Acl, ClientInfo, ConnectRequest, ConnectResponse, Create, CreateOp, Id, Limits, List, Multi, MultiResult,
@@ -11,10 +13,10 @@ use proptest::option;
 use proptest::prelude::*;
 use std::borrow::Cow;
 
-/// Permissions, scheme and id of an ACL's entry.
+/// Permissions, scheme and id of one ACL entry.
 type Entry = (i32, Option<String>, Option<String>);
 
-/// Values for the fields of any message; each message takes what it needs.
+/// Values for the fields of any message. Each message takes what it needs.
 #[derive(Clone, Debug)]
 struct Values {
     texts: Vec<String>,
@@ -77,7 +79,7 @@ fn stat(v: &Values) -> Stat {
     }
 }
 
-/// The slices that messages borrow their lists from.
+/// Slices that messages borrow their lists from.
 struct Lists<'a> {
     acls: Option<Vec<Acl<'a>>>,
     texts: Vec<Vec<Text<'a>>>,
@@ -118,7 +120,7 @@ fn create<'a>(v: &'a Values, lists: &'a Lists<'a>, op: CreateOp, flags: i32) -> 
     })
 }
 
-/// Ops that may stand in a multi and that its decoder leaves as they are.
+/// Ops that a multi may hold and that its decoder leaves unchanged.
 fn write_ops<'a>(v: &'a Values, lists: &'a Lists<'a>) -> Vec<Request<'a>> {
     let op = |(which, flags): &(u8, i32)| match which % 7 {
         0 => create(v, lists, CreateOp::Create, flags % 4),
@@ -154,7 +156,7 @@ fn results<'a>(v: &'a Values, lists: &'a Lists<'a>) -> Vec<MultiResult<'a>> {
     v.ops.iter().map(result).collect()
 }
 
-/// Every request there is, made of `v`.
+/// Every request, made of `v`.
 fn requests<'a>(
     v: &'a Values,
     lists: &'a Lists<'a>,
@@ -225,7 +227,7 @@ fn requests<'a>(
     ]
 }
 
-/// Every response there is, with the opcode it answers.
+/// Every response, with the opcode that it answers.
 fn responses<'a>(
     v: &'a Values,
     lists: &'a Lists<'a>,
@@ -338,7 +340,7 @@ proptest! {
         prop_assert_eq!(WatcherEvent::decode(&payload(&bytes)[16..], Limits::NONE), Ok(event));
     }
 
-    /// The promise behind "a read allocates nothing": well-formed strings are borrowed from the frame.
+    /// "A read allocates nothing" rests on this: well-formed strings are borrowed from the frame.
     #[test]
     fn well_formed_text_is_borrowed_from_the_frame(v in values()) {
         let mut bytes = Vec::new();
@@ -353,7 +355,7 @@ proptest! {
         fuzz_one(&data);
     }
 
-    /// Small numbers are what lengths, counts and opcodes look like: these bytes get further.
+    /// Lengths, counts and opcodes are small numbers, so these bytes get further into a decoder.
     #[test]
     fn bytes_that_look_like_lengths_never_panic(
         selector in any::<u8>(),
@@ -366,7 +368,7 @@ proptest! {
         fuzz_one(&data);
     }
 
-    /// Valid messages with a few bytes changed: these get furthest.
+    /// Valid messages with a few changed bytes, which get furthest into a decoder.
     #[test]
     fn damaged_messages_never_panic(
         v in values(),

@@ -10,7 +10,7 @@ use crate::shard::{self, CountedIds, Neighbours, Shard, ShardConfig};
 use crate::stats::{Mode, Stats};
 use paddock_storage::fault::FaultDisk;
 use paddock_transport::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
-use paddock_transport::io::{CloseWish, Io};
+use paddock_transport::io::{CloseRequest, Io};
 use paddock_transport::wake::Waker;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -266,7 +266,7 @@ impl Process {
 
 impl Loop {
     fn reads(&self, conn: ConnId) -> bool {
-        self.io.wishes(conn).is_some_and(|w| w.close == CloseWish::None && !w.input_paused)
+        self.io.requests(conn).is_some_and(|w| w.close == CloseRequest::None && !w.input_paused)
     }
 
     /// Whether something in the inbox could be told now.
@@ -287,7 +287,7 @@ impl Loop {
         let mut kept: VecDeque<Input> = VecDeque::new();
         while let Some(input) = self.inbox.pop_front() {
             if let Some(conn) = input.conn()
-                && self.io.wishes(conn).is_none()
+                && self.io.requests(conn).is_none()
             {
                 continue;
             }
@@ -339,9 +339,9 @@ impl Loop {
         }
         self.io.take_dirty(&mut dirty);
         for conn in dirty {
-            let Some(wished) = self.io.wishes(conn) else { continue };
+            let Some(wished) = self.io.requests(conn) else { continue };
             let wire = self.wires.get(&conn.0).copied();
-            if wished.close == CloseWish::Now {
+            if wished.close == CloseRequest::Now {
                 self.let_go(conn, Closed::ByEngine);
                 wishes.extend(wire.map(Wish::Abort));
                 continue;
@@ -360,7 +360,7 @@ impl Loop {
             if !bytes.is_empty() {
                 wishes.push(Wish::Send(wire, bytes));
             }
-            if wished.close == CloseWish::AfterOutput {
+            if wished.close == CloseRequest::AfterOutput {
                 self.let_go(conn, Closed::ByEngine);
                 wishes.push(Wish::End(wire));
             }

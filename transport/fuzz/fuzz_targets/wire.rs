@@ -1,5 +1,5 @@
-//! Arbitrary bytes to every decoder of the client protocol. The claim itself is `wire::fuzz_one`, which the property
-//! tests run on a stable compiler too.
+//! Feeds arbitrary bytes to every decoder of the client protocol. The property is `wire::fuzz_one`, which
+//! the property tests run on a stable compiler too.
 
 #![no_main]
 

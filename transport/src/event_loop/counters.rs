@@ -1,6 +1,7 @@
-//! What a loop has done, for metrics and benchmarks.
+//! Counters of a loop, for metrics and benchmarks.
 //!
-//! Owned and written by the loop's thread alone, with plain stores; read by anyone, a little late. Never shared on write.
+//! Owns one set of counts per loop. Never shares a write: only the loop's thread stores. Readers on other
+//! threads may see a value slightly late.
 
 #![forbid(unsafe_code)]
 
@@ -18,15 +19,16 @@ pub struct LoopCounters {
 }
 
 impl LoopCounters {
-    /// Turns of the engine.
+    /// How often the loop called `Engine::turn`.
     pub fn turns(&self) -> u64 {
         self.turns.get()
     }
-    /// Those whose output was looked at again before it left, since they had taken long.
+    /// Turns with output that took at least [`crate::engine::LONG_TURN_NS`], after which the loop called
+    /// `Engine::late`.
     pub fn long_turns(&self) -> u64 {
         self.long_turns.get()
     }
-    /// System calls made to wait, receive and send; not those that open and close connections.
+    /// System calls made to wait, receive and send. Calls that open and close connections are not counted.
     pub fn system_calls(&self) -> u64 {
         self.system_calls.get()
     }
@@ -38,7 +40,7 @@ impl LoopCounters {
     pub fn opened(&self) -> u64 {
         self.opened.get()
     }
-    /// Connections that ended, attempts to connect that failed included.
+    /// Connections that ended, failed attempts to connect included.
     pub fn closed(&self) -> u64 {
         self.closed.get()
     }
@@ -49,7 +51,7 @@ impl LoopCounters {
 pub(crate) struct Count(AtomicU64);
 
 impl Count {
-    /// Only the loop's thread calls this: a load and a store, no read-modify-write.
+    /// Adds with a load and a store, not a read-modify-write: only the loop's thread may call this.
     pub(crate) fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
     }

@@ -1,18 +1,18 @@
-//! Event loops: how to choose one, make one, reach it from other threads, and run an engine on it.
+//! Event loops: choose a kind, make one, reach it from other threads, and run an engine on it.
 //!
 //! Owns the choice of transport, the options with their bounds, and the way in from other threads
-//! ([`LoopHandle`]: wake-ups and adopted connections). Never knows a protocol. An engine sees no difference
-//! between the loops: one list of tests is run against each (`tests/loops.rs`).
+//! ([`LoopHandle`]: wake-ups and adopted connections). Never knows a protocol. Correct because an engine
+//! sees no difference between the loops: `tests/loops.rs` runs one list of tests against each.
 
 #![forbid(unsafe_code)]
 
 mod counters;
-mod desk;
+mod loop_state;
 
 pub use counters::LoopCounters;
-pub(crate) use desk::{Desk, Wait};
+pub(crate) use loop_state::{LoopState, Wait};
 
-use crate::accept::{Acceptor, Permit};
+use crate::accept::Acceptor;
 use crate::engine::{Engine, Origin};
 use crate::wake::Waker;
 use crate::{epoll, uring};
@@ -24,12 +24,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The loops that carry sockets.
+/// The event loops that carry sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LoopKind {
-    /// io_uring.
+    /// Completion-based: io_uring, Linux 6.1 or later.
     Uring,
-    /// epoll and nonblocking reads and writes.
+    /// Readiness-based: epoll with nonblocking reads and writes.
     Epoll,
 }
 
@@ -42,15 +42,14 @@ impl fmt::Display for LoopKind {
     }
 }
 
-/// What a user asks for.
+/// The transport that a user asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Choice {
     /// io_uring where the kernel allows it, epoll elsewhere.
     #[default]
     Auto,
-    /// io_uring or an error.
+    /// io_uring; an error where the kernel denies it.
     Uring,
-    /// epoll.
     Epoll,
 }
 
@@ -76,26 +75,24 @@ impl fmt::Display for Choice {
     }
 }
 
-/// Why a loop cannot be made or ended by itself.
+/// Why a loop could not be made, or ended without being asked to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoopError {
-    /// The kernel, or who configured it, does not allow this transport here.
+    /// The kernel or its configuration does not allow this transport here.
     #[error("transport {kind} is not available: {reason}; {advice}, or choose another transport")]
     Unavailable {
-        /// Which.
         kind: LoopKind,
-        /// What the kernel said.
+        /// The kernel's error, with its cause in words.
         reason: String,
-        /// What to change.
+        /// The change of configuration that would allow it.
         advice: &'static str,
     },
     /// A system call that cannot fail in a healthy process failed.
     #[error("{doing}: {source}")]
     Failed {
-        /// What was being done.
+        /// The attempted action, for the message.
         doing: &'static str,
-        /// What the kernel said.
         source: io::Error,
     },
 }
@@ -109,28 +106,32 @@ impl LoopError {
 /// Bounds of one loop. The defaults fit a server with some ten thousand clients.
 #[derive(Clone, Debug)]
 pub struct LoopOptions {
-    /// Most bytes taken from one connection in one turn: a peer that streams must not hold up the others. 64 KiB: a
-    /// turn of the largest burst stays in the tens of microseconds. With io_uring what has arrived already is
-    /// delivered beyond it.
+    /// Most bytes taken from one connection in one turn, so that a peer that streams does not delay the
+    /// others. With 64 KiB a turn of the largest burst stays in the tens of microseconds. io_uring
+    /// delivers beyond this bound what has arrived already.
     pub input_bytes_per_turn_max: usize,
-    /// Connections handed over by other threads and not yet taken; beyond, the acceptor tries the next loop. One
-    /// listen backlog's worth.
+    /// Most connections handed over by other threads and not yet taken. Beyond it the acceptor tries the
+    /// next loop. The default is one listen backlog.
     pub adoptions_max: usize,
-    /// How long a connection that the engine closes may wait for its peer to take what was written; then it is
-    /// aborted. A peer that lives takes it within round trips, one that does not must not hold memory for ever.
+    /// How long a closing connection may wait for its peer to take the written output, before the loop
+    /// aborts it. A live peer takes the output within a few round trips. A dead one must not hold memory
+    /// for ever.
     pub close_flush: Duration,
-    /// The same for [`crate::engine::Next::Stop`], after which somebody waits for the process to end.
+    /// How long output may still leave after [`crate::engine::Next::Stop`]. Short, because a supervisor
+    /// waits for the process to end.
     pub stop_flush: Duration,
-    /// io_uring: submission entries (rounded up to a power of two); a turn with more is submitted in several parts.
+    /// io_uring: submission entries (rounded up to a power of two). A turn with more is submitted in
+    /// several parts.
     pub ring_entries: u32,
-    /// io_uring: receive buffers shared by all connections of the loop, a power of two. When all are full the
-    /// connections that found none wait for the next turn.
+    /// io_uring: receive buffers shared by all connections of the loop, a power of two. While all are
+    /// full, a connection without a buffer waits for the next turn.
     pub receive_buffers: u16,
-    /// io_uring: size of one of them. A page: requests are small, and large ones are put together by the engine anyway.
+    /// io_uring: size of one receive buffer. One page: requests are small, and the engine reassembles
+    /// large ones anyway.
     pub receive_buffer_bytes: u32,
-    /// epoll: size of the one buffer that is read into.
+    /// epoll: size of the one buffer that every receive reads into.
     pub read_buffer_bytes: usize,
-    /// epoll: most events taken at a time.
+    /// epoll: most events taken by one `epoll_wait`.
     pub events_per_wait: usize,
 }
 
@@ -150,8 +151,8 @@ impl Default for LoopOptions {
     }
 }
 
-/// Decides for a transport, trying it out once. `Auto` falls back to epoll, logs why in one line and returns the
-/// reason; a transport asked for by name that is not available is an error that says what to change.
+/// Picks a transport by setting it up once. `Auto` falls back to epoll, logs the reason in one line and
+/// returns it. A transport asked for by name that is not available is an error that says what to change.
 pub fn choose(choice: Choice) -> Result<(LoopKind, Option<String>), LoopError> {
     match choice {
         Choice::Epoll => Ok((LoopKind::Epoll, None)),
@@ -175,20 +176,18 @@ pub fn choose(choice: Choice) -> Result<(LoopKind, Option<String>), LoopError> {
 pub(crate) struct Adoption {
     pub(crate) fd: OwnedFd,
     pub(crate) origin: Origin,
-    pub(crate) permit: Option<Permit>,
 }
 
-/// A connection that a loop did not take, because too many wait already or because it has ended.
+/// A connection refused by a loop, because too many wait already or because the loop has ended.
 #[derive(Debug, thiserror::Error)]
 #[error("the loop takes no more connections")]
 pub struct AdoptError {
-    /// The descriptor, back.
+    /// The refused descriptor, still open.
     pub fd: OwnedFd,
-    /// Where it came from.
     pub origin: Origin,
 }
 
-/// The way into a loop from any thread.
+/// Access to a loop from any thread.
 #[derive(Clone, Debug)]
 pub struct LoopHandle {
     waker: Arc<Waker>,
@@ -197,23 +196,22 @@ pub struct LoopHandle {
 }
 
 impl LoopHandle {
-    /// What wakes the loop.
+    /// The waker that ends the loop's sleep.
     pub fn waker(&self) -> Arc<Waker> {
         Arc::clone(&self.waker)
     }
 
-    /// What the loop has done so far.
     pub fn counters(&self) -> &LoopCounters {
         &self.counters
     }
 
-    /// Gives the loop a connected stream socket; its engine hears of it by `opened`.
+    /// Gives the loop a connected stream socket. The loop announces it with [`Engine::opened`].
     pub fn adopt(&self, fd: OwnedFd, origin: Origin) -> Result<(), AdoptError> {
-        self.adopt_admitted(Adoption { fd, origin, permit: None })
+        self.try_adopt(Adoption { fd, origin })
             .map_err(|back| AdoptError { fd: back.fd, origin: back.origin })
     }
 
-    pub(crate) fn adopt_admitted(&self, adoption: Adoption) -> Result<(), Adoption> {
+    pub(crate) fn try_adopt(&self, adoption: Adoption) -> Result<(), Adoption> {
         match self.adoptions.try_send(adoption) {
             Ok(()) => {
                 self.waker.wake();
@@ -224,7 +222,7 @@ impl LoopHandle {
     }
 }
 
-/// An event loop that does not run yet. Made on any thread, run on its own.
+/// An event loop that does not run yet. One thread may make it and another run it.
 #[derive(Debug)]
 pub struct EventLoop {
     kind: LoopKind,
@@ -235,7 +233,7 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// A loop of the kind that [`choose`] returned.
+    /// Makes a loop of the kind that [`choose`] returned.
     pub fn new(kind: LoopKind, options: LoopOptions) -> Result<EventLoop, LoopError> {
         let waker = Waker::new().map_err(LoopError::failed("making an eventfd"))?;
         let (sender, adoptions) = bounded(options.adoptions_max);
@@ -243,30 +241,30 @@ impl EventLoop {
         Ok(EventLoop { kind, options, handle, adoptions, acceptor: None })
     }
 
-    /// Which transport it uses.
     pub fn kind(&self) -> LoopKind {
         self.kind
     }
 
-    /// The way in from other threads.
+    /// A handle for other threads. Any number may exist.
     pub fn handle(&self) -> LoopHandle {
         self.handle.clone()
     }
 
-    /// Lets this loop accept connections, for itself and for the others that the acceptor deals to.
+    /// Lets this loop accept connections, for itself and for the acceptor's other targets.
     pub fn accept_with(&mut self, acceptor: Acceptor) {
         self.acceptor = Some(acceptor);
     }
 
-    /// Runs `engine` on the calling thread until it returns [`crate::engine::Next::Stop`]. All connections are closed then.
+    /// Runs `engine` on the calling thread until it returns [`crate::engine::Next::Stop`]. All connections
+    /// are closed by then.
     pub fn run(self, engine: &mut impl Engine) -> Result<(), LoopError> {
         let EventLoop { kind, options, handle, adoptions, acceptor } = self;
-        let desk = Desk::new(options, handle.waker, handle.counters, adoptions, acceptor);
+        let loop_state = LoopState::new(options, handle.waker, handle.counters, adoptions, acceptor);
         // The handle's sender is dropped here: a loop must not keep its own queue open.
         drop(handle.adoptions);
         match kind {
-            LoopKind::Uring => uring::run(desk, engine),
-            LoopKind::Epoll => epoll::run(desk, engine),
+            LoopKind::Uring => uring::run(loop_state, engine),
+            LoopKind::Epoll => epoll::run(loop_state, engine),
         }
     }
 }

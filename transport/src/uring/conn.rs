@@ -1,10 +1,10 @@
-//! A connection of the completion loop, and the names of its operations.
+//! A connection of the completion loop, and the user data of its operations.
 //!
-//! Owns the socket and everything the kernel reads or writes for it outside the shared receive buffers: output in
-//! flight, the message header that describes it, the address being connected to. Its memory stays where it is until the
-//! kernel is done, because a connection leaves the table only when none of its operations is under way.
+//! Owns the socket and everything that the kernel reads or writes for it outside the shared receive
+//! buffers: output in flight, the message header that describes it, the address being connected to. Never
+//! moves or frees that memory while the kernel uses it. Correct because a connection leaves the table only
+//! when none of its operations is under way.
 
-use crate::accept::Permit;
 use crate::engine::{Address, Closed, ConnId};
 use crate::io::OutBuf;
 use io_uring::{opcode, squeue, types};
@@ -12,11 +12,11 @@ use socket2::SockAddr;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Stretches handed to one send. Replies with shared values have two each.
+/// Most stretches of output in one send. A reply with a shared value has two.
 const SLICES_PER_SEND: usize = 64;
 
-/// What an operation is for: the top four bits of its user data. Below are 28 bits of the connection's generation and the
-/// slot, so that a cancellation never meets a stranger's operation.
+/// Kind of an operation: the top four bits of its user data. Below are 28 bits of the connection's
+/// generation and 32 bits of its slot. So a cancellation never meets an operation of another connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Op {
@@ -39,7 +39,7 @@ impl Op {
         user_data(op, id.index() as u32, id.generation())
     }
 
-    /// The operation and its index (slot or listener).
+    /// The operation and its index (slot or listener); `None` for a cancellation.
     pub(super) fn parse(user_data: u64) -> Option<(Op, usize)> {
         let op = match user_data >> 60 {
             0 => Op::Wake,
@@ -58,7 +58,7 @@ impl Op {
 pub(super) enum Receive {
     Idle,
     Armed,
-    /// Its last completion is on the way.
+    /// Cancelled, but the last completion has not arrived yet.
     Cancelled,
 }
 
@@ -68,7 +68,7 @@ struct Message {
     slices: [libc::iovec; SLICES_PER_SEND],
 }
 
-/// An attempt to connect.
+/// A connection attempt under way.
 pub(super) struct Connecting {
     pub(super) to: Address,
     raw: SockAddr,
@@ -83,38 +83,31 @@ impl Connecting {
 pub(super) struct Conn {
     pub(super) id: ConnId,
     pub(super) fd: OwnedFd,
-    pub(super) _permit: Option<Permit>,
     /// Set until the connection is established.
     pub(super) connecting: Option<Box<Connecting>>,
     pub(super) receive: Receive,
     /// The peer sends no more.
     pub(super) read_done: bool,
-    /// A send is under way; it reads from `output`.
+    /// A send that reads from `output` is under way.
     pub(super) sending: bool,
     pub(super) output: OutBuf,
     message: Option<Box<Message>>,
-    /// Operations under way.
+    /// Operations that the kernel has not completed yet.
     pub(super) in_kernel: u8,
-    /// The time for closing is limited already.
+    /// The deadline for closing is set already.
     pub(super) closing: bool,
-    /// Decided to end; leaves when the last operation is done.
+    /// Set once the connection is to end. It leaves the table when its last operation has completed.
     pub(super) ended: Option<Closed>,
-    /// Bytes received in turn `in_turn`.
+    /// Bytes received in the turn numbered `in_turn`.
     pub(super) received: usize,
     pub(super) in_turn: u64,
 }
 
 impl Conn {
-    pub(super) fn new(
-        id: ConnId,
-        fd: OwnedFd,
-        permit: Option<Permit>,
-        connecting: Option<Box<Connecting>>,
-    ) -> Conn {
+    pub(super) fn new(id: ConnId, fd: OwnedFd, connecting: Option<Box<Connecting>>) -> Conn {
         Conn {
             id,
             fd,
-            _permit: permit,
             connecting,
             receive: Receive::Idle,
             read_done: false,
@@ -139,8 +132,8 @@ impl Conn {
         self.received
     }
 
-    /// A send of what `output` holds. It points into `output` and `message`, which must not be touched until it has
-    /// completed.
+    /// Builds a send of `output`. The entry points into `output` and `message`, which must not be touched
+    /// until the send has completed.
     pub(super) fn send_entry(&mut self) -> squeue::Entry {
         let fd = types::Fd(self.fd.as_raw_fd());
         let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
@@ -157,14 +150,14 @@ impl Conn {
         entry.user_data(Op::of(Op::Send, self.id))
     }
 
-    /// The send has completed.
+    /// Records that the send has completed.
     pub(super) fn send_done(&mut self) {
         self.sending = false;
         self.in_kernel -= 1;
         self.message = None;
     }
 
-    /// A connect to the address in `connecting`, to which it points.
+    /// Builds a connect to the address in `connecting`, to which the entry points.
     pub(super) fn connect_entry(&self) -> Option<squeue::Entry> {
         let raw = &self.connecting.as_ref()?.raw;
         let entry =

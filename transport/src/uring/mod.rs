@@ -1,21 +1,25 @@
-//! The completion loop: io_uring with deferred task work, multishot accept and receive, and shared receive buffers.
+//! The completion loop: io_uring with deferred task work, multishot accept and receive, and shared receive
+//! buffers.
 //!
-//! Owns its connections' sockets and the ring. A turn reaps what has completed, hands it to the engine, queues one send
-//! per connection, and submits everything with one system call, which also brings in what arrived meanwhile.
-//! Never blocks but in that call, and then only with nothing to do.
+//! Owns its connections' sockets and the ring. A turn reaps what has completed, hands it to the engine,
+//! queues one send per connection, and submits everything with one system call. The same call brings in
+//! what arrived meanwhile. Never blocks except in that call, and there only with nothing to do.
 //!
-//! Why it stays correct: one send is under way per connection, so output cannot be reordered; a connection leaves the
-//! table only when the kernel is done with all its operations, so memory it reads stays put; receive buffers go
-//! back within the turn, so that a slow connection cannot use them up; and a receive that ends for want of a buffer, or
-//! of its own accord, is armed again in the same turn.
+//! Correct because:
+//!
+//! - One send is under way per connection, so output cannot be reordered.
+//! - A connection leaves the table only when the kernel is done with all its operations, so memory that
+//!   the kernel reads stays in place.
+//! - Receive buffers return to the kernel within the turn, so a slow connection cannot use them up.
+//! - A receive that ends for want of a buffer, or of its own accord, is armed again in the same turn.
 
 mod conn;
 mod ring;
 
-use crate::accept::{Permit, reason};
+use crate::accept::reason;
 use crate::engine::{Address, Closed, ConnId, Engine, Origin};
-use crate::event_loop::{Desk, LoopError, LoopOptions, Wait};
-use crate::io::CloseWish;
+use crate::event_loop::{LoopError, LoopOptions, LoopState, Wait};
+use crate::io::CloseRequest;
 use crate::socket;
 use conn::{Conn, Connecting, Op, Receive, user_data};
 use io_uring::{cqueue, opcode, squeue, types};
@@ -24,17 +28,17 @@ use rustix::io::Errno;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-/// Tries whether a ring can be set up here.
+/// Sets up a ring and drops it, to learn whether io_uring works here.
 pub(crate) fn probe(options: &LoopOptions) -> Result<(), LoopError> {
     Ring::new(options, Arc::default()).map(drop)
 }
 
 /// Runs `engine` until it stops.
-pub(crate) fn run(desk: Desk, engine: &mut impl Engine) -> Result<(), LoopError> {
-    let ring = Ring::new(&desk.options, Arc::clone(&desk.counters))?;
-    let listeners = desk.acceptor.as_ref().map_or(0, |a| a.listeners.len());
+pub(crate) fn run(loop_state: LoopState, engine: &mut impl Engine) -> Result<(), LoopError> {
+    let ring = Ring::new(&loop_state.options, Arc::clone(&loop_state.counters))?;
+    let listeners = loop_state.acceptor.as_ref().map_or(0, |a| a.listeners.len());
     let accepting = vec![false; listeners];
-    let mut this = Uring { conns: Vec::new(), ring, accepting, completions: Vec::new(), turn: 0, desk };
+    let mut this = Uring { conns: Vec::new(), ring, accepting, completions: Vec::new(), turn: 0, loop_state };
     this.run(engine)
 }
 
@@ -43,10 +47,10 @@ struct Uring {
     ring: Ring,
     /// Whether the multishot accept of each listener is armed.
     accepting: Vec<bool>,
-    /// Completions of this turn, without sends.
+    /// Completions of this turn except sends: (user data, result, flags).
     completions: Vec<(u64, i32, u32)>,
     turn: u64,
-    desk: Desk,
+    loop_state: LoopState,
 }
 
 impl Uring {
@@ -55,7 +59,7 @@ impl Uring {
         self.arm_accepts()?;
         loop {
             self.wait(engine)?;
-            self.desk.awake(engine);
+            self.loop_state.awake(engine);
             self.turn += 1;
             self.reap()?;
             let mut completions = std::mem::take(&mut self.completions);
@@ -65,58 +69,58 @@ impl Uring {
             self.completions = completions;
             self.ring.buffers.publish();
             self.arm_accepts()?;
-            self.desk.tell(engine);
-            while let Some(adoption) = self.desk.adoption() {
-                self.add(adoption.fd, adoption.permit, &adoption.origin, engine);
+            self.loop_state.tell(engine);
+            while let Some(adoption) = self.loop_state.adoption() {
+                self.add(adoption.fd, &adoption.origin, engine);
             }
-            if self.desk.turn(engine) {
+            if self.loop_state.turn(engine) {
                 self.begin_stop()?;
             }
-            self.carry_out()?;
-            if self.desk.is_overdue() {
-                self.conns.iter().flatten().for_each(|conn| self.desk.io.abort(conn.id));
-                self.carry_out()?;
+            self.submit_requests()?;
+            if self.loop_state.is_overdue() {
+                self.conns.iter().flatten().for_each(|conn| self.loop_state.io.abort(conn.id));
+                self.submit_requests()?;
             }
-            if self.desk.is_finished() && self.ring.in_kernel == 0 {
+            if self.loop_state.is_finished() && self.ring.in_kernel == 0 {
                 return Ok(());
             }
         }
     }
 
-    /// Submits this turn's operations and brings in completions; sleeps if nothing is to be done.
+    /// Submits this turn's operations and brings in completions. Sleeps if there is nothing to do.
     fn wait(&mut self, engine: &mut impl Engine) -> Result<(), LoopError> {
         if self.sleepiness() == Wait::No {
             return if self.ring.has_business() { self.ring.enter(0, None) } else { Ok(()) };
         }
         if self.ring.has_submissions() {
-            // Sends complete within the call, so that waiting for a completion here would not wait: submit first, and
-            // look whether anything but sends came back.
+            // Sends complete within the call, so that waiting for one completion would return at once.
+            // Submit first, and check whether anything but sends came back.
             self.ring.enter(0, None)?;
             self.reap()?;
         }
         let Wait::Until(until) = self.sleepiness() else { return Ok(()) };
-        if !self.completions.is_empty() || self.ring.has_submissions() || !self.desk.park(engine) {
+        if !self.completions.is_empty() || self.ring.has_submissions() || !self.loop_state.park(engine) {
             return Ok(());
         }
         let timeout = until.map(|t| {
-            let ns = t.saturating_sub(self.desk.now.mono_ns);
+            let ns = t.saturating_sub(self.loop_state.now.mono_ns);
             types::Timespec::new().sec(ns / 1_000_000_000).nsec((ns % 1_000_000_000) as u32)
         });
         self.ring.enter(1, timeout)
     }
 
     fn sleepiness(&self) -> Wait {
-        if !self.desk.dirty.is_empty() {
+        if !self.loop_state.dirty.is_empty() {
             return Wait::No;
         }
-        if self.desk.is_finished() {
+        if self.loop_state.is_finished() {
             return Wait::Until(None); // Only the loop's own operations are left, and they are cancelled.
         }
-        let listeners = self.desk.acceptor.iter().flat_map(|a| a.listeners.iter());
-        self.desk.wait(listeners.filter_map(|l| l.resting_until).min())
+        let listeners = self.loop_state.acceptor.iter().flat_map(|a| a.listeners.iter());
+        self.loop_state.wait(listeners.filter_map(|l| l.resting_until).min())
     }
 
-    /// Takes completions out of the ring. Those of sends concern no engine and are dealt with at once.
+    /// Takes completions out of the ring. Sends do not concern the engine and are handled at once.
     fn reap(&mut self) -> Result<(), LoopError> {
         while let Some((name, result, flags)) = self.ring.completion() {
             match Op::parse(name) {
@@ -141,33 +145,33 @@ impl Uring {
             Some((Op::Connect, index)) => self.connected(index, result, engine),
             Some((Op::Wake, _)) if !cqueue::more(flags) => {
                 self.ring.in_kernel -= 1;
-                if self.desk.is_stopping() { Ok(()) } else { self.watch_waker() }
+                if self.loop_state.is_stopping() { Ok(()) } else { self.watch_waker() }
             }
             _ => Ok(()),
         }
     }
 
     fn watch_waker(&mut self) -> Result<(), LoopError> {
-        let event = types::Fd(self.desk.waker.event().as_raw_fd());
+        let event = types::Fd(self.loop_state.waker.event().as_raw_fd());
         let poll = opcode::PollAdd::new(event, libc::POLLIN as u32).multi(true).build();
-        // SAFETY: points to nothing; the eventfd lives as long as the desk.
+        // SAFETY: points to nothing, and the eventfd lives as long as `loop_state`.
         unsafe { self.ring.push(poll.user_data(user_data(Op::Wake, 0, 0))) }
     }
 
-    /// Arms the accepts that are not, but for listeners that rest.
+    /// Arms the accept of each listener that is neither armed nor paused.
     fn arm_accepts(&mut self) -> Result<(), LoopError> {
-        let Some(acceptor) = &mut self.desk.acceptor else { return Ok(()) };
+        let Some(acceptor) = &mut self.loop_state.acceptor else { return Ok(()) };
         for (n, listening) in acceptor.listeners.iter_mut().enumerate() {
-            if self.accepting[n] || listening.resting_until.is_some_and(|t| t > self.desk.now.mono_ns) {
+            if self.accepting[n] || listening.resting_until.is_some_and(|t| t > self.loop_state.now.mono_ns) {
                 continue;
             }
             listening.resting_until = None;
             self.accepting[n] = true;
-            // With O_NONBLOCK the kernel would report EAGAIN instead of waiting in our place.
+            // With O_NONBLOCK the kernel would report EAGAIN instead of completing the operation later.
             let _ = rustix::io::ioctl_fionbio(&listening.listener, false);
             let fd = types::Fd(std::os::fd::AsFd::as_fd(&listening.listener).as_raw_fd());
             let accept = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
-            // SAFETY: points to nothing; the kernel holds the listener itself.
+            // SAFETY: points to nothing, and the kernel holds the listener itself.
             unsafe { self.ring.push(accept.user_data(user_data(Op::Accept, n as u32, 0)))? };
         }
         Ok(())
@@ -180,7 +184,7 @@ impl Uring {
         }
         // SAFETY: a result that is no error is a new descriptor, and this completion is its only owner.
         let fd = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
-        let Some(acceptor) = &mut self.desk.acceptor else { return Ok(()) };
+        let Some(acceptor) = &mut self.loop_state.acceptor else { return Ok(()) };
         match fd {
             Some(fd) => {
                 acceptor.listeners[n].accepted();
@@ -188,21 +192,21 @@ impl Uring {
             }
             None => {
                 let errno = Errno::from_raw_os_error(-result);
-                // If it rests, it is armed again when its rest is over, otherwise in this turn.
-                let _rests = acceptor.listeners[n].failed(errno, self.desk.now.mono_ns);
+                // A paused listener is armed again after its pause, any other in this turn.
+                let _rests = acceptor.listeners[n].failed(errno, self.loop_state.now.mono_ns);
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, fd: OwnedFd, permit: Option<Permit>, origin: &Origin, engine: &mut impl Engine) {
-        // With O_NONBLOCK the kernel would report EAGAIN instead of waiting in our place.
+    fn add(&mut self, fd: OwnedFd, origin: &Origin, engine: &mut impl Engine) {
+        // With O_NONBLOCK the kernel would report EAGAIN instead of completing the operation later.
         let _ = rustix::io::ioctl_fionbio(&fd, false);
-        let id = self.desk.io.open();
-        self.put(Conn::new(id, fd, permit, None));
-        self.desk.dirty.push(id);
-        self.desk.counters.opened.add(1);
-        engine.opened(self.desk.now, id, origin, &mut self.desk.io);
+        let id = self.loop_state.io.open();
+        self.put(Conn::new(id, fd, None));
+        self.loop_state.dirty.push(id);
+        self.loop_state.counters.opened.add(1);
+        engine.opened(self.loop_state.now, id, origin, &mut self.loop_state.io);
     }
 
     fn put(&mut self, conn: Conn) {
@@ -219,14 +223,15 @@ impl Uring {
             Ok(made) => made,
             Err(e) => {
                 let errno = e.raw_os_error().unwrap_or(libc::EINVAL);
-                self.desk.ended.push((id, Closed::ConnectFailed(errno)));
+                self.loop_state.ended.push((id, Closed::ConnectFailed(errno)));
                 return Ok(());
             }
         };
-        let mut conn = Conn::new(id, socket.into(), None, Some(Connecting::new(address, raw)));
+        let mut conn = Conn::new(id, socket.into(), Some(Connecting::new(address, raw)));
         if let Some(entry) = conn.connect_entry() {
             conn.in_kernel += 1;
-            // SAFETY: the address is boxed inside the connection, which stays in the table until this has completed.
+            // SAFETY: the address is boxed inside the connection, which stays in the table until the
+            // connect completes.
             unsafe { self.ring.push(entry)? };
         }
         self.put(conn);
@@ -246,11 +251,11 @@ impl Uring {
             return self.end(id, Closed::ConnectFailed(-result));
         }
         let Some(connecting) = conn.connecting.take() else { return Ok(()) };
-        self.desk.dirty.push(id);
-        if self.desk.io.is_open(id) {
+        self.loop_state.dirty.push(id);
+        if self.loop_state.io.is_open(id) {
             let origin = Origin { peer: connecting.to, listener: None };
-            self.desk.counters.opened.add(1);
-            engine.opened(self.desk.now, id, &origin, &mut self.desk.io);
+            self.loop_state.counters.opened.add(1);
+            engine.opened(self.loop_state.now, id, &origin, &mut self.loop_state.io);
         }
         Ok(())
     }
@@ -268,14 +273,14 @@ impl Uring {
             return Ok(());
         };
         let id = conn.id;
-        let heard = conn.ended.is_none() && self.desk.io.is_open(id);
+        let heard = conn.ended.is_none() && self.loop_state.io.is_open(id);
         let mut over = false;
         if let Some(buffer) = buffer {
             if result > 0 && heard {
                 over = conn.count_received(self.turn, result as usize)
-                    > self.desk.options.input_bytes_per_turn_max;
+                    > self.loop_state.options.input_bytes_per_turn_max;
                 let bytes = self.ring.buffers.filled(buffer, result as usize);
-                engine.received(self.desk.now, id, bytes, &mut self.desk.io);
+                engine.received(self.loop_state.now, id, bytes, &mut self.loop_state.io);
             }
             self.ring.buffers.give_back(buffer);
         }
@@ -289,13 +294,13 @@ impl Uring {
             self.leave_if_done(index);
             return Ok(());
         }
-        self.desk.dirty.push(id);
+        self.loop_state.dirty.push(id);
         match result {
             1.. => {}
             0 => {
                 conn.read_done = true;
                 if heard {
-                    engine.eof(self.desk.now, id, &mut self.desk.io);
+                    engine.eof(self.loop_state.now, id, &mut self.loop_state.io);
                 }
             }
             _ => match Errno::from_raw_os_error(-result) {
@@ -306,7 +311,7 @@ impl Uring {
         Ok(())
     }
 
-    /// A send has completed.
+    /// Handles the completion of a send.
     fn sent(&mut self, index: usize, result: i32) -> Result<(), LoopError> {
         self.ring.in_kernel -= 1;
         let Some(conn) = self.conns[index].as_mut() else {
@@ -317,8 +322,8 @@ impl Uring {
         let id = conn.id;
         if result > 0 {
             let count = (result as usize).min(conn.output.len());
-            if self.desk.io.sent_of(id, &mut conn.output, count) {
-                self.desk.drained.push(id);
+            if self.loop_state.io.sent_of(id, &mut conn.output, count) {
+                self.loop_state.drained.push(id);
             }
         }
         if conn.ended.is_some() {
@@ -331,46 +336,46 @@ impl Uring {
                 errno => return self.end(id, reason(errno)),
             }
         }
-        let wishes = self.desk.io.wishes(id);
-        if !conn.output.is_empty() || wishes.is_some_and(|w| w.output || w.close != CloseWish::None) {
-            self.desk.dirty.push(id);
+        let requests = self.loop_state.io.requests(id);
+        if !conn.output.is_empty() || requests.is_some_and(|r| r.output || r.close != CloseRequest::None) {
+            self.loop_state.dirty.push(id);
         }
         Ok(())
     }
 
-    /// Does what the engine wished for in this turn, and what is left to do for connections with completions.
-    fn carry_out(&mut self) -> Result<(), LoopError> {
-        let mut connects = std::mem::take(&mut self.desk.connects);
-        self.desk.io.take_connects(&mut connects);
+    /// Submits what the engine requested in this turn, and arms again what completions ended.
+    fn submit_requests(&mut self) -> Result<(), LoopError> {
+        let mut connects = std::mem::take(&mut self.loop_state.connects);
+        self.loop_state.io.take_connects(&mut connects);
         for (id, address) in connects.drain(..) {
-            match self.desk.io.is_open(id) && !self.desk.is_stopping() {
+            match self.loop_state.io.is_open(id) && !self.loop_state.is_stopping() {
                 true => self.connect(id, address)?,
-                false => self.desk.ended.push((id, Closed::ByEngine)),
+                false => self.loop_state.ended.push((id, Closed::ByEngine)),
             }
         }
-        self.desk.connects = connects;
+        self.loop_state.connects = connects;
 
-        let mut dirty = std::mem::take(&mut self.desk.dirty);
-        self.desk.io.take_dirty(&mut dirty);
+        let mut dirty = std::mem::take(&mut self.loop_state.dirty);
+        self.loop_state.io.take_dirty(&mut dirty);
         for id in dirty.drain(..) {
-            self.look_at(id)?;
+            self.submit_requests_of(id)?;
         }
-        self.desk.dirty = dirty;
+        self.loop_state.dirty = dirty;
         Ok(())
     }
 
-    fn look_at(&mut self, id: ConnId) -> Result<(), LoopError> {
+    fn submit_requests_of(&mut self, id: ConnId) -> Result<(), LoopError> {
         let found = self.conns.get_mut(id.index()).and_then(Option::as_mut);
         let Some(conn) = found.filter(|c| c.id == id && c.ended.is_none()) else { return Ok(()) };
-        let Some(wishes) = self.desk.io.wishes(id) else { return Ok(()) };
-        match wishes.close {
-            CloseWish::Now => return self.end(id, Closed::ByEngine),
-            CloseWish::AfterOutput if conn.connecting.is_some() => return self.end(id, Closed::ByEngine),
-            CloseWish::AfterOutput if !conn.sending && !wishes.output && conn.output.is_empty() => {
+        let Some(requests) = self.loop_state.io.requests(id) else { return Ok(()) };
+        match requests.close {
+            CloseRequest::Now => return self.end(id, Closed::ByEngine),
+            CloseRequest::AfterOutput if conn.connecting.is_some() => return self.end(id, Closed::ByEngine),
+            CloseRequest::AfterOutput if !conn.sending && !requests.output && conn.output.is_empty() => {
                 return self.end(id, Closed::ByEngine);
             }
-            CloseWish::AfterOutput if !std::mem::replace(&mut conn.closing, true) => {
-                self.desk.limit_closing(id)
+            CloseRequest::AfterOutput if !std::mem::replace(&mut conn.closing, true) => {
+                self.loop_state.limit_closing(id)
             }
             _ => {}
         }
@@ -378,26 +383,26 @@ impl Uring {
             return Ok(());
         }
         if !conn.sending {
-            if conn.output.is_empty() && wishes.output {
-                conn.output = self.desk.io.take_output(id).unwrap_or_default();
+            if conn.output.is_empty() && requests.output {
+                conn.output = self.loop_state.io.take_output(id).unwrap_or_default();
             }
             if !conn.output.is_empty() {
                 conn.sending = true;
                 conn.in_kernel += 1;
                 let entry = conn.send_entry();
-                // SAFETY: the output's buffers and the boxed message belong to the connection, which stays in the table
-                // and leaves them alone until `sent`.
+                // SAFETY: the output's buffers and the boxed message belong to the connection, which stays
+                // in the table and leaves them alone until `sent`.
                 unsafe { self.ring.push(entry)? };
             }
         }
-        let reading = wishes.close == CloseWish::None && !wishes.input_paused && !conn.read_done;
+        let reading = requests.close == CloseRequest::None && !requests.input_paused && !conn.read_done;
         match conn.receive {
             Receive::Idle if reading => {
                 conn.receive = Receive::Armed;
                 conn.in_kernel += 1;
                 let fd = types::Fd(conn.fd.as_raw_fd());
                 let receive = opcode::RecvMulti::new(fd, BUFFER_GROUP).build();
-                // SAFETY: points to nothing; the provided buffers live as long as the ring.
+                // SAFETY: points to nothing, and the provided buffers live as long as the ring.
                 unsafe { self.ring.push(receive.user_data(Op::of(Op::Receive, id))) }
             }
             Receive::Armed if !reading => self.cancel_receive(id),
@@ -405,7 +410,7 @@ impl Uring {
         }
     }
 
-    /// Ends the multishot receive; its last completion decides whether it is armed again.
+    /// Cancels the multishot receive. Its last completion decides whether it is armed again.
     fn cancel_receive(&mut self, id: ConnId) -> Result<(), LoopError> {
         let Some(conn) = self.conns[id.index()].as_mut() else { return Ok(()) };
         if conn.receive != Receive::Armed {
@@ -424,9 +429,10 @@ impl Uring {
         unsafe { self.ring.push_uncounted(cancel) }
     }
 
-    /// Decides that a connection ends. It leaves when the kernel is done with it.
+    /// Marks a connection as ended and cancels its operations. It leaves the table when the kernel is done
+    /// with it.
     fn end(&mut self, id: ConnId, why: Closed) -> Result<(), LoopError> {
-        let asked_for = !self.desk.io.is_open(id);
+        let asked_for = !self.loop_state.io.is_open(id);
         let Some(conn) = self.conns[id.index()].as_mut().filter(|c| c.ended.is_none()) else { return Ok(()) };
         conn.ended = Some(if asked_for { Closed::ByEngine } else { why });
         let (sending, connecting) = (conn.sending, conn.connecting.is_some() && conn.in_kernel > 0);
@@ -445,7 +451,7 @@ impl Uring {
     fn leave_if_done(&mut self, index: usize) {
         if let Some(conn) = self.conns[index].take_if(|c| c.in_kernel == 0 && c.ended.is_some()) {
             let why = conn.ended.unwrap_or(Closed::ByEngine);
-            self.desk.ended.push((conn.id, why));
+            self.loop_state.ended.push((conn.id, why));
         }
     }
 
@@ -456,8 +462,8 @@ impl Uring {
             }
         }
         self.cancel(user_data(Op::Wake, 0, 0))?;
-        self.desk.acceptor = None;
-        self.conns.iter().flatten().for_each(|conn| self.desk.io.close(conn.id));
+        self.loop_state.acceptor = None;
+        self.conns.iter().flatten().for_each(|conn| self.loop_state.io.close(conn.id));
         Ok(())
     }
 }
@@ -465,7 +471,8 @@ impl Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         if self.ring.in_kernel > 0 {
-            // Only when an engine panicked or the ring failed: the kernel may still read what the connections own.
+            // Only if an engine panicked or the ring failed: the kernel may still read what the
+            // connections own.
             std::mem::forget(std::mem::take(&mut self.conns));
         }
     }

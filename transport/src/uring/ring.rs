@@ -1,9 +1,11 @@
 //! One io_uring and its receive buffers.
 //!
-//! Owns the setup, the submission and completion queues, and the provided-buffer ring. Never knows a connection.
+//! Owns the setup, the submission and completion queues, and the provided-buffer ring. Never knows a
+//! connection.
 //!
-//! Why the kernel never touches freed memory: the buffers are unmapped after the ring is closed and only when no
-//! operation is under way; if some are (an engine panicked), the mappings are leaked instead.
+//! Correct because the kernel never touches freed memory. The buffers are unmapped after the ring is
+//! closed, and only when no operation is under way. If some are (an engine panicked), the mappings are
+//! leaked instead.
 
 use crate::event_loop::{LoopCounters, LoopError, LoopKind, LoopOptions};
 use io_uring::types::{BufRingEntry, SubmitArgs, Timespec};
@@ -19,7 +21,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 /// The one group of provided buffers of a ring.
 pub(super) const BUFFER_GROUP: u16 = 0;
 
-/// Completions outnumber submissions: multishot operations complete many times. Overflow is kept by the kernel, but slow.
+/// Completion entries per submission entry: multishot operations complete many times. The kernel stores an
+/// overflow too, but slowly.
 const COMPLETIONS_PER_SUBMISSION: u32 = 4;
 
 /// `IORING_ENTER_GETEVENTS`: run deferred work and flush an overflown completion queue.
@@ -36,7 +39,7 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Sets everything up on the calling thread, which must be the one that uses it.
+    /// Sets everything up on the calling thread, which must be the one that uses the ring.
     pub(super) fn new(options: &LoopOptions, counters: Arc<LoopCounters>) -> Result<Ring, LoopError> {
         let entries = options.ring_entries.max(8).next_power_of_two();
         let mut builder = IoUring::builder();
@@ -55,7 +58,7 @@ impl Ring {
                 _ => Err(e),
             });
         if let Ok(ring) = &mut ring {
-            // Spares a look-up of the descriptor in each call; works without.
+            // Spares a look-up of the descriptor in each call. Works without.
             let _ = ring.submitter().register_ring_fd();
         }
         let ring = ring.map_err(unavailable)?;
@@ -64,8 +67,9 @@ impl Ring {
         }
         let buffers = Buffers::new(options.receive_buffers, options.receive_buffer_bytes)
             .map_err(LoopError::failed("mapping receive buffers"))?;
-        // SAFETY: the entries are mapped, `count` of them, and stay so until the ring is closed: the field order of
-        // `Ring` closes it first, and here `ring` is dropped before `buffers` returns to anyone on an error.
+        // SAFETY: the entries are mapped, `count` of them, and stay so until the ring is closed. The field
+        // order of `Ring` closes it first, and on an error here `ring` is dropped before `buffers` is
+        // returned to any caller.
         let registered = unsafe {
             let at = buffers.entries.start.as_ptr() as u64;
             ring.submitter().register_buf_ring_with_flags(at, buffers.count, BUFFER_GROUP, 0)
@@ -87,7 +91,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Queues an operation that nobody waits for (a cancellation).
+    /// Queues an operation whose completion is not awaited (a cancellation).
     ///
     /// # Safety
     /// As [`Ring::push`].
@@ -101,7 +105,8 @@ impl Ring {
         }
     }
 
-    /// Whether entering the kernel would do anything: something to submit, deferred work, or completions set aside.
+    /// Whether entering the kernel would do anything: something to submit, deferred work, or overflown
+    /// completions.
     pub(super) fn has_business(&mut self) -> bool {
         let queue = self.ring.submission();
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
@@ -128,8 +133,8 @@ impl Ring {
         match done {
             Ok(_) => Ok(()),
             Err(e) => match e.raw_os_error() {
-                // Time out, a signal; or too many completions are set aside, or memory is short: those who call reap
-                // completions and come back.
+                // A timeout, a signal, overflown completions or a lack of memory. The caller reaps
+                // completions and comes back.
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
                 _ => Err(LoopError::Failed { doing: "entering io_uring", source: e }),
             },
@@ -150,7 +155,7 @@ impl Drop for Ring {
     }
 }
 
-/// An error of the setup, with what to do about it.
+/// Names the cause of a failed setup and the change that would cure it.
 fn unavailable(error: io::Error) -> LoopError {
     let (reason, advice) = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => (
@@ -199,7 +204,8 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if !self.leaked {
-            // SAFETY: mapped by `new` with this length, and `Ring` saw to it that the kernel is done with it.
+            // SAFETY: mapped by `new` with this length, and `Ring` ensures that the kernel is done with
+            // it.
             let _ = unsafe { rustix::mm::munmap(self.start.as_ptr(), self.bytes.get()) };
         }
     }
@@ -211,7 +217,7 @@ pub(super) struct Buffers {
     memory: Mapping,
     count: u16,
     size: u32,
-    /// Where the next buffer is put; published to the kernel by [`Buffers::publish`].
+    /// Index of the next entry, modulo 2^16. [`Buffers::publish`] publishes it to the kernel.
     tail: u16,
 }
 
@@ -230,11 +236,11 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// The first `length` bytes of a buffer that the kernel has filled and not been given back.
+    /// The first `length` bytes of a buffer that the kernel has filled and that was not offered again.
     pub(super) fn filled(&self, id: u16, length: usize) -> &[u8] {
         assert!(id < self.count && length <= self.size as usize, "the kernel names one of our buffers");
-        // SAFETY: inside the mapping by the assertion, initialised (zero at first), and the kernel does not
-        // write to a buffer between its completion and `give_back`, which needs `&mut self`.
+        // SAFETY: inside the mapping by the assertion, and initialised (zero at first). The kernel does
+        // not write to a buffer between its completion and `give_back`, which needs `&mut self`.
         unsafe {
             let start = self.memory.start.as_ptr().cast::<u8>().add(usize::from(id) * self.size as usize);
             std::slice::from_raw_parts(start, length)
@@ -245,9 +251,9 @@ impl Buffers {
     pub(super) fn give_back(&mut self, id: u16) {
         assert!(id < self.count, "the kernel names one of our buffers");
         let at = usize::from(self.tail & (self.count - 1));
-        // SAFETY: inside both mappings by the mask and the assertion. The kernel does not read entries from the
-        // published tail on, and there are never more than `count` buffers, so this entry is ours to write. Of entry 0
-        // the tail's two bytes (`resv`) are left alone.
+        // SAFETY: inside both mappings by the mask and the assertion. The kernel does not read entries
+        // from the published tail on, and there are never more than `count` buffers, so this entry is ours
+        // to write. The tail is the `resv` field of entry 0, which is not written here.
         unsafe {
             let entry = &mut *self.entries.start.as_ptr().cast::<BufRingEntry>().add(at);
             let start = self.memory.start.as_ptr().cast::<u8>().add(usize::from(id) * self.size as usize);
@@ -260,7 +266,8 @@ impl Buffers {
 
     /// Makes all returned buffers visible to the kernel.
     pub(super) fn publish(&mut self) {
-        // SAFETY: the tail lies inside the first entry, is aligned for u16, and is only written here; the kernel reads it atomically.
+        // SAFETY: the tail lies inside the first entry, is aligned for u16, and is only written here. The
+        // kernel reads it atomically.
         unsafe {
             let tail = BufRingEntry::tail(self.entries.start.as_ptr().cast::<BufRingEntry>());
             AtomicU16::from_ptr(tail.cast_mut()).store(self.tail, Ordering::Release);

@@ -5,25 +5,25 @@ use super::primitives::{DecodeError, Limits, Reader, put_boolean, put_buffer, pu
 /// Bytes of a session's password.
 pub const PASSWORD_BYTES: usize = 16;
 
-/// What a client opens a connection with.
+/// The first message of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectRequest<'a> {
-    /// Ignored by servers.
+    /// Servers ignore this field.
     pub protocol_version: i32,
     /// Highest zxid that the client saw on any connection.
     pub last_zxid_seen: i64,
-    /// Wanted session timeout, ms.
+    /// Requested session timeout, ms.
     pub timeout_ms: i32,
     /// 0 for a new session.
     pub session_id: i64,
-    /// 16 bytes; for a new session anything, null included.
+    /// [`PASSWORD_BYTES`] bytes. A new session may send anything, null included.
     pub password: Option<&'a [u8]>,
-    /// `None`: a very old client that does not know the field. The response then omits it too.
+    /// `None` from a very old client that does not know the field. The response then omits it too.
     pub read_only: Option<bool>,
 }
 
 impl<'a> ConnectRequest<'a> {
-    /// Decodes the first frame's payload. An error means: close the connection.
+    /// Decodes the first frame's payload. On an error the caller closes the connection.
     pub fn decode(payload: &'a [u8], limits: Limits) -> Result<Self, DecodeError> {
         let mut r = Reader::new(payload, limits);
         Ok(Self {
@@ -35,7 +35,7 @@ impl<'a> ConnectRequest<'a> {
             read_only: optional_boolean(&mut r)?,
         })
     }
-    /// Appends the payload.
+    /// Appends the payload, without a frame length.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_int(out, self.protocol_version);
         put_long(out, self.last_zxid_seen);
@@ -48,23 +48,23 @@ impl<'a> ConnectRequest<'a> {
     }
 }
 
-/// What a server answers. It has no reply header.
+/// The first message of a server. It has no reply header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectResponse<'a> {
-    /// Always 0.
+    /// Servers always send 0.
     pub protocol_version: i32,
-    /// Negotiated timeout, ms; 0 or less: refused, the session is gone.
+    /// Negotiated session timeout, ms. 0 or less means refused: the session is gone.
     pub timeout_ms: i32,
-    /// The session; 0 when refused.
+    /// Id of the session; 0 when refused.
     pub session_id: i64,
-    /// Its password; all zero when refused.
+    /// Password of the session; all zero when refused.
     pub password: Option<&'a [u8]>,
-    /// Sent only if the request carried the field: whether this is a read-only server.
+    /// Whether this is a read-only server. Sent only if the request carried the field.
     pub read_only: Option<bool>,
 }
 
 impl<'a> ConnectResponse<'a> {
-    /// The answer to a session that is unknown, expired, or whose password does not match.
+    /// The response to a session that is unknown or expired, or whose password does not match.
     pub const fn refused(read_only: Option<bool>) -> ConnectResponse<'static> {
         ConnectResponse {
             protocol_version: 0,
@@ -74,7 +74,6 @@ impl<'a> ConnectResponse<'a> {
             read_only,
         }
     }
-    /// Decodes the payload.
     pub fn decode(payload: &'a [u8], limits: Limits) -> Result<Self, DecodeError> {
         let mut r = Reader::new(payload, limits);
         Ok(Self {
@@ -85,7 +84,7 @@ impl<'a> ConnectResponse<'a> {
             read_only: optional_boolean(&mut r)?,
         })
     }
-    /// Appends the payload.
+    /// Appends the payload, without a frame length.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_int(out, self.protocol_version);
         put_int(out, self.timeout_ms);

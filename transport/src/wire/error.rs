@@ -9,37 +9,35 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Success.
     OK = 0, "Ok";
-    /// Never sent.
+    /// A write that Paddock refused before ordering it.
     SYSTEM_ERROR = -1, "SystemError";
     /// In a multi: ops behind the one that failed.
     RUNTIME_INCONSISTENCY = -2, "RuntimeInconsistency";
-    /// Never sent.
+    /// Never sent to clients.
     DATA_INCONSISTENCY = -3, "DataInconsistency";
     /// Made by clients only.
     CONNECTION_LOSS = -4, "ConnectionLoss";
-    /// The request could not be decoded; the connection stays open.
+    /// The request could not be decoded. The connection stays open.
     MARSHALLING_ERROR = -5, "MarshallingError";
-    /// Unknown opcode (then close), or a feature that is off.
+    /// Unknown opcode (the connection is closed), or a feature that is off.
     UNIMPLEMENTED = -6, "Unimplemented";
     /// Made by clients only.
     OPERATION_TIMEOUT = -7, "OperationTimeout";
     /// Invalid path, flags, ttl, ….
     BAD_ARGUMENTS = -8, "BadArguments";
-    /// Between servers.
+    /// Used between servers only.
     UNKNOWN_SESSION = -12, "UnknownSession";
     /// Reconfig: no synced quorum of the new configuration.
     NEW_CONFIG_NO_QUORUM = -13, "NewConfigNoQuorum";
-    /// Another reconfig is pending.
+    /// A reconfig is pending already.
     RECONFIG_IN_PROGRESS = -14, "ReconfigInProgress";
-    /// Never sent.
+    /// Never sent to clients.
     API_ERROR = -100, "APIError";
     /// The znode (for create, the parent) is missing.
     NO_NODE = -101, "NoNode";
     /// The ACL check failed.
     NO_AUTH = -102, "NoAuth";
-    /// Version mismatch.
     BAD_VERSION = -103, "BadVersion";
     /// Create below an ephemeral znode.
     NO_CHILDREN_FOR_EPHEMERALS = -108, "NoChildrenForEphemerals";
@@ -53,7 +51,7 @@ codes! {
     INVALID_CALLBACK = -113, "InvalidCallback";
     /// Null or empty ACL list, unknown scheme, malformed id.
     INVALID_ACL = -114, "InvalidACL";
-    /// Authentication failed; closed afterwards.
+    /// Authentication failed. The connection is closed afterwards.
     AUTH_FAILED = -115, "AuthFailed";
     /// Internal to the C client.
     CLOSING = -116, "Closing";
@@ -71,7 +69,7 @@ codes! {
     REQUEST_TIMEOUT = -122, "RequestTimeout";
     /// Reconfig is switched off.
     RECONFIG_DISABLED = -123, "ReconfigDisabled";
-    /// An enforced authentication scheme is missing; closed afterwards.
+    /// An enforced authentication scheme is missing. The connection is closed afterwards.
     SESSION_CLOSED_REQUIRE_SASL_AUTH = -124, "SessionClosedRequireSaslAuth";
     /// A hard quota is exceeded.
     QUOTA_EXCEEDED = -125, "QuotaExceeded";

@@ -1,6 +1,8 @@
-//! Frames: a length, then so many bytes. And the four-letter words that may come instead of the first one.
+//! Frames (a length, then the payload), and the four-letter words that may come instead of the first
+//! frame.
 //!
-//! Owns where a message ends. Never waits and never buffers: it looks at what has arrived.
+//! Owns where a message ends. Never waits and never buffers. Correct because each call looks only at the
+//! bytes that have arrived, and checks a length against the limit before it uses the length.
 
 use super::primitives::{JUTE_MAX_BUFFER_BYTES_DEFAULT, wire_length};
 use thiserror::Error;
@@ -8,39 +10,36 @@ use thiserror::Error;
 /// Bytes of the length before each frame.
 pub const LENGTH_PREFIX_BYTES: usize = 4;
 
-/// The longest request frame that is taken by default: `jute.maxbuffer`; exactly this length is allowed.
+/// Longest request frame accepted by default, bytes: `jute.maxbuffer`. Exactly this length is allowed.
 pub const FRAME_MAX_BYTES_DEFAULT: u32 = JUTE_MAX_BUFFER_BYTES_DEFAULT;
 
-/// A length that no frame may have: close the connection without a reply.
+/// A length that no frame may have. The connection is closed without a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// Below zero.
     #[error("negative frame length {0}")]
     Negative(i32),
-    /// Above the limit.
     #[error("frame of {length} bytes is longer than the limit of {max} bytes (jute.maxbuffer)")]
     TooLong {
-        /// What the peer announced.
+        /// Length announced by the peer.
         length: u32,
-        /// What is allowed.
+        /// Largest length that is allowed.
         max: u32,
     },
 }
 
-/// What the bytes that have arrived hold.
+/// The first frame in the bytes that have arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Split<'a> {
-    /// A whole frame, and what follows it.
+    /// A whole frame, and the bytes behind it.
     Frame {
-        /// The payload, without the length.
+        /// The payload, without its length prefix.
         payload: &'a [u8],
-        /// The bytes behind it.
         rest: &'a [u8],
     },
     /// Not a whole frame yet.
     Incomplete {
-        /// Bytes from the frame's start (length included) that must be there before another look is worth it.
+        /// Bytes, counted from the start of the length prefix, without which another attempt is useless.
         needed_bytes: usize,
     },
 }
@@ -62,7 +61,7 @@ pub fn split(bytes: &[u8], max_bytes: u32) -> Result<Split<'_>, FrameError> {
     })
 }
 
-/// Appends a frame whose payload `fill` writes; its length is put in afterwards.
+/// Appends a frame whose payload `fill` writes, and fills in its length afterwards.
 #[inline]
 pub fn put_frame<R>(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let start = out.len();
@@ -83,17 +82,15 @@ macro_rules! words {
         pub enum FourLetterWord { $($(#[$doc])* $variant),* }
 
         impl FourLetterWord {
-            /// Every word.
             pub const ALL: &[FourLetterWord] = &[$(FourLetterWord::$variant),*];
 
-            /// The word that a fresh connection begins with; `None`: its first four bytes are a length.
+            /// The word that the first four bytes of a connection spell; `None` if they are a length.
             pub const fn recognise(first: [u8; FOUR_LETTER_BYTES]) -> Option<Self> {
                 $(if u32::from_be_bytes(first) == u32::from_be_bytes(*$text) {
                     return Some(FourLetterWord::$variant);
                 })*
                 None
             }
-            /// The four bytes.
             pub const fn bytes(self) -> &'static [u8; FOUR_LETTER_BYTES] {
                 match self { $(FourLetterWord::$variant => $text),* }
             }
@@ -102,50 +99,50 @@ macro_rules! words {
 }
 
 words! {
-    /// Configuration.
+    /// Reports the server's configuration.
     Conf = b"conf";
-    /// Connections.
+    /// Lists connections with their statistics.
     Cons = b"cons";
-    /// Reset connection statistics.
+    /// Resets the statistics of connections.
     Crst = b"crst";
-    /// Data and snapshot sizes.
+    /// Reports data and snapshot sizes.
     Dirs = b"dirs";
-    /// Sessions and ephemeral znodes.
+    /// Lists sessions and ephemeral znodes.
     Dump = b"dump";
-    /// Environment.
+    /// Reports the server's environment.
     Envi = b"envi";
-    /// Trace mask.
+    /// Reads the trace mask.
     Gtmk = b"gtmk";
-    /// Digest history.
+    /// Reports the digest history.
     Hash = b"hash";
-    /// `rw`, `ro` or `null`.
+    /// Answers `rw`, `ro` or `null`.
     Isro = b"isro";
-    /// Paddock's own: this server shall lead.
+    /// Paddock's extension: asks this server to become the leader.
     Lead = b"lead";
-    /// Metrics.
+    /// Reports metrics, one per line.
     Mntr = b"mntr";
-    /// `imok`.
+    /// Answers `imok` while the server runs.
     Ruok = b"ruok";
-    /// Reset server statistics.
+    /// Resets the server's statistics.
     Srst = b"srst";
-    /// Server summary.
+    /// Reports a summary of the server.
     Srvr = b"srvr";
-    /// Server summary with clients.
+    /// Reports a summary of the server and its clients.
     Stat = b"stat";
-    /// Set the trace mask: [`FourLetterWord::extra_bytes`] more follow.
+    /// Sets the trace mask: [`FourLetterWord::extra_bytes`] more follow.
     Stmk = b"stmk";
-    /// Watches by session.
+    /// Lists watches by session.
     Wchc = b"wchc";
-    /// Watches by path.
+    /// Lists watches by path.
     Wchp = b"wchp";
-    /// Watch summary.
+    /// Reports a summary of the watches.
     Wchs = b"wchs";
-    /// What telnet sends when interrupted: close.
+    /// Sent by an interrupted telnet: closes the connection.
     TelnetClose = b"\xff\xf4\xff\xfd";
 }
 
 impl FourLetterWord {
-    /// The word as text (`telnet close` for the bytes that are none).
+    /// The word as text. [`FourLetterWord::TelnetClose`] has no text and is `telnet close`.
     pub fn name(self) -> &'static str {
         std::str::from_utf8(self.bytes()).unwrap_or("telnet close")
     }

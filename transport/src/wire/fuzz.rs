@@ -1,18 +1,18 @@
-//! One entry for arbitrary bytes: every decoder, and what must hold of whatever it accepts.
+//! Entry point for arbitrary bytes: runs a decoder and checks what it accepts.
 //!
-//! Owns the claim that the fuzz target and the property tests share. Never part of a server's path.
+//! Owns the property that the fuzz target and the property tests share. Never part of a server's path.
 
 use super::{
     ConnectRequest, ConnectResponse, Limits, ReplyHeader, Request, RequestHeader, Response, Split,
     WatcherEvent, frame, opcode,
 };
 
-/// Gives `data` to the decoder that its first bytes choose, walks every list in what comes out, and checks that the
-/// record, encoded, decodes to itself.
+/// Gives `data` to the decoder that the first byte selects. An accepted record, encoded again, must decode
+/// to itself, lists included.
 pub fn fuzz_one(data: &[u8]) {
     let Some((selector, body)) = data.split_first() else { return };
     let (name, limits) = (selector >> 3, Limits::new(u32::from(*selector) * 16, 16));
-    // The opcodes in turn, and now and then one that is none.
+    // Every opcode occurs, and some numbers that are none.
     let opcode = opcode::ALL.get(name as usize).map_or(i32::from(name), |entry| entry.0);
     match selector & 0x07 {
         0 | 1 => request(opcode, body, limits),
@@ -58,7 +58,7 @@ fn response(opcode: i32, body: &[u8], limits: Limits) {
 /// Prefixes of an accepted record that are tried: enough for every field's border, few enough to stay fast.
 const CUTS_MAX: usize = 64;
 
-/// Takes the bytes as what arrives on a connection.
+/// Splits the bytes into frames, as if they arrived on a connection, and decodes each.
 fn stream(mut bytes: &[u8], max_bytes: u32) {
     let arrived = bytes.len();
     let mut seen = 0;

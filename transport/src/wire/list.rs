@@ -1,22 +1,20 @@
-//! Vectors: in wire form where they were decoded, or a slice to be encoded.
+//! Vectors: in wire form after decoding, or a slice to be encoded.
 //!
-//! Owns how a list is walked twice: once when its record is decoded, to find its end and every mistake in it, and
-//! again when somebody iterates it. Never copies an item's bytes. It stays correct because the wire form can only
-//! be made by that first walk, so the second one reads the same bytes with the same limits.
+//! Owns how a list is walked twice. Decoding walks it to find its end and every mistake in it, and
+//! iteration walks it again. Never copies an item's bytes. Correct because only the first walk can make
+//! the wire form, so that the second reads the same bytes with the same limits.
 
 use super::primitives::{DecodeError, Reader, Text, put_int, put_text, wire_length};
 use std::fmt;
 
-/// What a vector can hold.
-pub trait Item<'a>: Clone + PartialEq + fmt::Debug {
-    /// Reads one.
+/// Element type of a [`List`].
+pub trait ListItem<'a>: Clone + PartialEq + fmt::Debug {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError>;
-    /// Appends one.
     fn put(&self, out: &mut Vec<u8>);
 }
 
-/// Strings of a vector: null ones are refused.
-impl<'a> Item<'a> for Text<'a> {
+/// Strings of a vector: a null string is refused.
+impl<'a> ListItem<'a> for Text<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         reader.text()
     }
@@ -26,21 +24,21 @@ impl<'a> Item<'a> for Text<'a> {
 }
 
 /// A `vector<T>`. Null and empty are different values.
-pub struct List<'a, T>(Form<'a, T>);
+pub struct List<'a, T>(ListForm<'a, T>);
 
-enum Form<'a, T> {
+enum ListForm<'a, T> {
     Null,
     Wire { count: u32, reader: Reader<'a> },
     Slice(&'a [T]),
 }
 
-// By hand: a derived `Copy` would ask it of `T` too.
-impl<T> Clone for Form<'_, T> {
+// By hand: a derived `Copy` would require `T: Copy`.
+impl<T> Clone for ListForm<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<T> Copy for Form<'_, T> {}
+impl<T> Copy for ListForm<'_, T> {}
 impl<T> Clone for List<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -48,15 +46,13 @@ impl<T> Clone for List<'_, T> {
 }
 impl<T> Copy for List<'_, T> {}
 
-impl<'a, T: Item<'a>> List<'a, T> {
-    /// The null vector.
-    pub const NULL: Self = Self(Form::Null);
-    /// The empty vector.
-    pub const EMPTY: Self = Self(Form::Slice(&[]));
+impl<'a, T: ListItem<'a>> List<'a, T> {
+    pub const NULL: Self = Self(ListForm::Null);
+    pub const EMPTY: Self = Self(ListForm::Slice(&[]));
 
-    /// A vector of these items, to be encoded.
+    /// A vector of `items`, to be encoded.
     pub const fn new(items: &'a [T]) -> Self {
-        Self(Form::Slice(items))
+        Self(ListForm::Slice(items))
     }
     /// Reads a vector to its end. A count below -1 is an empty vector, as in ZooKeeper.
     pub fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
@@ -71,17 +67,17 @@ impl<'a, T: Item<'a>> List<'a, T> {
             T::read(reader)?;
         }
         let used = start.rest().len() - reader.rest().len();
-        Ok(Self(Form::Wire { count, reader: Reader::new(&start.rest()[..used], start.limits()) }))
+        Ok(Self(ListForm::Wire { count, reader: Reader::new(&start.rest()[..used], start.limits()) }))
     }
     /// Reads a vector that may not be null.
     pub fn read_present(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let list = Self::read(reader)?;
         if list.is_null() { Err(DecodeError::NullList) } else { Ok(list) }
     }
-    /// Appends the vector.
+    /// Appends the count and the items. The count of a null vector is -1.
     pub fn put(&self, out: &mut Vec<u8>) {
         match self.0 {
-            Form::Null => put_int(out, -1),
+            ListForm::Null => put_int(out, -1),
             _ => {
                 put_int(out, wire_length(self.len()));
                 for item in self.iter() {
@@ -90,50 +86,49 @@ impl<'a, T: Item<'a>> List<'a, T> {
             }
         }
     }
-    /// Whether it is the null vector.
     pub const fn is_null(&self) -> bool {
-        matches!(self.0, Form::Null)
+        matches!(self.0, ListForm::Null)
     }
-    /// Items in it; none in the null vector.
+    /// Number of items; 0 for the null vector.
     pub const fn len(&self) -> usize {
         match self.0 {
-            Form::Null => 0,
-            Form::Wire { count, .. } => count as usize,
-            Form::Slice(items) => items.len(),
+            ListForm::Null => 0,
+            ListForm::Wire { count, .. } => count as usize,
+            ListForm::Slice(items) => items.len(),
         }
     }
-    /// Whether nothing is in it (null or empty).
+    /// Whether the vector is null or has no items.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// The items, decoded where they lie.
+    /// The items, decoded in place.
     pub fn iter(&self) -> ListIter<'a, T> {
         ListIter(match self.0 {
-            Form::Null => Form::Slice(&[]),
+            ListForm::Null => ListForm::Slice(&[]),
             form => form,
         })
     }
 }
 
-impl<'a, T: Item<'a>> Default for List<'a, T> {
+impl<'a, T: ListItem<'a>> Default for List<'a, T> {
     fn default() -> Self {
         Self::EMPTY
     }
 }
 
-impl<'a, T: Item<'a>> PartialEq for List<'a, T> {
+impl<'a, T: ListItem<'a>> PartialEq for List<'a, T> {
     fn eq(&self, other: &Self) -> bool {
         self.is_null() == other.is_null() && self.len() == other.len() && self.iter().eq(other.iter())
     }
 }
 
-impl<'a, T: Item<'a>> fmt::Debug for List<'a, T> {
+impl<'a, T: ListItem<'a>> fmt::Debug for List<'a, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_null() { f.write_str("null") } else { f.debug_list().entries(self.iter()).finish() }
     }
 }
 
-impl<'a, T: Item<'a>> IntoIterator for List<'a, T> {
+impl<'a, T: ListItem<'a>> IntoIterator for List<'a, T> {
     type Item = T;
     type IntoIter = ListIter<'a, T>;
     fn into_iter(self) -> ListIter<'a, T> {
@@ -141,7 +136,7 @@ impl<'a, T: Item<'a>> IntoIterator for List<'a, T> {
     }
 }
 
-impl<'a, T: Item<'a>> IntoIterator for &List<'a, T> {
+impl<'a, T: ListItem<'a>> IntoIterator for &List<'a, T> {
     type Item = T;
     type IntoIter = ListIter<'a, T>;
     fn into_iter(self) -> ListIter<'a, T> {
@@ -149,20 +144,20 @@ impl<'a, T: Item<'a>> IntoIterator for &List<'a, T> {
     }
 }
 
-/// Walks a [`List`].
-pub struct ListIter<'a, T>(Form<'a, T>);
+/// Iterator over a [`List`].
+pub struct ListIter<'a, T>(ListForm<'a, T>);
 
-impl<'a, T: Item<'a>> Iterator for ListIter<'a, T> {
+impl<'a, T: ListItem<'a>> Iterator for ListIter<'a, T> {
     type Item = T;
     #[inline]
     fn next(&mut self) -> Option<T> {
         match &mut self.0 {
-            Form::Null => None,
-            Form::Wire { count, reader } => {
+            ListForm::Null => None,
+            ListForm::Wire { count, reader } => {
                 *count = count.checked_sub(1)?;
                 T::read(reader).ok()
             }
-            Form::Slice(items) => {
+            ListForm::Slice(items) => {
                 let (first, rest) = items.split_first()?;
                 *items = rest;
                 Some(first.clone())
@@ -171,15 +166,15 @@ impl<'a, T: Item<'a>> Iterator for ListIter<'a, T> {
     }
     fn size_hint(&self) -> (usize, Option<usize>) {
         let n = match self.0 {
-            Form::Null => 0,
-            Form::Wire { count, .. } => count as usize,
-            Form::Slice(items) => items.len(),
+            ListForm::Null => 0,
+            ListForm::Wire { count, .. } => count as usize,
+            ListForm::Slice(items) => items.len(),
         };
         (n, Some(n))
     }
 }
 
-impl<'a, T: Item<'a>> ExactSizeIterator for ListIter<'a, T> {}
+impl<'a, T: ListItem<'a>> ExactSizeIterator for ListIter<'a, T> {}
 
 #[cfg(test)]
 mod tests {

@@ -1,26 +1,32 @@
-//! The ZooKeeper client protocol: every record, both directions.
+//! The ZooKeeper client protocol: every record, in both directions.
 //!
-//! Owns the bytes of a message and nothing else. Never does I/O, knows no session, tree or watch, and never decides
-//! what a request means. It stays correct because every read is bounds-checked by one type ([`Reader`]), lists are
-//! validated when their record is decoded and only then handed out, and no decoder panics, whatever the bytes.
+//! Owns the bytes of a message. Never does I/O, knows no session, tree or watch, and never decides what a
+//! request means. Correct because one type ([`Reader`]) bounds-checks every read, and no decoder panics on
+//! any bytes. A list is handed out only after its record was decoded, which validates the list.
 //!
-//! Decoding borrows from the frame and allocates nothing for well-formed text: strings are [`Text`] (borrowed unless
-//! the bytes were malformed UTF-8), lists are [`List`] and [`Multi`], iterated where they lie. Encoding appends to a
-//! `Vec<u8>`. What a server is lenient about and where it is strict follows `spec/01`: bytes behind a record are
-//! ignored, a vector count below -1 is an empty vector, any non-zero boolean is true; a short body, a length below -1
-//! or above the limit, a null path or an op that a multi may not hold is a [`DecodeError`], answered by
-//! [`DecodeError::code`].
+//! Decoding borrows from the frame and allocates nothing for well-formed text. Strings are [`Text`]
+//! (borrowed unless the bytes were malformed UTF-8). Lists are [`List`] and [`Multi`], iterated in place.
+//! Encoding appends to a `Vec<u8>`.
+//!
+//! Strictness follows `spec/01`. Bytes behind a record are ignored, a vector count below -1 is an empty
+//! vector, and any non-zero boolean is true. These are a [`DecodeError`], answered by
+//! [`DecodeError::code`]:
+//!
+//! - a short body;
+//! - a length below -1 or above the limit;
+//! - a null path;
+//! - an op that a multi may not hold.
 //!
 //! | part | holds |
 //! |---|---|
-//! | [`primitives`] | jute's types: [`Reader`], the `put_*` functions, [`Text`], [`Limits`], [`DecodeError`] |
+//! | [`primitives`] | jute types: [`Reader`], `put_*` functions, [`Text`], [`Limits`], [`DecodeError`] |
 //! | [`list`] | [`List`]: a vector in wire form or as a slice |
 //! | [`records`] | [`Stat`], [`Acl`], [`Id`], headers, [`WatcherEvent`] |
 //! | [`connect`] | the handshake |
 //! | [`frame`] | length prefixes, four-letter words |
 //! | [`opcode`], [`error`] | numbers and names |
-//! | [`request`] | [`Request`]: what clients send |
-//! | [`reply`] | [`Response`]: what servers answer; whole reply frames at little cost |
+//! | [`request`] | [`Request`]: records of clients |
+//! | [`reply`] | [`Response`]: records of servers, and whole reply frames |
 //! | [`multi`] | the framing of multi and multiRead |
 
 #![forbid(unsafe_code)]

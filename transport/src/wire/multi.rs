@@ -1,6 +1,6 @@
 //! The framing of multi and multiRead: ops and results, each behind a header, ended by a terminator.
 //!
-//! Owns what may stand in such a list. Never executes anything. It stays correct as [`super::list`] does: a list in
+//! Owns which ops and results such a list may hold. Never executes anything. Correct because a list in
 //! wire form has been read to its terminator once, by the same code that iterates it.
 
 use super::list::List;
@@ -10,15 +10,15 @@ use super::request::{Create, CreateOp, Request, create_flags};
 use super::{error, opcode};
 use std::fmt;
 
-/// What may stand in a [`Multi`].
+/// Element type of a [`Multi`]: an op or a result.
 pub trait MultiOp<'a>: Clone + PartialEq + fmt::Debug {
     /// Reads the record that follows a header of type `kind`.
     fn read(kind: i32, reader: &mut Reader<'a>) -> Result<Self, DecodeError>;
-    /// The header's type.
+    /// The type field of the header.
     fn kind(&self) -> i32;
-    /// The header's err field.
+    /// The err field of the header.
     fn header_err(&self) -> i32;
-    /// Appends the record.
+    /// Appends the record, without its header.
     fn put_record(&self, out: &mut Vec<u8>);
 
     /// Appends header and record.
@@ -39,26 +39,26 @@ fn put_header(out: &mut Vec<u8>, kind: i32, done: bool, err: i32) {
     put_int(out, err);
 }
 
-/// The next header: its type, or `None` for the terminator. ZooKeeper looks at nothing else in it.
+/// Reads the next header: its type, or `None` for the terminator. ZooKeeper ignores the err field.
 fn read_header(r: &mut Reader<'_>) -> Result<Option<i32>, DecodeError> {
     let (kind, done, _err) = (r.int()?, r.boolean()?, r.int()?);
     Ok((!done).then_some(kind))
 }
 
 /// The ops of a multi ([`Request`]s) or its results ([`MultiResult`]s).
-pub struct Multi<'a, T>(Form<'a, T>);
+pub struct Multi<'a, T>(MultiForm<'a, T>);
 
-enum Form<'a, T> {
+enum MultiForm<'a, T> {
     Wire { count: u32, reader: Reader<'a> },
     Slice(&'a [T]),
 }
 
-impl<T> Clone for Form<'_, T> {
+impl<T> Clone for MultiForm<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<T> Copy for Form<'_, T> {}
+impl<T> Copy for MultiForm<'_, T> {}
 impl<T> Clone for Multi<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -67,9 +67,9 @@ impl<T> Clone for Multi<'_, T> {
 impl<T> Copy for Multi<'_, T> {}
 
 impl<'a, T: MultiOp<'a>> Multi<'a, T> {
-    /// A list of these, to be encoded.
+    /// A list of `items`, to be encoded.
     pub const fn new(items: &'a [T]) -> Self {
-        Self(Form::Slice(items))
+        Self(MultiForm::Slice(items))
     }
     /// Reads a list to its terminator.
     pub fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
@@ -86,25 +86,24 @@ impl<'a, T: MultiOp<'a>> Multi<'a, T> {
             count += 1;
         }
         let used = start.rest().len() - reader.rest().len();
-        Ok(Self(Form::Wire { count, reader: Reader::new(&start.rest()[..used], start.limits()) }))
+        Ok(Self(MultiForm::Wire { count, reader: Reader::new(&start.rest()[..used], start.limits()) }))
     }
     /// Appends the list with its terminator.
     pub fn put(&self, out: &mut Vec<u8>) {
         self.iter().for_each(|op| op.put(out));
         put_multi_end(out);
     }
-    /// How many there are.
     pub const fn len(&self) -> usize {
         match self.0 {
-            Form::Wire { count, .. } => count as usize,
-            Form::Slice(items) => items.len(),
+            MultiForm::Wire { count, .. } => count as usize,
+            MultiForm::Slice(items) => items.len(),
         }
     }
-    /// Whether there are none, which is legal.
+    /// An empty list is legal.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// One after another, decoded where they lie.
+    /// The elements in order, decoded in place.
     pub const fn iter(&self) -> MultiIter<'a, T> {
         MultiIter(self.0)
     }
@@ -130,19 +129,19 @@ impl<'a, T: MultiOp<'a>> IntoIterator for Multi<'a, T> {
     }
 }
 
-/// Walks a [`Multi`].
-pub struct MultiIter<'a, T>(Form<'a, T>);
+/// Iterator over a [`Multi`].
+pub struct MultiIter<'a, T>(MultiForm<'a, T>);
 
 impl<'a, T: MultiOp<'a>> Iterator for MultiIter<'a, T> {
     type Item = T;
     fn next(&mut self) -> Option<T> {
         match &mut self.0 {
-            Form::Wire { count, reader } => {
+            MultiForm::Wire { count, reader } => {
                 *count = count.checked_sub(1)?;
                 let kind = read_header(reader).ok()??;
                 T::read(kind, reader).ok()
             }
-            Form::Slice(items) => {
+            MultiForm::Slice(items) => {
                 let (first, rest) = items.split_first()?;
                 *items = rest;
                 Some(first.clone())
@@ -151,8 +150,8 @@ impl<'a, T: MultiOp<'a>> Iterator for MultiIter<'a, T> {
     }
     fn size_hint(&self) -> (usize, Option<usize>) {
         let n = match self.0 {
-            Form::Wire { count, .. } => count as usize,
-            Form::Slice(items) => items.len(),
+            MultiForm::Wire { count, .. } => count as usize,
+            MultiForm::Slice(items) => items.len(),
         };
         (n, Some(n))
     }
@@ -160,16 +159,16 @@ impl<'a, T: MultiOp<'a>> Iterator for MultiIter<'a, T> {
 
 impl<'a, T: MultiOp<'a>> ExactSizeIterator for MultiIter<'a, T> {}
 
-/// Which of the two requests a list of ops belongs to.
+/// The request that a list of ops belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MultiKind {
     /// multi: creates, deletes, setData, check.
     Write,
-    /// multiRead: getData, getChildren.
+    /// multiRead: getData and getChildren.
     Read,
 }
 
-/// Which kind an op is of; `None`: it may stand in neither.
+/// The request that may hold an op; `None` if neither may.
 fn kind_of(opcode: i32) -> Option<MultiKind> {
     match opcode {
         opcode::CREATE
@@ -185,7 +184,8 @@ fn kind_of(opcode: i32) -> Option<MultiKind> {
 }
 
 impl<'a> Multi<'a, Request<'a>> {
-    /// Decodes the ops of a request. One that may not stand there, or a mix of writes and reads, spoils it wholly.
+    /// Decodes the ops of a request. One op that may not be there, or a mix of writes and reads, refuses
+    /// the whole request.
     pub fn read_ops(reader: &mut Reader<'a>, wanted: MultiKind) -> Result<Self, DecodeError> {
         let mut first = None;
         let mut last_opcode = 0;
@@ -205,8 +205,9 @@ impl<'a> Multi<'a, Request<'a>> {
     }
 }
 
-/// Within a multi, ZooKeeper 3.9 turns create flags into a mode while it decodes: flags that are none spoil the whole
-/// request, as do TTL flags on an op that has no ttl. (createTTL's own are left for the op's -8.)
+/// Within a multi, ZooKeeper 3.9 turns create flags into a mode while it decodes. Unknown flags refuse the
+/// whole request, and so do TTL flags on an op without a ttl. The flags of createTTL are left for the op's
+/// own -8.
 fn check_create_flags(op: &Request<'_>) -> Result<(), DecodeError> {
     match op {
         Request::Create(Create { op: CreateOp::CreateTtl { .. }, .. }) => Ok(()),
@@ -217,8 +218,8 @@ fn check_create_flags(op: &Request<'_>) -> Result<(), DecodeError> {
     }
 }
 
-/// Within a multi, the flags decide the op where alone the opcode does: the container flag makes any create a
-/// createContainer, and a createTTL without TTL flags is a plain create.
+/// Within a multi the flags decide the op, where alone the opcode does. The container flag makes any
+/// create a createContainer, and a createTTL without TTL flags is a plain create.
 fn op_of_flags(op: CreateOp, flags: i32) -> CreateOp {
     match (op, flags) {
         (_, create_flags::CONTAINER) => CreateOp::CreateContainer,
@@ -256,46 +257,42 @@ impl<'a> MultiOp<'a> for Request<'a> {
 pub enum MultiResult<'a> {
     /// create: the final path.
     Create {
-        /// Sequence suffix included.
+        /// The final path, sequence suffix included.
         path: Text<'a>,
     },
-    /// create2, createContainer, createTTL.
+    /// create2, createContainer and createTTL.
     Create2 {
-        /// Sequence suffix included.
+        /// The final path, sequence suffix included.
         path: Text<'a>,
-        /// The new znode's.
+        /// Stat of the new znode.
         stat: Stat,
     },
-    /// delete.
     Delete,
-    /// check.
     Check,
-    /// setData.
     SetData {
-        /// After the change.
+        /// Stat after the change.
         stat: Stat,
     },
-    /// getData (multiRead).
+    /// getData of a multiRead.
     GetData {
-        /// `None` is null.
+        /// `None` encodes null data.
         data: Option<&'a [u8]>,
-        /// The znode's.
         stat: Stat,
     },
-    /// getChildren (multiRead).
+    /// getChildren of a multiRead.
     GetChildren {
         /// Names, in no particular order.
         children: List<'a, Text<'a>>,
     },
-    /// The op failed (in a multi also: it did not run because another failed).
+    /// The op failed. In a multi also: the op did not run because another one failed.
     Error {
-        /// 0 for those before the one that failed, its own code, -2 for those behind it.
+        /// 0 for ops before the one that failed, the error of that op, and -2 for ops behind it.
         code: i32,
     },
 }
 
 impl<'a> MultiResult<'a> {
-    /// What op number `index` of a failed multi answers, when op `failed` failed with `code`.
+    /// The result of op `index` in a multi whose op `failed` failed with `code`.
     pub const fn of_failed(index: usize, failed: usize, code: i32) -> MultiResult<'static> {
         let code = if index < failed {
             error::OK

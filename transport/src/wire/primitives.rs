@@ -1,19 +1,20 @@
 //! Jute's primitive types.
 //!
-//! Owns the only code that takes bytes apart ([`Reader`]) and the functions that put them together. Never looks past
-//! the slice it was given: each read checks what is left first, so a length from the peer is compared, never trusted.
+//! Owns the only code that takes bytes apart ([`Reader`]) and the functions that put them together. Never
+//! looks past the slice it was given. Correct because each read first checks what is left: a length from
+//! the peer is compared, never trusted.
 
 use std::borrow::Cow;
 use thiserror::Error;
 
-/// A decoded string: borrowed from the frame when the bytes were UTF-8, owned when malformed bytes had to become
+/// A decoded string. Borrowed from the frame if the bytes were UTF-8, owned if malformed bytes became
 /// U+FFFD.
 pub type Text<'a> = Cow<'a, str>;
 
-/// `jute.maxbuffer`'s default, bytes: ZooKeeper's own.
+/// Default of `jute.maxbuffer`, bytes, as in ZooKeeper.
 pub const JUTE_MAX_BUFFER_BYTES_DEFAULT: u32 = 0xf_ffff;
 
-/// How long a string or buffer inside a record may claim to be.
+/// Bound on the length of a string or buffer inside a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// `jute.maxbuffer` + `zookeeper.jute.maxbuffer.extrasize`, bytes.
@@ -21,7 +22,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limit but the frame's own end: for what was bounded when it first came in (log entries, replies).
+    /// No limit except the end of the frame: for data that was bounded when it first came in (log entries,
+    /// replies).
     pub const NONE: Limits = Limits { value_max_bytes: i32::MAX as u32 };
 
     /// The limits that follow from `jute.maxbuffer` and `zookeeper.jute.maxbuffer.extrasize`.
@@ -36,7 +38,7 @@ impl Default for Limits {
     }
 }
 
-/// Why bytes are not the record they should be.
+/// Why bytes cannot be decoded as a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -45,19 +47,19 @@ pub enum DecodeError {
     Short {
         /// Bytes that the next field takes.
         needed: usize,
-        /// Bytes that are there.
+        /// Bytes that are left.
         left: usize,
     },
     /// A string's or buffer's length is below -1 or above the limit.
     #[error("unreasonable length {0}")]
     Length(i32),
-    /// A string that may not be null is (null paths: spec 01 section 7.1).
+    /// Null where a string is required (null paths: spec 01 section 7.1).
     #[error("null string where one is needed")]
     NullText,
-    /// A buffer that may not be null is.
+    /// Null where a buffer is required.
     #[error("null buffer where one is needed")]
     NullBuffer,
-    /// A vector that may not be null is.
+    /// Null where a vector is required.
     #[error("null vector where one is needed")]
     NullList,
     /// An enumeration's value is unknown (addWatch mode, watcher type, create flags within a multi).
@@ -66,10 +68,11 @@ pub enum DecodeError {
     /// A multi holds an op that it may not hold, or mixes reads and writes.
     #[error("operation {0} is not allowed here in a multi")]
     MultiOp(i32),
-    /// A multiRead whose list is in order but holds a write: ZooKeeper answers -5 with a stray terminator behind it.
+    /// A multiRead that is well-formed but holds a write. ZooKeeper answers -5 with a stray terminator
+    /// behind it.
     #[error("write operation {0} in a multiRead")]
     WriteInMultiRead(i32),
-    /// No request has this opcode: answered with -6 and a close.
+    /// No request has this opcode. Answered with -6 and a close.
     #[error("unknown opcode {0}")]
     UnknownOpcode(i32),
 }
@@ -92,19 +95,17 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader over `bytes`.
     pub const fn new(bytes: &'a [u8], limits: Limits) -> Self {
         Self { rest: bytes, limits }
     }
-    /// What has not been read yet.
+    /// Bytes not read yet.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
-    /// The limits it was made with.
     pub const fn limits(&self) -> Limits {
         self.limits
     }
-    /// The next `n` bytes.
+    /// Reads the next `n` bytes.
     #[inline]
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
         match self.rest.split_at_checked(n) {
@@ -130,12 +131,12 @@ impl<'a> Reader<'a> {
     pub fn boolean(&mut self) -> Result<bool, DecodeError> {
         Ok(self.array::<1>()?[0] != 0)
     }
-    /// An int.
+    /// A jute int: 4 bytes, big-endian.
     #[inline]
     pub fn int(&mut self) -> Result<i32, DecodeError> {
         Ok(i32::from_be_bytes(self.array()?))
     }
-    /// A long.
+    /// A jute long: 8 bytes, big-endian.
     #[inline]
     pub fn long(&mut self) -> Result<i64, DecodeError> {
         Ok(i64::from_be_bytes(self.array()?))
@@ -160,7 +161,7 @@ impl<'a> Reader<'a> {
     pub fn text(&mut self) -> Result<Text<'a>, DecodeError> {
         self.opt_text()?.ok_or(DecodeError::NullText)
     }
-    /// A string, the empty one for null: where ZooKeeper gives a null path the answer that an empty one has too.
+    /// A string; null reads as empty. For paths where ZooKeeper answers null and empty alike.
     #[inline]
     pub fn text_or_empty(&mut self) -> Result<Text<'a>, DecodeError> {
         Ok(self.opt_text()?.unwrap_or_default())
@@ -176,8 +177,9 @@ pub fn text_from(bytes: &[u8]) -> Text<'_> {
     }
 }
 
-/// Java and Rust agree on how many U+FFFD a malformed stretch becomes, except for encoded surrogates (`ED A0..BF xx`,
-/// which Java's own jute encoder produces for code points above U+FFFF): one for Java, one per byte for Rust.
+/// Replaces malformed stretches by U+FFFD, as many as Java does. Rust agrees with Java except for encoded
+/// surrogates (`ED A0..BF xx`): Java makes one U+FFFD of each, Rust one per byte. Java's jute encoder
+/// produces such surrogates for code points above U+FFFF.
 #[cold]
 fn replace_malformed(mut bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
@@ -202,24 +204,24 @@ fn replace_malformed(mut bytes: &[u8]) -> String {
     out
 }
 
-/// A length as it goes on the wire. Values are bounded far below 2 GiB where they come in.
+/// A length in wire form. Values are bounded far below 2 GiB where they come in.
 #[inline]
 pub(super) fn wire_length(n: usize) -> i32 {
     debug_assert!(i32::try_from(n).is_ok(), "a value of {n} bytes has no length on the wire");
     n as i32
 }
 
-/// Appends a boolean.
+/// Appends one byte: 0 or 1.
 #[inline]
 pub fn put_boolean(out: &mut Vec<u8>, value: bool) {
     out.push(u8::from(value));
 }
-/// Appends an int.
+/// Appends 4 bytes, big-endian.
 #[inline]
 pub fn put_int(out: &mut Vec<u8>, value: i32) {
     out.extend_from_slice(&value.to_be_bytes());
 }
-/// Appends a long.
+/// Appends 8 bytes, big-endian.
 #[inline]
 pub fn put_long(out: &mut Vec<u8>, value: i64) {
     out.extend_from_slice(&value.to_be_bytes());
@@ -235,8 +237,8 @@ pub fn put_buffer(out: &mut Vec<u8>, value: Option<&[u8]>) {
         None => put_int(out, -1),
     }
 }
-/// Appends a string, as UTF-8. (Java peers write code points above U+FFFF as encoded surrogates, which no decoder,
-/// their own included, reads back; we write what everyone reads.)
+/// Appends a string as UTF-8. Java peers write code points above U+FFFF as encoded surrogates, which no
+/// decoder reads back, their own included. Paddock writes what every decoder reads.
 #[inline]
 pub fn put_text(out: &mut Vec<u8>, value: &str) {
     put_buffer(out, Some(value.as_bytes()));

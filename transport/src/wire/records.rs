@@ -1,27 +1,27 @@
 //! Records that several messages share.
 
-use super::list::Item;
+use super::list::ListItem;
 use super::primitives::{DecodeError, Limits, Reader, Text, put_int, put_opt_text, put_text};
 
 /// Permission bits of an [`Acl`]. Unknown bits are stored and returned untouched.
 pub mod perms {
-    /// Read data and list children.
+    /// Allows reading the data and listing the children.
     pub const READ: i32 = 1;
-    /// Set data.
+    /// Allows setting the data.
     pub const WRITE: i32 = 2;
-    /// Create children.
+    /// Allows creating children of the znode.
     pub const CREATE: i32 = 4;
-    /// Delete children.
+    /// Allows deleting children of the znode.
     pub const DELETE: i32 = 8;
-    /// Set the ACL.
+    /// Allows setting the ACL.
     pub const ADMIN: i32 = 16;
-    /// All of them.
+    /// All five permissions together.
     pub const ALL: i32 = 31;
 }
 
 /// Xids with a meaning of their own.
 pub mod xid {
-    /// A watch notification.
+    /// Xid of a watch notification.
     pub const NOTIFICATION: i32 = -1;
     /// A ping and its reply.
     pub const PING: i32 = -2;
@@ -37,7 +37,7 @@ pub mod event {
     pub const NODE_CREATED: i32 = 1;
     /// The znode was deleted.
     pub const NODE_DELETED: i32 = 2;
-    /// Its data was set.
+    /// The znode's data was set.
     pub const NODE_DATA_CHANGED: i32 = 3;
     /// A child was created or deleted.
     pub const NODE_CHILDREN_CHANGED: i32 = 4;
@@ -45,7 +45,7 @@ pub mod event {
     pub const SYNC_CONNECTED: i32 = 3;
 }
 
-/// Bytes of a [`Stat`].
+/// Length of an encoded [`Stat`], bytes.
 pub const STAT_BYTES: usize = 68;
 
 /// A znode's Stat as clients see it.
@@ -67,16 +67,15 @@ pub struct Stat {
     pub aversion: i32,
     /// Owning session of an ordinary ephemeral znode, else 0 (containers and TTL znodes too).
     pub ephemeral_owner: i64,
-    /// Bytes of data.
+    /// Length of the data, bytes.
     pub data_length: i32,
-    /// Children.
+    /// Number of direct children.
     pub num_children: i32,
     /// Zxid of the last change of the set of children.
     pub pzxid: i64,
 }
 
 impl Stat {
-    /// Reads one.
     pub fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             czxid: r.long()?,
@@ -92,7 +91,6 @@ impl Stat {
             pzxid: r.long()?,
         })
     }
-    /// Its wire form.
     #[inline]
     pub fn to_bytes(&self) -> [u8; STAT_BYTES] {
         let mut b = [0; STAT_BYTES];
@@ -109,14 +107,13 @@ impl Stat {
         b[60..68].copy_from_slice(&self.pzxid.to_be_bytes());
         b
     }
-    /// Appends it.
     #[inline]
     pub fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.to_bytes());
     }
 }
 
-/// Whom an [`Acl`] is for. The strings of a client's request may be null.
+/// The identity that an [`Acl`] applies to. The strings of a client's request may be null.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Id<'a> {
     /// `world`, `digest`, `ip`, `auth`, ….
@@ -130,21 +127,20 @@ pub struct Id<'a> {
 pub struct Acl<'a> {
     /// [`perms`] bits; unknown ones are kept.
     pub perms: i32,
-    /// To whom.
     pub id: Id<'a>,
 }
 
 impl<'a> Acl<'a> {
-    /// Everything to everyone: `world:anyone`, all permissions.
+    /// All permissions for `world:anyone`.
     pub const OPEN: Acl<'static> = Acl::new(perms::ALL, "world", "anyone");
 
-    /// An entry with a present scheme and id.
+    /// An entry whose scheme and id are not null.
     pub const fn new(perms: i32, scheme: &'a str, id: &'a str) -> Self {
         Self { perms, id: Id { scheme: Some(Text::Borrowed(scheme)), id: Some(Text::Borrowed(id)) } }
     }
 }
 
-impl<'a> Item<'a> for Acl<'a> {
+impl<'a> ListItem<'a> for Acl<'a> {
     fn read(r: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self { perms: r.int()?, id: Id { scheme: r.opt_text()?, id: r.opt_text()? } })
     }
@@ -155,16 +151,15 @@ impl<'a> Item<'a> for Acl<'a> {
     }
 }
 
-/// One identity of a connection, as whoAmI tells it.
+/// One identity of a connection, as whoAmI reports it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientInfo<'a> {
-    /// The authentication scheme.
     pub auth_scheme: Text<'a>,
     /// The user: for digest the part before the colon, otherwise the id.
     pub user: Text<'a>,
 }
 
-impl<'a> Item<'a> for ClientInfo<'a> {
+impl<'a> ListItem<'a> for ClientInfo<'a> {
     fn read(r: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self { auth_scheme: r.text()?, user: r.text()? })
     }
@@ -174,40 +169,38 @@ impl<'a> Item<'a> for ClientInfo<'a> {
     }
 }
 
-/// What every request after the handshake begins with.
+/// Header of every request after the handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestHeader {
     /// The client's number for the request.
     pub xid: i32,
-    /// The opcode.
     pub opcode: i32,
 }
 
 impl RequestHeader {
-    /// Splits a request's payload into header and body. An error means: close the connection.
+    /// Splits a request's payload into header and body. On an error the caller closes the connection.
     #[inline]
     pub fn split(payload: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
         let mut r = Reader::new(payload, Limits::NONE);
         Ok((Self { xid: r.int()?, opcode: r.int()? }, r.rest()))
     }
-    /// Appends it.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_int(out, self.xid);
         put_int(out, self.opcode);
     }
 }
 
-/// Bytes of a [`ReplyHeader`].
+/// Length of an encoded [`ReplyHeader`], bytes.
 pub const REPLY_HEADER_BYTES: usize = 16;
 
-/// What every message to a client after the handshake begins with.
+/// Header of every message to a client after the handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReplyHeader {
     /// The request's xid; see [`xid`] for the exceptions.
     pub xid: i32,
     /// Last zxid applied when the reply was made.
     pub zxid: i64,
-    /// [`super::error`] code; a body follows only when it is 0.
+    /// [`super::error`] code. A body follows only if it is 0.
     pub err: i32,
 }
 
@@ -218,7 +211,6 @@ impl ReplyHeader {
         let mut r = Reader::new(payload, Limits::NONE);
         Ok((Self { xid: r.int()?, zxid: r.long()?, err: r.int()? }, r.rest()))
     }
-    /// Its wire form.
     #[inline]
     pub fn to_bytes(&self) -> [u8; REPLY_HEADER_BYTES] {
         let mut b = [0; REPLY_HEADER_BYTES];
@@ -227,7 +219,6 @@ impl ReplyHeader {
         b[12..16].copy_from_slice(&self.err.to_be_bytes());
         b
     }
-    /// Appends it.
     #[inline]
     pub fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.to_bytes());
@@ -239,9 +230,8 @@ impl ReplyHeader {
 pub struct WatcherEvent<'a> {
     /// One of [`event`]'s types.
     pub kind: i32,
-    /// [`event::SYNC_CONNECTED`].
+    /// Servers send only [`event::SYNC_CONNECTED`].
     pub state: i32,
-    /// The znode.
     pub path: Text<'a>,
 }
 
@@ -251,7 +241,6 @@ impl<'a> WatcherEvent<'a> {
         let mut r = Reader::new(body, limits);
         Ok(Self { kind: r.int()?, state: r.int()?, path: r.text()? })
     }
-    /// Appends it.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_int(out, self.kind);
         put_int(out, self.state);

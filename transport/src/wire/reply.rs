@@ -1,8 +1,8 @@
-//! What servers send after the handshake.
+//! Messages of a server after the handshake.
 //!
-//! Owns each response record in both directions ([`Response`]), and functions that append whole reply frames at
-//! little cost: no intermediate record, one growth of the buffer, the length known beforehand where it can be. Never
-//! decides an outcome.
+//! Owns each response record in both directions ([`Response`]), and functions that append whole reply
+//! frames cheaply: without an intermediate record, with one growth of the buffer. Never decides an
+//! outcome. Correct because `tests/golden.rs` compares both with recordings of ZooKeeper.
 
 use super::connect::ConnectResponse;
 use super::frame::{LENGTH_PREFIX_BYTES, put_frame};
@@ -21,32 +21,31 @@ pub enum Response<'a> {
     Empty,
     /// create: the final path; sync: the path echoed.
     Path(Text<'a>),
-    /// create2, createContainer, createTTL.
+    /// create2, createContainer and createTTL.
     PathStat(Text<'a>, Stat),
-    /// exists, setData, setACL.
+    /// exists, setData and setACL.
     Stat(Stat),
     /// getData, reconfig. `None` is null.
     Data(Option<&'a [u8]>, Stat),
-    /// getChildren, getEphemerals.
+    /// Names only: getChildren and getEphemerals.
     Names(List<'a, Text<'a>>),
-    /// getChildren2.
+    /// Names and Stat: getChildren2.
     NamesStat(List<'a, Text<'a>>, Stat),
-    /// getACL.
     Acl(List<'a, Acl<'a>>, Stat),
-    /// getAllChildrenNumber.
+    /// The count of getAllChildrenNumber.
     Number(i32),
-    /// addWatch: an error code, 0.
+    /// addWatch: an error code, always 0.
     WatchAdded(i32),
     /// sasl. `None` is null.
     Token(Option<&'a [u8]>),
-    /// whoAmI.
+    /// Identities of the connection: whoAmI.
     Clients(List<'a, ClientInfo<'a>>),
-    /// multi, multiRead.
+    /// Results of multi and multiRead.
     Multi(Multi<'a, MultiResult<'a>>),
 }
 
 impl<'a> Response<'a> {
-    /// Decodes the record that answers a request of `opcode`. What follows it is ignored.
+    /// Decodes the record that answers a request of `opcode`. Bytes behind the record are ignored.
     pub fn decode(opcode: i32, body: &'a [u8], limits: Limits) -> Result<Self, DecodeError> {
         let r = &mut Reader::new(body, limits);
         Ok(match opcode {
@@ -166,8 +165,8 @@ pub fn put_data(out: &mut Vec<u8>, xid: i32, zxid: i64, data: Option<&[u8]>, sta
     stat.put(out);
 }
 
-/// Appends what stands before the data in a getData reply, for data that travels shared: the caller appends exactly
-/// `data_bytes` bytes and then the Stat.
+/// Appends everything before the data of a getData reply, for data that travels shared. The caller then
+/// appends exactly `data_bytes` bytes and the Stat.
 #[inline]
 pub fn put_data_head(out: &mut Vec<u8>, xid: i32, zxid: i64, data_bytes: usize) {
     out.extend_from_slice(&head(ReplyHeader { xid, zxid, err: 0 }, data_body_bytes(data_bytes)));
@@ -178,7 +177,8 @@ const fn data_body_bytes(data_bytes: usize) -> usize {
     4 + data_bytes + STAT_BYTES
 }
 
-/// Appends a reply frame with names, and a Stat if there is one: getChildren, getEphemerals; getChildren2.
+/// Appends a reply frame with names (getChildren, getEphemerals), and with a Stat if there is one
+/// (getChildren2).
 pub fn put_names<'n>(
     out: &mut Vec<u8>,
     xid: i32,
@@ -195,7 +195,7 @@ pub fn put_names<'n>(
     });
 }
 
-/// Appends a vector of strings from an iterator; its count is put in afterwards.
+/// Appends a vector of strings from an iterator, and fills in its count afterwards.
 pub fn put_names_record<'n>(out: &mut Vec<u8>, names: impl IntoIterator<Item = &'n str>) {
     let at = out.len();
     put_int(out, 0);
@@ -207,14 +207,14 @@ pub fn put_names_record<'n>(out: &mut Vec<u8>, names: impl IntoIterator<Item = &
     out[at..at + 4].copy_from_slice(&wire_length(count).to_be_bytes());
 }
 
-/// Appends a whole notification frame. `zxid` is that of the transaction which fired the watch, or -1 for a catch-up
-/// event of setWatches; `kind` is one of [`event`]'s types.
+/// Appends a whole notification frame. `zxid` is that of the transaction that fired the watch, or -1 for a
+/// catch-up event of setWatches. `kind` is one of [`event`]'s types.
 pub fn put_notification(out: &mut Vec<u8>, zxid: i64, kind: i32, path: &str) {
     put_head(out, ReplyHeader { xid: xids::NOTIFICATION, zxid, err: 0 }, 4 + 4 + 4 + path.len());
     WatcherEvent { kind, state: event::SYNC_CONNECTED, path: Text::Borrowed(path) }.put(out);
 }
 
-/// Appends a whole reply frame to a ping: its xid is always -2.
+/// Appends a whole reply frame to a ping, whose xid is always -2.
 #[inline]
 pub fn put_ping(out: &mut Vec<u8>, zxid: i64) {
     put_empty(out, xids::PING, zxid);

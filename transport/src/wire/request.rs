@@ -1,8 +1,9 @@
-//! What clients send after the handshake.
+//! Messages of a client after the handshake.
 //!
-//! Owns each request record, in both directions. Never judges paths, ACLs or versions: that is the server's meaning,
-//! not the wire's. What ZooKeeper cannot decode (a null path in most requests, an unknown watch mode) is refused here,
-//! and nothing else: `tests/golden.rs` holds both against recordings.
+//! Owns each request record, in both directions. Never judges paths, ACLs or versions: their meaning
+//! belongs to the server. Correct because a decoder refuses what ZooKeeper cannot decode, such as a null
+//! path in most requests or an unknown watch mode. `tests/golden.rs` compares with recordings and names
+//! the few differences.
 
 use super::list::List;
 use super::multi::{Multi, MultiKind};
@@ -15,32 +16,23 @@ use super::{frame, opcode};
 
 /// Create flags and the modes they stand for (spec 01 section 5).
 pub mod create_flags {
-    /// Persistent.
     pub const PERSISTENT: i32 = 0;
-    /// Ephemeral.
     pub const EPHEMERAL: i32 = 1;
-    /// Persistent, sequential.
     pub const PERSISTENT_SEQUENTIAL: i32 = 2;
-    /// Ephemeral, sequential.
     pub const EPHEMERAL_SEQUENTIAL: i32 = 3;
-    /// Container.
     pub const CONTAINER: i32 = 4;
-    /// Persistent with a time to live.
     pub const PERSISTENT_WITH_TTL: i32 = 5;
-    /// Persistent, sequential, with a time to live.
     pub const PERSISTENT_SEQUENTIAL_WITH_TTL: i32 = 6;
 }
 
-/// Which create request: the opcode decides the kind of znode and what is answered.
+/// The create request. Its opcode decides the kind of znode and the form of the reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CreateOp {
     /// create: answers the path.
     Create,
     /// create2: answers path and Stat, as do the others below.
     Create2,
-    /// createContainer.
     CreateContainer,
-    /// createTTL.
     CreateTtl {
         /// Time to live, ms.
         ttl_ms: i64,
@@ -50,29 +42,27 @@ pub enum CreateOp {
 /// create, create2, createContainer and createTTL.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Create<'a> {
-    /// Which of them.
     pub op: CreateOp,
     /// The path without sequence suffix.
     pub path: Text<'a>,
-    /// `None` is null.
+    /// `None` encodes null data.
     pub data: Option<&'a [u8]>,
-    /// Null and empty are both invalid, but that is the machine's answer.
+    /// Null and empty lists decode. The state machine refuses both.
     pub acl: List<'a, Acl<'a>>,
     /// [`create_flags`], unchecked outside a multi.
     pub flags: i32,
 }
 
-/// What addWatch arms.
+/// Kind of watch that addWatch arms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WatchMode {
-    /// 0: fires again and again.
+    /// 0: stays armed after it fires.
     Persistent,
-    /// 1: for the whole subtree too.
+    /// 1: stays armed, and covers the whole subtree.
     PersistentRecursive,
 }
 
 impl WatchMode {
-    /// The mode's number.
     pub const fn code(self) -> i32 {
         match self {
             WatchMode::Persistent => 0,
@@ -88,23 +78,19 @@ impl WatchMode {
     }
 }
 
-/// Which watches checkWatches and removeWatches mean.
+/// Kind of watch that checkWatches and removeWatches select.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WatcherKind {
-    /// 1.
     Children,
-    /// 2.
     Data,
-    /// 3.
     Any,
-    /// 4, since 3.9.0.
+    /// 4, since ZooKeeper 3.9.0.
     Persistent,
-    /// 5, since 3.9.0.
+    /// 5, since ZooKeeper 3.9.0.
     PersistentRecursive,
 }
 
 impl WatcherKind {
-    /// The kind's number.
     pub const fn code(self) -> i32 {
         match self {
             WatcherKind::Children => 1,
@@ -135,11 +121,11 @@ pub struct SetWatches<'a> {
     pub data: List<'a, Text<'a>>,
     /// Armed by exists on a znode that was not there.
     pub exist: List<'a, Text<'a>>,
-    /// Armed by getChildren.
+    /// Armed by getChildren or getChildren2.
     pub child: List<'a, Text<'a>>,
-    /// setWatches2 only.
+    /// Only setWatches2 carries this list.
     pub persistent: List<'a, Text<'a>>,
-    /// setWatches2 only.
+    /// Only setWatches2 carries this list.
     pub persistent_recursive: List<'a, Text<'a>>,
 }
 
@@ -233,16 +219,18 @@ pub enum Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Decodes the record behind a request header. What follows the record is ignored.
+    /// Decodes the record behind a request header. Bytes behind the record are ignored.
     ///
-    /// An error is answered with [`DecodeError::code`], after which the connection goes on; only an unknown opcode, and
-    /// auth and sasl ([`opcode::Class::Local`]), end it: the former behind its reply, the latter without one.
+    /// An error is answered with [`DecodeError::code`], and the connection goes on, except in two cases.
+    /// An unknown opcode closes the connection after the reply. Undecodable auth and sasl
+    /// ([`opcode::Class::Local`]) close it without a reply.
     pub fn decode(opcode: i32, body: &'a [u8], limits: Limits) -> Result<Self, DecodeError> {
         Self::read(opcode, &mut Reader::new(body, limits))
     }
 
-    /// Reads the record of `opcode`. A null path is an empty one where ZooKeeper looks it up as any other (-8 from
-    /// setData and setACL, success from sync and addWatch, -121 from check- and removeWatches) and an error elsewhere.
+    /// Reads the record of `opcode`. A null path is an error, except where ZooKeeper looks it up as an
+    /// empty one. Those are setData and setACL (-8), sync and addWatch (success), and checkWatches and
+    /// removeWatches (-121).
     pub fn read(opcode: i32, r: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(match opcode {
             opcode::CREATE => Request::Create(read_create(CreateOp::Create, r)?),
@@ -300,7 +288,7 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The opcode to send it under.
+    /// The opcode that this request is sent under.
     pub const fn opcode(&self) -> i32 {
         match self {
             Request::Create(create) => match create.op {

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Records what a real ZooKeeper says, as a text fixture for tests/golden.rs.
+"""Records the replies of a real ZooKeeper, as text fixtures for tests/golden.rs.
 
-Starts a ZooKeeper of the given class path on loopback, holds a fixed conversation with it through raw sockets (no client
-library, no codec of ours), and writes two files. The conversation is with an ensemble of one (reconfig answers there);
-the probes go to a standalone server, because one undecodable write stops the pipeline of a ZooKeeper ensemble for good.
+Starts a ZooKeeper of the given class path on loopback, holds a fixed conversation with it through raw sockets,
+and writes two files. No client library and no codec of Paddock takes part. The conversation is with an ensemble
+of one, where reconfig works. The probes go to a standalone server, because one undecodable write stops the
+pipeline of a ZooKeeper ensemble for good.
 
-  conversation-VERSION.txt   every frame in the order of its arrival: `> OPCODE HEX` a request, `< OPCODE HEX` its
-                             reply, `! HEX` a notification, `c> HEX` and `c< HEX` the handshake
-  probes-VERSION.txt         requests that are odd or broken: `OPCODE ANSWER BODY-HEX WHAT`, where ANSWER is the error
-                             code of the reply, or `closed`, or `silent`
+  conversation-VERSION.txt   every frame in the order of its arrival: `> OPCODE HEX` a request,
+                             `< OPCODE HEX` its reply, `! HEX` a notification,
+                             `c> HEX` and `c< HEX` the handshake
+  probes-VERSION.txt         odd or broken requests: `OPCODE ANSWER BODY-HEX WHAT`, where ANSWER is the
+                             error code of the reply, or `closed`, or `silent`
 
   record.py --version 3.9.4 --classpath '/path/to/jars/*'
 """
@@ -136,7 +138,7 @@ class Connection:
         return self.exactly(*struct.unpack(">i", self.exactly(4)))
 
     def ask(self, opcode, body=b"", xid=None):
-        """Sends a request, notes everything up to its reply, and gives back the reply's err."""
+        """Sends a request, records every frame up to the reply, and returns the err of the reply."""
         if xid is None:
             self.xid += 1
             xid = self.xid

@@ -1,6 +1,7 @@
-//! A loop in a thread of its own with an engine that tells the test everything and does what the test orders.
+//! A loop in its own thread, with an engine that reports every call to the test and executes the test's
+//! orders.
 
-#![allow(dead_code)] // Each test binary uses its part.
+#![allow(dead_code)] // Each test binary uses a part of this module.
 
 use crossbeam_channel::{Receiver, Sender, unbounded as channel};
 use paddock_transport::accept::{Acceptor, Listener};
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long anything may take before a test fails instead of hanging.
+/// Time after which a test fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, PartialEq)]
@@ -25,19 +26,19 @@ pub enum Heard {
     Eof(ConnId),
     Drained(ConnId),
     Closed(ConnId, Closed),
-    /// A deadline of [`Probe::deadline_ns`] was reached: the time, and the turns taken since it was set.
+    /// [`Probe::deadline_ns`] was reached: the time, and the turns taken since the start.
     Deadline(Now, u64),
 }
 
 pub type Order = Box<dyn FnOnce(&mut Probe, Now, &mut Io) + Send>;
 
-/// The engine.
+/// The engine of a [`Running`] loop.
 pub struct Probe {
     heard: Sender<Heard>,
     orders: Arc<Mutex<VecDeque<Order>>>,
-    /// Send back what arrives, without telling.
+    /// Sends back what arrives instead of reporting it.
     pub echo: bool,
-    /// Close on the peer's end of stream.
+    /// Closes a connection on the peer's end of stream.
     pub close_on_eof: bool,
     pub deadline_ns: Option<u64>,
     pub turns: u64,
@@ -95,7 +96,7 @@ impl Engine for Probe {
     }
 }
 
-/// A running loop.
+/// A loop that runs in its own thread until dropped.
 pub struct Running {
     pub handle: LoopHandle,
     pub address: Address,
@@ -113,7 +114,7 @@ pub enum Family {
 
 pub const FAMILIES: [Family; 2] = [Family::Tcp, Family::Unix];
 
-/// `None`, and a line that says so, when the kernel denies the transport.
+/// Returns `false`, and prints the reason, if the kernel denies the transport.
 pub fn available(kind: LoopKind) -> bool {
     let choice = match kind {
         LoopKind::Uring => Choice::Uring,
@@ -138,29 +139,22 @@ pub fn any_address(family: Family) -> (Address, Option<tempfile::TempDir>) {
     }
 }
 
-/// A loop that accepts for itself and echoes.
+/// Starts a loop that accepts for itself and echoes.
 pub fn echo_server(kind: LoopKind, family: Family) -> Running {
-    start(kind, family, LoopOptions::default(), true, |acceptor| acceptor)
+    start(kind, family, LoopOptions::default(), true)
 }
 
-/// A loop that accepts for itself and tells what it receives.
+/// Starts a loop that accepts for itself and reports what it receives.
 pub fn server(kind: LoopKind, family: Family) -> Running {
-    start(kind, family, LoopOptions::default(), false, |acceptor| acceptor)
+    start(kind, family, LoopOptions::default(), false)
 }
 
-pub fn start(
-    kind: LoopKind,
-    family: Family,
-    options: LoopOptions,
-    echo: bool,
-    with: impl FnOnce(Acceptor) -> Acceptor,
-) -> Running {
+pub fn start(kind: LoopKind, family: Family, options: LoopOptions, echo: bool) -> Running {
     let (address, folder) = any_address(family);
     let listener = Listener::bind(&address).unwrap();
     let address = listener.local_address().clone();
     let mut event_loop = EventLoop::new(kind, options).unwrap();
-    let acceptor = with(Acceptor::new(vec![listener], vec![event_loop.handle()]));
-    event_loop.accept_with(acceptor);
+    event_loop.accept_with(Acceptor::new(vec![listener], vec![event_loop.handle()]));
     run(event_loop, address, echo, folder)
 }
 
@@ -188,13 +182,13 @@ pub fn run(
 }
 
 impl Running {
-    /// Has `order` carried out in the engine's next turn.
+    /// Executes `order` in the engine's next turn.
     pub fn order(&self, order: impl FnOnce(&mut Probe, Now, &mut Io) + Send + 'static) {
         self.orders.lock().unwrap().push_back(Box::new(order));
         self.handle.waker().wake();
     }
 
-    /// Has `question` asked in the engine's next turn, and waits for the answer.
+    /// Executes `question` in the engine's next turn, and waits for the answer.
     pub fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Probe, Now, &mut Io) -> T + Send + 'static,
@@ -204,12 +198,12 @@ impl Running {
         wait.recv_timeout(PATIENCE).expect("an answer from the loop")
     }
 
-    /// The next thing that the engine was told.
+    /// Waits for the next event that the engine was told.
     pub fn hear(&self) -> Heard {
         self.heard.recv_timeout(PATIENCE).expect("the engine is told something")
     }
 
-    /// What the engine was told up to now, if anything.
+    /// The next event that the engine was told, if there is one already.
     pub fn heard(&self) -> Option<Heard> {
         self.heard.try_recv().ok()
     }
@@ -255,7 +249,7 @@ impl Drop for Running {
     }
 }
 
-/// A blocking client.
+/// A blocking client over either address family.
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -301,7 +295,7 @@ impl Stream {
         assert!(back == bytes, "the echo differs");
     }
 
-    /// Everything up to the end; a reset counts as one.
+    /// Reads everything up to the end of stream; a reset counts as one.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         match self.read_to_end(&mut all) {

@@ -1,8 +1,10 @@
-//! What both socket loops keep besides their sockets: the table of wishes, the news that the engine has not heard yet,
-//! the way in from other threads, and the end of the run.
+//! State that both socket loops share: everything except their sockets.
 //!
-//! Never touches a socket's bytes. It stays correct because news are told at one place, at the top of a turn: an
-//! engine is never called from inside its own call.
+//! Owns the [`Io`] table, the events that the engine has not been told yet, and the queue of adopted
+//! connections. Also owns the deadlines of closing and stopping. Never touches a socket's bytes.
+//!
+//! Correct because [`LoopState::tell`] alone reports ended and drained connections, before the engine's
+//! turn. An engine is never called from inside its own call.
 
 #![forbid(unsafe_code)]
 
@@ -16,61 +18,63 @@ use rustix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A clock that never goes back and counts suspension.
+/// Nanoseconds of `CLOCK_BOOTTIME`, which never goes back and counts suspension.
 fn read_mono_ns() -> u64 {
     let mono = clock_gettime(ClockId::Boottime);
     mono.tv_sec as u64 * 1_000_000_000 + mono.tv_nsec as u64
 }
 
-/// The time of a turn.
+/// Reads both clocks, once at the start of a turn.
 pub(crate) fn read_clock() -> Now {
     let wall = clock_gettime(ClockId::Realtime);
     Now { mono_ns: read_mono_ns(), wall_ms: wall.tv_sec * 1_000 + wall.tv_nsec / 1_000_000 }
 }
 
-/// How a turn ended and how long to wait for the next.
+/// How long the loop may wait in the kernel before the next turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
-    /// Look at the sockets without sleeping.
+    /// Poll the sockets without sleeping.
     No,
-    /// Sleep until this time, if one is given.
+    /// Sleep until this time on the clock of [`Now::mono_ns`]; `None` sets no deadline.
     Until(Option<u64>),
 }
 
-/// See the module.
-pub(crate) struct Desk {
+/// The part of a loop that does not depend on how its sockets are driven.
+pub(crate) struct LoopState {
     pub(crate) options: LoopOptions,
     pub(crate) io: Io,
     pub(crate) waker: Arc<Waker>,
     pub(crate) counters: Arc<LoopCounters>,
     pub(crate) acceptor: Option<Acceptor>,
     pub(crate) now: Now,
-    /// Connections whose sockets are closed and of which the engine has not heard.
+    /// Connections whose sockets are closed and whose [`Engine::closed`] call is still due.
     pub(crate) ended: Vec<(ConnId, Closed)>,
-    /// Connections to which a `drained` is owed.
+    /// Connections whose [`Engine::drained`] call is still due.
     pub(crate) drained: Vec<ConnId>,
-    /// Scratch: connections to look at, connections to open.
+    /// Connections whose requests or output the loop handles at the end of this turn.
     pub(crate) dirty: Vec<ConnId>,
+    /// Scratch list: connections to open at the end of this turn.
     pub(crate) connects: Vec<(ConnId, Address)>,
     adoptions: Receiver<Adoption>,
     parked: bool,
-    /// Connections being closed whose output is not out, oldest first, and when they are aborted.
+    /// Connections that close after their output, oldest first, each with the time at which the loop
+    /// aborts it.
     closing: VecDeque<(u64, ConnId)>,
-    /// Set when the engine wants to stop: until then output may still leave.
+    /// Set once the engine returned [`Next::Stop`]: the time until which output may still leave.
     stopping_until: Option<u64>,
-    /// The last answer of the engine.
+    /// The engine's result of its last turn.
     next: Next,
 }
 
-impl Desk {
+impl LoopState {
     pub(crate) fn new(
         options: LoopOptions,
         waker: Arc<Waker>,
         counters: Arc<LoopCounters>,
         adoptions: Receiver<Adoption>,
         acceptor: Option<Acceptor>,
-    ) -> Desk {
-        Desk {
+    ) -> LoopState {
+        LoopState {
             options,
             io: Io::default(),
             waker,
@@ -89,7 +93,7 @@ impl Desk {
         }
     }
 
-    /// The loop came back from the kernel.
+    /// Reads the clock after a wait in the kernel, and unparks the engine if it was parked.
     pub(crate) fn awake(&mut self, engine: &mut impl Engine) {
         self.now = read_clock();
         if std::mem::take(&mut self.parked) {
@@ -98,11 +102,11 @@ impl Desk {
         }
     }
 
-    /// Tells the engine what happened outside its calls.
+    /// Calls [`Engine::closed`] and [`Engine::drained`] for the events collected since the last turn.
     pub(crate) fn tell(&mut self, engine: &mut impl Engine) {
         while let Some((conn, why)) = self.ended.pop() {
             self.counters.closed.add(1);
-            // Refuses output and wishes while the engine says good-bye; the slot itself is freed afterwards.
+            // Refuses output and requests during the engine's `closed` call. The slot is freed afterwards.
             self.io.abort(conn);
             engine.closed(self.now, conn, why, &mut self.io);
             self.io.release(conn);
@@ -114,7 +118,8 @@ impl Desk {
         }
     }
 
-    /// The next connection handed over by another thread. While stopping they are closed unheard.
+    /// Takes the next connection handed over by another thread. A stopping loop closes such connections
+    /// without telling the engine.
     pub(crate) fn adoption(&mut self) -> Option<Adoption> {
         loop {
             let adoption = self.adoptions.try_recv().ok()?;
@@ -124,8 +129,8 @@ impl Desk {
         }
     }
 
-    /// Lets the engine take its turn. `true` when it wants to stop, said once: the caller then wishes all its
-    /// connections closed and lets its listeners go.
+    /// Runs the engine's turn. Returns `true` once, when the engine asks to stop: the caller then closes
+    /// its listeners and requests that all connections close.
     pub(crate) fn turn(&mut self, engine: &mut impl Engine) -> bool {
         self.abort_closing();
         if self.stopping_until.is_some() {
@@ -141,9 +146,10 @@ impl Desk {
         true
     }
 
-    /// A second look at the clock, before a turn's output leaves: a process can be stopped anywhere in a turn, for any time.
+    /// Reads the clock again before a turn's output leaves, and reports a long turn to the engine. The
+    /// kernel may stop a process at any point of a turn, for any time.
     fn look_again(&mut self, mono_ns: impl Fn() -> u64, engine: &mut impl Engine) {
-        if !self.io.has_wishes() {
+        if !self.io.has_requests() {
             return;
         }
         let mono_ns = mono_ns();
@@ -154,7 +160,8 @@ impl Desk {
         }
     }
 
-    /// A connection is being closed and its output is not out yet: from now on its time is limited.
+    /// Sets the deadline of a connection that closes after its output: [`LoopOptions::close_flush`] from
+    /// now.
     pub(crate) fn limit_closing(&mut self, conn: ConnId) {
         let until = self.now.mono_ns + self.options.close_flush.as_nanos() as u64;
         self.closing.push_back((until, conn));
@@ -162,7 +169,7 @@ impl Desk {
 
     fn abort_closing(&mut self) {
         while let Some(&(until, conn)) = self.closing.front() {
-            if self.io.wishes(conn).is_some() {
+            if self.io.requests(conn).is_some() {
                 if until > self.now.mono_ns {
                     return;
                 }
@@ -176,19 +183,19 @@ impl Desk {
         self.stopping_until.is_some()
     }
 
-    /// Stopping, and peers had time enough to take their output.
+    /// Whether the loop is stopping and [`LoopOptions::stop_flush`] has passed.
     pub(crate) fn is_overdue(&self) -> bool {
         self.stopping_until.is_some_and(|until| self.now.mono_ns >= until)
     }
 
-    /// Stopping, and the engine has heard of everything.
+    /// Whether the loop is stopping and the engine has been told that every connection is closed.
     pub(crate) fn is_finished(&self) -> bool {
         self.is_stopping() && self.io.connections() == 0
     }
 
-    /// How long the loop may wait, seen from here. `also`: a deadline of the loop's own.
+    /// How long the loop may wait. `also` is a deadline of the loop's own.
     pub(crate) fn wait(&self, also: Option<u64>) -> Wait {
-        if !self.ended.is_empty() || !self.drained.is_empty() || self.io.has_wishes() {
+        if !self.ended.is_empty() || !self.drained.is_empty() || self.io.has_requests() {
             return Wait::No;
         }
         let engines = match (self.stopping_until, self.next) {
@@ -203,7 +210,8 @@ impl Desk {
         }
     }
 
-    /// Goes to sleep if nobody minds. After `true` the loop must block in the kernel, and then call [`Desk::awake`].
+    /// Announces a sleep. Returns `true` if neither the engine nor the adoption queue has work. The loop
+    /// must then block in the kernel and call [`LoopState::awake`].
     pub(crate) fn park(&mut self, engine: &mut impl Engine) -> bool {
         self.waker.raise();
         if self.adoptions.is_empty() && (self.is_stopping() || engine.park()) {
@@ -249,19 +257,19 @@ mod tests {
     fn a_process_that_was_stopped_in_a_turn_is_asked_before_its_output_leaves() {
         let (_sender, adoptions) = crossbeam_channel::bounded(1);
         let waker = Waker::new().unwrap();
-        let mut desk = Desk::new(LoopOptions::default(), waker, Arc::default(), adoptions, None);
+        let mut loop_state = LoopState::new(LoopOptions::default(), waker, Arc::default(), adoptions, None);
         let mut engine = Sleeper::default();
-        desk.now = Now { mono_ns: 5_000_000_000, wall_ms: 7 };
-        let began_ns = desk.now.mono_ns;
-        // Nothing leaves: nothing is asked, and no clock is read.
-        desk.look_again(|| unreachable!("no output"), &mut engine);
-        let conn = desk.io.open();
-        desk.io.out(conn).unwrap().bytes().extend_from_slice(b"an answer");
-        desk.look_again(|| began_ns + LONG_TURN_NS - 1, &mut engine);
+        loop_state.now = Now { mono_ns: 5_000_000_000, wall_ms: 7 };
+        let began_ns = loop_state.now.mono_ns;
+        // Without output the engine is not asked, and the clock is not read.
+        loop_state.look_again(|| unreachable!("no output"), &mut engine);
+        let conn = loop_state.io.open();
+        loop_state.io.out(conn).unwrap().bytes().extend_from_slice(b"an answer");
+        loop_state.look_again(|| began_ns + LONG_TURN_NS - 1, &mut engine);
         assert!(engine.late.is_empty());
         engine.conn = Some(conn);
-        desk.look_again(|| began_ns + LONG_TURN_NS, &mut engine);
+        loop_state.look_again(|| began_ns + LONG_TURN_NS, &mut engine);
         assert_eq!(engine.late, [Now { mono_ns: began_ns + LONG_TURN_NS, wall_ms: 7 }]);
-        assert!(desk.io.out(conn).is_none() && desk.counters.long_turns() == 1);
+        assert!(loop_state.io.out(conn).is_none() && loop_state.counters.long_turns() == 1);
     }
 }
