@@ -28,6 +28,11 @@ impl Installation {
         self.transfers.link_down(node);
     }
 
+    /// Whether this node needs a snapshot for which its disk has no room.
+    pub(in crate::consensus) fn lacks_room(&self) -> bool {
+        self.transfers.lacks_room()
+    }
+
     /// How the snapshot's transfer to a node stands, in words for an operator; `None`: none is being sent to
     /// it.
     pub(in crate::consensus) fn state(&self, to: u8) -> Option<String> {

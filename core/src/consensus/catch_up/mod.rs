@@ -250,6 +250,11 @@ impl Transfers {
         self.sendings.keep_log_from(now_ns)
     }
 
+    /// Whether this node needs a snapshot for which its disk has no room.
+    pub fn lacks_room(&self) -> bool {
+        self.receivings.lacks_room()
+    }
+
     /// How the snapshot's transfer to a node stands, in words for an operator; `None`: none is being sent to
     /// it.
     pub fn state(&self, to: u8) -> Option<String> {

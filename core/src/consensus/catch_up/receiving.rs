@@ -6,12 +6,15 @@
 //! this part has to get right is when to begin and when to give up. What came stays when the link is lost:
 //! the same offer by the same node goes on there.
 
-use super::worker::{Done, Job, TransferWorker};
+use super::worker::{Done, Job, JobError, TransferWorker};
 use super::{
     BUSY_BEAT_NS, CHUNK_BYTES, FILE_BYTES_MAX, Failure, Outbox, Outcome, PARTIAL_KEEP_NS, PAUSE_NS, Standing,
     WINDOW_CHUNKS_MAX,
 };
 use crate::peers::message::SnapshotMessage;
+
+/// Reason of a refusal while the worker's queue is full.
+const BUSY: &str = "the receiver has too much to do";
 
 /// What was offered, and by whom.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub(super) struct Receivings {
     refusing_until_ns: u64,
     /// Why this node could not keep a snapshot, until one is in place.
     failure: Option<Failure>,
+    /// Whether the disk had no room for the last snapshot that this node was to take.
+    lacks_room: bool,
     /// Why a sender gave up.
     given_up: Failure,
     next_number: u64,
@@ -122,7 +127,7 @@ impl Receivings {
         self.next_number += 1;
         let (transfer, index, term, bytes) = (self.next_number, offer.index, offer.index_term, offer.bytes);
         if !helper.submit(Job::Create { transfer, index, term, bytes }) {
-            return outbox.stop(offer.from, offer.index, "the receiver has too much to do");
+            return outbox.stop(offer.from, offer.index, BUSY);
         }
         self.current = Some(Receiving {
             number: transfer,
@@ -206,7 +211,7 @@ impl Receivings {
                     current.stage = Stage::Taking;
                     current.tell(now_ns, outbox);
                 }
-                Err(why) => self.fail(&why, now_ns, helper, outbox),
+                Err(error) => self.fail(&error, now_ns, helper, outbox),
             },
             Done::Written { transfer, result } if transfer == number => match result {
                 Ok(written) => {
@@ -216,16 +221,18 @@ impl Receivings {
                     if written == current.offer.bytes {
                         current.stage = Stage::Finishing;
                         if !helper.submit(Job::Finish { transfer }) {
-                            self.fail("the receiver has too much to do", now_ns, helper, outbox);
+                            let error = JobError { why: BUSY.to_owned(), no_room: false };
+                            self.fail(&error, now_ns, helper, outbox);
                         }
                     }
                 }
-                Err(why) => self.fail(&why, now_ns, helper, outbox),
+                Err(error) => self.fail(&error, now_ns, helper, outbox),
             },
             Done::Finished { transfer, result } if transfer == number => match result {
                 Ok(()) => {
                     let offer = current.offer;
                     (self.current, self.in_place, self.failure) = (None, Some(offer), None);
+                    self.lacks_room = false;
                     outbox.send(offer.from, want(offer.index, offer.bytes));
                     tracing::info!("the snapshot at index {} is here and durable", offer.index);
                     if offer.index > standing.commit {
@@ -233,7 +240,7 @@ impl Receivings {
                         outbox.outcomes.push_back(Outcome::Received { index, term });
                     }
                 }
-                Err(why) => self.fail(&why, now_ns, helper, outbox),
+                Err(error) => self.fail(&error, now_ns, helper, outbox),
             },
             // Of a transfer that was given up, or the sender's.
             Done::Created { .. } | Done::Written { .. } | Done::Finished { .. } => {}
@@ -248,6 +255,8 @@ impl Receivings {
         helper: &mut TransferWorker,
         outbox: &mut Outbox,
     ) -> Option<u64> {
+        // The log brought this node on.
+        self.lacks_room &= self.failure.as_ref().is_some_and(|failure| failure.index > standing.commit);
         let current = self.current.as_mut()?;
         let (from, index) = (current.offer.from, current.offer.index);
         if current.stage != Stage::Finishing {
@@ -272,8 +281,15 @@ impl Receivings {
         Some(current.heard_ns + PARTIAL_KEEP_NS)
     }
 
-    fn fail(&mut self, why: &str, now_ns: u64, helper: &mut TransferWorker, outbox: &mut Outbox) {
+    /// Whether this node needs a snapshot for which its disk has no room.
+    pub(super) fn lacks_room(&self) -> bool {
+        self.lacks_room
+    }
+
+    fn fail(&mut self, error: &JobError, now_ns: u64, helper: &mut TransferWorker, outbox: &mut Outbox) {
         let Some(Receiving { offer, .. }) = self.current else { return };
+        let JobError { why, no_room } = error;
+        self.lacks_room = *no_room;
         let failure = self.failure.get_or_insert_default();
         if let Some(more) = failure.happened(offer.index, why, now_ns) {
             tracing::error!(
@@ -283,7 +299,7 @@ impl Receivings {
                 offer.from
             );
         }
-        outbox.stop(offer.from, offer.index, why);
+        outbox.stop(offer.from, offer.index, why.clone());
         self.refusing_until_ns = now_ns + PAUSE_NS;
         self.discard(helper);
     }

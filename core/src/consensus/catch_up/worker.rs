@@ -54,9 +54,9 @@ pub(super) enum Job {
 pub(super) enum Done {
     Opened { transfer: u64, result: Result<SnapshotReader, String> },
     Read { transfer: u64, round: u64, offset: u64, bytes: Vec<u8> },
-    Created { transfer: u64, result: Result<(), String> },
-    Written { transfer: u64, result: Result<u64, String> },
-    Finished { transfer: u64, result: Result<(), String> },
+    Created { transfer: u64, result: Result<(), JobError> },
+    Written { transfer: u64, result: Result<u64, JobError> },
+    Finished { transfer: u64, result: Result<(), JobError> },
 }
 
 /// See the module doc.
@@ -171,14 +171,15 @@ impl Worker {
                 // Its file is removed first: the new one may need the room.
                 self.receiver = None;
                 let created = self.snapshots.receive(index, term, bytes);
-                let result = created.map(|r| self.receiver = Some((transfer, r))).map_err(text);
+                let result = created.map(|r| self.receiver = Some((transfer, r))).map_err(JobError::from);
                 Some(Done::Created { transfer, result })
             }
             Job::Write { transfer, offset, bytes } => {
                 let receiver = self.receiver.as_mut().filter(|(of, _)| *of == transfer);
                 // Behind a failure, which was told.
                 let (_, receiver) = receiver?;
-                let result = receiver.chunk(offset, &bytes).map(|()| receiver.received()).map_err(text);
+                let result =
+                    receiver.chunk(offset, &bytes).map(|()| receiver.received()).map_err(JobError::from);
                 if result.is_err() {
                     self.receiver = None;
                 }
@@ -186,7 +187,7 @@ impl Worker {
             }
             Job::Finish { transfer } => {
                 let (_, receiver) = self.receiver.take_if(|(of, _)| *of == transfer)?;
-                let result = receiver.finish().map(drop).map_err(text);
+                let result = receiver.finish().map(drop).map_err(JobError::from);
                 Some(Done::Finished { transfer, result })
             }
             Job::Discard => {
@@ -210,6 +211,22 @@ impl Worker {
             }
         }
         Err(wrong.map_or_else(|| "there is no snapshot yet".to_owned(), text))
+    }
+}
+
+/// Why a received file could not be kept.
+pub(super) struct JobError {
+    /// The error in words: for the logs of both ends.
+    pub(super) why: String,
+    /// Whether the disk has no room for the file.
+    pub(super) no_room: bool,
+}
+
+impl From<SnapshotError> for JobError {
+    fn from(error: SnapshotError) -> Self {
+        let full = |source: &io::Error| source.kind() == io::ErrorKind::StorageFull;
+        let no_room = matches!(&error, SnapshotError::Io { source, .. } if full(source));
+        Self { why: error.to_string(), no_room }
     }
 }
 

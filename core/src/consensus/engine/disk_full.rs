@@ -13,6 +13,11 @@ use crate::peers::Message;
 use paddock_transport::io::Io;
 
 impl Consensus {
+    /// Whether this node can take no further entry for want of disk space: its log has no room, or it needs a snapshot that has none.
+    pub(super) fn lacks_disk_space(&self) -> bool {
+        self.disk_space.own_full_since.is_some() || self.installation.lacks_room()
+    }
+
     /// Looks who has room, and tells from it whether anything can be written.
     pub(super) fn judge_disk_space(&mut self, now_ns: u64, io: &mut Io) {
         let term = self.raft.term();
@@ -26,8 +31,7 @@ impl Consensus {
         };
         self.disk_space.judge(shut, term, now_ns);
         // At once, so that little is on its way to a leader that cannot order it.
-        let (full, shut_here) =
-            (self.disk_space.own_full_since.is_some(), shut && self.raft.role() == Role::Leader);
+        let (full, shut_here) = (self.lacks_disk_space(), shut && self.raft.role() == Role::Leader);
         if self.disk_space.is_news(full, shut_here) {
             for (node, _) in self.links.up() {
                 self.links.send(node, &Message::Room { full, shut: shut_here }, io);

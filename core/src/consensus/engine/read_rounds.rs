@@ -40,7 +40,7 @@ impl Consensus {
                 number: begun.number,
                 touched: begun.touched,
                 applied: self.applier.index,
-                full: self.disk_space.own_full_since.is_some(),
+                full: self.lacks_disk_space(),
                 zxid,
                 digest,
             };

@@ -108,7 +108,7 @@ impl Consensus {
         let membership = self.raft.membership();
         self.report.votes = membership.voters.contains(&u64::from(self.node));
         node.quorum_size.set(membership.settled_voters().len() as u64);
-        node.disk_full.set(u64::from(self.disk_space.own_full_since.is_some()));
+        node.disk_full.set(u64::from(self.lacks_disk_space()));
         let progress = self.raft.progress();
         let mine = u64::from(self.node);
         let count = |learner: bool, active: bool| {
