@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use crate::map::{View, WriteMap};
+pub use crate::map::View;
 
 /// Bytes of zeros written at once when a file is filled: large enough to be sequential, small enough for the stack's sake.
 const ZERO_CHUNK_BYTES: usize = 1 << 20;
@@ -71,8 +71,6 @@ pub trait DiskFile: Send + Sync {
     fn size(&self) -> io::Result<u64>;
     /// The first `length` bytes, read-only. None of them may be rewritten while the view lives.
     fn view(&self, length: u64) -> io::Result<View>;
-    /// A writable map of the first `length` bytes, or `None` where there are no maps.
-    fn write_map(&self, length: u64) -> io::Result<Option<WriteMap>>;
 }
 
 /// Reads until `buffer` is full or the file ends; the bytes read.
@@ -218,12 +216,5 @@ impl DiskFile for RealFile {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         View::map(&self.0, length)
-    }
-
-    fn write_map(&self, length: u64) -> io::Result<Option<WriteMap>> {
-        if length > self.size()? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        WriteMap::map(&self.0, length).map(Some)
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rkyv::util::AlignedVec;
 
 use crate::disk::{Disk, DiskFile, LockError, LockGuard};
-use crate::map::{View, WriteMap};
+use crate::map::View;
 
 /// What a disk writes as a whole.
 pub const SECTOR_BYTES: u64 = 512;
@@ -459,10 +459,6 @@ impl DiskFile for Handle {
         let mut copy = AlignedVec::new();
         copy.extend_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(View::Copy(copy))
-    }
-
-    fn write_map(&self, _: u64) -> io::Result<Option<WriteMap>> {
-        Ok(None)
     }
 }
 

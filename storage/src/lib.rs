@@ -17,7 +17,7 @@ pub use datadir::{DataDir, DataDirError};
 pub use disk::{Disk, RealDisk};
 pub use log::{
     AppendError, Durable, Entry, Flushing, HardState, Log, LogOptions, LogReader, OpenError, ReadError,
-    Record, Recovery, Refusal, State, Ticket, WriteMethod,
+    Record, Recovery, Refusal, State, Ticket,
 };
 pub use snapshot::{
     SnapshotError, SnapshotMeta, SnapshotReader, SnapshotReceiver, SnapshotWriter, Snapshots,

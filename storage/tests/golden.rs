@@ -73,7 +73,7 @@ fn snapshots_of_version_1() {
     };
     let disk = FaultDisk::new();
     let snapshots = Snapshots::on(Arc::new(disk.clone()), "/snapshots");
-    let mut writer = snapshots.create(&meta, Box::new(|_| {})).unwrap();
+    let mut writer = snapshots.create(&meta).unwrap();
     writer.block(1, b"a block of thirty-three bytes....").unwrap();
     writer.block(2, &[]).unwrap();
     let finished = writer.finish().unwrap();

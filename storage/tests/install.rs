@@ -19,7 +19,7 @@ fn snapshots(disk: &FaultDisk) -> Snapshots {
 
 fn write_snapshot(disk: &FaultDisk, (index, term): (u64, u64)) {
     let meta = SnapshotMeta { index, term, ..SnapshotMeta::default() };
-    let mut writer = snapshots(disk).create(&meta, Box::new(|_| {})).unwrap();
+    let mut writer = snapshots(disk).create(&meta).unwrap();
     writer.block(1, &[index as u8; 3000]).unwrap();
     writer.finish().unwrap();
 }

@@ -234,8 +234,7 @@ impl Consensus {
         let transfers = Transfers::new(snapshots.clone(), mode).map_err(StartError::Thread)?;
         let told = waker.clone();
         let start = if config.inline { Checkpointer::inline } else { Checkpointer::start };
-        let thread = start(snapshots, config.checkpoint_bytes_per_second, Box::new(move || told.wake()))
-            .map_err(StartError::Thread)?;
+        let thread = start(snapshots, Box::new(move || told.wake())).map_err(StartError::Thread)?;
         let checkpoints =
             Checkpoints::new(thread, &config, newest, &group.membership()).behind(replayed.bytes);
         let tick_ns = u64::from(config.tick_time_ms) * 1_000_000;

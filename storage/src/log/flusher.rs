@@ -23,7 +23,6 @@ use super::record::{self, Place};
 use super::recovery::{Recovered, SPARES_MAX};
 use super::segment::{self, HEADER_BYTES, Header, Segment, Spare};
 use super::shared::{Batch, Shared, Slot};
-use super::writer::{SegmentWriter, writer};
 use super::{Durable, Flushing, HardState, LogOptions, ROOM_RETRY_INTERVAL, Record, State};
 
 /// Bytes written and synced as one group. A bigger group would delay its first ticket more than it saves syncs.
@@ -50,7 +49,6 @@ pub(crate) struct Flusher {
     options: LogOptions,
     shared: Arc<Shared>,
     active: Arc<Segment>,
-    writer: Box<dyn SegmentWriter>,
     /// Where `buffer` goes in the active segment.
     offset: u64,
     buffer: AlignedVec<16>,
@@ -91,9 +89,7 @@ impl Flusher {
         let Some(active) = shared.index().segments.back().cloned() else {
             return Err(io::Error::other("a recovered log has a segment"));
         };
-        let writer = writer(options.method, &active.file, active.header.file_bytes)?;
         Ok(Flusher {
-            writer,
             offset: active.offset(recovered.end),
             active,
             buffer: AlignedVec::new(),
@@ -283,15 +279,17 @@ impl Flusher {
             ))
         };
         if !self.buffer.is_empty() {
-            self.writer
-                .write(self.offset, &self.buffer)
+            self.active
+                .file
+                .write_at(&self.buffer, self.offset)
                 .map_err(|error| failure("writing", &self.active.path, error))?;
             self.offset += self.buffer.len() as u64;
             self.buffer.clear();
             self.unsynced = true;
         }
         if sync && self.unsynced {
-            self.writer.sync().map_err(|error| failure("syncing", &self.active.path, error))?;
+            // The file was filled before it became a segment: its size and extents do not change.
+            self.active.file.sync_data().map_err(|error| failure("syncing", &self.active.path, error))?;
             self.unsynced = false;
             self.synced = self.active.position(self.offset);
         }
@@ -342,16 +340,9 @@ impl Flusher {
             salt: self.active.header.salt,
             file_bytes: spare.file_bytes,
         };
-        let begun = segment::begin_segment(&*self.options.disk, &self.options.dir, &spare, header).and_then(
-            |segment| match writer(self.options.method, &segment.file, spare.file_bytes) {
-                Ok(writer) => Ok((segment, writer)),
-                Err(error) => Err((segment.path, error)),
-            },
-        );
-        let (segment, writer) = begun
+        let segment = segment::begin_segment(&*self.options.disk, &self.options.dir, &spare, header)
             .map_err(|(path, error)| Failure(format!("beginning {} failed: {error}", path.display())))?;
         self.active = Arc::new(segment);
-        self.writer = writer;
         self.offset = HEADER_BYTES;
         self.changes.push(Change::Segment(self.active.clone()));
         let state = Record::HardState(self.hard_state);

@@ -141,12 +141,6 @@ impl Log {
         Ok(ticket)
     }
 
-    /// Whether an append of entries with `bytes` of data would be taken now. Look before taking a `Ready` from Raft:
-    /// that cannot be given back.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        self.state() == State::Running && self.fits(bytes)
-    }
-
     /// How far the log is durable.
     pub fn durable(&self) -> Durable {
         self.shared.durable()

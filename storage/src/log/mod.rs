@@ -16,7 +16,6 @@ mod record;
 mod recovery;
 mod segment;
 mod shared;
-mod writer;
 
 use std::io;
 use std::path::PathBuf;
@@ -116,16 +115,6 @@ pub enum State {
     },
 }
 
-/// How bytes get into a segment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WriteMethod {
-    /// `pwrite` and `fdatasync`: the faster one, see `bench/benches/storage.rs`.
-    #[default]
-    Pwrite,
-    /// Stores through a writable map and `msync`.
-    Map,
-}
-
 /// Who runs the flusher.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Flushing {
@@ -153,8 +142,6 @@ pub struct LogOptions {
     /// `false` completes appends when they are written, not when they are synced (ZooKeeper's `forceSync=no`):
     /// they survive the process, not a power cut.
     pub force_sync: bool,
-    /// How segments are written.
-    pub method: WriteMethod,
     /// Who runs the flusher.
     pub flushing: Flushing,
     /// Secret random number. Used when a log is created: it makes the checksums unforgeable for who chooses the data.
@@ -176,7 +163,6 @@ impl LogOptions {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             queue_bytes_max: QUEUE_BYTES_MAX_DEFAULT,
             force_sync: true,
-            method: WriteMethod::Pwrite,
             flushing: Flushing::Thread,
             salt,
             snapshot: (0, 0),

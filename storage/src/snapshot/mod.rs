@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 pub use reader::{Block, Blocks, SnapshotReader};
 pub use receiver::SnapshotReceiver;
-pub use writer::{Finished, Pace, SnapshotWriter};
+pub use writer::{Finished, SnapshotWriter};
 
 use crate::disk::{Disk, RealDisk};
 
@@ -236,9 +236,9 @@ impl Snapshots {
         SnapshotReader::open(&*self.disk, path)
     }
 
-    /// Begins a snapshot. `pace` is called as bytes are written and may wait.
-    pub fn create(&self, meta: &SnapshotMeta, pace: Pace) -> Result<SnapshotWriter, SnapshotError> {
-        SnapshotWriter::create(self.clone(), meta, pace)
+    /// Begins a snapshot.
+    pub fn create(&self, meta: &SnapshotMeta) -> Result<SnapshotWriter, SnapshotError> {
+        SnapshotWriter::create(self.clone(), meta)
     }
 
     /// Begins to receive a snapshot file of `bytes` from a peer.

@@ -1,7 +1,6 @@
 //! Writing a snapshot: temporary name, blocks as they come, sync, rename, sync of the directory, retention.
 //!
-//! Owns the file until it has its name; dropped before that, it removes it. Never holds more than one block in
-//! memory. `pace` is the rate limit: it is told of bytes written and may wait, on the checkpoint thread that calls it.
+//! Owns the file until it has its name; dropped before that, it removes it. Never holds more than one block in memory.
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +10,7 @@ use std::sync::Arc;
 use super::{BLOCK_BYTES_MAX, CONF_STATE_BYTES_MAX, SnapshotError, SnapshotMeta, Snapshots, format};
 use crate::disk::DiskFile;
 
-/// Told of every piece of bytes written; may wait.
-pub type Pace = Box<dyn FnMut(u64) + Send>;
-
-/// Bytes gathered before they are written, and told to `pace`.
+/// Bytes gathered before they are written.
 const PIECE_BYTES: usize = 256 << 10;
 /// Bytes after which a sync is made on the way: the log's syncs share the disk, and would otherwise wait behind a whole
 /// snapshot of dirty pages at the end.
@@ -27,7 +23,6 @@ pub struct SnapshotWriter {
     term: u64,
     temporary: PathBuf,
     file: Arc<dyn DiskFile>,
-    pace: Pace,
     buffer: Vec<u8>,
     written: u64,
     synced: u64,
@@ -47,11 +42,7 @@ pub struct Finished {
 }
 
 impl SnapshotWriter {
-    pub(crate) fn create(
-        snapshots: Snapshots,
-        meta: &SnapshotMeta,
-        pace: Pace,
-    ) -> Result<SnapshotWriter, SnapshotError> {
+    pub(crate) fn create(snapshots: Snapshots, meta: &SnapshotMeta) -> Result<SnapshotWriter, SnapshotError> {
         if meta.conf_state.len() > CONF_STATE_BYTES_MAX {
             return Err(SnapshotError::TooLarge {
                 what: "configuration state",
@@ -67,7 +58,6 @@ impl SnapshotWriter {
             term,
             temporary,
             file,
-            pace,
             buffer: format::encode_header(meta),
             written: 0,
             synced: 0,
@@ -131,7 +121,6 @@ impl SnapshotWriter {
             self.file.sync_data().map_err(&io)?;
             self.synced = self.written;
         }
-        (self.pace)(piece.len() as u64);
         Ok(())
     }
 }
