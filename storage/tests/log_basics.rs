@@ -1,4 +1,4 @@
-//! A log on the real disk: what was appended is there after a close, and readable from the maps.
+//! A log on the real disk: after a close its entries are there, and readable from the maps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

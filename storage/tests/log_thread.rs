@@ -1,4 +1,4 @@
-//! The flusher on its own thread: the core is woken for everything that it must learn, and never has to ask twice.
+//! The flusher on its own thread: the core is woken for every change, and never has to poll.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::*;
 use paddock_storage::fault::FaultDisk;
 use paddock_storage::*;
 
-/// Longer than anything here takes on a busy machine; a lost wake-up fails the test instead of hanging it.
+/// Longer than any wait here on a busy machine. A lost wake-up fails the test instead of blocking it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn threaded(disk: &FaultDisk) -> (LogOptions, Receiver<()>) {
@@ -54,7 +54,7 @@ fn a_full_disk_and_its_healing_wake_the_core() {
     let stopped = |log: &Log| matches!(log.state(), State::WritesStopped { .. });
     loop {
         match log.append(vec![Record::Entry(entry(log.last_index() + 1, 1, 900))]) {
-            // An entry taken just before the stop may have to wait for the healing.
+            // An entry accepted just before the stop may have to wait until there is room again.
             Ok(ticket) => wait_until(&log, &news, |log| log.durable().ticket >= ticket || stopped(log)),
             Err(refused) => {
                 assert!(matches!(refused.why, Refusal::WritesStopped(_)), "{refused}");
@@ -63,7 +63,7 @@ fn a_full_disk_and_its_healing_wake_the_core() {
         }
     }
     disk.set_capacity(None);
-    // Nobody does anything: the flusher asks by itself.
+    // No call in between: the flusher tries the disk by itself.
     wait_until(&log, &news, |log| log.state() == State::Running);
     let ticket = log.append(vec![Record::Entry(entry(log.last_index() + 1, 2, 900))]).unwrap();
     wait_until(&log, &news, |log| log.durable().ticket >= ticket);

@@ -1,5 +1,6 @@
-//! Snapshots that are missing, damaged, cut off, from another version, or only half written when the power went: the
-//! newest good one is found, and it is never one that is not whole.
+//! Snapshots that are missing, damaged, truncated, of another version, or half written at a power cut.
+//!
+//! A start finds the newest good one, and never one that is incomplete.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
