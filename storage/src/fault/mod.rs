@@ -7,7 +7,7 @@
 //! creations, renames and removals a prefix survives, as on a journalling file system.
 //! Never draws a random number of its own, so a seed replays a failure. Never lets a handle from before a
 //! cut work, so a crashed log cannot go on writing.
-//! Correct because all state is behind one lock.
+//! Correct because a handle holds the number of crashes at its opening, and each crash increments it.
 
 #![forbid(unsafe_code)]
 

@@ -10,6 +10,8 @@
 
 #![forbid(unsafe_code)]
 
+mod spares;
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
@@ -21,10 +23,10 @@ use std::time::Instant;
 use rkyv::util::AlignedVec;
 
 use super::record::{self, RecordPlace};
-use super::recovery::{Recovered, SPARES_MAX};
+use super::recovery::Recovered;
 use super::segment::{self, HEADER_BYTES, Header, Segment, Spare};
 use super::shared::{Batch, Shared, Slot};
-use super::{Durable, Flushing, HardState, LogOptions, ROOM_RETRY_INTERVAL, Record, State};
+use super::{Durable, HardState, LogOptions, ROOM_RETRY_INTERVAL, Record, State};
 
 /// Bytes written and synced as one group. A bigger group delays its first ticket more than it saves syncs.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -370,23 +372,6 @@ impl Flusher {
         Ok(Fit::Fits)
     }
 
-    /// Waits for the spare that is being filled, or fills one on this thread. Returns whether there is one.
-    fn obtain_spare(&mut self, retry: &mut bool) -> bool {
-        if let Some(filling) = self.filling.take() {
-            let _ = filling.join();
-            let prepared = self.shared.queue().prepared.take();
-            if let Some(prepared) = prepared {
-                self.prepared(prepared);
-            }
-        } else if *retry || self.shared.state() == State::Running {
-            *retry = false;
-            let number = self.next_spare();
-            let made = segment::make_spare(&*self.options.disk, &self.options.dir, number, self.file_bytes());
-            self.prepared(made);
-        }
-        !self.spares.is_empty()
-    }
-
     /// Removes segments that are not needed from the index, and reuses those without a map.
     fn retire(&mut self) -> Result<(), Failure> {
         let mut gone = Vec::new();
@@ -426,100 +411,5 @@ impl Flusher {
                 .map_err(|error| Failure(format!("recycling {} failed: {error}", segment.path.display())))?;
         }
         Ok(())
-    }
-
-    fn recycle(&mut self, segment: &Segment) -> io::Result<()> {
-        let (disk, file_bytes) = (self.options.disk.clone(), self.file_bytes());
-        if segment.header.file_bytes == file_bytes && self.spares.len() < SPARES_MAX {
-            let name = segment::spare_name(self.next_spare());
-            let path = self.options.dir.join(name);
-            disk.rename(&segment.path, &path)?;
-            disk.sync_dir(&self.options.dir)?;
-            self.spares.push(Spare { path, file_bytes });
-        } else {
-            disk.remove(&segment.path)?;
-            disk.sync_dir(&self.options.dir)?;
-        }
-        Ok(())
-    }
-
-    /// Prepares a spare for the next rotation, or stops writes when the disk has no room for one.
-    fn keep_spare(&mut self, retry: bool) {
-        if !self.spares.is_empty() {
-            self.news |= self.shared.set_state(State::Running);
-            return;
-        }
-        if self.filling.is_some() || !(retry || self.shared.state() == State::Running) {
-            return;
-        }
-        let number = self.next_spare();
-        let (disk, dir, bytes) = (self.options.disk.clone(), self.options.dir.clone(), self.file_bytes());
-        if self.options.flushing == Flushing::Manual {
-            let made = segment::make_spare(&*disk, &dir, number, bytes);
-            self.prepared(made);
-            return;
-        }
-        // Filling takes as long as writing a whole segment. Commits must not wait for it.
-        let shared = self.shared.clone();
-        let spawned = std::thread::Builder::new().name("paddock-spare".to_owned()).spawn(move || {
-            let made = segment::make_spare(&*disk, &dir, number, bytes);
-            shared.queue().prepared = Some(made);
-            shared.news.notify_one();
-        });
-        match spawned {
-            Ok(filling) => self.filling = Some(filling),
-            Err(error) => self.prepared(Err(error)),
-        }
-    }
-
-    /// Takes a filled spare and resumes writes, or stops writes if filling failed.
-    fn prepared(&mut self, made: io::Result<Spare>) {
-        if let Some(filling) = self.filling.take() {
-            let _ = filling.join();
-        }
-        match made {
-            Ok(spare) => {
-                self.spares.push(spare);
-                self.news |= self.shared.set_state(State::Running);
-            }
-            Err(error) => {
-                if self.shared.state() == State::Running {
-                    self.allow_late_entries();
-                }
-                let reason = format!(
-                    "no room for a log segment of {} bytes in {}: {error}",
-                    self.file_bytes(),
-                    self.options.dir.display()
-                );
-                let news = self.shared.set_state(State::WritesStopped { reason: reason.as_str().into() });
-                if news {
-                    // Logged once for each reason, not for each retry: the server's log file may lie on
-                    // the full disk.
-                    tracing::warn!(%reason, "writes are stopped");
-                }
-                self.news |= news;
-            }
-        }
-    }
-
-    /// Sets how many bytes of entries may still be appended after writes stop.
-    ///
-    /// The core learns of the stop a moment later, and may append entries until then. A refused entry
-    /// would block all later records of the core, its votes too. So they are taken as far as the active
-    /// segment has room beside a full queue.
-    fn allow_late_entries(&self) {
-        let file_bytes = self.active.header.file_bytes;
-        let used = self.end() + self.shared.queued_bytes.load(Ordering::Acquire);
-        let taken = used + self.options.queue_bytes_max + segment::reserve(file_bytes);
-        self.shared.late_bytes.store(file_bytes.saturating_sub(taken), Ordering::Release);
-    }
-
-    fn next_spare(&mut self) -> u64 {
-        self.next_spare += 1;
-        self.next_spare - 1
-    }
-
-    fn file_bytes(&self) -> u64 {
-        segment::file_bytes(self.options.segment_bytes)
     }
 }
