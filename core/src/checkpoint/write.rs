@@ -1,7 +1,7 @@
 //! Writing a checkpoint: machine first, then every znode, parents before children.
 //!
-//! Owns nothing: it reads a held version and hands blocks to storage. Never reads a clock. It stays correct because a cancelled or failed write leaves no
-//! file with a snapshot's name.
+//! Owns nothing: it reads a held version and hands blocks to storage. Never reads a clock. Correct because a
+//! cancelled or failed write leaves no file with a snapshot's name.
 
 use super::block::{BLOCK_MACHINE, BLOCK_MEMBERSHIP, BLOCK_ZNODES, BlockBuilder};
 use crate::machine::{MachineImage, MembershipState};
