@@ -1,4 +1,4 @@
-//! The disk's share of a write and of a restart: appends with both writers, one record and a 64 KiB group per sync,
+//! The disk's share of a write and of a restart: appends of one record and a 64 KiB group per sync,
 //! and writing and loading a snapshot. `TMPDIR` chooses the disk; on a tmpfs the numbers mean nothing.
 
 use std::sync::Arc;
@@ -6,9 +6,7 @@ use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use paddock_storage::{
-    Entry, HardState, Log, LogOptions, Record, SnapshotMeta, Snapshots, Ticket, WriteMethod,
-};
+use paddock_storage::{Entry, HardState, Log, LogOptions, Record, SnapshotMeta, Snapshots, Ticket};
 
 /// Size of one record's payload: a batch with a small write or two.
 const RECORD_BYTES: usize = 512;
@@ -26,13 +24,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(method: WriteMethod) -> Bench {
+    fn new() -> Bench {
         let root = tempfile::tempdir().expect("a temporary directory");
         let (signal, news) = std::sync::mpsc::channel();
         let wake = Arc::new(move || {
             let _ = signal.send(());
         });
-        let options = LogOptions { method, wake, ..LogOptions::new(root.path().join("log"), 0x5eed) };
+        let options = LogOptions { wake, ..LogOptions::new(root.path().join("log"), 0x5eed) };
         let (log, _) = Log::open(options).expect("a new log");
         Bench { log, news, data: Bytes::from(vec![7; RECORD_BYTES]), _root: root }
     }
@@ -57,16 +55,14 @@ impl Bench {
 }
 
 fn log_append(criterion: &mut Criterion) {
-    for (method, name) in [(WriteMethod::Pwrite, "pwrite"), (WriteMethod::Map, "map")] {
-        let mut group = criterion.benchmark_group("log_append");
-        group.sample_size(20);
-        for (count, shape) in [(1, "512B"), (GROUP_BYTES / RECORD_BYTES, "64KiB_group")] {
-            group.throughput(Throughput::Bytes((count * RECORD_BYTES) as u64));
-            let mut bench = Bench::new(method);
-            group.bench_function(format!("{name}/{shape}"), |bencher| bencher.iter(|| bench.append(count)));
-        }
-        group.finish();
+    let mut group = criterion.benchmark_group("log_append");
+    group.sample_size(20);
+    for (count, shape) in [(1, "512B"), (GROUP_BYTES / RECORD_BYTES, "64KiB_group")] {
+        group.throughput(Throughput::Bytes((count * RECORD_BYTES) as u64));
+        let mut bench = Bench::new();
+        group.bench_function(shape, |bencher| bencher.iter(|| bench.append(count)));
     }
+    group.finish();
 }
 
 fn snapshot(criterion: &mut Criterion) {
@@ -75,7 +71,7 @@ fn snapshot(criterion: &mut Criterion) {
     let block = vec![3; BLOCK_BYTES];
     let write = |index: u64| {
         let meta = SnapshotMeta { index, ..SnapshotMeta::default() };
-        let mut writer = snapshots.create(&meta, Box::new(|_| {})).expect("a new snapshot");
+        let mut writer = snapshots.create(&meta).expect("a new snapshot");
         for _ in 0..SNAPSHOT_BLOCKS {
             writer.block(1, &block).expect("room for a block");
         }

@@ -1,8 +1,10 @@
-//! The file operations that the log and the snapshots are made of, as a trait, and the real ones.
+//! The file operations of the log and the snapshots: the trait [`Disk`], and the operating system's files.
 //!
-//! Owns the vocabulary in which durability is argued: a write is live at once and durable after a sync of its
-//! file; a new name is live at once and durable after a sync of its directory. Never retries and never hides an error:
-//! what a failed operation means is decided by the caller. [`crate::fault::FaultDisk`] is the other implementation.
+//! Owns the terms in which durability is argued. A write is live at once, and durable after a sync of its
+//! file. A new name is live at once, and durable after a sync of its directory.
+//! Never retries and never hides an error: the caller decides what a failed operation means.
+//! Correct because it adds nothing to the system calls. [`crate::fault::FaultDisk`] is the other
+//! implementation.
 
 #![forbid(unsafe_code)]
 
@@ -12,22 +14,22 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use crate::map::{View, WriteMap};
+pub use crate::map::View;
 
-/// Bytes of zeros written at once when a file is filled: large enough to be sequential, small enough for the stack's sake.
+/// Bytes of zeros per write when a file is filled: enough for sequential writing, and a small buffer.
 const ZERO_CHUNK_BYTES: usize = 1 << 20;
 
-/// A lock that ends when it is dropped.
+/// Holds a lock until it is dropped.
 pub type LockGuard = Box<dyn Send + Sync>;
 
 /// Why a lock was not taken.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process has it.
+    /// The lock is held by another process.
     #[error("held by process {pid}")]
     Held {
-        /// What the holder wrote into the lock file, `unknown` if it had not come to that.
+        /// Process id in the lock file, `unknown` if the holder has not written it yet.
         pid: String,
     },
     /// The file could not be opened, locked or written.
@@ -37,45 +39,42 @@ pub enum LockError {
 
 /// A file system, or a simulation of one.
 pub trait Disk: Send + Sync {
-    /// Creates a directory and its parents; no error if it is there.
+    /// Creates a directory and its parents; no error if it exists.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Creates a file that must not exist.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// Renames, replacing the target.
+    /// Renames a file, replacing the target.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Names in a directory, sorted; names that are not UTF-8 are left out (we made none of them).
+    /// Names of files in a directory, sorted; without names that are not UTF-8, which Paddock never makes.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Makes creations, renames and removals in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Takes the exclusive lock file `path` and writes our process id into it.
+    /// Takes the exclusive lock file `path` and writes the id of this process into it.
     fn lock(&self, path: &Path) -> Result<LockGuard, LockError>;
 }
 
-/// An open file.
+/// An open file; handles may be shared between threads.
 pub trait DiskFile: Send + Sync {
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all bytes at `offset`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Makes the file's bytes (and the size needed to read them) durable.
+    /// Makes the file's bytes durable, and the size needed to read them.
     fn sync_data(&self) -> io::Result<()>;
     /// Makes bytes and metadata durable.
     fn sync_all(&self) -> io::Result<()>;
     /// Reserves `length` bytes and fills them with zeros, so that later writes below it touch no metadata.
     fn allocate(&self, length: u64) -> io::Result<()>;
-    /// Bytes in the file.
+    /// Size of the file, bytes.
     fn size(&self) -> io::Result<u64>;
     /// The first `length` bytes, read-only. None of them may be rewritten while the view lives.
     fn view(&self, length: u64) -> io::Result<View>;
-    /// A writable map of the first `length` bytes, or `None` where there are no maps.
-    fn write_map(&self, length: u64) -> io::Result<Option<WriteMap>>;
 }
 
-/// Reads until `buffer` is full or the file ends; the bytes read.
+/// Reads until `buffer` is full or the file ends; returns the bytes read.
 pub(crate) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
@@ -89,7 +88,9 @@ pub(crate) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> 
     Ok(done)
 }
 
-/// Writes a small file so that after a crash there is the old one or the new one: temporary name, sync, rename, sync of the directory.
+/// Replaces a small file atomically: after a crash the directory has the old file or the new one.
+///
+/// Writes under a temporary name, syncs, renames, and syncs the directory.
 pub(crate) fn replace_file(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!("{name}.tmp"));
     match disk.remove(&temporary) {
@@ -159,7 +160,7 @@ impl Disk for RealDisk {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut text = String::new();
-                // A holder that has not written its id yet is still a holder.
+                // The holder may not have written its process id yet.
                 let read = file.read_to_string(&mut text).is_ok();
                 let pid = text.trim();
                 let pid = if read && !pid.is_empty() { pid.to_owned() } else { "unknown".to_owned() };
@@ -194,11 +195,11 @@ impl DiskFile for RealFile {
 
     fn allocate(&self, length: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, length) {
-            // A file system without fallocate reserves by the writes below.
+            // On a file system without fallocate the writes below reserve the space.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
-        // fallocate alone leaves unwritten extents, and the first write to each would journal metadata.
+        // fallocate alone leaves unwritten extents: the first write to each would journal metadata.
         let zeros = vec![0; ZERO_CHUNK_BYTES];
         let mut offset = 0;
         while offset < length {
@@ -218,12 +219,5 @@ impl DiskFile for RealFile {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         View::map(&self.0, length)
-    }
-
-    fn write_map(&self, length: u64) -> io::Result<Option<WriteMap>> {
-        if length > self.size()? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        WriteMap::map(&self.0, length).map(Some)
     }
 }

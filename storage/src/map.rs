@@ -1,9 +1,9 @@
-//! Memory maps of log segments and snapshots: the one place of this crate with `unsafe`.
+//! Read-only memory maps of log segments and snapshots: the one place of this crate with `unsafe`.
 //!
-//! Owns the rule under which mapping a file is sound here: the mapped range is allocated, the file is never
-//! truncated while it is open, and no byte below the mapped end is rewritten while a read-only map of it lives. The callers keep
-//! that rule: the log maps only below its durable end and recycles a segment when its last map is gone, and a snapshot
-//! is immutable from the rename on. Never hands out a map of a file that this process still appends below.
+//! Owns the rule under which mapping a file is sound: the mapped range is allocated, and no mapped byte is
+//! rewritten or truncated while the map lives. Never maps writably.
+//! Correct because both callers keep the rule. The log maps only below its durable end, and recycles a
+//! segment after its last map is gone. A snapshot is mapped when all of it is written.
 
 use std::fs::File;
 use std::io;
@@ -11,12 +11,12 @@ use std::ops::Deref;
 
 use rkyv::util::AlignedVec;
 
-/// Read-only bytes of a file: a map of a real file, or a copy where the disk is simulated. Aligned to 16 bytes.
+/// Read-only bytes of a file, aligned to 16 bytes: a map of a real file, or a copy on a simulated disk.
 #[derive(Debug)]
 pub enum View {
     /// Pages of the file itself.
     Map(memmap2::Mmap),
-    /// Bytes read from it.
+    /// Bytes read from the file.
     Copy(AlignedVec<16>),
 }
 
@@ -29,10 +29,11 @@ impl View {
         let length = usize::try_from(length).map_err(io::Error::other)?;
         let mut options = memmap2::MmapOptions::new();
         options.len(length);
-        // SAFETY: bytes below `length` are allocated and are neither rewritten nor truncated while this map
-        // lives: the log maps below its durable end and keeps a segment from being recycled as long as a view's token
-        // lives; snapshots are mapped after their rename and only ever removed, which leaves the pages in place.
-        // The directory lock keeps other processes of ours out.
+        // SAFETY: bytes below `length` are allocated, and are neither rewritten nor truncated while this
+        // map lives. The log maps below its durable end, and does not recycle a segment while a view's
+        // token lives. A snapshot is mapped when all of it is written. Afterwards its file is only renamed
+        // or removed, which leaves the pages in place. The directory lock
+        // excludes other Paddock processes.
         let map = unsafe { options.map(file)? };
         Ok(View::Map(map))
     }
@@ -45,42 +46,5 @@ impl Deref for View {
             View::Map(map) => map,
             View::Copy(copy) => copy,
         }
-    }
-}
-
-/// A writable map of a whole preallocated segment.
-#[derive(Debug)]
-pub struct WriteMap(memmap2::MmapMut);
-
-impl WriteMap {
-    /// Maps the first `length` bytes of `file`, which are allocated and zero-filled.
-    pub(crate) fn map(file: &File, length: u64) -> io::Result<WriteMap> {
-        let length = usize::try_from(length).map_err(io::Error::other)?;
-        let mut options = memmap2::MmapOptions::new();
-        options.len(length);
-        // SAFETY: the segment was zero-filled to `length` before it got its name, so no store meets a hole on a
-        // full disk, and nobody truncates it. Read-only maps of the same file end at the durable end and the one
-        // writer (the flusher) stores only above it, so no reader sees a byte change.
-        let map = unsafe { options.map_mut(file)? };
-        Ok(WriteMap(map))
-    }
-
-    /// Stores `bytes` at `offset`; false if they do not fit.
-    pub(crate) fn store(&mut self, offset: u64, bytes: &[u8]) -> bool {
-        let Ok(start) = usize::try_from(offset) else { return false };
-        match self.0.get_mut(start..).and_then(|rest| rest.get_mut(..bytes.len())) {
-            Some(place) => {
-                place.copy_from_slice(bytes);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Writes the dirty pages of a range back and waits for the disk.
-    pub(crate) fn flush(&self, offset: u64, length: u64) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let length = usize::try_from(length).map_err(io::Error::other)?;
-        self.0.flush_range(start, length)
     }
 }

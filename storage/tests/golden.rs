@@ -1,5 +1,7 @@
-//! Files written by format version 1, kept for ever: a build that cannot read them, or writes other bytes under the same
-//! version, has changed the format. `PADDOCK_WRITE_GOLDEN=1` writes them anew after a deliberate change of version.
+//! Files written by format version 1, kept for ever.
+//!
+//! A build that cannot read them, or writes other bytes under the same version, has changed the format.
+//! `PADDOCK_WRITE_GOLDEN=1` replaces them, after a deliberate change of version.
 
 mod common;
 
@@ -15,7 +17,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// The file as it should be; written first if asked.
+/// Content of a golden file, replaced by `now` first if the environment asks for it.
 fn kept(name: &str, now: &[u8]) -> Vec<u8> {
     if std::env::var_os("PADDOCK_WRITE_GOLDEN").is_some() {
         std::fs::write(golden(name), now).unwrap();
@@ -73,7 +75,7 @@ fn snapshots_of_version_1() {
     };
     let disk = FaultDisk::new();
     let snapshots = Snapshots::on(Arc::new(disk.clone()), "/snapshots");
-    let mut writer = snapshots.create(&meta, Box::new(|_| {})).unwrap();
+    let mut writer = snapshots.create(&meta).unwrap();
     writer.block(1, b"a block of thirty-three bytes....").unwrap();
     writer.block(2, &[]).unwrap();
     let finished = writer.finish().unwrap();

@@ -1,6 +1,8 @@
-//! A snapshot of another node replaces this one's state: the file gets its name, then the log is reset, and the power may
-//! go at any operation of the disk in between. Afterwards the node has the old state with everything that it had
-//! acknowledged, or the new one; never a part of either, and never a vote less.
+//! A power cut at every operation while another node's snapshot replaces this node's state.
+//!
+//! First the file gets its name, then the log is reset. After a cut the node has the old state with
+//! everything that it acknowledged, or the new state. It never has a part of either, and never loses a
+//! vote.
 
 mod common;
 
@@ -19,12 +21,12 @@ fn snapshots(disk: &FaultDisk) -> Snapshots {
 
 fn write_snapshot(disk: &FaultDisk, (index, term): (u64, u64)) {
     let meta = SnapshotMeta { index, term, ..SnapshotMeta::default() };
-    let mut writer = snapshots(disk).create(&meta, Box::new(|_| {})).unwrap();
+    let mut writer = snapshots(disk).create(&meta).unwrap();
     writer.block(1, &[index as u8; 3000]).unwrap();
     writer.finish().unwrap();
 }
 
-/// The file of another node's snapshot.
+/// Bytes of a snapshot that another node wrote.
 fn foreign((index, term): (u64, u64)) -> Vec<u8> {
     let disk = FaultDisk::new();
     write_snapshot(&disk, (index, term));
@@ -64,7 +66,7 @@ fn install(disk: &FaultDisk, new: (u64, u64), file: &[u8], by_record: bool) {
         return;
     }
     if by_record {
-        // The core may also say so itself, before it goes.
+        // The core may append the reset itself before the crash.
         let options = LogOptions { snapshot: OLD, ..options(disk) };
         if let Ok((mut log, _)) = Log::open(options) {
             let _ = log.append(vec![Record::Reset { index: new.0, term: new.1 }]);
@@ -96,7 +98,7 @@ fn check(disk: &FaultDisk, new: (u64, u64), keeps_suffix: bool, context: &str) -
         "{context}: an entry of the old log is left behind the snapshot"
     );
     assert!(hard.commit >= at.0 && hard.commit <= last, "{context}: commit {}", hard.commit);
-    // It goes on from there, and once more.
+    // The log takes more entries after the recovery, and survives another one.
     append(&mut log, last + 1..=last + 5, 6, 50);
     drop(log);
     disk.kill();
@@ -147,7 +149,7 @@ fn a_log_is_never_reset_to_a_snapshot_whose_name_goes_with_the_power() {
             let disk = node();
             disk.break_at(operation);
             install(&disk, new, &file, false);
-            // First only the process ends, and it is started again; then the power goes.
+            // First only the process ends and starts again. Then the power is cut.
             disk.kill();
             let _ = reopen(&disk).unwrap();
             disk.power_cut(seed);
@@ -163,7 +165,7 @@ fn the_same_when_the_reset_is_written_before_the_node_goes() {
 
 #[test]
 fn a_log_that_holds_the_snapshots_last_entry_keeps_what_follows_it() {
-    // Those entries may have been acknowledged to a leader: they are not the snapshot's to drop.
+    // This node may have acknowledged those entries to a leader, so the snapshot must not drop them.
     at_every_operation((25, 2), false, true);
 }
 

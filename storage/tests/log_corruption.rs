@@ -1,5 +1,6 @@
-//! Bytes that had been synced and are not what was written: the node refuses to start and names file and offset.
-//! The tail that nobody was told of is cut instead, and the difference is `durable_to`.
+//! Synced bytes that changed: the node refuses to start and names file and offset.
+//!
+//! A tail that was never reported durable is cut instead. The records' `durable_to` makes the difference.
 
 mod common;
 
@@ -142,8 +143,9 @@ fn a_segment_that_the_disk_cannot_read_is_named_with_what_to_do() {
     assert!(error.contains(name(&path)) && error.contains("the disk fails: replace it"), "{error}");
 }
 
-/// A client that knows the format stores a record which claims that the log was durable beyond it, in the hope that a
-/// torn tail makes the scan find it and refuse the start. It does not know the salt.
+/// A client that knows the format stores a forged record in an entry. The record claims that the log was
+/// durable beyond it, so that the scan of a torn tail finds it and refuses the start. The client does not
+/// know the salt.
 #[test]
 fn a_record_forged_inside_a_clients_data_is_no_evidence_of_corruption() {
     let disk = FaultDisk::new();
@@ -152,7 +154,7 @@ fn a_record_forged_inside_a_clients_data_is_no_evidence_of_corruption() {
     let path = segments(&disk)[0].clone();
     let (mut log, recovery) = Log::open(options(&disk)).unwrap();
     let next = recovery.last_index + 1;
-    // Where the torn record will lie, and in it the forged one: behind the opening's hard state of 80 bytes.
+    // Offset of the torn record, and of the forged one in it: behind the opening's hard state of 80 bytes.
     let torn = find(&disk, &path, &entry(9, 1, 300)) - 48 + 352 + 80;
     let mut forged = vec![0; 64];
     forged[4..8].copy_from_slice(&16u32.to_le_bytes());

@@ -1,6 +1,8 @@
-//! A power cut keeps any subset of the sectors that were not synced. What had been reported durable must be there
-//! afterwards, whatever the subset, and nothing but a prefix of what was appended. The same at every single operation
-//! of the disk, and again when the power goes during the recovery from the first cut.
+//! A power cut keeps any subset of the sectors that were not synced.
+//!
+//! Whatever the subset, everything reported durable is there afterwards, and nothing but a prefix of what
+//! was appended. So it is for a cut at every single operation of the disk, and for a second cut during
+//! the recovery.
 
 mod common;
 
@@ -8,7 +10,7 @@ use common::*;
 use paddock_storage::fault::FaultDisk;
 use paddock_storage::*;
 
-/// One random append, the same for the log and the model.
+/// Makes one random append to the log and to the model.
 fn step(draw: &mut Draw, last: u64, term: &mut u64, commit: &mut u64) -> Record {
     match draw.below(10) {
         0 => {
@@ -20,7 +22,7 @@ fn step(draw: &mut Draw, last: u64, term: &mut u64, commit: &mut u64) -> Record 
             Record::HardState(state(*term, 1, *commit))
         }
         2 if last > *commit => {
-            // A new leader's entry supersedes what was not committed.
+            // A new leader's entry supersedes an uncommitted suffix.
             *term += 1;
             let index = *commit + 1 + draw.below(last - *commit);
             Record::Entry(entry(index, *term, draw.below(700) as usize))
@@ -37,7 +39,7 @@ fn open(disk: &FaultDisk, model: &mut Model, context: &str) -> (Log, Recovery) {
     (log, recovery)
 }
 
-/// Runs until the disk breaks; what was durable by then is in the model.
+/// Appends until the disk breaks. The model holds what was durable by then.
 fn work(log: &mut Log, recovery: &Recovery, model: &mut Model, draw: &mut Draw, appends: u64) {
     let mut term = recovery.hard_state.term.max(recovery.last_term).max(1);
     let mut commit = recovery.hard_state.commit;
@@ -94,7 +96,7 @@ fn the_power_may_go_before_any_operation_of_work_and_of_recovery() {
                 work(&mut log, &recovery, &mut model, &mut Draw(seed), 40);
             }
             disk.power_cut(seed ^ at << 8);
-            // Now within the recovery itself, a few times.
+            // More cuts, now during the recovery itself.
             for again in 1..4 {
                 disk.break_at(disk.operations() + (at + again) % 9);
                 let opened = Log::open(options(&disk)).map(|_| ());
@@ -108,8 +110,8 @@ fn the_power_may_go_before_any_operation_of_work_and_of_recovery() {
     }
 }
 
-/// A process whose sync failed leaves pages that look written and are not. Its successor reads them, so it must write them again
-/// before it builds on them.
+/// A process whose sync failed leaves pages in the page cache that are not on the disk. The next process
+/// reads them, so it must write them again before it relies on them.
 #[test]
 fn recovery_syncs_what_it_accepts_before_anything_is_promised() {
     for seed in 0..200 {
@@ -132,8 +134,8 @@ fn recovery_syncs_what_it_accepts_before_anything_is_promised() {
     }
 }
 
-/// Records beyond a cut lie where the next ones will be appended, at fitting offsets if these have the same sizes. They
-/// must not come to life behind them.
+/// Records beyond a cut lie where new ones will be appended, at the same offsets if the sizes are equal.
+/// Recovery must not accept them behind the new ones.
 #[test]
 fn a_tail_that_was_cut_does_not_come_back() {
     let mut cuts = 0;
@@ -141,9 +143,9 @@ fn a_tail_that_was_cut_does_not_come_back() {
         let disk = FaultDisk::new();
         let (mut log, _) = Log::open(options(&disk)).unwrap();
         append(&mut log, 1..=2, 1, 1000);
-        // Written as one group, torn by the cut.
+        // One group, torn by the cut.
         disk.break_at(disk.operations() + 1);
-        // First a hard state: the next opening begins with one too, so the entries behind it fall on the same offsets.
+        // First a hard state, as at each opening: so the entries behind it get the same offsets.
         log.append(vec![Record::HardState(state(1, 1, 2))]).unwrap();
         append(&mut log, 3..=9, 1, 1000);
         drop(log);

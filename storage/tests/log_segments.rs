@@ -1,4 +1,5 @@
-//! The lives of a segment: recycled, mapped, superseded, reset. What was true before one goes must be true after.
+//! The reuse of a segment: recycled, mapped, superseded, reset. What held before each step must hold
+//! after it.
 
 mod common;
 
@@ -6,7 +7,7 @@ use common::*;
 use paddock_storage::fault::FaultDisk;
 use paddock_storage::*;
 
-/// Term of an index as a start found it.
+/// Term of an index, as recovery reported it.
 fn term(recovery: &Recovery, index: u64) -> u64 {
     let runs = recovery.terms.iter().take_while(|(start, _)| *start <= index);
     runs.last().map_or(recovery.term_before, |(_, term)| *term)
@@ -32,14 +33,14 @@ fn hard_state_outlives_the_segment_in_which_it_was_written() {
     assert_eq!(term(&recovery, 54), 7);
 }
 
-/// Each life of a file begins with the bytes of the one before: none of them may pass for new.
+/// A reused file begins with the bytes of its earlier use: none of them may pass for a new record.
 #[test]
 fn stale_records_of_a_recycled_segment_are_not_accepted() {
     for seed in 0..60 {
         let disk = FaultDisk::new();
         let (mut log, _) = Log::open(options(&disk)).unwrap();
         let mut index = 0;
-        // Equal sizes, so that old records lie exactly where new ones go.
+        // Equal sizes, so that old records lie exactly where new ones are written.
         for _ in 0..20 {
             append(&mut log, index + 1..=index + 4, 1, 900);
             index += 4;
@@ -99,7 +100,7 @@ fn a_superseded_suffix_stays_superseded() {
     }
 }
 
-/// The segments with the first half go; the superseding entries begin the log then.
+/// The segments with the superseded entries are dropped, so that the log begins with the superseding ones.
 #[test]
 fn a_log_that_begins_with_superseding_entries_reaches_its_snapshot() {
     let disk = FaultDisk::new();
@@ -144,7 +145,7 @@ fn after_a_reset_the_old_log_is_gone_for_good() {
     );
 }
 
-/// The snapshot was renamed into place and the power went before the reset was durable.
+/// The power is cut after the rename of the snapshot and before the log's reset is durable.
 #[test]
 fn a_log_behind_an_installed_snapshot_is_reset_to_it() {
     let disk = FaultDisk::new();

@@ -1,4 +1,4 @@
-//! The flusher on its own thread: the core is woken for everything that it must learn, and never has to ask twice.
+//! The flusher on its own thread: the core is woken for every change, and never has to poll.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::*;
 use paddock_storage::fault::FaultDisk;
 use paddock_storage::*;
 
-/// Longer than anything here takes on a busy machine; a lost wake-up fails the test instead of hanging it.
+/// Longer than any wait here on a busy machine. A lost wake-up fails the test instead of blocking it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn threaded(disk: &FaultDisk) -> (LogOptions, Receiver<()>) {
@@ -54,7 +54,7 @@ fn a_full_disk_and_its_healing_wake_the_core() {
     let stopped = |log: &Log| matches!(log.state(), State::WritesStopped { .. });
     loop {
         match log.append(vec![Record::Entry(entry(log.last_index() + 1, 1, 900))]) {
-            // An entry taken just before the stop may have to wait for the healing.
+            // An entry accepted just before the stop may have to wait until there is room again.
             Ok(ticket) => wait_until(&log, &news, |log| log.durable().ticket >= ticket || stopped(log)),
             Err(refused) => {
                 assert!(matches!(refused.why, Refusal::WritesStopped(_)), "{refused}");
@@ -63,7 +63,7 @@ fn a_full_disk_and_its_healing_wake_the_core() {
         }
     }
     disk.set_capacity(None);
-    // Nobody does anything: the flusher asks by itself.
+    // No call in between: the flusher tries the disk by itself.
     wait_until(&log, &news, |log| log.state() == State::Running);
     let ticket = log.append(vec![Record::Entry(entry(log.last_index() + 1, 2, 900))]).unwrap();
     wait_until(&log, &news, |log| log.durable().ticket >= ticket);
@@ -98,51 +98,44 @@ fn dropping_the_log_writes_what_waits() {
 /// Readers on other threads see only whole entries while the log is written, superseded, cut and recycled.
 #[test]
 fn readers_on_other_threads_see_what_was_written() {
-    for method in [WriteMethod::Pwrite, WriteMethod::Map] {
-        let root = tempfile::tempdir().unwrap();
-        let (signal, news) = channel();
-        let wake = Arc::new(move || {
-            let _ = signal.send(());
-        });
-        let log_options = LogOptions {
-            segment_bytes: 16 << 10,
-            wake,
-            method,
-            ..LogOptions::new(root.path().join("log"), 5)
-        };
-        let (mut log, _) = Log::open(log_options).unwrap();
-        let reader = log.reader();
-        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let stop = done.clone();
-        let checker = std::thread::spawn(move || {
-            let mut seen = 0u64;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) || seen == 0 {
-                let bounds = reader.bounds();
-                match reader.read_range(bounds.start, bounds.end, 8000) {
-                    Ok(entries) => {
-                        for found in entries {
-                            assert_eq!(found, entry(found.index, found.term, 700));
-                            seen += 1;
-                        }
+    let root = tempfile::tempdir().unwrap();
+    let (signal, news) = channel();
+    let wake = Arc::new(move || {
+        let _ = signal.send(());
+    });
+    let log_options =
+        LogOptions { segment_bytes: 16 << 10, wake, ..LogOptions::new(root.path().join("log"), 5) };
+    let (mut log, _) = Log::open(log_options).unwrap();
+    let reader = log.reader();
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = done.clone();
+    let checker = std::thread::spawn(move || {
+        let mut seen = 0u64;
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) || seen == 0 {
+            let bounds = reader.bounds();
+            match reader.read_range(bounds.start, bounds.end, 8000) {
+                Ok(entries) => {
+                    for found in entries {
+                        assert_eq!(found, entry(found.index, found.term, 700));
+                        seen += 1;
                     }
-                    Err(ReadError::Compacted(_) | ReadError::Unavailable(_)) => {}
-                    Err(error) => panic!("{error}"),
                 }
-            }
-            seen
-        });
-        for round in 0..150u64 {
-            let last = log.last_index();
-            let first = if round % 5 == 4 { last } else { last + 1 };
-            let records =
-                (first..first + 4).map(|index| Record::Entry(entry(index, 1 + round, 700))).collect();
-            let ticket = log.append(records).unwrap();
-            wait_until(&log, &news, |log| log.durable().ticket >= ticket);
-            if round % 7 == 6 {
-                log.truncate_prefix(first.saturating_sub(12).max(1));
+                Err(ReadError::Compacted(_) | ReadError::Unavailable(_)) => {}
+                Err(error) => panic!("{error}"),
             }
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert!(checker.join().unwrap() > 0);
+        seen
+    });
+    for round in 0..150u64 {
+        let last = log.last_index();
+        let first = if round % 5 == 4 { last } else { last + 1 };
+        let records = (first..first + 4).map(|index| Record::Entry(entry(index, 1 + round, 700))).collect();
+        let ticket = log.append(records).unwrap();
+        wait_until(&log, &news, |log| log.durable().ticket >= ticket);
+        if round % 7 == 6 {
+            log.truncate_prefix(first.saturating_sub(12).max(1));
+        }
     }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(checker.join().unwrap() > 0);
 }

@@ -31,7 +31,6 @@ pub type Wake = Box<dyn Fn() + Send>;
 /// Writes jobs and tells how they ended.
 struct Writer {
     snapshots: Snapshots,
-    bytes_per_second: Option<u64>,
     cancelled: Arc<AtomicBool>,
     told: Arc<AtomicBool>,
     ended: Sender<Outcome>,
@@ -42,7 +41,7 @@ impl Writer {
     /// `false`: nobody listens any more.
     fn run(&self, job: Job) -> bool {
         let index = job.meta.index;
-        let result = write(&self.snapshots, &job, self.bytes_per_second, &self.cancelled);
+        let result = write(&self.snapshots, &job, &self.cancelled);
         drop(job);
         if self.ended.send(Outcome { index, result }).is_err() {
             return false;
@@ -67,8 +66,8 @@ pub struct Checkpointer {
 
 impl Checkpointer {
     /// Starts the thread. `wake` is called when a checkpoint has ended.
-    pub fn start(snapshots: Snapshots, bytes_per_second: Option<u64>, wake: Wake) -> io::Result<Self> {
-        let mut this = Self::inline(snapshots, bytes_per_second, wake)?;
+    pub fn start(snapshots: Snapshots, wake: Wake) -> io::Result<Self> {
+        let mut this = Self::inline(snapshots, wake)?;
         let Some((writer, waiting)) = this.inline.take() else { return Ok(this) };
         let thread = std::thread::Builder::new().name("paddock-checkpoint".to_owned()).spawn(move || {
             // On Linux this is the weight of the calling thread alone. Without it checkpoints are only less polite.
@@ -86,12 +85,12 @@ impl Checkpointer {
     }
 
     /// Without a thread. Never fails; it has the form of [`Checkpointer::start`].
-    pub fn inline(snapshots: Snapshots, bytes_per_second: Option<u64>, wake: Wake) -> io::Result<Self> {
+    pub fn inline(snapshots: Snapshots, wake: Wake) -> io::Result<Self> {
         let (jobs, waiting) = channel::<Job>();
         let (ended, outcomes) = channel();
         let (cancel, news) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (cancelled, told) = (cancel.clone(), news.clone());
-        let writer = Writer { snapshots, bytes_per_second, cancelled, told, ended, wake };
+        let writer = Writer { snapshots, cancelled, told, ended, wake };
         Ok(Self { jobs: Some(jobs), inline: Some((writer, waiting)), outcomes, cancel, news, thread: None })
     }
 

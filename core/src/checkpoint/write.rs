@@ -1,16 +1,14 @@
 //! Writing a checkpoint: machine first, then every znode, parents before children.
 //!
-//! Owns nothing: it reads a held version and hands blocks to storage. Never reads a clock: a limited rate is kept by
-//! waiting as long as the bytes of each piece may take. It stays correct because a cancelled or failed write leaves no
-//! file with a snapshot's name.
+//! Owns nothing: it reads a held version and hands blocks to storage. Never reads a clock. Correct because a
+//! cancelled or failed write leaves no file with a snapshot's name.
 
 use super::block::{BLOCK_MACHINE, BLOCK_MEMBERSHIP, BLOCK_ZNODES, BlockBuilder};
 use crate::machine::{MachineImage, MembershipState};
 use crate::tree::Held;
-use paddock_storage::snapshot::{Finished, Pace};
+use paddock_storage::snapshot::Finished;
 use paddock_storage::{SnapshotError, SnapshotMeta, Snapshots};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use thiserror::Error;
 
 /// What to write.
@@ -41,13 +39,8 @@ pub enum WriteError {
 }
 
 /// Writes `job`; returns when the snapshot is durable. Looks at `cancel` between blocks.
-pub fn write(
-    snapshots: &Snapshots,
-    job: &Job,
-    bytes_per_second: Option<u64>,
-    cancel: &AtomicBool,
-) -> Result<Finished, WriteError> {
-    let mut writer = snapshots.create(&job.meta, pace(bytes_per_second))?;
+pub fn write(snapshots: &Snapshots, job: &Job, cancel: &AtomicBool) -> Result<Finished, WriteError> {
+    let mut writer = snapshots.create(&job.meta)?;
     writer.block(BLOCK_MACHINE, &rkyv::to_bytes::<rkyv::rancor::Error>(&job.image)?)?;
     if job.membership != MembershipState::default() {
         writer.block(BLOCK_MEMBERSHIP, &rkyv::to_bytes::<rkyv::rancor::Error>(&job.membership)?)?;
@@ -71,14 +64,4 @@ pub fn write(
         return Err(WriteError::Cancelled);
     }
     Ok(writer.finish()?)
-}
-
-fn pace(bytes_per_second: Option<u64>) -> Pace {
-    match bytes_per_second {
-        None => Box::new(|_| {}),
-        Some(limit) => Box::new(move |bytes| {
-            let ns = u128::from(bytes) * 1_000_000_000 / u128::from(limit.max(1));
-            std::thread::sleep(Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX)));
-        }),
-    }
 }

@@ -139,8 +139,6 @@ pub struct ConsensusConfig {
     pub snap_count: u64,
     /// Log bytes between two checkpoints at most, in the same way.
     pub snap_log_bytes: u64,
-    /// Limit of a checkpoint's writing, bytes per second; `None`: as fast as the disk takes it.
-    pub checkpoint_bytes_per_second: Option<u64>,
     /// Random number of this start: the seed of the election jitter, and which session ids it leaves out.
     pub seed: u64,
     /// Random bytes that become the directory's identity if it has none.
@@ -175,7 +173,6 @@ impl ConsensusConfig {
             force_sync: true,
             snap_count: crate::config::SNAP_COUNT,
             snap_log_bytes: CHECKPOINT_LOG_BYTES,
-            checkpoint_bytes_per_second: None,
             seed: 0,
             new_identity: [0; 16],
             log_salt: 0,

@@ -1,11 +1,13 @@
-//! The log as the consensus core sees it: append, and look how far it is durable.
+//! The log as the consensus core sees it: append, and query how far it is durable.
 //!
-//! Owns the flusher's life. Never waits for a disk after [`Log::open`]: an append is a push to a bounded queue, and what was
-//! appended is read on other threads. It stays correct because a record that was accepted is durable when its ticket is, and
-//! can be read by nobody before then.
+//! Owns the flusher's thread. Never waits for a disk between [`Log::open`] and [`Log::close`]: an append
+//! is a push to a bounded queue.
+//! Correct because the flusher publishes a ticket, and makes its entries readable, only after they are
+//! durable.
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +23,7 @@ use super::{
     SEGMENT_BYTES_MIN, State, Ticket, record,
 };
 
-/// The write-ahead log. One owner; [`Log::reader`] is for everybody else.
+/// The write-ahead log. It has one owner; other threads use [`Log::reader`].
 pub struct Log {
     shared: Arc<Shared>,
     /// Index of the last entry, durable or not.
@@ -37,18 +39,23 @@ enum Driver {
     Manual(Box<Flusher>),
 }
 
-impl Log {
-    /// Recovers (or creates) the log. When it returns, everything that [`Recovery`] reports is durable, and a new
-    /// opening has been recorded durably.
-    pub fn open(options: LogOptions) -> Result<(Log, Recovery), OpenError> {
-        let range = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
-        if !range.contains(&options.segment_bytes) {
-            let what = format!(
-                "{} is not between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}",
-                options.segment_bytes
-            );
-            return Err(OpenError::Option { option: "segment_bytes", what });
+impl Driver {
+    fn start(flusher: Flusher, flushing: Flushing) -> io::Result<Driver> {
+        match flushing {
+            Flushing::Manual => Ok(Driver::Manual(Box::new(flusher))),
+            Flushing::Thread => {
+                let thread = std::thread::Builder::new().name("paddock-flusher".to_owned());
+                Ok(Driver::Thread(Some(thread.spawn(move || flusher.run())?)))
+            }
         }
+    }
+}
+
+impl Log {
+    /// Recovers the log, or creates it. On return everything that [`Recovery`] reports is durable, and so
+    /// is the record of this opening.
+    pub fn open(options: LogOptions) -> Result<(Log, Recovery), OpenError> {
+        check_segment_bytes(options.segment_bytes)?;
         let mut recovered = recovery::recover(&options)?;
         let plan = Plan::new(&options.dir, options.snapshot, &mut recovered)?;
 
@@ -70,52 +77,34 @@ impl Log {
         let io = |source| OpenError::Io { path: options.dir.clone(), source };
         let mut flusher = Flusher::new(options.clone(), shared.clone(), &mut recovered).map_err(io)?;
 
-        // The first record of this opening is durable before anybody is promised anything: it uses up the epoch, so
-        // that no record which an earlier opening left beyond the cut can ever be taken for one of ours.
         let mut records = vec![Record::HardState(recovered.hard_state)];
         if plan.reset {
             let (index, term) = options.snapshot;
             records.insert(0, Record::Reset { index, term });
         }
-        let bytes = records.iter().map(record::record_bytes).sum();
-        shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        shared.queue().batches.push_back(Batch { ticket: Ticket(1), records, bytes, written: 0 });
-        flusher.turn(true);
-        if shared.durable_ticket() != Ticket(1) {
-            let why = match shared.state() {
-                State::WritesStopped { reason } | State::Failed { reason } => reason.to_string(),
-                State::Running => "the opening could not be recorded".to_owned(),
-            };
-            return Err(io(std::io::Error::other(why)));
-        }
+        record_opening(&mut flusher, &shared, records).map_err(io)?;
 
-        let entry_bytes_max = options.entry_bytes_max();
-        let queue_bytes_max = options.queue_bytes_max;
-        let driver = match options.flushing {
-            Flushing::Manual => Driver::Manual(Box::new(flusher)),
-            Flushing::Thread => {
-                let thread = std::thread::Builder::new().name("paddock-flusher".to_owned());
-                let dir = options.dir.clone();
-                let handle = thread
-                    .spawn(move || flusher.run())
-                    .map_err(|source| OpenError::Io { path: dir, source })?;
-                Driver::Thread(Some(handle))
-            }
+        let log = Log {
+            shared,
+            last: report.last_index,
+            next_ticket: OPENING_TICKET.0 + 1,
+            queue_bytes_max: options.queue_bytes_max,
+            entry_bytes_max: options.entry_bytes_max(),
+            driver: Driver::start(flusher, options.flushing).map_err(io)?,
         };
-        let log =
-            Log { shared, last: report.last_index, next_ticket: 2, queue_bytes_max, entry_bytes_max, driver };
         Ok((log, report))
     }
 
-    /// Hands records to the flusher, in order. The ticket tells when they are durable.
+    /// Hands records to the flusher, in order. They are durable when [`Log::durable`] reports the ticket.
     ///
-    /// All or none is taken. Panics if an entry does not continue the log: Raft never asks for that.
+    /// Takes all records or none. Panics if an entry lies beyond the last index + 1: Raft never appends such.
     pub fn append(&mut self, records: Vec<Record>) -> Result<Ticket, AppendError> {
         let bytes: u64 = records.iter().map(record::record_bytes).sum();
         if let Some(why) = self.refusal(&records, bytes) {
             return Err(AppendError { records, why });
         }
         let ticket = Ticket(self.next_ticket);
+        debug_assert!(self.shared.durable_ticket() < ticket, "a ticket is durable after its append only");
         self.next_ticket += 1;
         for record in &records {
             match record {
@@ -136,18 +125,18 @@ impl Log {
             self.shared.late_bytes.store(late.saturating_sub(bytes), Ordering::Release);
         }
         self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.shared.queue().batches.push_back(Batch { ticket, records, bytes, written: 0 });
+        let mut queue = self.shared.queue();
+        debug_assert!(
+            queue.batches.back().is_none_or(|before| before.ticket < ticket),
+            "batches are in order"
+        );
+        queue.batches.push_back(Batch { ticket, records, bytes, written: 0 });
+        drop(queue);
         self.shared.news.notify_one();
         Ok(ticket)
     }
 
-    /// Whether an append of entries with `bytes` of data would be taken now. Look before taking a `Ready` from Raft:
-    /// that cannot be given back.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        self.state() == State::Running && self.fits(bytes)
-    }
-
-    /// How far the log is durable.
+    /// Latest durable append, with the last index and term as of that append.
     pub fn durable(&self) -> Durable {
         self.shared.durable()
     }
@@ -167,13 +156,14 @@ impl Log {
         self.last
     }
 
-    /// Largest `data` of an entry.
+    /// Largest `data` of an entry, bytes.
     pub fn entry_bytes_max(&self) -> u64 {
         self.entry_bytes_max
     }
 
-    /// Entries below `index` are not needed any more (both retained snapshots contain them). Whole segments are recycled
-    /// when that is so for all their entries and nobody maps them.
+    /// Allows the log to drop entries below `index`, because both retained snapshots contain them.
+    ///
+    /// A segment is recycled when all its entries may be dropped and no map of it is left.
     pub fn truncate_prefix(&mut self, index: u64) {
         let index = index.min(self.last + 1);
         let mut queue = self.shared.queue();
@@ -187,15 +177,18 @@ impl Log {
         LogReader::new(self.shared.clone())
     }
 
-    /// With [`Flushing::Manual`]: writes and syncs what waits, and asks a full disk again. Nothing otherwise.
+    /// With [`Flushing::Manual`]: writes and syncs the queue, and tries a full disk again. Otherwise does
+    /// nothing.
     pub fn flush_turn(&mut self) {
         if let Driver::Manual(flusher) = &mut self.driver {
             flusher.turn(true);
         }
     }
 
-    /// Writes what waits and ends; the state afterwards. Dropping a log with a flusher thread does the same, dropping
-    /// one with [`Flushing::Manual`] is like a crash of the process.
+    /// Writes the queue, ends the flusher and returns the final state.
+    ///
+    /// Dropping a log with a flusher thread does the same. Dropping one with [`Flushing::Manual`] is like
+    /// a crash of the process.
     pub fn close(mut self) -> State {
         if let Driver::Manual(flusher) = &mut self.driver {
             flusher.turn(true);
@@ -226,14 +219,15 @@ impl Log {
             }
             State::WritesStopped { .. } | State::Running => {}
         }
-        // Hard states and resets are a few bytes each and Raft makes few, and so are entries without data: they are never
-        // refused for want of room.
+        // Hard states, resets and entries without data are small and rare. A batch without entries is
+        // taken even when disk and queue are full. An entry without data is refused only when the queue
+        // is full.
         (has_entries && !self.fits(bytes)).then_some(Refusal::Full)
     }
 
     fn fits(&self, bytes: u64) -> bool {
         let queued = self.queued_bytes();
-        // Something larger than the bound goes alone.
+        // A batch larger than the bound goes alone.
         queued == 0 || queued + bytes <= self.queue_bytes_max
     }
 
@@ -254,7 +248,37 @@ impl Drop for Log {
     }
 }
 
-/// What the log means beside the snapshot.
+/// Ticket of the record that each opening begins with.
+const OPENING_TICKET: Ticket = Ticket(1);
+
+fn check_segment_bytes(segment_bytes: u64) -> Result<(), OpenError> {
+    if (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes) {
+        return Ok(());
+    }
+    let what = format!("{segment_bytes} is not between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}");
+    Err(OpenError::Option { option: "segment_bytes", what })
+}
+
+/// Makes the first records of this opening durable, before any append is taken.
+///
+/// They use up the epoch: no record that an earlier opening left beyond the cut can be taken for a new one.
+fn record_opening(flusher: &mut Flusher, shared: &Shared, records: Vec<Record>) -> io::Result<()> {
+    debug_assert!(shared.durable_ticket() < OPENING_TICKET && shared.queue().batches.is_empty());
+    let bytes = records.iter().map(record::record_bytes).sum();
+    shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+    shared.queue().batches.push_back(Batch { ticket: OPENING_TICKET, records, bytes, written: 0 });
+    flusher.turn(true);
+    if shared.durable_ticket() == OPENING_TICKET {
+        return Ok(());
+    }
+    let why = match shared.state() {
+        State::WritesStopped { reason } | State::Failed { reason } => reason.to_string(),
+        State::Running => "the opening could not be recorded".to_owned(),
+    };
+    Err(io::Error::other(why))
+}
+
+/// The log's content in relation to the snapshot with which the node starts.
 struct Plan {
     first_index: u64,
     last_index: u64,
@@ -270,8 +294,9 @@ impl Plan {
             let first_index = recovered.first();
             return Err(OpenError::DoesNotReachSnapshot { dir: dir.to_owned(), first_index, snapshot_index });
         }
-        // An installed snapshot was renamed into place and the power went before the reset was synced. What the
-        // snapshot contains is committed, so a log that ends before it or disagrees with it is void.
+        // The node may have crashed after the rename of an installed snapshot and before the sync of the
+        // log's reset. The snapshot is committed, so a log that ends before it or disagrees with it is
+        // void.
         let disagrees = recovered.last() >= snapshot_index
             && snapshot_index > 0
             && recovered.term(snapshot_index).is_some_and(|term| term != snapshot_term);
@@ -292,10 +317,10 @@ impl Plan {
                 reset,
             });
         }
-        // Without force_sync a power cut may take entries and leave the commit index that covered them.
+        // Without force_sync a power cut may lose entries and keep the commit index that covers them.
         state.commit = state.commit.min(last);
         if recovered.term_before.is_none() {
-            // The entry before the first was superseded away: begin at the snapshot, whose term is known.
+            // The term before the first entry is unknown: it lay in a dropped segment. Begin at the snapshot.
             let first = snapshot_index + 1;
             let gone = first - recovered.first();
             recovered.index.forget_below(recovered.first() + gone);

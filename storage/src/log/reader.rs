@@ -1,8 +1,9 @@
-//! Reading older entries on another thread than the core's, through read-only maps.
+//! Reading older entries on other threads, through read-only maps.
 //!
-//! Owns nothing: it finds an entry's place in the shared index, maps the durable part of its segment and hands out
-//! bytes of the map itself. Never maps a byte above what was published as durable. It stays correct while segments are
-//! recycled because every map, and so every entry handed out, keeps its file from being reused.
+//! Owns nothing: it finds an entry's slot in the shared index, maps the durable part of its segment, and
+//! returns slices of the map. Never maps a byte above the published durable end.
+//! Correct while segments are recycled, because a file is not reused while a map of it, or an entry in
+//! the map, lives.
 
 #![forbid(unsafe_code)]
 
@@ -12,15 +13,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::record::{self, Body, Place};
+use super::record::{self, Body, RecordPlace};
 use super::segment::{Segment, SegmentView};
 use super::shared::{Shared, Slot};
 use super::{Entry, ReadError};
 
-/// Bytes of entries that an iteration fetches at once.
+/// Bytes of entries that [`Entries`] fetches at once.
 const ITERATION_BYTES: u64 = 4 << 20;
 
-/// Reads durable entries. Cheap to clone, may be sent to any thread; every call may wait for the disk.
+/// Reads durable entries. Cheap to clone, usable on any thread; every call may wait for the disk.
 #[derive(Clone)]
 pub struct LogReader {
     shared: Arc<Shared>,
@@ -31,8 +32,9 @@ impl LogReader {
         LogReader { shared }
     }
 
-    /// Durable entries `low..high`, up to `bytes_max` of records, at least one. Their data lies in the map: while it is
-    /// held, its segment is not recycled.
+    /// Durable entries `low..high`: as many as fit into `bytes_max` of records, and at least one.
+    ///
+    /// Their data points into the map. A segment is not recycled while such data lives.
     pub fn read_range(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
         if low >= high {
             return Ok(Vec::new());
@@ -76,19 +78,19 @@ impl LogReader {
         Ok(entries)
     }
 
-    /// All durable entries `low..high` in order, fetched piece by piece.
+    /// All durable entries `low..high` in order, fetched in pieces.
     pub fn entries(&self, low: u64, high: u64) -> Entries {
         Entries { reader: self.clone(), next: low, high, fetched: VecDeque::new() }
     }
 
-    /// First index that can be read and the one after the last.
+    /// Range of indexes that can be read.
     pub fn bounds(&self) -> Range<u64> {
         let index = self.shared.index();
         index.first..index.next()
     }
 }
 
-/// Iterates over durable entries; ends after the first error.
+/// Iterator over durable entries; ends after the first error.
 pub struct Entries {
     reader: LogReader,
     next: u64,
@@ -126,25 +128,29 @@ fn read(segment: &Segment, view: &Arc<SegmentView>, slot: Slot) -> Result<Entry,
     };
     let start = segment.offset(slot.position) as usize;
     let bytes = view.bytes().get(start..start + slot.bytes as usize).ok_or_else(corrupt)?;
-    let place =
-        Place { salt: segment.header.salt, generation: segment.header.generation, position: slot.position };
+    let place = RecordPlace {
+        salt: segment.header.salt,
+        generation: segment.header.generation,
+        position: slot.position,
+    };
     let decoded = record::decode(bytes, place).map_err(|_| corrupt())?;
     let Body::Entry { term, index, kind, payload } = decoded.body else { return Err(corrupt()) };
     let payload = start + payload.start..start + payload.end;
     let data = if payload.is_empty() {
         Bytes::new()
     } else {
-        Bytes::from_owner(Part { view: view.clone(), range: payload })
+        Bytes::from_owner(MappedData { view: view.clone(), range: payload })
     };
     Ok(Entry { term, index, kind, data })
 }
 
-struct Part {
+/// Data of one entry as a slice of its segment's map.
+struct MappedData {
     view: Arc<SegmentView>,
     range: Range<usize>,
 }
 
-impl AsRef<[u8]> for Part {
+impl AsRef<[u8]> for MappedData {
     fn as_ref(&self) -> &[u8] {
         &self.view.bytes()[self.range.clone()]
     }

@@ -1,9 +1,10 @@
-//! The record: one entry, hard state or reset, as it lies in a segment.
+//! The record: one entry, hard state or reset, as encoded in a segment.
 //!
-//! Owns encoding and decoding. Never trusts a byte: [`decode`] takes anything and answers with a record or with
-//! what is wrong. It stays correct when a segment is recycled or a tail is cut because a record is valid only in its own
-//! place: the segment's generation and the writer's epoch are in it, and the checksum is masked with a secret mixed from
-//! the log's salt and the record's position. So neither stale bytes nor bytes that a client chose can pass for a record.
+//! Owns encoding and decoding. Never trusts a byte: [`decode`] accepts any bytes and returns a record or
+//! an error.
+//! Correct when a segment is recycled or a tail is cut, because a record is valid only at its own place.
+//! It carries the segment's generation and the writer's epoch. Its checksum is masked with the log's salt
+//! and the record's position. So neither stale bytes nor bytes chosen by a client can pass for a record.
 
 #![forbid(unsafe_code)]
 
@@ -14,11 +15,11 @@ use rkyv::util::AlignedVec;
 use super::{HardState, Record};
 use crate::{crc32c, field};
 
-/// Records begin at multiples of this, so that their payload is aligned for rkyv.
+/// Records begin at multiples of this many bytes, so that their payload is aligned for rkyv.
 pub(crate) const ALIGN: usize = 16;
 /// Bytes before the payload: a multiple of [`ALIGN`].
 pub(crate) const HEADER_BYTES: usize = 48;
-/// Bytes of a hard state record: header and three words, padded.
+/// Bytes of a hard state record: header and three 64-bit words, padded.
 pub(crate) const HARD_STATE_BYTES: u64 = encoded_bytes(HARD_STATE_PAYLOAD_BYTES) as u64;
 const HARD_STATE_PAYLOAD_BYTES: usize = 24;
 
@@ -29,31 +30,30 @@ const TYPE_ENTRY: u8 = 1;
 const TYPE_HARD_STATE: u8 = 2;
 const TYPE_RESET: u8 = 3;
 
-/// What a record carries of its place.
+/// RecordPlace of a record in the log, which its checksum and generation field are bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// The log's secret.
+pub(crate) struct RecordPlace {
+    /// Secret of the log, see [`super::LogOptions::salt`].
     pub salt: u64,
-    /// The segment's generation.
+    /// Generation of the segment that holds the record.
     pub generation: u64,
     /// Log position of the record's first byte.
     pub position: u64,
 }
 
-/// A record that was read.
+/// A valid record, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decoded {
-    /// What it is.
     pub body: Body,
-    /// Which opening of the log wrote it.
+    /// Number of the opening of the log that wrote the record.
     pub epoch: u32,
-    /// How far the log was durable when it was written.
+    /// Log position up to which the log was durable when the record was written.
     pub durable_to: u64,
-    /// Bytes from this record to the next.
+    /// Bytes from the start of this record to the next.
     pub bytes: usize,
 }
 
-/// The parts of a [`Record`]; the payload of an entry is a range of the bytes given to [`decode`].
+/// Content of a [`Record`]. The payload of an entry is a range of the bytes passed to [`decode`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
     Entry { term: u64, index: u64, kind: u8, payload: Range<usize> },
@@ -61,9 +61,9 @@ pub(crate) enum Body {
     Reset { index: u64, term: u64 },
 }
 
-/// Why bytes are no record of their place.
+/// Why bytes are not a record of their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Bad {
+pub(crate) enum BadRecord {
     #[error("the segment ends within the record")]
     Short,
     #[error("generation of another life of the file")]
@@ -74,12 +74,12 @@ pub(crate) enum Bad {
     Shape,
 }
 
-/// Bytes that a record with such a payload takes.
+/// Encoded size of a record with `payload` bytes.
 pub(crate) const fn encoded_bytes(payload: usize) -> usize {
     (HEADER_BYTES + payload).next_multiple_of(ALIGN)
 }
 
-/// Bytes that `record` takes.
+/// Encoded size of `record`, bytes.
 pub(crate) fn record_bytes(record: &Record) -> u64 {
     match record {
         Record::Entry(entry) => encoded_bytes(entry.data.len()) as u64,
@@ -89,7 +89,13 @@ pub(crate) fn record_bytes(record: &Record) -> u64 {
 }
 
 /// Appends `record` to `out`, whose length is a multiple of [`ALIGN`].
-pub(crate) fn encode(out: &mut AlignedVec<16>, record: &Record, place: Place, epoch: u32, durable_to: u64) {
+pub(crate) fn encode(
+    out: &mut AlignedVec<16>,
+    record: &Record,
+    place: RecordPlace,
+    epoch: u32,
+    durable_to: u64,
+) {
     let start = out.len();
     debug_assert!(start.is_multiple_of(ALIGN));
     let (kind, entry_kind, term, index) = match record {
@@ -119,47 +125,47 @@ pub(crate) fn encode(out: &mut AlignedVec<16>, record: &Record, place: Place, ep
     field::put(bytes, 0, checksum.to_le_bytes());
 }
 
-/// Whether the generation field at `bytes` is `generation`: the cheap test when scanning megabytes.
+/// Whether the generation field at the start of `bytes` is `generation`: a cheap test while scanning.
 pub(crate) fn may_begin(bytes: &[u8], generation: u64) -> bool {
     bytes.len() >= HEADER_BYTES && field::u64(bytes, 16) == generation
 }
 
-/// Reads the record at the start of `bytes`, which go on to the end of the segment.
-pub(crate) fn decode(bytes: &[u8], place: Place) -> Result<Decoded, Bad> {
+/// Decodes the record at the start of `bytes`, which extend to the end of the segment.
+pub(crate) fn decode(bytes: &[u8], place: RecordPlace) -> Result<Decoded, BadRecord> {
     if bytes.len() < HEADER_BYTES {
-        return Err(Bad::Short);
+        return Err(BadRecord::Short);
     }
     if field::u64(bytes, 16) != place.generation {
-        return Err(Bad::Generation);
+        return Err(BadRecord::Generation);
     }
     let payload_bytes = field::u32(bytes, 4) as usize;
-    // Checked before it is rounded: on a 32-bit target the sum could wrap.
+    // Checked before rounding up: on a 32-bit target the sum could wrap.
     if payload_bytes > bytes.len() - HEADER_BYTES {
-        return Err(Bad::Short);
+        return Err(BadRecord::Short);
     }
     let total = encoded_bytes(payload_bytes);
-    let Some(covered) = bytes.get(4..total) else { return Err(Bad::Short) };
+    let Some(covered) = bytes.get(4..total) else { return Err(BadRecord::Short) };
     if field::u32(bytes, 0) != crc32c(covered) ^ mask(place) {
-        return Err(Bad::Checksum);
+        return Err(BadRecord::Checksum);
     }
     let payload = HEADER_BYTES..HEADER_BYTES + payload_bytes;
     let (term, index) = (field::u64(bytes, 24), field::u64(bytes, 32));
     let durable_to = field::u64(bytes, 40);
     if durable_to > place.position {
-        return Err(Bad::Shape);
+        return Err(BadRecord::Shape);
     }
     let body = match bytes[8] {
         TYPE_ENTRY if index > 0 => Body::Entry { term, index, kind: bytes[9], payload },
-        TYPE_HARD_STATE => Body::HardState(access(&bytes[payload]).ok_or(Bad::Shape)?),
+        TYPE_HARD_STATE => Body::HardState(access(&bytes[payload]).ok_or(BadRecord::Shape)?),
         TYPE_RESET if payload_bytes == 0 => Body::Reset { index, term },
-        _ => return Err(Bad::Shape),
+        _ => return Err(BadRecord::Shape),
     };
     Ok(Decoded { body, epoch: field::u32(bytes, 12), durable_to, bytes: total })
 }
 
 fn archive(state: &HardState) -> [u8; HARD_STATE_PAYLOAD_BYTES] {
     let mut out = [0; HARD_STATE_PAYLOAD_BYTES];
-    // A struct of three words archives without allocation into exactly its own bytes.
+    // A struct of three words is archived as exactly its own bytes.
     let mut bytes = AlignedVec::<16>::new();
     bytes = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(state, bytes).unwrap_or_default();
     assert_eq!(bytes.len(), HARD_STATE_PAYLOAD_BYTES, "the archived hard state has a fixed size");
@@ -168,7 +174,7 @@ fn archive(state: &HardState) -> [u8; HARD_STATE_PAYLOAD_BYTES] {
 }
 
 fn access(bytes: &[u8]) -> Option<HardState> {
-    // The buffer that holds the record need not be aligned (proptest, a decoder's caller): copy, it is 24 bytes.
+    // The caller's buffer need not be aligned, so the 24 bytes are copied.
     let mut aligned = AlignedVec::<16>::new();
     aligned.extend_from_slice(bytes);
     if aligned.len() != HARD_STATE_PAYLOAD_BYTES {
@@ -182,9 +188,9 @@ fn access(bytes: &[u8]) -> Option<HardState> {
     })
 }
 
-/// 32 bits that who does not know the salt cannot guess, different for each position.
-fn mask(place: Place) -> u32 {
-    // splitmix64's finaliser.
+/// 32 bits that cannot be guessed without the salt, different for each position.
+fn mask(place: RecordPlace) -> u32 {
+    // The finaliser of splitmix64.
     let mut z = (place.salt ^ place.position.rotate_left(32)).wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -198,7 +204,7 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    const PLACE: Place = Place { salt: 0x5a17, generation: 3, position: 0x1000 };
+    const PLACE: RecordPlace = RecordPlace { salt: 0x5a17, generation: 3, position: 0x1000 };
 
     fn encoded(record: &Record) -> AlignedVec<16> {
         let mut out = AlignedVec::new();
@@ -242,9 +248,9 @@ mod tests {
     #[test]
     fn a_record_is_valid_only_in_its_own_place() {
         let bytes = encoded(&samples()[0]);
-        assert_eq!(decode(&bytes, Place { generation: 4, ..PLACE }), Err(Bad::Generation));
-        assert_eq!(decode(&bytes, Place { position: 0x1010, ..PLACE }), Err(Bad::Checksum));
-        assert_eq!(decode(&bytes, Place { salt: 0, ..PLACE }), Err(Bad::Checksum));
+        assert_eq!(decode(&bytes, RecordPlace { generation: 4, ..PLACE }), Err(BadRecord::Generation));
+        assert_eq!(decode(&bytes, RecordPlace { position: 0x1010, ..PLACE }), Err(BadRecord::Checksum));
+        assert_eq!(decode(&bytes, RecordPlace { salt: 0, ..PLACE }), Err(BadRecord::Checksum));
     }
 
     #[test]
@@ -270,7 +276,7 @@ mod tests {
             let _ = decode(&bytes, PLACE);
         }
 
-        /// The same with a header that passes the first tests, so that the later ones are reached.
+        /// The header passes the first checks, so that the later ones are reached.
         #[test]
         fn arbitrary_bytes_with_a_good_checksum_never_panic(
             mut bytes in proptest::collection::vec(any::<u8>(), HEADER_BYTES..300),

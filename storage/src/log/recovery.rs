@@ -1,9 +1,11 @@
-//! Finding out at a start what the log had promised.
+//! Recovery of the log at a start.
 //!
-//! Owns the first pass over the segments (with plain reads: a map would turn a bad sector into a signal) and the
-//! decision between an unsynced tail, which is cut, and corruption, which is refused. Never returns before what lies
-//! above the last known durable position has been written again and synced, file and directory: it may have come from the
-//! page cache of a process whose sync failed, and the page cache is not a disk. See `docs/formats/log.md`.
+//! Owns the first pass over the segments, with plain reads: a map would turn a bad sector into a signal.
+//! Decides between an unsynced tail, which is cut, and corruption, which is refused.
+//! Never returns before all above the last known durable position was written again and synced, file and
+//! directory. Those bytes may come from the page cache of a process whose sync failed, and the page cache
+//! is not a disk.
+//! Correct because each record carries `durable_to`. See `docs/formats/log.md`.
 
 #![forbid(unsafe_code)]
 
@@ -15,20 +17,21 @@ use std::sync::atomic::Ordering;
 
 use rkyv::util::AlignedVec;
 
-use super::record::{self, Body, Decoded, Place};
+use super::record::{self, Body, Decoded, RecordPlace};
 use super::segment::{self, HEADER_BYTES, Header, Segment, Spare};
 use super::shared::{Index, Slot};
 use super::{HardState, LogOptions, OpenError};
 use crate::disk::{Disk, read_full};
 
-/// Spare files kept: the reserve itself, and one that truncation gave back. More are returned to the file system.
+/// Spare files kept: one for the next rotation, and one recycled segment. More are removed.
 pub(crate) const SPARES_MAX: usize = 2;
 
-/// What the segments say.
+/// Content of all segments, after the unsynced tail was cut.
 pub(crate) struct Recovered {
     pub index: Index,
     pub hard_state: HardState,
-    /// (index at which a term begins, term), ascending; the first run may begin below the first index.
+    /// Runs of equal terms, ascending: (index at which the run begins, term). The first may begin below
+    /// the first index.
     pub terms: VecDeque<(u64, u64)>,
     /// Term of the entry before the first, if it is known.
     pub term_before: Option<u64>,
@@ -36,7 +39,7 @@ pub(crate) struct Recovered {
     pub epoch: u32,
     /// Log position after the last good record.
     pub end: u64,
-    /// Position known durable before this start.
+    /// Log position known to be durable before this start.
     pub durable_to: u64,
     pub spares: Vec<Spare>,
     pub next_spare: u64,
@@ -53,7 +56,7 @@ impl Recovered {
         self.index.next() - 1
     }
 
-    /// Term of an index from first - 1 to last, if it is known.
+    /// Term of an index from first − 1 to last, if it is known.
     pub(crate) fn term(&self, index: u64) -> Option<u64> {
         if index + 1 == self.first() {
             return self.term_before;
@@ -103,7 +106,7 @@ impl Recovered {
     }
 }
 
-/// Reads the log, creates it if there is none, and makes durable what it accepts.
+/// Reads the log, or creates it, and makes durable what it accepts.
 pub(crate) fn recover(options: &LogOptions) -> Result<Recovered, OpenError> {
     let disk = &*options.disk;
     let dir = options.dir.as_path();
@@ -143,7 +146,7 @@ struct Names {
     next_spare: u64,
 }
 
-/// Lists the directory; removes leftovers of interrupted work and spares of another size.
+/// Lists the directory. Removes temporary files and spares of another size.
 fn sort_out(disk: &dyn Disk, dir: &Path, file_bytes: u64) -> Result<Names, OpenError> {
     let mut names = Names { generations: Vec::new(), spares: Vec::new(), next_spare: 1 };
     for name in disk.list(dir).map_err(io_error(dir))? {
@@ -230,7 +233,7 @@ fn scan_all(recovered: &mut Recovered) -> Result<(), OpenError> {
     let segments: Vec<_> = recovered.index.segments.iter().cloned().collect();
     let mut bytes = AlignedVec::<16>::new();
     for (at, segment) in segments.iter().enumerate() {
-        // A later segment was begun only after this one had been synced up to its end.
+        // A later segment was begun only after this one was synced up to its end.
         let next_base = segments.get(at + 1).map(|next| next.header.base);
         let limit = next_base.map_or(segment.header.file_bytes, |base| segment.offset(base));
         bytes.resize(limit as usize, 0);
@@ -254,7 +257,8 @@ fn scan_all(recovered: &mut Recovered) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Accepts records up to the first bad one: its offset, and what is wrong with it unless the bytes just end there.
+/// Accepts records up to the first bad one. Returns its offset and the defect; no defect if the bytes end
+/// there.
 fn scan(
     recovered: &mut Recovered,
     segment: &Segment,
@@ -275,8 +279,10 @@ fn scan(
     Ok((offset, None))
 }
 
-/// Looks on after the first bad record at `end`: a later one that was written when `end` was durable already means
-/// corruption. Otherwise nobody was told of anything from `end` on.
+/// Scans the bytes after the first bad record, which is at `end`.
+///
+/// A later record that was written when the log was durable beyond `end` proves corruption. Otherwise
+/// nothing from `end` on was reported durable, and it is cut.
 fn cut(
     recovered: &mut Recovered,
     segment: &Segment,
@@ -306,7 +312,7 @@ fn cut(
                 ),
             });
         }
-        // Even a record that is not accepted has used up its epoch: the next opening must not write under it again.
+        // A record that is not accepted has used up its epoch too: the next opening must not reuse it.
         recovered.epoch = recovered.epoch.max(found.epoch);
         offset += found.bytes as u64;
         if found.epoch >= accepted_epoch {
@@ -316,7 +322,7 @@ fn cut(
     Ok(())
 }
 
-/// Writes what is accepted and not known durable once more, and syncs it.
+/// Writes again what is accepted and not known to be durable, and syncs it.
 fn make_durable(disk: &dyn Disk, dir: &Path, recovered: &Recovered) -> Result<(), OpenError> {
     for (at, segment) in recovered.index.segments.iter().enumerate() {
         let end = recovered.index.segments.get(at + 1).map_or(recovered.end, |next| next.header.base);
@@ -336,8 +342,8 @@ fn make_durable(disk: &dyn Disk, dir: &Path, recovered: &Recovered) -> Result<()
     disk.sync_dir(dir).map_err(io_error(dir))
 }
 
-fn place(segment: &Segment, offset: u64) -> Place {
-    Place {
+fn place(segment: &Segment, offset: u64) -> RecordPlace {
+    RecordPlace {
         salt: segment.header.salt,
         generation: segment.header.generation,
         position: segment.position(offset),

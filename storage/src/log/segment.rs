@@ -1,8 +1,10 @@
-//! A segment: one preallocated file of the log, its header, its names and its lives.
+//! A segment: one preallocated file of the log, its header, its names and its reuse.
 //!
-//! Owns the header format and the rule that a file bears a segment's name only after its header was synced, so
-//! that a segment with a bad header is corruption and never a crash. A file lives many times: spare, segment,
-//! spare again; each life as a segment has its own generation. Never shrinks or grows a file after it was filled.
+//! Owns the header format and the order "header, sync, name": a file has a segment's name only after its
+//! header was synced. A file is a spare, then a segment, then a spare again. Each use as a segment has
+//! its own generation.
+//! Never shrinks or grows a file after it was filled.
+//! Correct because a segment with a bad header cannot come from a crash: it is corruption.
 
 #![forbid(unsafe_code)]
 
@@ -21,47 +23,49 @@ pub(crate) const MAGIC: [u8; 8] = *b"PADLOG\r\n";
 pub(crate) const VERSION: u32 = 1;
 /// Bytes before the first record: a page, so that appending never rewrites a sector of the header.
 pub(crate) const HEADER_BYTES: u64 = 4096;
-/// Bytes of the header that carry fields and are covered by its checksum.
+/// Bytes of the header that hold fields, all covered by its checksum.
 const FIELDS_BYTES: usize = 64;
-/// Room at the end of each segment that entries with data leave to hard states and to entries without, so that a node whose
-/// disk is full still votes, and begins a term: 64 KiB are 800 of them. Smaller segments reserve a sixteenth.
+/// Bytes at the end of each segment that are reserved for hard states and entries without data.
+///
+/// With them a node whose disk is full still votes and begins a term. 64 KiB hold 800 hard states.
+/// Segments below 1 MiB reserve a sixteenth.
 const HARD_STATE_RESERVE_BYTES_MAX: u64 = 64 << 10;
 
-/// Size of the files made for the option `segment_bytes`.
+/// File size for the option `segment_bytes`: a multiple of 4096.
 pub(crate) fn file_bytes(segment_bytes: u64) -> u64 {
     segment_bytes.next_multiple_of(4096)
 }
 
-/// Bytes at the end of a file of `file_bytes` in which nothing is written that carries data.
+/// Bytes at the end of a file of `file_bytes` that no entry with data uses.
 pub(crate) fn reserve(file_bytes: u64) -> u64 {
     HARD_STATE_RESERVE_BYTES_MAX.min(file_bytes / 16)
 }
 
-/// Largest entry payload in a file of `file_bytes`: it shares the segment with the header, the hard state at its
-/// head and the reserve.
+/// Largest entry payload in a file of `file_bytes`, bytes.
+///
+/// The segment also holds its header, the hard state at its head and the reserve.
 pub(crate) fn entry_bytes_max(file_bytes: u64) -> u64 {
     let room = file_bytes - HEADER_BYTES - record::HARD_STATE_BYTES - reserve(file_bytes);
     (room - record::HEADER_BYTES as u64) / record::ALIGN as u64 * record::ALIGN as u64
 }
 
-/// What the first page of a segment says.
+/// Fields of a segment's first page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// Which life of a file this is; consecutive segments have consecutive generations.
+    /// Number of the segment; consecutive segments have consecutive generations.
     pub generation: u64,
-    /// Log position of the first record. All before it was synced before this header was written.
+    /// Log position of the first record. The log before it was synced before this header was written.
     pub base: u64,
-    /// Index after the last one when the segment was begun.
+    /// Raft index after the last entry when the segment was begun.
     pub first_index: u64,
-    /// Term of the entry before it.
+    /// Term of the entry before `first_index`.
     pub previous_term: u64,
-    /// The log's secret.
+    /// Secret of the log, see [`super::LogOptions::salt`].
     pub salt: u64,
-    /// Size of the file.
     pub file_bytes: u64,
 }
 
-/// Why a page is no header.
+/// Why a page is not a valid header.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum BadHeader {
     Damaged(&'static str),
@@ -91,7 +95,7 @@ impl Header {
         if page[..8] != MAGIC {
             return Err(BadHeader::Damaged("not a log segment"));
         }
-        // Before the checksum: another version may cover other bytes.
+        // Checked before the checksum, which another version may compute over other bytes.
         let version = field::u32(page, 8);
         if version != VERSION {
             return Err(BadHeader::Version(version));
@@ -118,20 +122,20 @@ pub(crate) struct Segment {
     pub header: Header,
     pub path: PathBuf,
     pub file: Arc<dyn DiskFile>,
-    /// Highest index of an entry in it, superseded ones included; 0 without entries.
+    /// Highest index of an entry in the segment, superseded ones included; 0 without entries.
     pub highest_index: std::sync::atomic::AtomicU64,
     views: Mutex<Views>,
 }
 
 #[derive(Default)]
 struct Views {
-    /// The longest view so far; what has been read once is often read again by the next follower.
+    /// Longest view so far, kept because several followers often read the same entries.
     current: Option<Arc<SegmentView>>,
-    /// Shared with every view: while another holder exists the file must not be reused.
+    /// Shared with every view: the file is not reused while a view holds it.
     token: Arc<()>,
 }
 
-/// A view of a segment's durable part; keeps the file from being recycled while it lives.
+/// A view of a segment's durable part; the file is not recycled while the view lives.
 pub(crate) struct SegmentView {
     view: View,
     _token: Arc<()>,
@@ -158,8 +162,9 @@ impl Segment {
         self.header.base + (offset - HEADER_BYTES)
     }
 
-    /// A view that covers the file up to `end`, which is at or below the durable end.
+    /// A view that covers the file up to offset `end`, which is at or below the durable end.
     pub(crate) fn view(&self, end: u64) -> io::Result<Arc<SegmentView>> {
+        debug_assert!(end <= self.header.file_bytes, "a view ends within the file");
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(view) = &views.current
             && view.view.len() as u64 >= end
@@ -167,13 +172,15 @@ impl Segment {
             return Ok(view.clone());
         }
         let view = Arc::new(SegmentView { view: self.file.view(end)?, _token: views.token.clone() });
+        debug_assert!(view.bytes().len() as u64 >= end, "a view covers what was asked for");
         views.current = Some(view.clone());
         Ok(view)
     }
 
-    /// Whether nobody holds a view any more. Called once the segment cannot be found by readers.
+    /// Whether no view is left. Called after the segment was removed from the index, so that no view is
+    /// added.
     pub(crate) fn unmapped(self: &mut Arc<Self>) -> bool {
-        // get_mut also orders the last reader's accesses before what we do next.
+        // get_mut also orders the last reader's accesses before the reuse of the file.
         let Some(segment) = Arc::get_mut(self) else { return false };
         let views = segment.views.get_mut().unwrap_or_else(PoisonError::into_inner);
         views.current = None;
@@ -181,7 +188,7 @@ impl Segment {
     }
 }
 
-/// A filled file that waits to become a segment.
+/// A filled file, ready to become a segment.
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub path: PathBuf,
@@ -213,8 +220,10 @@ fn parse(name: &str, prefix: &str) -> Option<u64> {
     if digits.len() != 16 { None } else { u64::from_str_radix(digits, 16).ok() }
 }
 
-/// Fills a new spare file. On failure nothing is left that the disk lets go; the next start removes the rest.
+/// Fills a new spare file, durably. On failure it removes the file. If that fails too, the next start
+/// removes or reuses the file.
 pub(crate) fn make_spare(disk: &dyn Disk, dir: &Path, number: u64, file_bytes: u64) -> io::Result<Spare> {
+    debug_assert!(file_bytes > HEADER_BYTES && file_bytes.is_multiple_of(4096));
     let path = dir.join(spare_name(number));
     let temporary = path.with_extension("tmp");
     match disk.remove(&temporary) {
@@ -228,8 +237,8 @@ pub(crate) fn make_spare(disk: &dyn Disk, dir: &Path, number: u64, file_bytes: u
         disk.sync_dir(dir)
     });
     if let Err(error) = made {
-        // What was allocated is given back, or a nearly full disk would never get room again, and one whose directory cannot be
-        // synced would lose as much with each try.
+        // Free the allocated space: otherwise a nearly full disk would never have room again. If the
+        // directory cannot be synced, each try would cost another file.
         let _ = disk.remove(&temporary);
         let _ = disk.remove(&path);
         return Err(error);
@@ -237,13 +246,15 @@ pub(crate) fn make_spare(disk: &dyn Disk, dir: &Path, number: u64, file_bytes: u
     Ok(Spare { path, file_bytes })
 }
 
-/// Turns a spare into the segment of `header`, durably: header first, then the name.
+/// Turns a spare into the segment of `header`, durably: first the header, then the name.
 pub(crate) fn begin_segment(
     disk: &dyn Disk,
     dir: &Path,
     spare: &Spare,
     header: Header,
 ) -> Result<Segment, (PathBuf, io::Error)> {
+    debug_assert_eq!(spare.file_bytes, header.file_bytes, "the header says how long the file is");
+    debug_assert!(header.base.is_multiple_of(record::ALIGN as u64), "records are aligned");
     let path = dir.join(segment_name(header.generation));
     let begun = disk.open(&spare.path).and_then(|file| {
         file.write_at(&header.encode(), 0)?;
@@ -309,7 +320,7 @@ mod tests {
         assert_eq!(Header::decode(&page), Err(BadHeader::Version(2)));
     }
 
-    /// It is tried again each second, under another name: files left behind would fill the disk.
+    /// Filling is tried each second under another name: files left behind would fill the disk.
     #[test]
     fn a_spare_that_could_not_be_made_durable_gives_its_room_back() {
         let (disk, dir) = (crate::fault::FaultDisk::new(), Path::new("/log"));

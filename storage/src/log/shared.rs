@@ -1,8 +1,9 @@
-//! What the core, the flusher and the readers of one log share.
+//! State shared by the core, the flusher and the readers of one log.
 //!
-//! Owns the queue to the flusher, the index of durable entries and the published progress. Never held across a
-//! disk operation: each lock is taken for a few pointer moves. It stays correct because the flusher alone changes
-//! index and progress, and publishes an entry's place only after the sync that made it durable.
+//! Owns the queue to the flusher, the index of durable entries and the published progress.
+//! Never holds a lock across a disk operation: each lock covers a few pointer moves.
+//! Correct because only the flusher changes index and progress, and it publishes an entry's slot after
+//! the sync that made the entry durable.
 
 #![forbid(unsafe_code)]
 
@@ -18,57 +19,59 @@ use super::{Durable, Record, State, Ticket};
 pub(crate) struct Batch {
     pub ticket: Ticket,
     pub records: Vec<Record>,
-    /// Encoded size, the unit of the queue's bound.
+    /// Encoded size of all records, which counts towards the queue's bound.
     pub bytes: u64,
-    /// Records already written; a batch may cross a segment's end.
+    /// Number of records already encoded; a batch may cross a segment's end.
     pub written: usize,
 }
 
-/// What waits for the flusher.
+/// Work for the flusher.
 #[derive(Default)]
 pub(crate) struct Queue {
     pub batches: VecDeque<Batch>,
     /// Entries below this index are no longer needed.
     pub truncate: Option<u64>,
-    /// A spare file, or why there is none, from the thread that fills them.
+    /// Result of the thread that fills a spare file.
     pub prepared: Option<io::Result<Spare>>,
-    /// Finish what is queued and end.
+    /// The flusher ends after the queued batches.
     pub closing: bool,
 }
 
-/// Where a durable entry lies.
+/// Record of a durable entry: its log position and length.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot {
     pub position: u64,
-    /// Bytes of its record.
+    /// Length of the encoded record.
     pub bytes: u32,
 }
 
 /// The durable entries, by index.
 #[derive(Default)]
 pub(crate) struct Index {
-    /// Index of `slots[0]`.
+    /// Raft index of the entry in `slots[0]`.
     pub first: u64,
     pub slots: VecDeque<Slot>,
-    /// In order of generation; the last one is written to.
+    /// Segments in order of generation; the last one is active.
     pub segments: VecDeque<Arc<Segment>>,
 }
 
 impl Index {
-    /// Index after the last entry.
+    /// Raft index after the last entry.
     pub(crate) fn next(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
 
-    /// Forgets `index` and everything after it.
+    /// Removes the entry at `index` and all after it.
     pub(crate) fn supersede(&mut self, index: u64) {
+        debug_assert!(index <= self.next(), "an entry continues the log or supersedes a suffix");
         self.slots.truncate(index.saturating_sub(self.first) as usize);
         if index < self.first {
             self.first = index;
         }
+        debug_assert_eq!(self.next(), index);
     }
 
-    /// Forgets everything below `index`.
+    /// Removes all entries below `index`.
     pub(crate) fn forget_below(&mut self, index: u64) {
         let gone = index.saturating_sub(self.first).min(self.slots.len() as u64);
         self.slots.drain(..gone as usize);
@@ -86,16 +89,15 @@ const RUNNING: u8 = 0;
 const STOPPED: u8 = 1;
 const FAILED: u8 = 2;
 
-/// See the module.
 pub(crate) struct Shared {
     queue: Mutex<Queue>,
     pub news: Condvar,
     index: Mutex<Index>,
     durable: Mutex<Durable>,
-    /// Copy of `durable.ticket` for the core's quick look.
+    /// Copy of `durable.ticket`, which the core reads without a lock.
     durable_ticket: AtomicU64,
     pub queued_bytes: AtomicU64,
-    /// While writes are stopped: bytes of entries with data that the segment in use still holds beside all that may be on its way.
+    /// While writes are stopped: bytes of entries with data for which the active segment has room.
     pub late_bytes: AtomicU64,
     state: AtomicU8,
     reason: Mutex<Arc<str>>,
@@ -145,7 +147,7 @@ impl Shared {
         }
     }
 
-    /// Sets the state; failure is final. True if it changed.
+    /// Sets the state and returns whether it changed. `Failed` is final.
     pub(crate) fn set_state(&self, state: State) -> bool {
         let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.state.load(Ordering::Relaxed);

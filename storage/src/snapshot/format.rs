@@ -1,8 +1,10 @@
 //! The bytes of a snapshot file: header, blocks, footer.
 //!
-//! Owns the layout (`docs/formats/snapshot.md`) and its verification. Never trusts a length before it has compared it
-//! with what is there. Each checksum covers its lengths and kinds too, and a block's position enters it, so that
-//! blocks that were swapped or repeated are noticed; the footer counts them, so that a file that ends early is.
+//! Owns the layout (`docs/formats/snapshot.md`) and its verification. Never trusts a length before
+//! comparing it with the bytes that are there.
+//! Correct because each checksum covers lengths and kinds too. A block carries its number, so that
+//! swapped or repeated blocks are detected. The footer carries the count of blocks, so that a truncated
+//! file is detected.
 
 #![forbid(unsafe_code)]
 
@@ -16,13 +18,13 @@ use crate::{crc32c, field};
 pub(crate) const MAGIC: [u8; 8] = *b"PADSNAP\n";
 /// Format version that this build reads and writes.
 pub(crate) const VERSION: u32 = 1;
-/// Fields of the header before the configuration state.
+/// Bytes of the header's fields, before the configuration state.
 pub(crate) const HEADER_BYTES: usize = 80;
-/// Fields before a block's payload.
+/// Bytes of the fields before a block's payload.
 pub(crate) const BLOCK_HEADER_BYTES: usize = 32;
-/// Payloads begin at multiples of this.
+/// Payloads begin at multiples of this many bytes.
 pub(crate) const ALIGN: usize = 16;
-/// Name of a file that is not finished.
+/// Suffix of the name of an unfinished file.
 pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 
 const FLAVOUR_BLOCK: u16 = 1;
@@ -30,19 +32,19 @@ const FLAVOUR_FOOTER: u16 = 2;
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN) && BLOCK_HEADER_BYTES.is_multiple_of(ALIGN));
 
-/// Damage: where, and what.
+/// Why bytes are not a snapshot. `Damaged` holds the offset in the file and the defect.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Bad {
+pub(crate) enum BadSnapshot {
     Damaged(usize, &'static str),
     Version(u32),
 }
 
-/// Name of the finished snapshot at an index.
+/// File name of the finished snapshot whose last entry is (index, term).
 pub(crate) fn name(index: u64, term: u64) -> String {
     format!("snapshot-{index:016x}-{term:016x}.snap")
 }
 
-/// Index and term in a name.
+/// Index and term of a finished snapshot's file name.
 pub(crate) fn parse_name(name: &str) -> Option<(u64, u64)> {
     let (index, term) = name.strip_prefix("snapshot-")?.strip_suffix(".snap")?.split_once('-')?;
     if index.len() != 16 || term.len() != 16 {
@@ -65,37 +67,37 @@ pub(crate) fn encode_header(meta: &SnapshotMeta) -> Vec<u8> {
     field::put(&mut out, 48, meta.digest.to_le_bytes());
     field::put(&mut out, 56, meta.node_count.to_le_bytes());
     out[HEADER_BYTES..HEADER_BYTES + conf_bytes].copy_from_slice(&meta.conf_state);
-    // The checksum field is still zero.
+    // The checksum is computed while its own field is zero.
     let checksum = crc32c(&out);
     field::put(&mut out, 12, checksum.to_le_bytes());
     out
 }
 
-/// The header and where the first block begins.
-pub(crate) fn decode_header(bytes: &[u8]) -> Result<(SnapshotMeta, usize), Bad> {
+/// Decodes the header; returns it with the offset of the first block.
+pub(crate) fn decode_header(bytes: &[u8]) -> Result<(SnapshotMeta, usize), BadSnapshot> {
     if bytes.len() < 12 || bytes[..8] != MAGIC {
-        return Err(Bad::Damaged(0, "not a snapshot"));
+        return Err(BadSnapshot::Damaged(0, "not a snapshot"));
     }
-    // Before the checksum: another version may have another header.
+    // Checked before the checksum: another version may have another header.
     let version = field::u32(bytes, 8);
     if version != VERSION {
-        return Err(Bad::Version(version));
+        return Err(BadSnapshot::Version(version));
     }
     if bytes.len() < HEADER_BYTES {
-        return Err(Bad::Damaged(0, "the file ends within the header"));
+        return Err(BadSnapshot::Damaged(0, "the file ends within the header"));
     }
     let total = field::u32(bytes, 16) as usize;
     let conf_bytes = field::u32(bytes, 20) as usize;
     if conf_bytes > CONF_STATE_BYTES_MAX || total != (HEADER_BYTES + conf_bytes).next_multiple_of(ALIGN) {
-        return Err(Bad::Damaged(16, "impossible lengths in the header"));
+        return Err(BadSnapshot::Damaged(16, "impossible lengths in the header"));
     }
     let Some(header) = bytes.get(..total) else {
-        return Err(Bad::Damaged(0, "the file ends within the header"));
+        return Err(BadSnapshot::Damaged(0, "the file ends within the header"));
     };
     let mut covered = header.to_vec();
     field::put(&mut covered, 12, [0; 4]);
     if field::u32(bytes, 12) != crc32c(&covered) {
-        return Err(Bad::Damaged(0, "the header's checksum does not match"));
+        return Err(BadSnapshot::Damaged(0, "the header's checksum does not match"));
     }
     let meta = SnapshotMeta {
         zxid: field::u64(header, 24) as i64,
@@ -108,12 +110,12 @@ pub(crate) fn decode_header(bytes: &[u8]) -> Result<(SnapshotMeta, usize), Bad> 
     Ok((meta, total))
 }
 
-/// Header of a block with `payload`, for position `number` (from 0).
+/// Header of the block `number`, counted from 0, with `payload`.
 pub(crate) fn block_header(kind: u16, number: u64, payload: &[u8]) -> [u8; BLOCK_HEADER_BYTES] {
     part_header(FLAVOUR_BLOCK, kind, number, payload)
 }
 
-/// The footer after `count` blocks.
+/// Footer of a snapshot of `count` blocks.
 pub(crate) fn footer(count: u64) -> [u8; BLOCK_HEADER_BYTES] {
     part_header(FLAVOUR_FOOTER, 0, count, &[])
 }
@@ -130,26 +132,26 @@ fn part_header(flavour: u16, kind: u16, number: u64, payload: &[u8]) -> [u8; BLO
     out
 }
 
-/// Where a block's payload lies.
+/// Kind of a block, and the range of its payload in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct BlockPlace {
     pub kind: u16,
     pub payload: Range<usize>,
 }
 
-/// Verifies everything after the header, which ends at `start`: the blocks in order.
-pub(crate) fn verify(bytes: &[u8], start: usize) -> Result<Vec<Place>, Bad> {
+/// Verifies everything after the header, which ends at `start`. Returns the blocks in order.
+pub(crate) fn verify(bytes: &[u8], start: usize) -> Result<Vec<BlockPlace>, BadSnapshot> {
     let mut places = Vec::new();
     let mut at = start;
     loop {
         let Some(header) = bytes.get(at..at + BLOCK_HEADER_BYTES) else {
-            return Err(Bad::Damaged(at, "the file ends without a footer"));
+            return Err(BadSnapshot::Damaged(at, "the file ends without a footer"));
         };
         if field::u32(header, 0) != crc32c(&header[4..]) {
-            return Err(Bad::Damaged(at, "a block header's checksum does not match"));
+            return Err(BadSnapshot::Damaged(at, "a block header's checksum does not match"));
         }
         if field::u64(header, 16) != places.len() as u64 {
-            return Err(Bad::Damaged(at, "a block out of its order"));
+            return Err(BadSnapshot::Damaged(at, "a block out of its order"));
         }
         let flavour = u16::from_le_bytes([header[4], header[5]]);
         let kind = u16::from_le_bytes([header[6], header[7]]);
@@ -158,21 +160,21 @@ pub(crate) fn verify(bytes: &[u8], start: usize) -> Result<Vec<Place>, Bad> {
         match flavour {
             FLAVOUR_BLOCK if length <= BLOCK_BYTES_MAX => {}
             FLAVOUR_FOOTER if payload_at == bytes.len() && length == 0 => return Ok(places),
-            FLAVOUR_FOOTER => return Err(Bad::Damaged(payload_at, "bytes after the footer")),
-            _ => return Err(Bad::Damaged(at, "an impossible block")),
+            FLAVOUR_FOOTER => return Err(BadSnapshot::Damaged(payload_at, "bytes after the footer")),
+            _ => return Err(BadSnapshot::Damaged(at, "an impossible block")),
         }
         let length = length as usize;
         let end = payload_at + length.next_multiple_of(ALIGN);
         let Some(padded) = bytes.get(payload_at..end) else {
-            return Err(Bad::Damaged(at, "the file ends within a block"));
+            return Err(BadSnapshot::Damaged(at, "the file ends within a block"));
         };
         if field::u32(header, 24) != crc32c(&padded[..length]) {
-            return Err(Bad::Damaged(payload_at, "a block's checksum does not match"));
+            return Err(BadSnapshot::Damaged(payload_at, "a block's checksum does not match"));
         }
         if padded[length..].iter().any(|&byte| byte != 0) {
-            return Err(Bad::Damaged(payload_at + length, "padding is not zero"));
+            return Err(BadSnapshot::Damaged(payload_at + length, "padding is not zero"));
         }
-        places.push(Place { kind, payload: payload_at..payload_at + length });
+        places.push(BlockPlace { kind, payload: payload_at..payload_at + length });
         at = end;
     }
 }
@@ -222,7 +224,7 @@ mod tests {
             let _ = verify(&bytes, 0);
         }
 
-        /// Block headers with good checksums and arbitrary lengths.
+        /// Block headers have good checksums and arbitrary lengths.
         #[test]
         fn arbitrary_lengths_never_panic(length in any::<u64>(), flavour in 0u16..4, rest in 0usize..100) {
             let mut bytes = vec![0; BLOCK_HEADER_BYTES + rest];

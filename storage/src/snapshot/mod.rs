@@ -1,9 +1,11 @@
 //! Snapshots: the whole state at one index of the log, in one file of typed, checksummed blocks.
 //!
-//! Owns the files of one directory: writing under a temporary name, the rename, the newest two, the choice of the newest good
-//! one at a start, and receiving a file from a peer. Never knows what is in a block, and never changes a file that has its
-//! name. It stays correct across a crash because a file gets its name only after its bytes are durable, and against
-//! decay because every byte lies under a checksum and the previous good snapshot is kept. See `docs/formats/snapshot.md`.
+//! Owns the files of one directory. Writes a snapshot, receives one from a peer, keeps the newest two,
+//! and finds the newest good one at a start.
+//! Never knows what a block contains. Never changes a file that has its final name.
+//! Correct across a crash because a file gets its name only after its bytes are durable. Correct against
+//! decay because every byte is covered by a checksum, and the previous good snapshot is kept. See
+//! `docs/formats/snapshot.md`.
 
 #![forbid(unsafe_code)]
 
@@ -20,29 +22,29 @@ use bytes::Bytes;
 
 pub use reader::{Block, Blocks, SnapshotReader};
 pub use receiver::SnapshotReceiver;
-pub use writer::{Finished, Pace, SnapshotWriter};
+pub use writer::{Finished, SnapshotWriter};
 
 use crate::disk::{Disk, RealDisk};
 
-/// Snapshots kept: the newest, and the one to fall back to when it is damaged.
+/// Number of snapshots kept: the newest, and the one to use when the newest is damaged.
 pub const RETAINED: usize = 2;
-/// Largest block, bytes of payload: a length beyond it is damage, not a request for memory.
+/// Largest payload of a block, bytes. A greater length in a file is damage.
 pub const BLOCK_BYTES_MAX: u64 = 1 << 30;
-/// Largest configuration state, bytes: a few hundred members.
+/// Largest configuration state, bytes. A few hundred members take a fraction of it.
 pub const CONF_STATE_BYTES_MAX: usize = 1 << 20;
 
-/// What a snapshot is a snapshot of.
+/// Header of a snapshot file: identifies and describes the state in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotMeta {
-    /// Last zxid applied.
+    /// Last applied zxid of the state.
     pub zxid: i64,
-    /// Last log index applied.
+    /// Last applied log index.
     pub index: u64,
-    /// Its term.
+    /// Term of the entry at `index`.
     pub term: u64,
     /// Digest of the state.
     pub digest: u64,
-    /// Znodes in it: progress of loading, and how large to make the tables.
+    /// Number of znodes, from which the loader sizes its tables and reports progress.
     pub node_count: u64,
     /// Membership as of `index`, in the caller's encoding.
     pub conf_state: Bytes,
@@ -52,27 +54,13 @@ pub struct SnapshotMeta {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// Bytes are not what was written.
+    /// Bytes of the file differ from what was written.
     #[error("{} is damaged at offset {offset}: {what}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        offset: u64,
-        /// What is wrong.
-        what: &'static str,
-    },
+    Damaged { path: PathBuf, offset: u64, what: &'static str },
     /// Written by a version with another format.
     #[error("{} has format version {found}; this build reads version {supported}: start the version of Paddock that wrote it", path.display())]
-    UnsupportedVersion {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-        /// Ours.
-        supported: u32,
-    },
-    /// There are snapshots, and none of them can be used.
+    UnsupportedVersion { path: PathBuf, found: u32, supported: u32 },
+    /// The directory has snapshots, and all of them are damaged.
     #[error(
         "none of the {} snapshots in {} can be used; the newest: {newest}. Move them away and start: a log that still begins at its \
          first entry is enough, and any other is refused. Then restore the whole data directory from a backup; in an ensemble it \
@@ -81,47 +69,32 @@ pub enum SnapshotError {
         dir.display()
     )]
     NoneGood {
-        /// The directory.
         dir: PathBuf,
-        /// How many there are.
+        /// Number of snapshots in the directory.
         count: usize,
-        /// What is wrong with the newest.
+        /// Error of the newest snapshot.
         newest: Box<SnapshotError>,
     },
-    /// The caller gave something the format cannot hold.
+    /// An argument is larger than the format allows.
     #[error("snapshot {what} is {bytes} bytes long, at most {max} are allowed")]
-    TooLarge {
-        /// Which part.
-        what: &'static str,
-        /// Its length.
-        bytes: u64,
-        /// The bound.
-        max: u64,
-    },
+    TooLarge { what: &'static str, bytes: u64, max: u64 },
     /// Chunks of a received snapshot do not follow each other.
     #[error("a chunk at offset {found} where {expected} was expected")]
     OutOfOrder {
         /// Offset of the next byte.
         expected: u64,
-        /// Offset that came.
+        /// Offset of the chunk that was received.
         found: u64,
     },
-    /// The operating system refused.
+    /// An operation of the file system failed.
     #[error("{}: {source}", path.display())]
-    Io {
-        /// File or directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
 }
 
-/// A snapshot that was not chosen, and why.
+/// A damaged snapshot that was passed over.
 #[derive(Debug)]
 pub struct Skipped {
-    /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
     pub error: SnapshotError,
 }
 
@@ -130,18 +103,17 @@ pub struct Skipped {
 pub struct Opened {
     /// The newest good snapshot.
     pub reader: SnapshotReader,
-    /// Newer ones that are damaged, newest first. The caller logs them.
+    /// Newer snapshots that are damaged, newest first. The caller logs them.
     pub skipped: Vec<Skipped>,
 }
 
-/// A name in the directory.
+/// A finished snapshot by its file name, not verified.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
-    /// Last log index in it.
+    /// Last log index in the snapshot.
     pub index: u64,
-    /// Its term.
+    /// Term of the entry at `index`.
     pub term: u64,
-    /// The file.
     pub path: PathBuf,
 }
 
@@ -153,21 +125,21 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Snapshots on the real disk.
+    /// Snapshots in `dir` on the real disk.
     pub fn new(dir: impl Into<PathBuf>) -> Snapshots {
         Snapshots::on(Arc::new(RealDisk), dir)
     }
 
-    /// Snapshots on any disk.
+    /// Snapshots in `dir` on `disk`.
     pub fn on(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>) -> Snapshots {
         Snapshots { disk, dir: dir.into() }
     }
 
-    /// Removes what interrupted writes left, then opens the newest good snapshot; `None` if there is none at all.
+    /// Removes temporary files, then opens the newest good snapshot. `None` if the directory has no snapshot.
     ///
-    /// A damaged one is passed over in favour of the one before it; another format version is an error at once, since
-    /// the snapshots and the log before it were not written for this build either. Call this at a start, before
-    /// any writer exists.
+    /// A damaged snapshot is skipped for the one before it. Another format version is an error at once,
+    /// because older snapshots and the log were not written for this build either. To be called at a
+    /// start, before any writer exists.
     pub fn open_newest(&self) -> Result<Option<Opened>, SnapshotError> {
         self.disk.create_dir(&self.dir).map_err(self.io(&self.dir))?;
         for name in self.disk.list(&self.dir).map_err(self.io(&self.dir))? {
@@ -176,8 +148,8 @@ impl Snapshots {
                 self.disk.remove(&path).map_err(self.io(&path))?;
             }
         }
-        // Whoever wrote the newest may have ended between its rename and this: the log is cut or reset by what is opened here,
-        // which must not go with the next power cut.
+        // The process that wrote the newest snapshot may have crashed before it synced the rename. The
+        // log is cut or reset by the snapshot opened here, so its name must survive the next power cut.
         self.disk.sync_dir(&self.dir).map_err(self.io(&self.dir))?;
         let mut skipped = Vec::new();
         let listed = self.list()?;
@@ -197,8 +169,9 @@ impl Snapshots {
         Err(SnapshotError::NoneGood { dir: self.dir.clone(), count: listed.len(), newest })
     }
 
-    /// The newest good snapshot before (index, term): for a caller that cannot use what [`Snapshots::open_newest`] gave
-    /// it. Damaged ones are added to `skipped`.
+    /// The newest good snapshot before (index, term). Damaged ones are added to `skipped`.
+    ///
+    /// For a caller that cannot load the snapshot of [`Snapshots::open_newest`].
     pub fn open_before(
         &self,
         before: (u64, u64),
@@ -217,7 +190,7 @@ impl Snapshots {
         Ok(None)
     }
 
-    /// All snapshots by name, oldest first.
+    /// All finished snapshots by their names, oldest first.
     pub fn list(&self) -> Result<Vec<Listed>, SnapshotError> {
         let names = self.disk.list(&self.dir).map_err(self.io(&self.dir))?;
         let mut listed: Vec<Listed> = names
@@ -236,9 +209,9 @@ impl Snapshots {
         SnapshotReader::open(&*self.disk, path)
     }
 
-    /// Begins a snapshot. `pace` is called as bytes are written and may wait.
-    pub fn create(&self, meta: &SnapshotMeta, pace: Pace) -> Result<SnapshotWriter, SnapshotError> {
-        SnapshotWriter::create(self.clone(), meta, pace)
+    /// Begins to write a snapshot.
+    pub fn create(&self, meta: &SnapshotMeta) -> Result<SnapshotWriter, SnapshotError> {
+        SnapshotWriter::create(self.clone(), meta)
     }
 
     /// Begins to receive a snapshot file of `bytes` from a peer.
@@ -246,19 +219,20 @@ impl Snapshots {
         SnapshotReceiver::create(self.clone(), index, term, bytes)
     }
 
-    /// Removes a damaged snapshot that was skipped, so that it does not count as one of the retained two.
+    /// Removes a damaged snapshot, so that it does not count as one of the [`RETAINED`].
     pub fn discard(&self, skipped: &Skipped) -> Result<(), SnapshotError> {
         self.disk.remove(&skipped.path).map_err(self.io(&skipped.path))?;
         self.disk.sync_dir(&self.dir).map_err(self.io(&self.dir))
     }
 
-    /// Removes all but the newest [`RETAINED`]; the index of the oldest that stays, once there are that many.
+    /// Removes all but the newest [`RETAINED`]. Returns the index of the oldest kept, once there are that
+    /// many.
     fn retain(&self) -> Result<Option<u64>, SnapshotError> {
         let mut listed = self.list()?;
         let surplus = listed.len().saturating_sub(RETAINED);
         for old in listed.drain(..surplus) {
             match self.disk.remove(&old.path) {
-                // A checkpoint and a snapshot that was received may come to their ends at the same time.
+                // A checkpoint and a received snapshot may end at the same time, and both remove.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 removed => removed.map_err(self.io(&old.path))?,
             }

@@ -1,9 +1,10 @@
 //! Reading a snapshot through a read-only map.
 //!
-//! Owns the map. Never hands out a byte that was not verified: opening checks every checksum, because the choice
-//! between this snapshot and the one before it must fall before anything is loaded. Never maps a file before plain reads have
-//! gone through all of it: a bad sector is an error there, and a signal under a map. A named snapshot is immutable, so the
-//! verified bytes stay as they are; removing the file leaves the map intact.
+//! Owns the map. Never returns a byte that was not verified: opening checks every checksum, because a
+//! damaged snapshot must be skipped before any of it is loaded. Never maps a file before plain reads have
+//! read all of it: there a bad sector is an error, under a map it is a signal.
+//! Correct because a finished snapshot is immutable, so verified bytes stay verified. Removing the file
+//! leaves the map intact.
 
 #![forbid(unsafe_code)]
 
@@ -14,29 +15,29 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use super::format::{self, Bad, Place};
+use super::format::{self, BadSnapshot, BlockPlace};
 use super::{Opened, SnapshotError, SnapshotMeta, Snapshots};
 use crate::disk::{Disk, DiskFile, read_full};
 use crate::map::View;
 
-/// Bytes of a plain read, and so how exactly a bad sector's place is told.
+/// Bytes per plain read; the offset of a bad sector is reported to this precision.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// A verified snapshot.
+/// A verified snapshot; clones share its map.
 #[derive(Clone, Debug)]
 pub struct SnapshotReader {
     path: PathBuf,
     view: Arc<View>,
     meta: SnapshotMeta,
-    places: Arc<[Place]>,
+    places: Arc<[BlockPlace]>,
 }
 
-/// One block.
+/// One block, borrowed from the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block<'a> {
-    /// The writer's word for what it is.
+    /// Type of the block, in the writer's encoding.
     pub kind: u16,
-    /// Its payload, 16-byte aligned.
+    /// Payload of the block, 16-byte aligned.
     pub bytes: &'a [u8],
 }
 
@@ -53,10 +54,10 @@ impl SnapshotReader {
         read_through(&*file, path, bytes)?;
         let view = file.view(bytes).map_err(io)?;
         let bad = |bad| match bad {
-            Bad::Damaged(offset, what) => {
+            BadSnapshot::Damaged(offset, what) => {
                 SnapshotError::Damaged { path: path.to_owned(), offset: offset as u64, what }
             }
-            Bad::Version(found) => {
+            BadSnapshot::Version(found) => {
                 SnapshotError::UnsupportedVersion { path: path.to_owned(), found, supported: format::VERSION }
             }
         };
@@ -65,22 +66,19 @@ impl SnapshotReader {
         Ok(SnapshotReader { path: path.to_owned(), view: Arc::new(view), meta, places: places.into() })
     }
 
-    /// The same after its file was given another name.
+    /// This reader after the rename of its file to `path`.
     pub(super) fn renamed(self, path: &Path) -> SnapshotReader {
         SnapshotReader { path: path.to_owned(), ..self }
     }
 
-    /// What it is a snapshot of.
     pub fn header(&self) -> &SnapshotMeta {
         &self.meta
     }
 
-    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many blocks there are.
     pub fn block_count(&self) -> usize {
         self.places.len()
     }
@@ -90,26 +88,27 @@ impl SnapshotReader {
         Blocks { reader: self, at: 0 }
     }
 
-    /// One block by its number: for loading with several threads.
+    /// One block by its number, counted from 0. Allows loading on several threads.
     pub fn block(&self, number: usize) -> Option<Block<'_>> {
         let place = self.places.get(number)?;
         Some(Block { kind: place.kind, bytes: &self.view[place.payload.clone()] })
     }
 
-    /// Size of the file.
     pub fn file_bytes(&self) -> u64 {
         self.view.len() as u64
     }
 
-    /// Bytes of the file as they are, for a peer; `None` beyond its end. Shares the map.
+    /// Up to `bytes_max` raw bytes of the file at `offset`, for a peer. `None` beyond its end. Shares the
+    /// map.
     pub fn chunk(&self, offset: u64, bytes_max: usize) -> Option<Bytes> {
         let start = usize::try_from(offset).ok().filter(|&start| start < self.view.len())?;
         let end = start.saturating_add(bytes_max).min(self.view.len());
-        Some(Bytes::from_owner(Part { view: self.view.clone(), range: start..end }))
+        Some(Bytes::from_owner(FileChunk { view: self.view.clone(), range: start..end }))
     }
 }
 
-/// Has the disk read all of a file. What it cannot read is damage like any other: there is a snapshot before this one.
+/// Reads all of a file. A sector that the disk cannot read is damage like any other: there is an older
+/// snapshot.
 fn read_through(file: &dyn DiskFile, path: &Path, bytes: u64) -> Result<(), SnapshotError> {
     let mut piece = vec![0; PIECE_BYTES];
     for offset in (0..bytes).step_by(PIECE_BYTES) {
@@ -124,7 +123,7 @@ fn read_through(file: &dyn DiskFile, path: &Path, bytes: u64) -> Result<(), Snap
     Ok(())
 }
 
-/// Iterates over blocks.
+/// Iterator over a snapshot's blocks.
 #[derive(Clone, Debug)]
 pub struct Blocks<'a> {
     reader: &'a SnapshotReader,
@@ -148,12 +147,13 @@ impl<'a> Iterator for Blocks<'a> {
 
 impl ExactSizeIterator for Blocks<'_> {}
 
-struct Part {
+/// A range of the file's map.
+struct FileChunk {
     view: Arc<View>,
     range: Range<usize>,
 }
 
-impl AsRef<[u8]> for Part {
+impl AsRef<[u8]> for FileChunk {
     fn as_ref(&self) -> &[u8] {
         &self.view[self.range.clone()]
     }

@@ -1,7 +1,8 @@
 //! Receiving a snapshot file from a peer, chunk by chunk.
 //!
-//! Owns the temporary file. Never gives it a name before all of it was verified as a snapshot of the expected index and
-//! term: what a peer sent is not believed. Chunks come in order; the sender's flow control is the caller's.
+//! Owns the temporary file. Never trusts the peer: the file gets its name only after all of it was
+//! verified as a snapshot of the expected index and term. Chunks come in order; the caller does the flow
+//! control.
 
 #![forbid(unsafe_code)]
 
@@ -43,17 +44,17 @@ impl SnapshotReceiver {
         })
     }
 
-    /// Bytes that have come.
+    /// Bytes received so far.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Whether all bytes have come.
+    /// Whether all bytes were received.
     pub fn complete(&self) -> bool {
         self.received == self.expected
     }
 
-    /// Takes the next bytes of the file.
+    /// Appends a chunk. `offset` must equal the bytes received so far.
     pub fn chunk(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SnapshotError> {
         if offset != self.received {
             return Err(SnapshotError::OutOfOrder { expected: self.received, found: offset });
@@ -71,8 +72,9 @@ impl SnapshotReceiver {
         Ok(())
     }
 
-    /// Syncs, verifies, renames: afterwards the snapshot is as good as one of our own. Append and sync the log's
-    /// [`crate::Record::Reset`] before using it.
+    /// Syncs, verifies and renames the file. Afterwards the snapshot equals one written by this node.
+    ///
+    /// The caller appends and syncs the log's [`crate::Record::Reset`] before it uses the snapshot.
     pub fn finish(mut self) -> Result<(Finished, SnapshotReader), SnapshotError> {
         if !self.complete() {
             return Err(SnapshotError::OutOfOrder { expected: self.expected, found: self.received });
@@ -88,7 +90,7 @@ impl SnapshotReceiver {
         }
         let finished = self.snapshots.give_name(&self.temporary, self.index, self.term, self.received)?;
         self.finished = true;
-        // The same file under its name: it need not be read and compared a second time.
+        // The renamed file is not read and verified a second time.
         let reader = verified.renamed(&finished.path);
         Ok((finished, reader))
     }
@@ -97,7 +99,7 @@ impl SnapshotReceiver {
 impl Drop for SnapshotReceiver {
     fn drop(&mut self) {
         if !self.finished {
-            // Whatever stays is removed at the next start.
+            // If this fails, the next start removes the file.
             let _ = self.snapshots.disk.remove(&self.temporary);
         }
     }

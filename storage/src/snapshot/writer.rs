@@ -1,7 +1,7 @@
-//! Writing a snapshot: temporary name, blocks as they come, sync, rename, sync of the directory, retention.
+//! Writing a snapshot: temporary name, blocks in turn, sync, rename, sync of the directory, retention.
 //!
-//! Owns the file until it has its name; dropped before that, it removes it. Never holds more than one block in
-//! memory. `pace` is the rate limit: it is told of bytes written and may wait, on the checkpoint thread that calls it.
+//! Owns the file until it has its final name, and removes it when dropped before that.
+//! Never holds more than one block in memory.
 
 #![forbid(unsafe_code)]
 
@@ -11,13 +11,12 @@ use std::sync::Arc;
 use super::{BLOCK_BYTES_MAX, CONF_STATE_BYTES_MAX, SnapshotError, SnapshotMeta, Snapshots, format};
 use crate::disk::DiskFile;
 
-/// Told of every piece of bytes written; may wait.
-pub type Pace = Box<dyn FnMut(u64) + Send>;
-
-/// Bytes gathered before they are written, and told to `pace`.
+/// Bytes buffered before they are written.
 const PIECE_BYTES: usize = 256 << 10;
-/// Bytes after which a sync is made on the way: the log's syncs share the disk, and would otherwise wait behind a whole
-/// snapshot of dirty pages at the end.
+/// Bytes between two syncs while a snapshot is written.
+///
+/// The log's syncs share the disk. Without these syncs they would wait behind a whole snapshot of dirty
+/// pages.
 const SYNC_EVERY_BYTES: u64 = 16 << 20;
 
 /// A snapshot being written.
@@ -27,7 +26,6 @@ pub struct SnapshotWriter {
     term: u64,
     temporary: PathBuf,
     file: Arc<dyn DiskFile>,
-    pace: Pace,
     buffer: Vec<u8>,
     written: u64,
     synced: u64,
@@ -35,23 +33,19 @@ pub struct SnapshotWriter {
     finished: bool,
 }
 
-/// A snapshot that is durable and has its name.
+/// A snapshot that is durable under its final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
-    /// The file.
     pub path: PathBuf,
-    /// Its size.
+    /// Size of the file.
     pub bytes: u64,
-    /// Entries up to this index may leave the log: both retained snapshots contain them. `None` while there is only one.
+    /// Last index that the log no longer needs, because both retained snapshots contain it. `None` while
+    /// there is only one snapshot.
     pub log_not_needed_to: Option<u64>,
 }
 
 impl SnapshotWriter {
-    pub(crate) fn create(
-        snapshots: Snapshots,
-        meta: &SnapshotMeta,
-        pace: Pace,
-    ) -> Result<SnapshotWriter, SnapshotError> {
+    pub(crate) fn create(snapshots: Snapshots, meta: &SnapshotMeta) -> Result<SnapshotWriter, SnapshotError> {
         if meta.conf_state.len() > CONF_STATE_BYTES_MAX {
             return Err(SnapshotError::TooLarge {
                 what: "configuration state",
@@ -67,7 +61,6 @@ impl SnapshotWriter {
             term,
             temporary,
             file,
-            pace,
             buffer: format::encode_header(meta),
             written: 0,
             synced: 0,
@@ -76,7 +69,7 @@ impl SnapshotWriter {
         })
     }
 
-    /// Appends a block. `bytes` will be 16-byte aligned when it is loaded.
+    /// Appends a block. Its bytes are 16-byte aligned when loaded.
     pub fn block(&mut self, kind: u16, bytes: &[u8]) -> Result<(), SnapshotError> {
         let length = bytes.len() as u64;
         if length > BLOCK_BYTES_MAX {
@@ -84,7 +77,7 @@ impl SnapshotWriter {
         }
         self.buffer.extend_from_slice(&format::block_header(kind, self.blocks, bytes));
         self.blocks += 1;
-        // A large block is not copied again.
+        // A large block is written without a copy.
         if bytes.len() >= PIECE_BYTES {
             self.write_buffer()?;
             for piece in bytes.chunks(PIECE_BYTES) {
@@ -101,7 +94,7 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Makes the snapshot durable, gives it its name and removes the ones that are too many.
+    /// Makes the snapshot durable under its final name, and removes all but the newest two.
     pub fn finish(mut self) -> Result<Finished, SnapshotError> {
         self.buffer.extend_from_slice(&format::footer(self.blocks));
         self.write_buffer()?;
@@ -131,7 +124,6 @@ impl SnapshotWriter {
             self.file.sync_data().map_err(&io)?;
             self.synced = self.written;
         }
-        (self.pace)(piece.len() as u64);
         Ok(())
     }
 }
@@ -139,14 +131,14 @@ impl SnapshotWriter {
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         if !self.finished {
-            // Whatever stays is removed at the next start.
+            // If this fails, the next start removes the file.
             let _ = self.snapshots.disk.remove(&self.temporary);
         }
     }
 }
 
 impl Snapshots {
-    /// Creates the temporary file for a snapshot, replacing one that an earlier failure left.
+    /// Creates the temporary file for a snapshot, and replaces one that an earlier failure left.
     pub(super) fn create_temporary(
         &self,
         index: u64,
@@ -164,7 +156,7 @@ impl Snapshots {
         Ok((path, file))
     }
 
-    /// Renames a durable temporary file into place, durably, and applies the retention.
+    /// Renames a durable temporary file to its final name, durably, and removes surplus snapshots.
     pub(super) fn give_name(
         &self,
         temporary: &std::path::Path,

@@ -29,7 +29,7 @@ pub fn state(term: u64, vote: u64, commit: u64) -> HardState {
     HardState { term, vote, commit }
 }
 
-/// Appends entries `range` of `term`, each an append of its own and all one group.
+/// Appends entries `range` of `term`: one append for each entry, and one group for all.
 pub fn append(log: &mut Log, range: std::ops::RangeInclusive<u64>, term: u64, bytes: usize) {
     for index in range {
         log.append(vec![Record::Entry(entry(index, term, bytes))]).unwrap();
@@ -37,7 +37,6 @@ pub fn append(log: &mut Log, range: std::ops::RangeInclusive<u64>, term: u64, by
     log.flush_turn();
 }
 
-/// All durable entries.
 pub fn read_all(log: &Log) -> Vec<Entry> {
     let reader = log.reader();
     let bounds = reader.bounds();
@@ -56,7 +55,7 @@ pub fn name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
-/// A seed's own stream of numbers.
+/// Random numbers of one seed.
 pub struct Draw(pub u64);
 
 impl Draw {
@@ -66,12 +65,12 @@ impl Draw {
     }
 }
 
-/// What was handed to a log, and how much of it must have survived.
+/// Model of a log: what was appended, and how much of it must survive.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// State of the log after each append, ticket by ticket; the first is the empty log.
+    /// State of the log after each append, in order of tickets; the first is the empty log.
     pub history: Vec<(Vec<Entry>, HardState)>,
-    /// Index into `history` of the last one reported durable.
+    /// Index in `history` of the last state reported durable.
     pub durable: usize,
 }
 
@@ -95,8 +94,9 @@ impl Model {
         self.history.push((entries, hard));
     }
 
-    /// The recovered log must be what it was after some record at or beyond the last durable append. A group is cut record
-    /// by record, and a record here is an append of its own.
+    /// Checks that the recovered log equals its state after the last durable append, or after a later one.
+    ///
+    /// A group is cut record by record, and each record here is an append of its own.
     pub fn check(&mut self, entries: &[Entry], hard: HardState, context: &str) {
         let last = entries.last().map_or(0, |entry| entry.index);
         let fits = |(expected, state): &(Vec<Entry>, HardState)| {
@@ -112,7 +112,7 @@ impl Model {
             )
         });
         let kept = self.history[self.durable + found].clone();
-        // What was recovered is durable from now on.
+        // The recovered state is durable from now on.
         *self = Model { history: vec![kept], durable: 0 };
     }
 }

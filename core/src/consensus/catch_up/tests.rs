@@ -21,7 +21,7 @@ fn snapshots(disk: &FaultDisk) -> Snapshots {
 
 fn write(disk: &FaultDisk, index: u64) {
     let meta = SnapshotMeta { index, term: 3, zxid: index as i64, ..SnapshotMeta::default() };
-    let mut writer = snapshots(disk).create(&meta, Box::new(|_| {})).unwrap();
+    let mut writer = snapshots(disk).create(&meta).unwrap();
     for n in 0..BLOCKS {
         writer.block(n as u16, &vec![n as u8 ^ index as u8; CHUNK_BYTES]).unwrap();
     }

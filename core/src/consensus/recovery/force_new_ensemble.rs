@@ -160,7 +160,7 @@ pub fn refound(
     };
     let name = (meta.index, meta.term);
     let job = Job { held, image: machine.image(), membership: machine.membership().clone(), meta };
-    write(&snapshots, &job, None, &AtomicBool::new(false)).map_err(|e: WriteError| {
+    write(&snapshots, &job, &AtomicBool::new(false)).map_err(|e: WriteError| {
         let named = snapshots.list().map(|all| all.iter().any(|found| (found.index, found.term) == name));
         match named.unwrap_or(true) {
             true => RefoundError::Unsure { node: config.node, reason: e.to_string() },

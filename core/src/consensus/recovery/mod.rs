@@ -346,8 +346,7 @@ fn start_checkpoints(
 ) -> Result<Checkpoints, StartError> {
     let told = waker.clone();
     let start = if config.inline { Checkpointer::inline } else { Checkpointer::start };
-    let thread = start(snapshots, config.checkpoint_bytes_per_second, Box::new(move || told.wake()))
-        .map_err(StartError::Thread)?;
+    let thread = start(snapshots, Box::new(move || told.wake())).map_err(StartError::Thread)?;
     Ok(Checkpoints::new(thread, config, newest, membership))
 }
 

@@ -154,7 +154,7 @@ fn spoil(disk: &Arc<FaultDisk>, path: &std::path::Path) {
     let snapshots = Snapshots::on(on, "/data/snapshots");
     let meta = snapshots.open(path).unwrap().header().clone();
     disk.lose(path);
-    let mut writer = snapshots.create(&meta, Box::new(|_| {})).unwrap();
+    let mut writer = snapshots.create(&meta).unwrap();
     writer.block(crate::checkpoint::block::BLOCK_MACHINE, &[0xa5; 500]).unwrap();
     writer.finish().unwrap();
 }

@@ -1,69 +1,64 @@
-//! A disk in memory that loses power, lies, fills up and fails: what the log and the snapshots are tested on, and
-//! the disk of the simulation.
+//! A simulated disk in memory that loses power, fills up and fails: for tests of the crate, and for the
+//! simulation.
 //!
-//! Owns for each file the live bytes, which a running process reads, and the durable ones, which a power cut leaves: a
-//! sync copies the one to the other, and at a cut each unsynced 512-byte sector survives or not by the seed. New
-//! names, renames and removals are durable after a sync of their directory; at a cut some prefix of the unsynced ones
-//! survives, as on a journalling file system. Never draws a random number of its own: a failure is replayed by its seed.
-//! A handle from before a cut is dead afterwards, so a crashed log cannot go on writing.
+//! Owns the names and the files of the disk, each in a live and a durable state. A running process sees
+//! the live state; a power cut leaves the durable one. A sync of a file or directory makes its live state
+//! durable. At a power cut each unsynced 512-byte sector survives or not, by the seed. Of the unsynced
+//! creations, renames and removals a prefix survives, as on a journalling file system.
+//! Never draws a random number of its own, so a seed replays a failure. Never lets a handle from before a
+//! cut work, so a crashed log cannot go on writing.
+//! Correct because a handle holds the number of crashes at its opening, and each crash increments it.
 
 #![forbid(unsafe_code)]
+
+mod handle;
+mod sectors;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rkyv::util::AlignedVec;
-
+use self::handle::Handle;
+use self::sectors::{Draw, SimulatedFile};
 use crate::disk::{Disk, DiskFile, LockError, LockGuard};
-use crate::map::{View, WriteMap};
 
-/// What a disk writes as a whole.
+/// Bytes that the disk writes atomically.
 pub const SECTOR_BYTES: u64 = 512;
 
 /// A simulated disk; clones share it.
 #[derive(Clone, Default)]
 pub struct FaultDisk {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DiskState>>,
 }
 
 #[derive(Default)]
-struct State {
+struct DiskState {
     live: BTreeMap<PathBuf, u64>,
     durable: BTreeMap<PathBuf, u64>,
-    /// Changes of names that no sync of their directory has made durable, oldest first.
+    /// Changes of names that are not durable yet, oldest first.
     pending: Vec<Renaming>,
-    files: HashMap<u64, File>,
+    files: HashMap<u64, SimulatedFile>,
     next_file: u64,
     locks: BTreeSet<PathBuf>,
-    /// Grows when power or process end: older handles are dead.
+    /// Number of crashes so far: handles from before the last one are dead.
     era: u64,
     capacity_bytes: Option<u64>,
-    /// Operations that change something, so far.
+    /// Number of operations so far that changed something.
     operations: u64,
-    /// Operation from which on everything fails.
+    /// Number of the operation from which on all fail.
     broken_from: Option<u64>,
-    /// Syncs until one fails.
+    /// Number of syncs that succeed before one fails.
     failing_sync: Option<u64>,
 }
 
 #[derive(Clone)]
 struct Renaming {
     dir: PathBuf,
-    /// The name that goes, if any.
+    /// Name that is removed, if any.
     from: Option<PathBuf>,
-    /// The name that comes, if any.
+    /// Name that is created, if any, and its file.
     to: Option<(PathBuf, u64)>,
-}
-
-#[derive(Default)]
-struct File {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    dirty: BTreeSet<u64>,
-    /// Sectors that cannot be read any more.
-    bad: BTreeSet<u64>,
 }
 
 impl FaultDisk {
@@ -72,8 +67,9 @@ impl FaultDisk {
         FaultDisk::default()
     }
 
-    /// The power fails: of the unsynced sectors and names some survive, by `seed`. All handles and locks are gone, and so are
-    /// the faults that were set, except for the capacity.
+    /// Cuts the power: of the unsynced sectors and names some survive, by `seed`.
+    ///
+    /// All handles and locks become invalid. The faults that were set are cleared, except for the capacity.
     pub fn power_cut(&self, seed: u64) {
         let mut state = self.lock_state();
         let mut draw = Draw(seed);
@@ -85,7 +81,7 @@ impl FaultDisk {
         state.live = state.durable.clone();
         let named: BTreeSet<u64> = state.live.values().copied().collect();
         state.files.retain(|id, _| named.contains(id));
-        // In order of their numbers: a hash map's own order would make the seed mean something else each time.
+        // In order of their numbers: with the order of the hash map a seed would not replay.
         for id in named {
             if let Some(file) = state.files.get_mut(&id) {
                 file.cut(&mut draw);
@@ -94,49 +90,51 @@ impl FaultDisk {
         state.restart();
     }
 
-    /// The process is killed: live bytes stay, handles and locks are gone.
+    /// Kills the process: live bytes stay, handles and locks become invalid.
     pub fn kill(&self) {
         self.lock_state().restart();
     }
 
-    /// Operations that change something, so far: where [`FaultDisk::break_at`] can stop.
+    /// Number of operations so far that changed something, for [`FaultDisk::break_at`].
     pub fn operations(&self) -> u64 {
         self.lock_state().operations
     }
 
-    /// Lets the operation with this number (counted from 0) and all after it fail, as if the power went just before it.
+    /// Makes the operation with this number, counted from 0, and all later ones fail, like a power cut
+    /// before it.
     pub fn break_at(&self, operation: u64) {
         self.lock_state().broken_from = Some(operation);
     }
 
-    /// Lets the sync after `good` more ones fail. As on Linux its pages are clean afterwards: the next sync succeeds, and
-    /// the bytes are not on the disk.
+    /// Makes the sync after `good` more syncs fail.
+    ///
+    /// As on Linux its pages are clean afterwards: the next sync succeeds, and the bytes are not on the disk.
     pub fn fail_sync_after(&self, good: u64) {
         self.lock_state().failing_sync = Some(good);
     }
 
-    /// Limits the sum of all files' sizes.
+    /// Limits the sum of all files' sizes; `None` for no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock_state().capacity_bytes = bytes;
     }
 
-    /// The sum of all files' sizes.
+    /// Sum of all files' sizes, bytes.
     pub fn used_bytes(&self) -> u64 {
         self.lock_state().used()
     }
 
-    /// Names of all files.
+    /// Paths of all files, sorted.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.lock_state().live.keys().cloned().collect()
     }
 
-    /// A file's live bytes.
+    /// Live bytes of a file, if it exists.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.lock_state();
         state.live.get(path).and_then(|id| state.files.get(id)).map(|file| file.live.clone())
     }
 
-    /// Changes bytes of a file durably, behind everybody's back.
+    /// Changes the live and the durable bytes of a file, unnoticed by its handles.
     pub fn corrupt(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock_state();
         if let Some(id) = state.live.get(path).copied()
@@ -148,8 +146,9 @@ impl FaultDisk {
         }
     }
 
-    /// The sector at `offset` of a file cannot be read any more, until it is written again. As on Linux a read of it is an error, and a
-    /// map of it ends the process.
+    /// Makes the sector at `offset` of a file unreadable until it is written again.
+    ///
+    /// As on Linux a read of the sector is an error, and a map of it ends the process.
     pub fn decay(&self, path: &Path, offset: u64) {
         let mut state = self.lock_state();
         if let Some(id) = state.live.get(path).copied()
@@ -159,7 +158,7 @@ impl FaultDisk {
         }
     }
 
-    /// Removes a name durably, behind everybody's back.
+    /// Removes a name durably, unnoticed by handles.
     pub fn lose(&self, path: &Path) {
         let mut state = self.lock_state();
         state.live.remove(path);
@@ -167,16 +166,16 @@ impl FaultDisk {
         state.pending.retain(|renaming| renaming.to.as_ref().is_none_or(|(to, _)| to != path));
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, State> {
+    fn lock_state(&self) -> MutexGuard<'_, DiskState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn handle(&self, state: &State, id: u64) -> Arc<dyn DiskFile> {
+    fn handle(&self, state: &DiskState, id: u64) -> Arc<dyn DiskFile> {
         Arc::new(Handle { disk: self.clone(), id, era: state.era })
     }
 }
 
-impl State {
+impl DiskState {
     fn restart(&mut self) {
         self.era += 1;
         self.locks.clear();
@@ -184,7 +183,7 @@ impl State {
         self.failing_sync = None;
     }
 
-    /// Counts an operation that changes something, or refuses it.
+    /// Counts an operation that changes something, or refuses it after [`FaultDisk::break_at`].
     fn operate(&mut self) -> io::Result<()> {
         if self.broken_from.is_some_and(|from| self.operations >= from) {
             return Err(io::Error::other("the simulated disk is gone"));
@@ -193,6 +192,7 @@ impl State {
         Ok(())
     }
 
+    /// Counts a sync; returns whether it succeeds.
     fn sync(&mut self) -> io::Result<bool> {
         self.operate()?;
         match &mut self.failing_sync {
@@ -244,46 +244,6 @@ impl Renaming {
     }
 }
 
-impl File {
-    fn write(&mut self, bytes: &[u8], offset: u64) {
-        let start = offset as usize;
-        self.live[start..start + bytes.len()].copy_from_slice(bytes);
-        let end = offset + bytes.len() as u64;
-        let sectors = offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
-        self.bad.retain(|sector| !sectors.contains(sector));
-        self.dirty.extend(sectors);
-    }
-
-    fn sync(&mut self) {
-        self.durable.resize(self.live.len(), 0);
-        for sector in std::mem::take(&mut self.dirty) {
-            self.keep(sector);
-        }
-    }
-
-    fn keep(&mut self, sector: u64) {
-        let start = (sector * SECTOR_BYTES) as usize;
-        let end = (start + SECTOR_BYTES as usize).min(self.live.len()).min(self.durable.len());
-        if start < end {
-            self.durable[start..end].copy_from_slice(&self.live[start..end]);
-        }
-    }
-
-    fn cut(&mut self, draw: &mut Draw) {
-        if self.live.len() > self.durable.len() && draw.below(2) == 1 {
-            self.durable.resize(self.live.len(), 0);
-        }
-        // Between nothing and everything; an even coin alone would hardly ever leave a long whole tail.
-        let odds = draw.below(5);
-        for sector in std::mem::take(&mut self.dirty) {
-            if draw.below(4) < odds {
-                self.keep(sector);
-            }
-        }
-        self.live = self.durable.clone();
-    }
-}
-
 impl Disk for FaultDisk {
     fn create_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
@@ -303,7 +263,7 @@ impl Disk for FaultDisk {
         }
         let id = state.next_file;
         state.next_file += 1;
-        state.files.insert(id, File::default());
+        state.files.insert(id, SimulatedFile::default());
         state.rename(Renaming { dir: parent(path), from: None, to: Some((path.to_owned(), id)) });
         Ok(self.handle(&state, id))
     }
@@ -368,114 +328,6 @@ impl Drop for Lock {
         if state.era == self.era {
             state.locks.remove(&self.path);
         }
-    }
-}
-
-struct Handle {
-    disk: FaultDisk,
-    id: u64,
-    era: u64,
-}
-
-impl Handle {
-    /// The disk's state, if this handle is still alive.
-    fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
-        let state = self.disk.lock_state();
-        if state.era == self.era && state.files.contains_key(&self.id) {
-            Ok(state)
-        } else {
-            Err(io::Error::other("a handle from before the simulated crash"))
-        }
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut state = self.alive()?;
-        let good = state.sync()?;
-        let Some(file) = state.files.get_mut(&self.id) else { return Ok(()) };
-        if good {
-            file.sync();
-            Ok(())
-        } else {
-            file.dirty.clear();
-            Err(io::Error::from(rustix::io::Errno::IO))
-        }
-    }
-}
-
-impl DiskFile for Handle {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.alive()?;
-        let File { live, bad, .. } = &state.files[&self.id];
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(live.len());
-        let count = buffer.len().min(live.len() - start);
-        let end = (start + count) as u64;
-        if bad
-            .range(offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES).max(offset / SECTOR_BYTES))
-            .next()
-            .is_some()
-        {
-            return Err(io::Error::from(rustix::io::Errno::IO));
-        }
-        buffer[..count].copy_from_slice(&live[start..start + count]);
-        Ok(count)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut state = self.alive()?;
-        state.operate()?;
-        state.grow(self.id, offset + bytes.len() as u64)?;
-        if let Some(file) = state.files.get_mut(&self.id) {
-            file.write(bytes, offset);
-        }
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.sync()
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.sync()
-    }
-
-    fn allocate(&self, length: u64) -> io::Result<()> {
-        let mut state = self.alive()?;
-        state.operate()?;
-        state.grow(self.id, length)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.alive()?.files[&self.id].live.len() as u64)
-    }
-
-    fn view(&self, length: u64) -> io::Result<View> {
-        let state = self.alive()?;
-        let File { live, bad, .. } = &state.files[&self.id];
-        assert!(
-            bad.range(..length.div_ceil(SECTOR_BYTES)).next().is_none(),
-            "SIGBUS: a bad sector was mapped"
-        );
-        let bytes = usize::try_from(length).ok().and_then(|length| live.get(..length));
-        let mut copy = AlignedVec::new();
-        copy.extend_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(View::Copy(copy))
-    }
-
-    fn write_map(&self, _: u64) -> io::Result<Option<WriteMap>> {
-        Ok(None)
-    }
-}
-
-/// splitmix64: a seed's own stream.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound
     }
 }
 

@@ -1,13 +1,16 @@
-//! The one writer of the log: takes what waits, writes it as a group, syncs once, publishes.
+//! The only writer of the log: takes the queue, writes it as one group, syncs once, publishes.
 //!
-//! Owns the active segment, the spare files and the retired ones. Never retries a failed write or sync: from then on the
-//! log is failed, since pages may have been marked clean without being on the disk. It stays correct when the disk fills
-//! up because the next segment's room is reserved before it is needed: when no spare can be had, entries are refused at
-//! [`super::Log::append`] while the segment just begun still holds all that was accepted, and for long after hard states and
-//! entries without data.
-//! It stays correct across a rotation because a segment is synced before the next one's header is written.
+//! Owns the active segment, the spare files and the retired segments.
+//! Never retries a failed write or sync, because the kernel may have marked pages clean that are not on
+//! the disk. The log has failed from then on.
+//! Correct when the disk fills up, because space for the next segment is reserved before it is needed.
+//! Without a spare, [`super::Log::append`] refuses entries while the active segment still holds all that
+//! was accepted. Hard states and entries without data fit for long after that.
+//! Correct across a rotation, because a segment is synced before the next segment's header is written.
 
 #![forbid(unsafe_code)]
+
+mod spares;
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,27 +22,26 @@ use std::time::Instant;
 
 use rkyv::util::AlignedVec;
 
-use super::record::{self, Place};
-use super::recovery::{Recovered, SPARES_MAX};
+use super::record::{self, RecordPlace};
+use super::recovery::Recovered;
 use super::segment::{self, HEADER_BYTES, Header, Segment, Spare};
 use super::shared::{Batch, Shared, Slot};
-use super::writer::{SegmentWriter, writer};
-use super::{Durable, Flushing, HardState, LogOptions, ROOM_RETRY_INTERVAL, Record, State};
+use super::{Durable, HardState, LogOptions, ROOM_RETRY_INTERVAL, Record, State};
 
-/// Bytes written and synced as one group. A bigger group would delay its first ticket more than it saves syncs.
+/// Bytes written and synced as one group. A bigger group delays its first ticket more than it saves syncs.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
-/// The log cannot go on; the text is for the operator.
+/// Why the log cannot go on: a text for the operator.
 struct Failure(String);
 
-/// Whether a record found its place.
+/// Whether a record fits the active segment, or the one after a rotation.
 #[derive(PartialEq, Eq)]
-enum Room {
-    Found,
-    None,
+enum Fit {
+    Fits,
+    NoSegment,
 }
 
-/// What the index learns when the group is durable, in order.
+/// A change of the shared index, published in order after the group's sync.
 enum Change {
     Entry { index: u64, slot: Slot },
     Reset { index: u64 },
@@ -50,33 +52,32 @@ pub(crate) struct Flusher {
     options: LogOptions,
     shared: Arc<Shared>,
     active: Arc<Segment>,
-    writer: Box<dyn SegmentWriter>,
-    /// Where `buffer` goes in the active segment.
+    /// File offset in the active segment at which `buffer` will be written.
     offset: u64,
     buffer: AlignedVec<16>,
-    /// Whether something was written and not synced.
+    /// Whether bytes before `offset` were written after the last sync.
     unsynced: bool,
-    /// Log position that is synced.
+    /// Log position up to which the log is synced.
     synced: u64,
     epoch: u32,
     hard_state: HardState,
     last_index: u64,
     last_term: u64,
-    /// What the next publication reports: the last batch that is written whole.
+    /// Progress that the next publication reports: the last batch that was encoded completely.
     done: Durable,
     changes: Vec<Change>,
-    /// Taken from the queue and not completely written.
+    /// Batches taken from the queue and not completely encoded.
     backlog: VecDeque<Batch>,
     /// Bytes of batches that the next publication completes.
     completed_bytes: u64,
     spares: Vec<Spare>,
     next_spare: u64,
     filling: Option<JoinHandle<()>>,
-    /// Cut from the log, oldest first; reused when nobody maps them any more.
+    /// Segments removed from the index, oldest first; reused when no map of them is left.
     retired: VecDeque<Arc<Segment>>,
-    /// Entries below are not needed.
+    /// Entries below this index are not needed.
     needed_from: u64,
-    /// Segments of older generations ended in a reset.
+    /// A reset was written to this generation: older ones are not needed.
     needed_generation: u64,
     failed: bool,
     news: bool,
@@ -91,9 +92,7 @@ impl Flusher {
         let Some(active) = shared.index().segments.back().cloned() else {
             return Err(io::Error::other("a recovered log has a segment"));
         };
-        let writer = writer(options.method, &active.file, active.header.file_bytes)?;
         Ok(Flusher {
-            writer,
             offset: active.offset(recovered.end),
             active,
             buffer: AlignedVec::new(),
@@ -125,7 +124,7 @@ impl Flusher {
         let mut tried = Instant::now();
         loop {
             let closing = self.wait();
-            // Asking a full disk costs a system call or more: at the interval, not at every append.
+            // Trying a full disk costs system calls: it is tried at the interval, not at every append.
             let retry = tried.elapsed() >= ROOM_RETRY_INTERVAL;
             if retry {
                 tried = Instant::now();
@@ -138,7 +137,7 @@ impl Flusher {
         }
     }
 
-    /// Waits for work; whether the log is being closed.
+    /// Waits for work; returns whether the log is being closed.
     fn wait(&self) -> bool {
         let stopped = self.shared.state() != State::Running;
         let mut queue = self.shared.queue();
@@ -166,7 +165,7 @@ impl Flusher {
         queue.closing
     }
 
-    /// Writes and syncs what waits. `retry`: a full disk may be asked again.
+    /// Writes and syncs the queue. With `retry` a full disk may be tried again.
     pub(crate) fn turn(&mut self, retry: bool) {
         if self.failed {
             return;
@@ -182,7 +181,8 @@ impl Flusher {
         }
     }
 
-    /// Puts a last hard state behind everything, whose `durable_to` tells the next start that all of it was durable.
+    /// Ends the log with one more hard state, whose `durable_to` tells the next start how far the log was
+    /// durable.
     pub(crate) fn close(&mut self) {
         if !self.failed && self.backlog.is_empty() {
             let room = self.active.header.file_bytes - self.offset;
@@ -214,7 +214,7 @@ impl Flusher {
         }
         'batches: while let Some(mut batch) = self.backlog.pop_front() {
             while let Some(record) = batch.records.get(batch.written) {
-                if self.put(record, &mut retry)? == Room::None {
+                if self.put(record, &mut retry)? == Fit::NoSegment {
                     self.backlog.push_front(batch);
                     break 'batches;
                 }
@@ -234,16 +234,16 @@ impl Flusher {
         Ok(())
     }
 
-    /// Encodes one record into the group, after a rotation if it does not fit.
-    fn put(&mut self, record: &Record, retry: &mut bool) -> Result<Room, Failure> {
+    /// Encodes one record into the group, after a rotation if the active segment has no room for it.
+    fn put(&mut self, record: &Record, retry: &mut bool) -> Result<Fit, Failure> {
         let bytes = record::record_bytes(record);
         let file_bytes = self.active.header.file_bytes;
         let limit = match record {
             Record::Entry(entry) if !entry.data.is_empty() => file_bytes - segment::reserve(file_bytes),
             Record::Entry(_) | Record::HardState(_) | Record::Reset { .. } => file_bytes,
         };
-        if self.offset + self.buffer.len() as u64 + bytes > limit && self.rotate(retry)? == Room::None {
-            return Ok(Room::None);
+        if self.end() + bytes > limit && self.rotate(retry)? == Fit::NoSegment {
+            return Ok(Fit::NoSegment);
         }
         let position = self.encode(record);
         match record {
@@ -262,16 +262,23 @@ impl Flusher {
                 self.changes.push(Change::Reset { index: *index });
             }
         }
-        Ok(Room::Found)
+        Ok(Fit::Fits)
     }
 
-    /// Appends a record to the group; its log position.
+    /// Appends a record to the group; returns its log position.
     fn encode(&mut self, record: &Record) -> u64 {
         let header = &self.active.header;
-        let position = self.active.position(self.offset + self.buffer.len() as u64);
-        let place = Place { salt: header.salt, generation: header.generation, position };
+        let position = self.active.position(self.end());
+        debug_assert!(self.synced <= position, "recovery refuses a record that claims to be durable itself");
+        let place = RecordPlace { salt: header.salt, generation: header.generation, position };
         record::encode(&mut self.buffer, record, place, self.epoch, self.synced);
+        debug_assert!(self.end() <= self.active.header.file_bytes, "a segment never grows");
         position
+    }
+
+    /// File offset in the active segment behind the group.
+    fn end(&self) -> u64 {
+        self.offset + self.buffer.len() as u64
     }
 
     /// Writes the group and, if asked, syncs it.
@@ -283,23 +290,32 @@ impl Flusher {
             ))
         };
         if !self.buffer.is_empty() {
-            self.writer
-                .write(self.offset, &self.buffer)
+            self.active
+                .file
+                .write_at(&self.buffer, self.offset)
                 .map_err(|error| failure("writing", &self.active.path, error))?;
             self.offset += self.buffer.len() as u64;
             self.buffer.clear();
             self.unsynced = true;
         }
+        debug_assert!(self.buffer.is_empty());
         if sync && self.unsynced {
-            self.writer.sync().map_err(|error| failure("syncing", &self.active.path, error))?;
+            // The file was filled before it became a segment: its size and extents do not change.
+            self.active.file.sync_data().map_err(|error| failure("syncing", &self.active.path, error))?;
             self.unsynced = false;
             self.synced = self.active.position(self.offset);
         }
+        debug_assert!(
+            self.unsynced || self.synced == self.active.position(self.offset),
+            "all that is written is synced, or marked as not synced"
+        );
         Ok(())
     }
 
-    /// Tells everybody what is durable now.
+    /// Publishes what is durable now: index, queued bytes and ticket.
     fn publish(&mut self) {
+        debug_assert!(self.buffer.is_empty(), "publishing follows writing");
+        debug_assert!(!self.unsynced || !self.options.force_sync, "publishing follows the sync");
         if !self.changes.is_empty() {
             let mut index = self.shared.index();
             for change in self.changes.drain(..) {
@@ -317,9 +333,11 @@ impl Flusher {
             }
         }
         if self.completed_bytes > 0 {
-            self.shared.queued_bytes.fetch_sub(self.completed_bytes, Ordering::AcqRel);
+            let before = self.shared.queued_bytes.fetch_sub(self.completed_bytes, Ordering::AcqRel);
+            debug_assert!(before >= self.completed_bytes, "bytes are counted before they are queued");
             self.completed_bytes = 0;
         }
+        debug_assert!(self.shared.durable_ticket() <= self.done.ticket, "tickets become durable in order");
         if self.shared.durable_ticket() != self.done.ticket {
             self.shared.publish(self.done);
             self.news = true;
@@ -327,13 +345,14 @@ impl Flusher {
     }
 
     /// Seals the active segment and begins the next one with the hard state at its head.
-    fn rotate(&mut self, retry: &mut bool) -> Result<Room, Failure> {
-        if self.spares.is_empty() && !self.make_room(retry) {
-            return Ok(Room::None);
+    fn rotate(&mut self, retry: &mut bool) -> Result<Fit, Failure> {
+        if self.spares.is_empty() && !self.obtain_spare(retry) {
+            return Ok(Fit::NoSegment);
         }
-        let Some(spare) = self.spares.pop() else { return Ok(Room::None) };
+        let Some(spare) = self.spares.pop() else { return Ok(Fit::NoSegment) };
         // Even without force_sync: recovery takes a later segment's header as proof that this one was synced.
         self.write_out(true)?;
+        debug_assert!(!self.unsynced && self.buffer.is_empty(), "the sealed segment is durable");
         let header = Header {
             generation: self.active.header.generation + 1,
             base: self.synced,
@@ -342,41 +361,18 @@ impl Flusher {
             salt: self.active.header.salt,
             file_bytes: spare.file_bytes,
         };
-        let begun = segment::begin_segment(&*self.options.disk, &self.options.dir, &spare, header).and_then(
-            |segment| match writer(self.options.method, &segment.file, spare.file_bytes) {
-                Ok(writer) => Ok((segment, writer)),
-                Err(error) => Err((segment.path, error)),
-            },
-        );
-        let (segment, writer) = begun
+        let segment = segment::begin_segment(&*self.options.disk, &self.options.dir, &spare, header)
             .map_err(|(path, error)| Failure(format!("beginning {} failed: {error}", path.display())))?;
         self.active = Arc::new(segment);
-        self.writer = writer;
         self.offset = HEADER_BYTES;
         self.changes.push(Change::Segment(self.active.clone()));
         let state = Record::HardState(self.hard_state);
         self.encode(&state);
-        Ok(Room::Found)
+        debug_assert_eq!(self.synced, self.active.header.base, "a segment begins where the log is synced");
+        Ok(Fit::Fits)
     }
 
-    /// A rotation found no spare: waits for the one being filled, or fills one here.
-    fn make_room(&mut self, retry: &mut bool) -> bool {
-        if let Some(filling) = self.filling.take() {
-            let _ = filling.join();
-            let prepared = self.shared.queue().prepared.take();
-            if let Some(prepared) = prepared {
-                self.prepared(prepared);
-            }
-        } else if *retry || self.shared.state() == State::Running {
-            *retry = false;
-            let number = self.next_spare();
-            let made = segment::make_spare(&*self.options.disk, &self.options.dir, number, self.file_bytes());
-            self.prepared(made);
-        }
-        !self.spares.is_empty()
-    }
-
-    /// Moves segments that hold nothing needed out of the log, and reuses those that nobody maps.
+    /// Removes segments that are not needed from the index, and reuses those without a map.
     fn retire(&mut self) -> Result<(), Failure> {
         let mut gone = Vec::new();
         {
@@ -390,13 +386,22 @@ impl Flusher {
             {
                 gone.extend(index.segments.pop_front());
             }
+            debug_assert!(
+                index.segments.back().is_some_and(|last| Arc::ptr_eq(last, &self.active)),
+                "the active segment is never retired"
+            );
         }
         if !gone.is_empty() {
-            // The hard state at the head of the segment that is first now must not be lost with the older ones.
+            // The segment that is now the first must hold a durable hard state before the older ones go.
             self.write_out(true)?;
+            debug_assert!(!self.unsynced);
             self.retired.extend(gone);
+            debug_assert!(
+                self.retired.iter().is_sorted_by(|a, b| a.header.generation + 1 == b.header.generation),
+                "generations are retired in order, without a gap"
+            );
         }
-        // In order only: a gap in the generations would look like a lost segment after a crash.
+        // In order only: after a crash a gap in the generations would look like a lost segment.
         while let Some(segment) = self.retired.front_mut() {
             if !segment.unmapped() {
                 break;
@@ -406,96 +411,5 @@ impl Flusher {
                 .map_err(|error| Failure(format!("recycling {} failed: {error}", segment.path.display())))?;
         }
         Ok(())
-    }
-
-    fn recycle(&mut self, segment: &Segment) -> io::Result<()> {
-        let (disk, file_bytes) = (self.options.disk.clone(), self.file_bytes());
-        if segment.header.file_bytes == file_bytes && self.spares.len() < SPARES_MAX {
-            let name = segment::spare_name(self.next_spare());
-            let path = self.options.dir.join(name);
-            disk.rename(&segment.path, &path)?;
-            disk.sync_dir(&self.options.dir)?;
-            self.spares.push(Spare { path, file_bytes });
-        } else {
-            disk.remove(&segment.path)?;
-            disk.sync_dir(&self.options.dir)?;
-        }
-        Ok(())
-    }
-
-    /// Sees to it that the next rotation finds a spare, and says when it will not.
-    fn keep_spare(&mut self, retry: bool) {
-        if !self.spares.is_empty() {
-            self.news |= self.shared.set_state(State::Running);
-            return;
-        }
-        if self.filling.is_some() || !(retry || self.shared.state() == State::Running) {
-            return;
-        }
-        let number = self.next_spare();
-        let (disk, dir, bytes) = (self.options.disk.clone(), self.options.dir.clone(), self.file_bytes());
-        if self.options.flushing == Flushing::Manual {
-            let made = segment::make_spare(&*disk, &dir, number, bytes);
-            self.prepared(made);
-            return;
-        }
-        // Filling takes as long as writing the segment itself; commits do not wait for it.
-        let shared = self.shared.clone();
-        let spawned = std::thread::Builder::new().name("paddock-spare".to_owned()).spawn(move || {
-            let made = segment::make_spare(&*disk, &dir, number, bytes);
-            shared.queue().prepared = Some(made);
-            shared.news.notify_one();
-        });
-        match spawned {
-            Ok(filling) => self.filling = Some(filling),
-            Err(error) => self.prepared(Err(error)),
-        }
-    }
-
-    fn prepared(&mut self, made: io::Result<Spare>) {
-        if let Some(filling) = self.filling.take() {
-            let _ = filling.join();
-        }
-        match made {
-            Ok(spare) => {
-                self.spares.push(spare);
-                self.news |= self.shared.set_state(State::Running);
-            }
-            Err(error) => {
-                if self.shared.state() == State::Running {
-                    self.leave_room_for_late_ones();
-                }
-                let reason = format!(
-                    "no room for a log segment of {} bytes in {}: {error}",
-                    self.file_bytes(),
-                    self.options.dir.display()
-                );
-                let news = self.shared.set_state(State::WritesStopped { reason: reason.as_str().into() });
-                if news {
-                    // Once for each reason, not for each retry: the server's own log may lie on the full disk.
-                    tracing::warn!(%reason, "writes are stopped");
-                }
-                self.news |= news;
-            }
-        }
-    }
-
-    /// Writes stop now, and the core hears of it a moment later: what it hands over until then is still taken, as far as the
-    /// segment in use has room for it beside the fullest queue. Refused, it would stand before everything that the core wants to log
-    /// afterwards, its votes too.
-    fn leave_room_for_late_ones(&self) {
-        let file_bytes = self.active.header.file_bytes;
-        let used = self.offset + self.buffer.len() as u64 + self.shared.queued_bytes.load(Ordering::Acquire);
-        let taken = used + self.options.queue_bytes_max + segment::reserve(file_bytes);
-        self.shared.late_bytes.store(file_bytes.saturating_sub(taken), Ordering::Release);
-    }
-
-    fn next_spare(&mut self) -> u64 {
-        self.next_spare += 1;
-        self.next_spare - 1
-    }
-
-    fn file_bytes(&self) -> u64 {
-        segment::file_bytes(self.options.segment_bytes)
     }
 }
