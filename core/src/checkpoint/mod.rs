@@ -13,5 +13,5 @@ mod thread;
 mod write;
 
 pub use load::{LoadError, Loaded, load};
-pub use thread::{Checkpointer, Outcome};
+pub use thread::{CheckpointOutcome, Checkpointer};
 pub use write::{Job, WriteError, write};

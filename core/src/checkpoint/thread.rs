@@ -18,7 +18,7 @@ const NICENESS: i32 = 19;
 
 /// How a checkpoint ended.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct CheckpointOutcome {
     /// Entry of the log behind which it stands.
     pub index: u64,
     /// The file, or why there is none.
@@ -34,7 +34,7 @@ struct Writer {
     bytes_per_second: Option<u64>,
     cancelled: Arc<AtomicBool>,
     told: Arc<AtomicBool>,
-    ended: Sender<Outcome>,
+    ended: Sender<CheckpointOutcome>,
     wake: Wake,
 }
 
@@ -44,7 +44,7 @@ impl Writer {
         let index = job.meta.index;
         let result = write(&self.snapshots, &job, self.bytes_per_second, &self.cancelled);
         drop(job);
-        if self.ended.send(Outcome { index, result }).is_err() {
+        if self.ended.send(CheckpointOutcome { index, result }).is_err() {
             return false;
         }
         self.told.store(true, Ordering::Release);
@@ -58,7 +58,7 @@ pub struct Checkpointer {
     jobs: Option<Sender<Job>>,
     /// Without a thread: who writes, and what waits.
     inline: Option<(Writer, Receiver<Job>)>,
-    outcomes: Receiver<Outcome>,
+    outcomes: Receiver<CheckpointOutcome>,
     cancel: Arc<AtomicBool>,
     /// Set before the news is told, taken down by [`Checkpointer::take`].
     news: Arc<AtomicBool>,
@@ -119,7 +119,7 @@ impl Checkpointer {
     }
 
     /// How the last job ended, once.
-    pub fn take(&mut self) -> Option<Outcome> {
+    pub fn take(&mut self) -> Option<CheckpointOutcome> {
         self.news.store(false, Ordering::Relaxed);
         self.outcomes.try_recv().ok()
     }

@@ -6,7 +6,7 @@
 
 use super::block::{BLOCK_MACHINE, BLOCK_MEMBERSHIP, BLOCK_ZNODES, BlockBuilder};
 use crate::machine::{MachineImage, MembershipState};
-use crate::tree::Held;
+use crate::tree::SnapshotView;
 use paddock_storage::snapshot::{Finished, Pace};
 use paddock_storage::{SnapshotError, SnapshotMeta, Snapshots};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use thiserror::Error;
 /// What to write.
 pub struct Job {
     /// The version of the tree.
-    pub held: Held,
+    pub held: SnapshotView,
     /// The machine at that version.
     pub image: MachineImage,
     /// The membership at that version.

@@ -58,7 +58,7 @@ pub struct Published {
     /// What happened.
     pub commit: Commit,
     /// To where a shard moves before it acts on it.
-    pub version: tree::Published,
+    pub version: tree::PublishedVersion,
 }
 
 struct Ring<T> {
@@ -84,11 +84,6 @@ impl<T> Ring<T> {
         // The length is a power of two.
         &self.slots[(position & (self.slots.len() as u64 - 1)) as usize]
     }
-}
-
-/// Makes a ring of [`COMMIT_RING_ENTRIES`] slots and one receiver for each of `readers`.
-pub fn commit_ring<T>(readers: usize) -> (CommitSender<T>, Vec<CommitReceiver<T>>) {
-    with_capacity(readers, COMMIT_RING_ENTRIES)
 }
 
 /// Makes a ring of another size, a power of two: for tests that want it full soon.

@@ -9,13 +9,13 @@
 //! dependent loads and a comparison: no lock, no counter, no fence.
 //!
 //! Why it stays correct: an object is freed when no reader and no hold can see it, which each reader says in one
-//! atomic of its own (`standing`, checked by loom) and the heap decides (`reclaim`). Debug builds poison what they
+//! atomic of its own (`epochs`, checked by loom) and the heap decides (`reclaim`). Debug builds poison what they
 //! free and check the stamp of everything that is read, so that a reader which breaks the rule is caught.
 //!
 //! This room holds `unsafe` code; every block names its invariant and who keeps it. How it is tested:
 //! - `cargo test -p paddock-core --lib tree::` — against a `BTreeMap` model, against an implementation on
 //!   `crossbeam-epoch`, with real threads, with a reader that breaks the rule;
-//! - `RUSTFLAGS="--cfg paddock_loom" cargo test -p paddock-core --lib tree::standing --release` — the protocol under
+//! - `RUSTFLAGS="--cfg paddock_loom" cargo test -p paddock-core --lib tree::epochs --release` — the protocol under
 //!   loom's model checker;
 //! - `cargo +nightly miri test -p paddock-core --lib tree::tests::rules` where the component is installed;
 //! - `CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=false RUSTFLAGS="-Zsanitizer=address --cfg paddock_asan" cargo +nightly test
@@ -25,22 +25,22 @@
 
 mod arena;
 mod children;
+mod epochs;
 mod hash;
-mod held;
 mod node;
 mod object;
 mod pages;
 mod reader;
 mod reclaim;
-mod standing;
+mod snapshot_view;
 mod sync;
 mod writer;
 mod znode;
 
 pub use children::Children;
-pub use held::{Held, HeldIter};
 pub use node::{NewNode, NodeStat, RestoredNode, TreeError};
-pub use reader::{Published, Reader};
+pub use reader::{PublishedVersion, Reader};
+pub use snapshot_view::{SnapshotView, SnapshotViewIter};
 pub use writer::Writer;
 pub use znode::Znode;
 

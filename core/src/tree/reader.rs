@@ -1,12 +1,12 @@
 //! Reading a version: one core's reader.
 //!
-//! Owns a standing in the tree's [`Standings`]. Never writes, and never follows a pointer without standing on the
+//! Owns a standing in the tree's [`ReaderEpochs`]. Never writes, and never follows a pointer without standing on the
 //! version it leads into. A reader moves by `&mut self`, views borrow `&self`: no view outlives the version it shows.
 
+use super::epochs::ReaderEpochs;
 use super::hash::PathHasher;
 use super::pages::{self, Descent, Table};
-use super::standing::Standings;
-use super::writer::Estate;
+use super::writer::DeferredFree;
 use super::znode::{Znode, view};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,43 +20,43 @@ pub(super) struct Shared {
     /// Tells this tree's versions from another's.
     pub(super) tree: u64,
     pub(super) hasher: PathHasher,
-    pub(super) standings: Standings,
+    pub(super) epochs: ReaderEpochs,
     /// Put here when the writer goes.
-    pub(super) estate: Mutex<Option<Estate>>,
+    pub(super) deferred_free: Mutex<Option<DeferredFree>>,
 }
 
 impl Shared {
     pub(super) fn new(readers: usize, hasher: PathHasher) -> Shared {
         static TREES: AtomicU64 = AtomicU64::new(1);
         let tree = TREES.fetch_add(1, Ordering::Relaxed);
-        Shared { tree, hasher, standings: Standings::new(readers, 1), estate: Mutex::new(None) }
+        Shared { tree, hasher, epochs: ReaderEpochs::new(readers, 1), deferred_free: Mutex::new(None) }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let estate = self.estate.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(estate) = estate.take() {
+        let deferred = self.deferred_free.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(deferred) = deferred.take() {
             // SAFETY: writer, readers and holds each keep this value alive; the last one is gone.
-            unsafe { estate.free() };
+            unsafe { deferred.free() };
         }
     }
 }
 
 /// A finished version on its way to the readers.
 #[derive(Debug)]
-pub struct Published {
+pub struct PublishedVersion {
     pub(super) tree: u64,
     pub(super) number: u64,
     pub(super) root: *mut Table,
 }
 
 // SAFETY: the root is only followed by a reader that stands on its version, on whatever thread.
-unsafe impl Send for Published {}
+unsafe impl Send for PublishedVersion {}
 // SAFETY: as above; a shared reference gives no access to what the root leads to.
-unsafe impl Sync for Published {}
+unsafe impl Sync for PublishedVersion {}
 
-impl Published {
+impl PublishedVersion {
     /// Its number; grows with each version, not always by one.
     pub fn number(&self) -> u64 {
         self.number
@@ -78,19 +78,19 @@ pub struct Reader {
 unsafe impl Send for Reader {}
 
 impl Reader {
-    /// A reader that stands on the first version; `Standings::new` has put it there.
-    pub(super) fn new(shared: Arc<Shared>, index: usize, first: &Published) -> Reader {
+    /// A reader that stands on the first version; `ReaderEpochs::new` has put it there.
+    pub(super) fn new(shared: Arc<Shared>, index: usize, first: &PublishedVersion) -> Reader {
         Reader { shared, index, root: Some(first.root), version: first.number, bound: first.number }
     }
 
     /// Moves up to a version. Panics if it is older than the one on which the reader stands, older than what the
     /// writer had published everywhere when the reader woke, or of another tree: that breaks the order of commits.
-    pub fn move_to(&mut self, published: &Published) {
+    pub fn move_to(&mut self, published: &PublishedVersion) {
         assert_eq!(published.tree, self.shared.tree, "a version of another tree");
         let (number, bound) = (published.number, self.bound);
         assert!(bound != PARKED_BOUND, "a parked reader wakes before it moves");
         assert!(number >= bound, "a reader never goes back: from {bound} to {number}");
-        self.shared.standings.stand(self.index, number);
+        self.shared.epochs.pin(self.index, number);
         self.root = Some(published.root);
         self.version = number;
         self.bound = number;
@@ -105,7 +105,7 @@ impl Reader {
     pub fn get(&self, path: &str) -> Option<Znode<'_>> {
         let root = self.root();
         // SAFETY: the reader stands on this version until it is borrowed mutably, so the rule of reclamation keeps it
-        // alive (see `standing`), and published versions do not change.
+        // alive (see `epochs`), and published versions do not change.
         unsafe { get(root, &self.shared.hasher, path, self.version) }
     }
 
@@ -123,13 +123,13 @@ impl Reader {
     pub fn park(&mut self) {
         self.root = None;
         self.bound = PARKED_BOUND;
-        self.shared.standings.park(self.index);
+        self.shared.epochs.park(self.index);
     }
 
     /// Wakes: from here to the next [`Reader::move_to`] everything is held. Does nothing unless parked.
     pub fn unpark(&mut self) {
         if self.bound == PARKED_BOUND {
-            self.bound = self.shared.standings.unpark(self.index);
+            self.bound = self.shared.epochs.unpark(self.index);
         }
     }
 
@@ -140,7 +140,7 @@ impl Reader {
     /// Breaks the rule, as a test of the debug build's checks: claims to stand on a version without moving there.
     #[cfg(all(test, debug_assertions, not(paddock_loom)))]
     pub(super) fn claim(&mut self, version: u64) {
-        self.shared.standings.stand(self.index, version);
+        self.shared.epochs.pin(self.index, version);
     }
 }
 
@@ -149,7 +149,7 @@ const PARKED_BOUND: u64 = u64::MAX;
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.shared.standings.park(self.index);
+        self.shared.epochs.park(self.index);
     }
 }
 

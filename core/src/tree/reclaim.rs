@@ -8,17 +8,17 @@
 //! - Readers see published versions only. An object that was born after the newest published version is freed as
 //!   soon as the writer drops it, unless a savepoint may still bring it back.
 //! - Otherwise it goes through the retire list, in the order of retirement, and is freed when `retired <= lowest`
-//!   (see `standing`) and no hold stands in `[born, retired)`.
+//!   (see `epochs`) and no hold stands in `[born, retired)`.
 //! - Freeing is spread: a hold that ends, or a reader that was far behind, lets go of millions of objects at once, and to touch
 //!   them all would stop the writer for as long. Each call frees some more than was retired since the last one.
 //! - A savepoint raises the number of the version being built, so everything older is copied before it changes:
 //!   rolling back is dropping what was born since and taking the old root again.
 
 use super::arena::Arena;
+use super::epochs::Release;
 #[cfg(debug_assertions)]
 use super::object::POISON;
 use super::object::{Object, Stamped};
-use super::standing::Release;
 use std::alloc::Layout;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -192,7 +192,7 @@ impl Heap {
     /// Frees what nobody can see, or some of it.
     ///
     /// # Safety
-    /// `lowest` comes from `Standings::lowest` of this tree.
+    /// `lowest` comes from `ReaderEpochs::lowest` of this tree.
     pub(super) unsafe fn reclaim(&mut self, lowest: u64) {
         assert!(self.savepoint.is_none(), "reclaim inside a savepoint");
         let mut index = 0;
@@ -211,7 +211,7 @@ impl Heap {
         {
             left -= 1;
             self.retired_bytes -= entry.bytes;
-            // SAFETY: `retired <= lowest`: no reader sees it (see `standing`).
+            // SAFETY: `retired <= lowest`: no reader sees it (see `epochs`).
             unsafe { self.free_unless_held(entry) };
         }
         while left > 0

@@ -5,16 +5,16 @@
 //! znode one of this version (a copy, unless it is already), change it.
 
 use super::children;
+use super::epochs::Release;
 use super::hash::PathHasher;
-use super::held::Held;
 use super::node::{
     NewNode, NodeStat, RestoredNode, TreeError, approximate_bytes, is_session, next_version, split,
 };
 use super::object::Object;
 use super::pages::{self, Part, Table};
-use super::reader::{BATCH_LOOKUPS, Published, Reader, Shared, descend, get};
+use super::reader::{BATCH_LOOKUPS, PublishedVersion, Reader, Shared, descend, get};
 use super::reclaim::Heap;
-use super::standing::Release;
+use super::snapshot_view::SnapshotView;
 use super::znode::{self, Header, Raw, Znode, check_lengths};
 use crate::acl::{Acl, AclList, AclRef};
 use crate::command::Identity;
@@ -49,15 +49,15 @@ impl Counts {
 }
 
 /// What the writer leaves behind for the last reader to free.
-pub(super) struct Estate {
+pub(super) struct DeferredFree {
     heap: Heap,
     root: *mut Table,
 }
 
 // SAFETY: it is only ever freed, by whoever is last.
-unsafe impl Send for Estate {}
+unsafe impl Send for DeferredFree {}
 
-impl Estate {
+impl DeferredFree {
     /// # Safety
     /// There is no writer, no reader and no hold any more.
     pub(super) unsafe fn free(mut self) {
@@ -368,17 +368,17 @@ impl Writer {
     }
 
     /// Ends the version. What it gives goes to the readers; then [`Writer::reclaim`].
-    pub fn publish(&mut self) -> Published {
+    pub fn publish(&mut self) -> PublishedVersion {
         self.restored_parent = null_mut();
         let number = self.heap.publish();
         self.published = (self.root, self.counts);
-        Published { tree: self.shared.tree, number, root: self.root }
+        PublishedVersion { tree: self.shared.tree, number, root: self.root }
     }
 
-    /// Frees what nobody can see, or some of it ([`Writer::has_more_to_reclaim`]). To be called when the newest [`Published`] is where every reader finds it: a
+    /// Frees what nobody can see, or some of it ([`Writer::has_more_to_reclaim`]). To be called when the newest [`PublishedVersion`] is where every reader finds it: a
     /// reader that wakes after this moves nowhere below it.
     pub fn reclaim(&mut self) {
-        let lowest = self.shared.standings.lowest(self.heap.published());
+        let lowest = self.shared.epochs.lowest(self.heap.published());
         // SAFETY: the number comes from the standings of this tree.
         unsafe { self.heap.reclaim(lowest) };
     }
@@ -389,11 +389,11 @@ impl Writer {
     }
 
     /// Holds the newest published version until the hold is dropped.
-    pub fn hold(&mut self) -> Held {
+    pub fn hold(&mut self) -> SnapshotView {
         let release = Arc::new(Release::new());
         self.heap.hold(release.clone());
         let (root, counts) = self.published;
-        Held { shared: self.shared.clone(), release, root, version: self.heap.published(), counts }
+        SnapshotView { shared: self.shared.clone(), release, root, version: self.heap.published(), counts }
     }
 
     /// Bytes that the newest version does not contain and that somebody may still see.
@@ -419,7 +419,7 @@ impl Drop for Writer {
         if self.heap.in_savepoint() {
             self.rollback();
         }
-        let estate = Estate { heap: std::mem::take(&mut self.heap), root: self.root };
-        *self.shared.estate.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(estate);
+        let deferred = DeferredFree { heap: std::mem::take(&mut self.heap), root: self.root };
+        *self.shared.deferred_free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(deferred);
     }
 }

@@ -7,7 +7,7 @@ use super::acl;
 use crate::tree::hash::PathHasher;
 use crate::tree::node::{approximate_bytes, is_session, next_version};
 use crate::tree::{
-    Held, NewNode, NodeStat, Published, Reader, RestoredNode, TreeError, Writer, Znode, writer,
+    NewNode, NodeStat, PublishedVersion, Reader, RestoredNode, SnapshotView, TreeError, Writer, Znode, writer,
 };
 use paddock_transport::io::SHARED_BYTES_MIN;
 use proptest::prelude::*;
@@ -137,9 +137,9 @@ struct World {
     writer: Writer,
     model: Model,
     saved: Option<Model>,
-    newest: (Published, Arc<Model>),
+    newest: (PublishedVersion, Arc<Model>),
     readers: Vec<(Reader, Option<Arc<Model>>)>,
-    holds: Vec<(Held, Arc<Model>)>,
+    holds: Vec<(SnapshotView, Arc<Model>)>,
     zxid: i64,
 }
 

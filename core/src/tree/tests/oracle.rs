@@ -6,7 +6,7 @@
 //! and must find exactly that.
 
 use super::{Numbers, acl};
-use crate::tree::{NewNode, NodeStat, Published, Reader, Writer, tree};
+use crate::tree::{NewNode, NodeStat, PublishedVersion, Reader, Writer, tree};
 use crossbeam_epoch::{Atomic, Collector, Guard, LocalHandle, Owned};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -70,7 +70,7 @@ fn path(number: u64) -> String {
 // ------------------------------------------------------------------------------------------------- the tree
 
 impl Writes for Writer {
-    type Version = Published;
+    type Version = PublishedVersion;
     fn apply(&mut self, op: &Op, zxid: i64) {
         let create = |writer: &mut Writer, path: &str, data: &[u8]| {
             let data = Some(data);
@@ -90,7 +90,7 @@ impl Writes for Writer {
             }
         }
     }
-    fn publish(&mut self) -> Published {
+    fn publish(&mut self) -> PublishedVersion {
         Writer::publish(self)
     }
     fn reclaim(&mut self) {
@@ -99,8 +99,8 @@ impl Writes for Writer {
 }
 
 impl Reads for Reader {
-    type Version = Published;
-    fn move_to(&mut self, version: &Published) {
+    type Version = PublishedVersion;
+    fn move_to(&mut self, version: &PublishedVersion) {
         Reader::move_to(self, version);
     }
     fn park(&mut self) {
@@ -234,7 +234,7 @@ impl Drop for EpochWriter {
 struct EpochReader {
     newest: Arc<Atomic<Map>>,
     handle: LocalHandle,
-    standing: Option<(Guard, *const Map)>,
+    pinned: Option<(Guard, *const Map)>,
 }
 
 // SAFETY: handle and guard move together, and are used by one thread at a time.
@@ -243,17 +243,17 @@ unsafe impl Send for EpochReader {}
 impl Reads for EpochReader {
     type Version = ();
     fn move_to(&mut self, (): &()) {
-        self.standing = None;
+        self.pinned = None;
         let guard = self.handle.pin();
         let map = self.newest.load(Ordering::Acquire, &guard).as_raw();
-        self.standing = Some((guard, map));
+        self.pinned = Some((guard, map));
     }
     fn park(&mut self) {
-        self.standing = None;
+        self.pinned = None;
     }
     fn unpark(&mut self) {}
     fn look(&self, path: &str) -> Seen {
-        let (_, map) = self.standing.as_ref().expect("it stands");
+        let (_, map) = self.pinned.as_ref().expect("it stands");
         // SAFETY: loaded under the guard that is kept beside it.
         look(unsafe { &**map }, path)
     }
@@ -262,7 +262,7 @@ impl Reads for EpochReader {
 fn epoch_tree(readers: usize) -> (EpochWriter, Vec<EpochReader>) {
     let collector = Collector::new();
     let newest = Arc::new(Atomic::new(first_map()));
-    let reader = |_| EpochReader { newest: newest.clone(), handle: collector.register(), standing: None };
+    let reader = |_| EpochReader { newest: newest.clone(), handle: collector.register(), pinned: None };
     let readers = (0..readers).map(reader).collect();
     (EpochWriter { building: first_map(), newest: newest.clone(), handle: collector.register() }, readers)
 }
@@ -374,7 +374,7 @@ fn the_oracle_itself_is_consistent() {
 fn checkpoints_on_a_thread_are_complete_and_exact() {
     let (mut writer, mut readers) = tree(1);
     readers[0].park();
-    let (send, receive) = std::sync::mpsc::sync_channel::<(u64, crate::tree::Held)>(2);
+    let (send, receive) = std::sync::mpsc::sync_channel::<(u64, crate::tree::SnapshotView)>(2);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let mut map = first_map();

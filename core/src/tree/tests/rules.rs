@@ -2,9 +2,9 @@
 
 use super::acl;
 use crate::tree::reclaim::FREED_AT_ONCE;
-use crate::tree::{NewNode, Published, Writer, tree};
+use crate::tree::{NewNode, PublishedVersion, Writer, tree};
 
-fn set(writer: &mut Writer, zxid: i64) -> Published {
+fn set(writer: &mut Writer, zxid: i64) -> PublishedVersion {
     writer.set_data("/zookeeper", Some(&zxid.to_be_bytes()), zxid, zxid).expect("it is there");
     let published = writer.publish();
     writer.reclaim();

@@ -5,9 +5,9 @@
 //! and a restore finds siblings together.
 
 use super::children::Children;
+use super::epochs::Release;
 use super::pages::Table;
 use super::reader::{BATCH_LOOKUPS, Shared, get, get_batch};
-use super::standing::Release;
 use super::writer::Counts;
 use super::znode::Znode;
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// One version, held for as long as this value lives. For checkpoints: it may go to another thread, and readers and
 /// the writer go on meanwhile.
-pub struct Held {
+pub struct SnapshotView {
     pub(super) shared: Arc<Shared>,
     pub(super) release: Arc<Release>,
     pub(super) root: *mut Table,
@@ -24,16 +24,16 @@ pub struct Held {
 }
 
 // SAFETY: the version is kept alive by the hold and is not changed by anybody.
-unsafe impl Send for Held {}
+unsafe impl Send for SnapshotView {}
 // SAFETY: all access through it is reading.
-unsafe impl Sync for Held {}
+unsafe impl Sync for SnapshotView {}
 
-impl Held {
+impl SnapshotView {
     /// The version's number.
     pub fn version(&self) -> u64 {
         self.version
     }
-    /// Znodes that [`Held::iter`] gives.
+    /// Znodes that [`SnapshotView::iter`] gives.
     pub fn len(&self) -> u64 {
         self.counts.znodes
     }
@@ -47,29 +47,34 @@ impl Held {
         unsafe { get(self.root, &self.shared.hasher, path, self.version) }
     }
     /// Every znode, parents before children, in an order that depends on names only.
-    pub fn iter(&self) -> HeldIter<'_> {
+    pub fn iter(&self) -> SnapshotViewIter<'_> {
         let root = self.get("/");
-        HeldIter { held: self, ready: root.into_iter().collect(), open: Vec::new(), paths: String::new() }
+        SnapshotViewIter {
+            held: self,
+            ready: root.into_iter().collect(),
+            open: Vec::new(),
+            paths: String::new(),
+        }
     }
 }
 
-impl<'h> IntoIterator for &'h Held {
+impl<'h> IntoIterator for &'h SnapshotView {
     type Item = Znode<'h>;
-    type IntoIter = HeldIter<'h>;
-    fn into_iter(self) -> HeldIter<'h> {
+    type IntoIter = SnapshotViewIter<'h>;
+    fn into_iter(self) -> SnapshotViewIter<'h> {
         self.iter()
     }
 }
 
-impl Drop for Held {
+impl Drop for SnapshotView {
     fn drop(&mut self) {
         self.release.give_up();
     }
 }
 
-/// See [`Held::iter`].
-pub struct HeldIter<'h> {
-    held: &'h Held,
+/// See [`SnapshotView::iter`].
+pub struct SnapshotViewIter<'h> {
+    held: &'h SnapshotView,
     /// Found, not given yet.
     ready: VecDeque<Znode<'h>>,
     /// Znodes whose children are not all found yet.
@@ -78,7 +83,7 @@ pub struct HeldIter<'h> {
     paths: String,
 }
 
-impl<'h> HeldIter<'h> {
+impl<'h> SnapshotViewIter<'h> {
     /// Finds the next group of siblings.
     fn find_more(&mut self) {
         let Some((parent, children)) = self.open.last_mut() else { return };
@@ -103,13 +108,13 @@ impl<'h> HeldIter<'h> {
             start = end;
         }
         let (mut found, held) = (Vec::with_capacity(group), self.held);
-        // SAFETY: the hold keeps its version alive and unchanged (see `Held::get`).
+        // SAFETY: the hold keeps its version alive and unchanged (see `SnapshotView::get`).
         unsafe { get_batch(held.root, &held.shared.hasher, &paths[..group], held.version, &mut found) };
         self.ready.extend(found.into_iter().map(|znode| znode.expect("each child has a znode")));
     }
 }
 
-impl<'h> Iterator for HeldIter<'h> {
+impl<'h> Iterator for SnapshotViewIter<'h> {
     type Item = Znode<'h>;
 
     fn next(&mut self) -> Option<Znode<'h>> {

@@ -1,14 +1,14 @@
 //! Who stands where, and what may therefore be freed: the whole protocol between the writer and its readers.
 //!
-//! Owns one padded atomic per reader (the version on which it stands, [`PARKED`], or [`EVERYWHERE`]) and the
+//! Owns one padded atomic per reader (the version on which it stands, [`PARKED`], or [`ALL_VERSIONS`]) and the
 //! writer's floor. Never touches an object of the tree, so that loom can run it alone.
 //!
 //! Why it stays correct. An object retired in version R is seen by versions below R only. The writer frees it when
-//! R <= [`Standings::lowest`].
+//! R <= [`ReaderEpochs::lowest`].
 //! - A reader that *stands* at S holds every object with R > S: `lowest` <= S. It moves up only, and publishes the
 //!   move with a release store after its last read of the old version, which the writer's acquire load sees.
-//! - A *parked* reader holds nothing. Waking, it stores [`EVERYWHERE`], fences, then reads the floor; the writer
-//!   stores the floor, fences, then reads the standings. Of the two fences one is first: either the writer sees the
+//! - A *parked* reader holds nothing. Waking, it stores [`ALL_VERSIONS`], fences, then reads the floor; the writer
+//!   stores the floor, fences, then reads the epochs. Of the two fences one is first: either the writer sees the
 //!   reader awake and frees nothing, or the reader sees the floor and goes nowhere below it, where nothing that the
 //!   writer freed is visible. The commit ring already holds the floor's version when the writer stores it, so a
 //!   reader always finds a version it may move to.
@@ -21,24 +21,24 @@ use crossbeam_utils::CachePadded;
 const PARKED: u64 = u64::MAX;
 
 /// A reader that has just woken and may go to any version from the floor up.
-const EVERYWHERE: u64 = 0;
+const ALL_VERSIONS: u64 = 0;
 
 /// The standings of all readers of one tree.
 #[derive(Debug)]
-pub(super) struct Standings {
+pub(super) struct ReaderEpochs {
     floor: CachePadded<AtomicU64>,
     readers: Box<[CachePadded<AtomicU64>]>,
 }
 
-impl Standings {
+impl ReaderEpochs {
     /// All readers stand at `version`.
-    pub(super) fn new(readers: usize, version: u64) -> Standings {
+    pub(super) fn new(readers: usize, version: u64) -> ReaderEpochs {
         let padded = |value| CachePadded::new(AtomicU64::new(value));
-        Standings { floor: padded(version), readers: (0..readers).map(|_| padded(version)).collect() }
+        ReaderEpochs { floor: padded(version), readers: (0..readers).map(|_| padded(version)).collect() }
     }
 
     /// A reader moves up to `version`; it is done with what it stood on before.
-    pub(super) fn stand(&self, reader: usize, version: u64) {
+    pub(super) fn pin(&self, reader: usize, version: u64) {
         self.readers[reader].store(version, Ordering::Release);
     }
 
@@ -49,7 +49,7 @@ impl Standings {
 
     /// A reader comes back. Gives the lowest version to which it may move.
     pub(super) fn unpark(&self, reader: usize) -> u64 {
-        self.readers[reader].store(EVERYWHERE, Ordering::Relaxed);
+        self.readers[reader].store(ALL_VERSIONS, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.floor.load(Ordering::Acquire)
     }
@@ -96,7 +96,7 @@ mod loom_tests {
 
     /// One object per version, born in it and retired by the next; the commit ring is the newest number.
     struct World {
-        standings: Standings,
+        epochs: ReaderEpochs,
         newest: AtomicU64,
         /// True until freed.
         objects: Vec<UnsafeCell<bool>>,
@@ -105,7 +105,7 @@ mod loom_tests {
 
     fn world(readers: usize) -> Arc<World> {
         Arc::new(World {
-            standings: Standings::new(readers, 1),
+            epochs: ReaderEpochs::new(readers, 1),
             newest: AtomicU64::new(1),
             objects: (0..=VERSIONS).map(|_| UnsafeCell::new(true)).collect(),
             release: Release::new(),
@@ -123,7 +123,7 @@ mod loom_tests {
         let mut freed = 0;
         for version in 2..=VERSIONS as u64 {
             world.newest.store(version, Ordering::Release);
-            let lowest = world.standings.lowest(version);
+            let lowest = world.epochs.lowest(version);
             // The object of version v is retired in v + 1.
             while freed + 2 <= lowest {
                 freed += 1;
@@ -146,7 +146,7 @@ mod loom_tests {
                     read(&world, 1);
                     for _ in 0..2 {
                         let newest = world.newest.load(Ordering::Acquire);
-                        world.standings.stand(0, newest);
+                        world.epochs.pin(0, newest);
                         read(&world, newest);
                     }
                 })
@@ -164,14 +164,14 @@ mod loom_tests {
                 let world = world.clone();
                 thread::spawn(move || {
                     read(&world, 1);
-                    world.standings.park(0);
-                    let floor = world.standings.unpark(0);
+                    world.epochs.park(0);
+                    let floor = world.epochs.unpark(0);
                     let newest = world.newest.load(Ordering::Acquire);
                     assert!(newest >= floor, "the ring holds the floor's version");
                     // The oldest version to which it may move is the worst.
-                    world.standings.stand(0, floor);
+                    world.epochs.pin(0, floor);
                     read(&world, floor);
-                    world.standings.stand(0, newest);
+                    world.epochs.pin(0, newest);
                     read(&world, newest);
                 })
             };
@@ -191,14 +191,14 @@ mod loom_tests {
                     let world = world.clone();
                     thread::spawn(move || {
                         if index == 0 {
-                            world.standings.park(0);
-                            let floor = world.standings.unpark(0);
-                            world.standings.stand(0, floor);
+                            world.epochs.park(0);
+                            let floor = world.epochs.unpark(0);
+                            world.epochs.pin(0, floor);
                             read(&world, floor);
                         } else {
                             read(&world, 1);
                             let newest = world.newest.load(Ordering::Acquire);
-                            world.standings.stand(1, newest);
+                            world.epochs.pin(1, newest);
                             read(&world, newest);
                         }
                     })
@@ -215,7 +215,7 @@ mod loom_tests {
     fn a_hold_is_freed_only_after_its_last_read() {
         loom::model(|| {
             let world = world(1);
-            world.standings.park(0);
+            world.epochs.park(0);
             let holder = {
                 let world = world.clone();
                 thread::spawn(move || {
@@ -234,13 +234,13 @@ mod loom_tests {
     fn a_wrong_protocol_is_found() {
         loom::model(|| {
             let world = world(1);
-            world.standings.park(0);
+            world.epochs.park(0);
             let reader = {
                 let world = world.clone();
                 thread::spawn(move || {
-                    world.standings.readers[0].store(EVERYWHERE, Ordering::Relaxed);
-                    let floor = world.standings.floor.load(Ordering::Acquire);
-                    world.standings.stand(0, floor);
+                    world.epochs.readers[0].store(ALL_VERSIONS, Ordering::Relaxed);
+                    let floor = world.epochs.floor.load(Ordering::Acquire);
+                    world.epochs.pin(0, floor);
                     read(&world, floor);
                 })
             };
