@@ -1,8 +1,11 @@
-//! A version held as a whole, for checkpoints.
+//! Snapshot view: one version of the tree, held as a whole for a checkpoint.
 //!
-//! Owns nothing but its hold on the heap. Never stops the writer or a reader: it costs the old copies of what changes
-//! meanwhile. Its walk goes down by names, parents first, so that the same tree gives the same order on every node
-//! and a restore finds siblings together.
+//! Owns its hold on the heap.
+//!
+//! Never stops the writer or a reader. Its cost is the old copies of what changes meanwhile.
+//!
+//! Correct because the heap frees nothing that the hold can see. The walk follows names, parents first. So
+//! the same tree gives the same order on every node, and a restore finds siblings together.
 
 use super::children::Children;
 use super::epochs::Release;
@@ -13,8 +16,8 @@ use super::znode::Znode;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// One version, held for as long as this value lives. For checkpoints: it may go to another thread, and readers and
-/// the writer go on meanwhile.
+/// One version of the tree, held until this value is dropped. It may move to another thread while readers
+/// and the writer go on.
 pub struct SnapshotView {
     pub(super) shared: Arc<Shared>,
     pub(super) release: Arc<Release>,
@@ -23,27 +26,28 @@ pub struct SnapshotView {
     pub(super) counts: Counts,
 }
 
-// SAFETY: the version is kept alive by the hold and is not changed by anybody.
+// SAFETY: the hold keeps the version alive (`Heap::reclaim` respects it), and the writer changes no
+// published version.
 unsafe impl Send for SnapshotView {}
-// SAFETY: all access through it is reading.
+// SAFETY: as above, and every access through a shared reference only reads.
 unsafe impl Sync for SnapshotView {}
 
 impl SnapshotView {
-    /// The version's number.
     pub fn version(&self) -> u64 {
         self.version
     }
-    /// Znodes that [`SnapshotView::iter`] gives.
+    /// Count of znodes that [`SnapshotView::iter`] yields: the root once.
     pub fn len(&self) -> u64 {
         self.counts.znodes
     }
-    /// Never: there is a root.
+    /// Always false: every version has a root.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Looks up in the held version.
+    /// Looks up a path in the held version.
     pub fn get(&self, path: &str) -> Option<Znode<'_>> {
-        // SAFETY: the hold keeps its version alive (see `reclaim`), and published versions do not change.
+        // SAFETY: the hold keeps its version alive (`Heap::reclaim` respects it), and the writer changes no
+        // published version.
         unsafe { get(self.root, &self.shared.hasher, path, self.version) }
     }
     /// Every znode, parents before children, in an order that depends on names only.
@@ -72,19 +76,19 @@ impl Drop for SnapshotView {
     }
 }
 
-/// See [`SnapshotView::iter`].
+/// Walk over a [`SnapshotView`], parents before children.
 pub struct SnapshotViewIter<'h> {
     held: &'h SnapshotView,
-    /// Found, not given yet.
+    /// Looked up and not yet yielded.
     ready: VecDeque<Znode<'h>>,
     /// Znodes whose children are not all found yet.
     open: Vec<(Znode<'h>, Children<'h>)>,
-    /// Paths of the next group, one behind the other.
+    /// Paths of the next group, concatenated.
     paths: String,
 }
 
 impl<'h> SnapshotViewIter<'h> {
-    /// Finds the next group of siblings.
+    /// Looks up the next group of siblings, at most [`BATCH_LOOKUPS`].
     fn find_more(&mut self) {
         let Some((parent, children)) = self.open.last_mut() else { return };
         let prefix = if parent.path() == "/" { "" } else { parent.path() };
