@@ -126,10 +126,14 @@ impl<T> CommitSender<T> {
             // SAFETY: position `tail` is not published yet, and the slot's former position `tail -
             // capacity` is below `head`. `sweep` raises `head` only up to the lowest cursor (acquired), so
             // no reader looks at this slot.
-            unsafe { *slot = Some(commit) }
+            unsafe {
+                debug_assert!((*slot).is_none(), "sweep empties a slot before it is filled again");
+                *slot = Some(commit)
+            }
         });
         self.tail += 1;
         self.ring.tail.store(self.tail, Ordering::Release);
+        debug_assert!(self.tail - self.head <= self.ring.slots.len() as u64, "more commits than slots");
         Ok(())
     }
 
@@ -141,6 +145,7 @@ impl<T> CommitSender<T> {
     /// Drops the commits that every reader has passed.
     pub fn sweep(&mut self) {
         let passed = self.slowest();
+        debug_assert!(self.head <= passed, "a cursor went back: {passed} below {}", self.head);
         while self.head < passed {
             let old = self.ring.slot(self.head).with_mut(|slot| {
                 // SAFETY: every reader's cursor (acquired in `slowest`) is above `head`, and cursors only
@@ -148,6 +153,7 @@ impl<T> CommitSender<T> {
                 unsafe { (*slot).take() }
             });
             self.head += 1;
+            debug_assert!(old.is_some(), "a slot between head and tail is filled");
             drop(old);
         }
     }
@@ -220,6 +226,7 @@ impl<T> CommitReceiver<T> {
 
     /// Releases the commit taken last, so that a reader that goes to sleep keeps no slot.
     pub fn release(&mut self) {
+        debug_assert!(self.cursor() <= self.position, "a cursor only grows");
         self.ring.cursors[self.reader].store(self.position, Ordering::Release);
         self.held = false;
     }
@@ -236,13 +243,20 @@ impl<T> CommitReceiver<T> {
     }
 
     fn take(&mut self) -> &T {
+        debug_assert!(!self.held && self.cursor() == self.position, "the last commit was released");
         let position = self.position;
         self.position += 1;
         self.held = true;
         self.look(position)
     }
 
+    /// Published cursor, which only this receiver stores.
+    fn cursor(&self) -> u64 {
+        self.ring.cursors[self.reader].load(Ordering::Relaxed)
+    }
+
     fn look(&self, position: u64) -> &T {
+        debug_assert!(self.cursor() <= position, "the sender may empty slots below the cursor");
         self.ring.slot(position).with(|slot| {
             // SAFETY: `position` is below the tail (acquired by the caller of `take`), so the slot is
             // filled. It is not below this reader's cursor (`held`), which stays until the next `&mut self`

@@ -146,6 +146,7 @@ impl Arena {
         // SAFETY: spans in the list of a class have room (`allocate` unlinks full ones): a freed piece, or
         // one that was never carved, within the span.
         unsafe {
+            debug_assert!((*span).used < (*span).capacity, "a full span is in no list");
             let piece = (*span).free;
             let memory = if piece.is_null() {
                 let offset = SPAN_HEADER + (*span).carved as usize * piece_bytes(class);
@@ -156,6 +157,7 @@ impl Arena {
                 piece.cast()
             };
             (*span).used += 1;
+            debug_assert!((*span).used <= (*span).carved && (*span).carved <= (*span).capacity);
             if (*span).used == (*span).capacity {
                 self.unlink(class, span);
             }
@@ -180,6 +182,7 @@ impl Arena {
         // SAFETY: the caller gives up the piece. Its span is alive as long as a piece of it is in use.
         // Pieces are at least 8 bytes and aligned to 8 (`FINE_STEP`).
         unsafe {
+            debug_assert!((*span).used > 0, "more pieces freed than allocated");
             piece.write(Piece { next: (*span).free });
             (*span).free = piece;
             if (*span).used == (*span).capacity {
@@ -239,6 +242,7 @@ impl Arena {
             }
         };
         let block = &mut self.blocks[place as usize];
+        debug_assert!(!block.base.is_null() && block.free != 0, "a block of the list has a free span");
         if block.free == u32::MAX {
             self.empty_blocks -= 1;
         }
@@ -257,6 +261,7 @@ impl Arena {
     }
 
     fn new_block(&mut self) {
+        debug_assert_eq!(self.empty_blocks, 0, "an empty block is used before a new one");
         let base = system(block_layout());
         #[cfg(target_os = "linux")]
         // SAFETY: `system` just allocated the range, and the advice changes no content. It fails where huge
@@ -285,6 +290,7 @@ impl Arena {
         let place = unsafe { (*span).block };
         let block = &mut self.blocks[place as usize];
         let index = (span.addr() - block.base.addr()) / SPAN_BYTES;
+        debug_assert!(block.free & (1 << index) == 0, "the span was in use");
         if block.free == 0 {
             self.open.push(place);
         }

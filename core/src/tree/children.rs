@@ -134,6 +134,7 @@ unsafe fn build(heap: &mut Heap, level: u32, parts: &[Part<'_>]) -> *mut Chunk {
             total += entries;
             bytes += length;
         }
+        debug_assert!(total > 0, "a chunk is never empty");
         let chunk: *mut Chunk = heap.allocate(chunk_layout(level, total, bytes));
         let born = heap.building();
         chunk.write(Chunk { born, count: total as u32, bytes: bytes as u32, level, _spare: 0 });
@@ -164,7 +165,21 @@ unsafe fn build(heap: &mut Heap, level: u32, parts: &[Part<'_>]) -> *mut Chunk {
                 }
             }
         }
+        debug_assert_eq!((at, written), (total, bytes), "the second loop writes what the first counted");
+        debug_assert!(is_sorted(chunk), "names are sorted and distinct");
         chunk
+    }
+}
+
+/// Whether names strictly grow. An inner chunk's own first name is never compared, so it may be stale.
+///
+/// # Safety
+/// `chunk` is alive.
+unsafe fn is_sorted(chunk: *const Chunk) -> bool {
+    // SAFETY: the caller keeps `chunk` alive, and indices stay below its count.
+    unsafe {
+        let first = usize::from((*chunk).level > 0);
+        (first + 1..count(chunk)).all(|index| name(chunk, index - 1) < name(chunk, index))
     }
 }
 
@@ -298,6 +313,7 @@ unsafe fn set_below(heap: &mut Heap, chunk: *mut Chunk, at: usize, under: *mut C
     // SAFETY: the caller passes live chunks. The change is in place only if the chunk was born in the
     // version being built, which no reader sees.
     unsafe {
+        debug_assert!((*chunk).level > 0 && at < count(chunk), "only inner chunks have chunks below");
         if (*chunk).born == heap.building() {
             *below(chunk, at) = under;
             return chunk;
@@ -401,6 +417,7 @@ unsafe fn join(heap: &mut Heap, chunk: *mut Chunk, at: usize) -> *mut Chunk {
         let border = Part::One(name(chunk, at), joined);
         let parts = [Part::Range(chunk, 0, at), border, Part::Range(chunk, at + 2, entries)];
         let shorter = build(heap, (*chunk).level, &parts);
+        debug_assert!(count(joined) == count(left) + count(right), "a name was lost");
         heap.discard(left);
         heap.discard(right);
         heap.discard(chunk);

@@ -43,6 +43,8 @@ impl ReaderEpochs {
 
     /// Moves a reader's pin up to `version`. The reader no longer reads what it pinned before.
     pub(super) fn pin(&self, reader: usize, version: u64) {
+        debug_assert!(version != ALL_VERSIONS && version != PARKED, "{version} is no version");
+        debug_assert!(self.epoch(reader) <= version, "a pin moves up only, and a parked reader wakes first");
         self.readers[reader].store(version, Ordering::Release);
     }
 
@@ -53,6 +55,7 @@ impl ReaderEpochs {
 
     /// Wakes a parked reader: from here it keeps every version. Returns the lowest version that it may pin.
     pub(super) fn unpark(&self, reader: usize) -> u64 {
+        debug_assert_eq!(self.epoch(reader), PARKED, "only a parked reader wakes");
         self.readers[reader].store(ALL_VERSIONS, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.floor.load(Ordering::Acquire)
@@ -61,10 +64,16 @@ impl ReaderEpochs {
     /// For the writer: sets the floor to `published`, which every reader already finds in the commit ring.
     /// Returns the highest retirement version whose objects no reader can see.
     pub(super) fn lowest(&self, published: u64) -> u64 {
+        debug_assert!(self.floor.load(Ordering::Relaxed) <= published, "the floor never falls");
         self.floor.store(published, Ordering::Release);
         fence(Ordering::SeqCst);
         let epochs = self.readers.iter().map(|reader| reader.load(Ordering::Acquire));
         epochs.filter(|&version| version != PARKED).fold(published, u64::min)
+    }
+
+    /// Epoch of a reader, as the reader itself stored it last.
+    fn epoch(&self, reader: usize) -> u64 {
+        self.readers[reader].load(Ordering::Relaxed)
     }
 }
 

@@ -123,6 +123,7 @@ impl Heap {
     pub(super) unsafe fn discard<T: Stamped>(&mut self, object: *mut T) {
         // SAFETY: the caller keeps the object alive, and `Stamped` types begin with the stamp.
         let born = unsafe { object.cast::<u64>().read() };
+        debug_assert!(born <= self.building, "discarded twice, or not of this heap: stamped {born:#x}");
         let object = Object::of(object);
         if self.savepoint.is_none() && born > self.published {
             // SAFETY: born after the newest published version, so no reader and no hold ever saw it. The
@@ -130,6 +131,10 @@ impl Heap {
             unsafe { self.free(object) };
             return;
         }
+        debug_assert!(
+            self.retired.back().is_none_or(|last| last.retired <= self.building),
+            "the list is in the order of retirement"
+        );
         // SAFETY: the caller keeps the object alive.
         let bytes = unsafe { object.bytes() };
         self.retired_bytes += bytes;
@@ -140,6 +145,7 @@ impl Heap {
     /// Opens a savepoint: from here every object is copied before it changes. Panics if one is open.
     pub(super) fn savepoint(&mut self) {
         assert!(self.savepoint.is_none(), "savepoints do not nest");
+        debug_assert!(self.allocated.is_empty(), "left over from an earlier savepoint");
         self.savepoint = Some(Savepoint { building: self.building, retired: self.retired.len() });
         self.building += 1;
     }
@@ -147,6 +153,7 @@ impl Heap {
     /// Undoes everything since the savepoint. The caller restores its old root.
     pub(super) fn rollback(&mut self) {
         let savepoint = self.savepoint.take().expect("rollback without a savepoint");
+        debug_assert!(savepoint.retired <= self.retired.len(), "something was freed inside the savepoint");
         for entry in self.retired.drain(savepoint.retired..) {
             self.retired_bytes -= entry.bytes;
         }
@@ -157,11 +164,13 @@ impl Heap {
             unsafe { self.free(object) };
         }
         self.building = savepoint.building;
+        debug_assert!(self.building > self.published, "the version being built is not published");
     }
 
     /// Closes the savepoint and keeps what was done since.
     pub(super) fn release(&mut self) {
         let savepoint = self.savepoint.take().expect("release without a savepoint");
+        debug_assert!(savepoint.retired <= self.retired.len(), "something was freed inside the savepoint");
         self.allocated.clear();
         let mut index = savepoint.retired;
         let mut kept = index;
@@ -184,6 +193,7 @@ impl Heap {
     /// Ends the version and returns its number.
     pub(super) fn publish(&mut self) -> u64 {
         assert!(self.savepoint.is_none(), "publish inside a savepoint");
+        debug_assert!(self.building > self.published, "version numbers grow");
         self.published = self.building;
         self.building += 1;
         self.published
@@ -200,6 +210,7 @@ impl Heap {
     /// `lowest` comes from [`super::epochs::ReaderEpochs::lowest`] of this tree.
     pub(super) unsafe fn reclaim(&mut self, lowest: u64) {
         assert!(self.savepoint.is_none(), "reclaim inside a savepoint");
+        debug_assert!(lowest <= self.published, "{lowest} is not published");
         let mut index = 0;
         while index < self.holds.len() {
             if self.holds[index].release.is_given_up() {
@@ -231,6 +242,10 @@ impl Heap {
             left -= 1;
         }
         self.has_more = left == 0;
+        debug_assert!(
+            self.retired_bytes == 0 || !self.retired.is_empty() || !self.holds.is_empty(),
+            "bytes are counted that no reader and no hold keeps"
+        );
     }
 
     /// Whether another [`Heap::reclaim`] might free more although no reader moved meanwhile.
@@ -260,8 +275,11 @@ impl Heap {
     /// # Safety
     /// The object is alive, no reader, hold or version to come can reach it, and it is freed once.
     pub(super) unsafe fn free(&mut self, object: Object) {
-        // SAFETY: the caller keeps it alive until the end of this function and uses it no more.
+        // SAFETY: the caller keeps it alive until the end of this function and uses it no more. Every
+        // object begins with its stamp.
         let layout = unsafe {
+            #[cfg(debug_assertions)]
+            assert_ne!(object.address().cast::<u64>().read(), POISON, "freed twice");
             let layout = object.layout();
             object.drop_fields();
             layout

@@ -173,6 +173,7 @@ impl Writer {
             let copy = znode::copy(&mut self.heap, znode);
             pages::replace(&mut self.heap, &mut self.root, znode, copy);
             self.heap.discard(znode);
+            debug_assert_eq!((*copy).born, self.heap.building(), "a copy belongs to the version being built");
             copy
         }
     }
@@ -221,6 +222,7 @@ impl Writer {
         // SAFETY: the caller keeps `parent` alive and born in the version being built; its chunks belong to
         // that version with it.
         unsafe {
+            debug_assert_eq!((*parent).born, self.heap.building(), "only such a znode changes in place");
             (*parent).children = children::insert(&mut self.heap, (*parent).children, name)
                 .expect("a name is among the children if and only if its znode is there");
             (*parent).num_children += 1;
@@ -230,6 +232,7 @@ impl Writer {
 
     /// Inserts a znode that is not there and has no children.
     fn put(&mut self, node: RestoredNode<'_>) {
+        debug_assert!(self.find(node.path).is_none(), "{} is there already", node.path);
         let hash = self.shared.hasher.hash(node.path);
         let header = Header { hash, acl: node.acl, stat: node.stat, children: null_mut(), num_children: 0 };
         let znode = znode::allocate(&mut self.heap, header, node.path, node.data);
@@ -259,6 +262,7 @@ impl Writer {
             (*parent).children = children::remove(&mut self.heap, (*parent).children, name)
                 .expect("a znode's name is among its parent's children");
             (*parent).num_children -= 1;
+            debug_assert_eq!((*parent).children.is_null(), (*parent).num_children == 0, "no chunk is empty");
             (*parent).pzxid = (*parent).pzxid.max(zxid);
         }
         Ok(())
@@ -371,17 +375,20 @@ impl Writer {
         self.restored_parent = null_mut();
         (self.root, self.counts) = self.saved.take().expect("rollback without a savepoint");
         self.heap.rollback();
+        debug_assert!(!self.heap.in_savepoint(), "heap and root return to the savepoint together");
     }
 
     /// Closes the savepoint and keeps everything since.
     pub fn release(&mut self) {
         self.saved.take().expect("release without a savepoint");
         self.heap.release();
+        debug_assert!(!self.heap.in_savepoint(), "heap and root leave the savepoint together");
     }
 
     /// Ends the version. Its handle goes to the readers; then [`Writer::reclaim`] is due.
     pub fn publish(&mut self) -> PublishedVersion {
         self.restored_parent = null_mut();
+        debug_assert!(self.saved.is_none(), "publish inside a savepoint");
         let number = self.heap.publish();
         self.published = (self.root, self.counts);
         PublishedVersion { tree: self.shared.tree, number, root: self.root }

@@ -49,6 +49,8 @@ pub(in crate::tree) fn new_root(heap: &mut Heap) -> *mut Table {
 /// # Safety
 /// `table` is alive and no reader sees it; the range lies within it.
 unsafe fn fill(table: *mut Table, start: usize, length: usize, value: Entry) {
+    // SAFETY: the caller keeps `table` alive.
+    debug_assert!(start + length <= 1 << unsafe { (*table).bits }, "the range lies within the table");
     for index in start..start + length {
         // SAFETY: the caller keeps the range within the table, which no reader sees.
         unsafe { entry(table, index).write(value) };
@@ -117,6 +119,7 @@ unsafe fn put(page: *mut Page, value: Slot) {
     // its capacity, and a free slot ends the loop.
     unsafe {
         let capacity = (*page).capacity;
+        debug_assert!((*page).count < full(capacity), "a page keeps free slots, which end each probe");
         let mut index = home(value.tag(), capacity);
         while !(*slot(page, index)).is_free() {
             index = if index + 1 == capacity { 0 } else { index + 1 };
@@ -137,6 +140,7 @@ unsafe fn make_room(heap: &mut Heap, table: *mut Table, index: usize) {
     unsafe {
         let page = (*entry(table, index)).page();
         let (bits, shift, depth) = ((*table).bits, (*table).shift, (*page).depth);
+        debug_assert!((*page).count >= full((*page).capacity), "the page has room");
         if depth < bits {
             for slot in slots_in_use(page) {
                 prefetch(slot.znode());
@@ -291,6 +295,7 @@ unsafe fn take(page: *mut Page, at: u32) {
     // free slot ends the loop.
     unsafe {
         let capacity = (*page).capacity;
+        debug_assert!(!(*slot(page, at)).is_free(), "the slot to empty holds a znode");
         let distance = |from: u32, to: u32| if to >= from { to - from } else { to + capacity - from };
         let mut hole = at;
         let mut index = at;
@@ -337,6 +342,7 @@ unsafe fn merge(heap: &mut Heap, table: *mut Table, index: usize) {
             for slot in slots_in_use(page).chain(slots_in_use(buddy)) {
                 put(joined, slot);
             }
+            debug_assert_eq!((*joined).count, (*page).count + (*buddy).count, "a znode was lost");
             let (start, length) = sharers(index, bits, depth - 1);
             fill(table, start, length, Entry::to_page(joined));
             heap.discard(page);
