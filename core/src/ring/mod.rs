@@ -13,9 +13,9 @@
 //!   only after its last look at all slots below. The sender loads the cursors (acquire) before it drops or
 //!   overwrites a slot.
 //!
-//! A parked reader keeps its cursor: nothing above it is dropped, and the core wakes the reader when it is
-//! half a ring behind. When the slowest reader is a whole ring behind, [`CommitSender::try_push`] returns
-//! the commit and the core pauses apply. Nothing else of the core waits.
+//! A parked reader keeps its cursor: nothing from it on is dropped, and the core wakes the reader when it
+//! is half a ring behind. When the slowest reader is a whole ring behind, [`CommitSender::try_push`]
+//! returns the commit and the core pauses apply. Nothing else of the core waits.
 
 use crate::commit::Commit;
 use crate::tree;
@@ -123,9 +123,9 @@ impl<T> CommitSender<T> {
             return Err(commit);
         }
         self.ring.slot(self.tail).with_mut(|slot| {
-            // SAFETY: position `tail` is not published yet, and the slot's former position `tail -
-            // capacity` is below `head`. `sweep` raises `head` only up to the lowest cursor (acquired), so
-            // no reader looks at this slot.
+            // SAFETY: position `tail` is not published yet. The slot's former position, one ring before
+            // `tail`, is below `head`. `sweep` raises `head` only up to the lowest cursor (acquired), so no
+            // reader looks at this slot.
             unsafe {
                 debug_assert!((*slot).is_none(), "sweep empties a slot before it is filled again");
                 *slot = Some(commit)
@@ -172,11 +172,6 @@ impl<T> CommitSender<T> {
     /// Slots of the ring, a power of two.
     pub fn capacity(&self) -> usize {
         self.ring.slots.len()
-    }
-
-    /// Readers that the ring was made for, dropped ones included.
-    pub fn readers(&self) -> usize {
-        self.ring.cursors.len()
     }
 
     /// The lowest cursor, at most the tail: all below has been passed by every reader.

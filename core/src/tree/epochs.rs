@@ -53,7 +53,8 @@ impl ReaderEpochs {
         self.readers[reader].store(PARKED, Ordering::Release);
     }
 
-    /// Wakes a parked reader: from here it keeps every version. Returns the lowest version that it may pin.
+    /// Wakes a parked reader: it now keeps every version from the floor up. Returns that floor, the lowest
+    /// version that it may pin.
     pub(super) fn unpark(&self, reader: usize) -> u64 {
         debug_assert_eq!(self.epoch(reader), PARKED, "only a parked reader wakes");
         self.readers[reader].store(ALL_VERSIONS, Ordering::Relaxed);

@@ -135,8 +135,8 @@ impl Reader {
         self.shared.epochs.park(self.index);
     }
 
-    /// Wakes a parked reader: no version is freed from here to the next [`Reader::move_to`]. Does nothing
-    /// unless parked.
+    /// Wakes a parked reader: until the next [`Reader::move_to`] it keeps every version from the writer's
+    /// floor up. Does nothing unless parked.
     pub fn unpark(&mut self) {
         if self.bound == PARKED_BOUND {
             self.bound = self.shared.epochs.unpark(self.index);

@@ -8,9 +8,9 @@
 //!
 //! Correct because:
 //! - Readers see published versions only. An object born after the newest published version is freed when
-//!   the writer drops it, unless a savepoint may restore it.
-//! - Any other object goes through the retire list, in the order of retirement. It is freed when `retired
-//!   <= lowest` (see `epochs`) and no hold has a version in `[born, retired)`.
+//!   the writer discards it, unless a savepoint may restore it.
+//! - Any other object goes through the retire list, in the order of retirement. It is freed once
+//!   `retired <= lowest` (see `epochs`) and no hold has a version in `[born, retired)`.
 //! - Freeing is spread over calls. The end of a hold, or of a reader's long lag, makes millions of objects
 //!   free at once. Freeing them in one call would stop the writer. Each call frees some more than was
 //!   retired since the last one.
