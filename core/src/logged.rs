@@ -1,7 +1,7 @@
-//! For tests: how many lines a piece of work says in the log.
+//! For tests: counts the log lines that a piece of work writes.
 //!
-//! Owns a subscriber that counts events from `info` up, on the calling thread alone. Never prints them. It stays correct because
-//! it is the thread's default only while the work runs.
+//! Owns a subscriber that counts events from `info` up, on the calling thread alone. Never prints them.
+//! Correct because it is the thread's default subscriber only while the work runs.
 
 #![forbid(unsafe_code)]
 
@@ -29,7 +29,7 @@ impl Subscriber for Count {
     fn exit(&self, _: &Id) {}
 }
 
-/// The lines that `work` says.
+/// Runs `work` and returns how many lines it logged at `info` or above.
 pub(crate) fn lines(work: impl FnOnce()) -> usize {
     let count = Count::default();
     tracing::subscriber::with_default(count.clone(), work);

@@ -1,82 +1,79 @@
-//! What a shard sends to the consensus core.
+//! Submissions: what a shard sends to the consensus core.
 //!
-//! Owns the shape of a submission. Never blocks: the ring is bounded ([`SUBMIT_RING_ENTRIES`]) and a shard that
-//! finds it full keeps the request in its session's queue and stops reading that socket. Questions about sessions go beside
-//! it ([`Inquiries`]): while there is no leader the ring may be full of writes that nobody can order.
+//! Owns the shape of a submission, and the list of inquiries ([`Inquiries`]). Inquiries travel beside the
+//! ring: without a leader the ring may be full of writes that cannot be ordered.
+//!
+//! Never blocks: the ring is bounded ([`SUBMIT_RING_ENTRIES`]). A shard that finds it full keeps the
+//! request in its session's queue and stops reading that socket.
 
 use crate::command::{Identity, Op};
 use crate::commit::Ticket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Entries of one shard's ring to the consensus core: enough for 256 connections with 16 writes in flight each.
+/// Entries of one shard's ring to the consensus core: enough for 256 connections with 16 writes in flight
+/// each.
 pub const SUBMIT_RING_ENTRIES: usize = 4096;
 
-/// One submission. Results come back in commits ([`crate::commit::Commit::replies`]), told apart by their tickets. Those of
-/// ordered commands come in the order of submission; a sync is answered after all commands that its shard submitted
-/// before it, and a refusal (`Outcome::NotOrdered`) at once.
+/// One submission. Results come in commits ([`crate::commit::Commit::replies`]), matched by ticket. Those
+/// of ordered commands come in the order of submission. A sync is answered after all commands that its
+/// shard submitted before it, and a refusal (`Outcome::NotOrdered`) at once.
 #[derive(Debug)]
 pub enum Submit {
-    /// Order this.
+    /// A command to order.
     Command {
-        /// Who asks.
         ticket: Ticket,
-        /// On whose behalf.
+        /// Session that issued it.
         session: i64,
         /// The connection's attachment number (0 for `OpenSession` and `AttachSession`).
         attachment: u32,
-        /// Ids of the connection when the request was read.
+        /// Identities of the connection when the request was read.
         identities: Arc<[Identity]>,
-        /// What.
         op: Op,
     },
-    /// A `sync`: answer with `Outcome::Synced` in a commit at or above the read index taken after now.
-    Sync {
-        /// Who asks.
-        ticket: Ticket,
-    },
-    /// Who asked for a session with this ticket is gone: whatever is not ordered yet shall have no effect, since the client may
-    /// have the session elsewhere by the time it would be. Comes after the command; nobody waits for the result.
-    Withdraw {
-        /// Who asked.
-        ticket: Ticket,
-    },
-    /// An operator wants this node to lead.
+    /// A `sync`, answered with `Outcome::Synced` in a commit at or above a read index taken after the
+    /// submission.
+    Sync { ticket: Ticket },
+    /// The connection that asked for a session with this ticket is closed. What is not ordered yet must
+    /// have no effect, since the client may attach elsewhere first. Comes after the command. No result is
+    /// delivered.
+    Withdraw { ticket: Ticket },
+    /// An operator asks this node to lead.
     Lead,
-    /// Sessions heard from since the last report, with the time (`Now::mono_ns`) of the report.
+    /// Sessions active since the last report of this shard.
     Touched {
-        /// Session ids, no duplicates.
+        /// Session ids without duplicates.
         sessions: Vec<i64>,
-        /// When the shard says so.
+        /// Time of the report, `Now::mono_ns`.
         at_ns: u64,
     },
 }
 
-/// Questions that wait at a time: far more than connections are opened between two turns of the core. A shard that finds
-/// no room closes the connection; its client tries again.
+/// Inquiries that wait at a time, at most: far more than connections open between two turns of the core. At
+/// the bound the shard closes the connection, and its client tries again.
 pub const INQUIRIES_MAX: usize = 4096;
 
-/// What a shard asks about a session: whether this node's table has it, and whether this is its password.
+/// A shard's question about a session: does this node's table have it, and is this its password?
 #[derive(Debug)]
 pub struct Inquiry {
-    /// Who asks. Answered with [`crate::commit::Outcome::Recalled`] or [`crate::commit::Outcome::Refused`].
+    /// Return address of the answer, [`crate::commit::Outcome::Recalled`] or
+    /// [`crate::commit::Outcome::Refused`].
     pub ticket: Ticket,
-    /// The session.
     pub session: i64,
-    /// What its client presents.
+    /// Password that the client presents.
     pub password: Vec<u8>,
 }
 
-/// The shards' questions, which the core answers from what is applied here: nothing is ordered, nobody else is asked.
+/// Inquiries of all shards. The core answers them from its applied state: no log entry, no other node.
 #[derive(Debug, Default)]
 pub struct Inquiries {
-    /// Something waits; looked at in every turn of the core, so it is no lock.
+    /// Whether an inquiry waits. The core checks it in every turn, so it is not behind the lock.
     rung: AtomicBool,
     waiting: Mutex<Vec<Inquiry>>,
 }
 
 impl Inquiries {
-    /// Asks. The core is woken by the caller. `false`: too many wait.
+    /// Adds an inquiry. The caller wakes the core. `false`: [`INQUIRIES_MAX`] wait already.
     pub fn ask(&self, inquiry: Inquiry) -> bool {
         let mut waiting = self.lock();
         if waiting.len() >= INQUIRIES_MAX {
@@ -87,20 +84,20 @@ impl Inquiries {
         true
     }
 
-    /// Whether any waits.
+    /// Whether an inquiry waits for the core.
     pub fn has_any(&self) -> bool {
         self.rung.load(Ordering::Acquire)
     }
 
-    /// The core's: takes all.
+    /// For the core: takes every inquiry.
     pub fn take(&self) -> Vec<Inquiry> {
-        // Down before looking: one that comes in between rings again.
+        // Cleared before the list is taken: an inquiry added in between sets it again.
         self.rung.store(false, Ordering::Release);
         std::mem::take(&mut *self.lock())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Inquiry>> {
-        // A push or a take leaves the list whole whatever happens.
+        // A panic cannot leave the list half changed: a push or a take is one step.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,11 @@
-//! The blocks of a snapshot: what each holds, and how znodes get in and out.
+//! Blocks of a snapshot: their archived contents, and how znodes get in and out.
 //!
-//! Owns the archived shapes. Never trusts a block: it is checked before it is looked into, whatever its checksum says.
-//! It stays correct because a block stands for itself: its znodes refer to ACLs of the same block, so that blocks can be
-//! read in any order and in parallel. See `docs/formats/snapshot.md` for what is around them.
+//! Owns the archived shapes.
+//!
+//! Never trusts a block: its archive is validated before any access, whatever its checksum says.
+//!
+//! Correct because a block is complete by itself. Its znodes refer to ACLs of the same block, so blocks can
+//! be read in any order and in parallel. See `docs/formats/snapshot.md` for what is around them.
 
 use crate::acl::{Acl, AclList, AclRef};
 use crate::command::Identity;
@@ -14,50 +17,47 @@ use std::sync::Arc;
 
 /// Type of the block that holds the [`crate::machine::MachineImage`]. Comes first.
 pub const BLOCK_MACHINE: u16 = 1;
-/// Type of a [`ZnodeBlock`]. Znodes come parents first, over all blocks.
+/// Type of a [`ZnodeBlock`]. Parents come before children, over all blocks.
 pub const BLOCK_ZNODES: u16 = 2;
-/// Type of the block that holds the [`crate::machine::MembershipState`]. Comes second; missing where there never was an
-/// ensemble, so that snapshots of a standalone node are what they always were.
+/// Type of the block that holds the [`crate::machine::MembershipState`]. Comes second; absent if there
+/// never was an ensemble, so that snapshots of a standalone node keep their old bytes.
 pub const BLOCK_MEMBERSHIP: u16 = 3;
 
-/// Bytes of paths and data after which a block is closed: large enough that its overhead is nothing, small enough
-/// that checking one stays in the cache of a core. One znode may exceed it.
+/// Bytes of paths, data and archived headers at which a block is closed. Large enough that the overhead is
+/// negligible, small enough that validation stays in the cache of a core. One znode may exceed it.
 pub const BLOCK_BYTES: usize = 256 * 1024;
 
 /// One entry of an ACL.
 #[derive(Archive, Serialize, Debug)]
 pub struct StoredAcl {
-    /// Permission bits.
     pub perms: i32,
-    /// Scheme and id.
     pub id: Identity,
 }
 
-/// Znodes and the ACLs that they refer to.
+/// Contents of one block: znodes and the ACLs that they refer to.
 #[derive(Archive, Serialize, Debug, Default)]
 pub struct ZnodeBlock<'a> {
-    /// Each different list once.
+    /// Each distinct list once.
     pub acls: Vec<Vec<StoredAcl>>,
-    /// Parents before children.
+    /// Parents come before children.
     pub znodes: Vec<StoredZnode<'a>>,
 }
 
-/// One znode.
+/// Archived znode. Children and lengths follow from paths and data.
 #[derive(Archive, Serialize, Debug)]
 pub struct StoredZnode<'a> {
-    /// Full path.
     #[rkyv(with = InlineAsBox)]
     pub path: &'a str,
-    /// Data; `None` is ZooKeeper's null.
+    /// `None` is ZooKeeper's null.
     #[rkyv(with = Map<InlineAsBox>)]
     pub data: Option<&'a [u8]>,
-    /// Position in [`ZnodeBlock::acls`].
+    /// Index of its list in [`ZnodeBlock::acls`].
     pub acl: u32,
-    /// Version of the data.
+    /// Count of changes of the data.
     pub version: i32,
-    /// Stored version of the children.
+    /// Count of children ever created: the stored value, not the wire's.
     pub cversion: i32,
-    /// Version of the ACL.
+    /// Count of changes of the ACL.
     pub aversion: i32,
     /// Zxid of the creation.
     pub czxid: i64,
@@ -65,25 +65,25 @@ pub struct StoredZnode<'a> {
     pub mzxid: i64,
     /// Zxid of the last change of children.
     pub pzxid: i64,
-    /// Time of the creation, ms.
+    /// Time of the creation, ms since the Unix epoch.
     pub ctime: i64,
-    /// Time of the last change of data, ms.
+    /// Time of the last change of data, ms since the Unix epoch.
     pub mtime: i64,
-    /// Owner as stored.
+    /// 0, a session id, or the encodings of containers and TTL nodes.
     pub ephemeral_owner: i64,
 }
 
-/// Gathers znodes until a block is full.
+/// Collects znodes until a block is full.
 #[derive(Default)]
 pub struct BlockBuilder<'a> {
     block: ZnodeBlock<'a>,
-    /// ACL lists of the block by address: the tree shares equal ones.
+    /// Index of each ACL list of the block by address: the tree shares equal lists.
     acls: HashMap<*const AclList, u32>,
     bytes: usize,
 }
 
 impl<'a> BlockBuilder<'a> {
-    /// Adds a znode. `true`: the block is full.
+    /// Adds a znode. `true`: the block has reached [`BLOCK_BYTES`].
     pub fn push(&mut self, znode: Znode<'a>) -> bool {
         let acl = self.acl(znode.acl());
         let stat = znode.stat();
@@ -111,7 +111,7 @@ impl<'a> BlockBuilder<'a> {
         self.block.znodes.is_empty()
     }
 
-    /// The block's bytes, in `into`, and an empty builder again.
+    /// Archives the block into `into` and empties the builder.
     pub fn finish(&mut self, into: Vec<u8>) -> Result<Vec<u8>, rkyv::rancor::Error> {
         let bytes = rkyv::api::high::to_bytes_in(&self.block, into)?;
         self.block.znodes.clear();
@@ -132,7 +132,7 @@ impl<'a> BlockBuilder<'a> {
 }
 
 impl ArchivedStoredZnode<'_> {
-    /// The stat fields, without those that follow from data and children.
+    /// The stat fields without `data_length` and `num_children`, which follow from the rest.
     pub fn stat(&self) -> NodeStat {
         NodeStat {
             czxid: self.czxid.to_native(),
@@ -149,7 +149,7 @@ impl ArchivedStoredZnode<'_> {
     }
 }
 
-/// An archived list as it is in memory.
+/// Converts an archived list to its form in memory.
 pub fn acl_list(stored: &rkyv::vec::ArchivedVec<ArchivedStoredAcl>) -> AclList {
     let entry = |a: &ArchivedStoredAcl| Acl {
         perms: a.perms.to_native(),

@@ -1,68 +1,65 @@
-//! Loading a snapshot: the way back into tree and machine.
+//! Load of a snapshot into tree and machine.
 //!
-//! Owns nothing. Never trusts what it reads: storage has compared the checksums, and every block's archive is checked
-//! before it is looked into, on a second thread, one block ahead of the one that fills the tree. It stays correct because
-//! the tree refuses a znode without a parent, and counts are compared at the end.
+//! Owns nothing.
+//!
+//! Never trusts what it reads. Storage has compared the checksums, and each block's archive is validated
+//! before any access. A second thread validates ahead of the one that fills the tree.
+//!
+//! Correct because the tree refuses a znode without a parent, and counts are compared at the end.
 
 use super::block::{ArchivedZnodeBlock, BLOCK_MACHINE, BLOCK_MEMBERSHIP, BLOCK_ZNODES, acl_list};
 use crate::acl::AclRef;
 use crate::machine::{Machine, MachineImage, MembershipState};
 use crate::tree::{RestoredNode, TreeError, Writer};
 use paddock_storage::SnapshotReader;
-// The crate's usual error keeps no text in a release build.
+// rkyv's default error keeps no text in a release build.
 use rkyv::rancor::BoxedError as CheckError;
 use std::sync::mpsc::sync_channel;
 use thiserror::Error;
 
-/// Checked blocks that wait to be put into the tree: one is in work, a few even out the rest.
+/// Validated blocks that wait for the tree: one is in work, a few even out the rest.
 const BLOCKS_AHEAD: usize = 4;
 
-/// What was loaded.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The machine beside the tree that was filled.
+    /// Machine that belongs to the filled tree.
     pub machine: Machine,
-    /// Znodes put into the tree.
+    /// Count of znodes put into the tree.
     pub znodes: u64,
 }
 
-/// Why a snapshot with good checksums cannot be used: it was written by something else, or by a mistake of ours.
+/// Why a snapshot with good checksums cannot be used: another program wrote it, or a bug did.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// A block is not what its type says.
+    /// A block's archive is not what its type says.
     #[error("block {block} is not valid: {what}")]
     Block {
-        /// Its number.
+        /// Index of the block, from 0.
         block: usize,
-        /// What the check said.
+        /// Message of the validation.
         what: String,
     },
-    /// The machine's block is missing.
+    /// The first block is not of [`BLOCK_MACHINE`].
     #[error("the first block is not the machine's")]
     NoMachine,
     /// A znode refers to an ACL that its block does not have.
     #[error("block {block}: ACL {acl} does not exist")]
     NoAcl {
-        /// The block's number.
+        /// Index of the block, from 0.
         block: usize,
-        /// The position.
+        /// Index into the block's ACLs.
         acl: u32,
     },
     /// The tree refused a znode.
     #[error("znode {path}: {error}")]
-    Tree {
-        /// The znode.
-        path: String,
-        /// Why.
-        error: TreeError,
-    },
-    /// Znodes are missing.
+    Tree { path: String, error: TreeError },
+    /// The snapshot holds fewer or more znodes than its header says.
     #[error("{found} znodes of {expected} are there")]
     Incomplete {
-        /// As recorded.
+        /// Count in the snapshot's header.
         expected: u64,
-        /// As loaded.
+        /// Count of znodes put into the tree.
         found: u64,
     },
 }
@@ -91,7 +88,7 @@ pub fn load(reader: &SnapshotReader, tree: &mut Writer) -> Result<Loaded, LoadEr
                     kind => Err(LoadError::Block { block: number, what: format!("unknown type {kind}") }),
                 };
                 if checked.send((number, result)).is_err() {
-                    // The tree refused something: nobody wants more.
+                    // The loading side has failed and dropped the receiver.
                     return;
                 }
             }
@@ -108,7 +105,8 @@ pub fn load(reader: &SnapshotReader, tree: &mut Writer) -> Result<Loaded, LoadEr
     Ok(Loaded { machine, znodes })
 }
 
-/// Znodes whose places in the tree are brought near together, so that building does not wait for memory one at a time.
+/// Znodes whose places in the tree are prefetched together, so that building does not wait for memory one
+/// at a time.
 const RESTORE_TOGETHER: usize = 32;
 
 fn restore(

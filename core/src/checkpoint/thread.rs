@@ -1,8 +1,11 @@
-//! The checkpoint thread.
+//! Checkpoint thread.
 //!
-//! Owns one thread of the lowest weight, which writes one checkpoint at a time. Never holds a version longer than it
-//! writes: the hold is dropped before the result is told. It stays correct across a stop because a cancelled write
-//! leaves no snapshot. Without a thread ([`Checkpointer::inline`]) the job waits until somebody calls [`Checkpointer::run`].
+//! Owns one thread of the lowest priority, which writes one checkpoint at a time. Without a thread
+//! ([`Checkpointer::inline`]) a job waits until the caller runs [`Checkpointer::run`].
+//!
+//! Never holds a version longer than it writes: the hold is dropped before the outcome is sent.
+//!
+//! Correct across a stop because a cancelled write leaves no snapshot.
 
 use super::write::{Job, WriteError, write};
 use paddock_storage::Snapshots;
@@ -13,37 +16,37 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-/// Niceness of the thread: it takes what nobody else wants.
+/// Niceness of the thread, the lowest priority: it takes only idle time.
 const NICENESS: i32 = 19;
 
-/// How a checkpoint ended.
+/// End of one checkpoint.
 #[derive(Debug)]
-pub struct Outcome {
-    /// Entry of the log behind which it stands.
+pub struct CheckpointOutcome {
+    /// Index of the last log entry that the checkpoint contains.
     pub index: u64,
-    /// The file, or why there is none.
+    /// The finished file, or why there is none.
     pub result: Result<Finished, WriteError>,
 }
 
-/// What is called when a checkpoint has ended.
+/// Callback that runs after a checkpoint has ended, on the thread that wrote it.
 pub type Wake = Box<dyn Fn() + Send>;
 
-/// Writes jobs and tells how they ended.
+/// Writes jobs and reports how they ended.
 struct Writer {
     snapshots: Snapshots,
     cancelled: Arc<AtomicBool>,
     told: Arc<AtomicBool>,
-    ended: Sender<Outcome>,
+    ended: Sender<CheckpointOutcome>,
     wake: Wake,
 }
 
 impl Writer {
-    /// `false`: nobody listens any more.
+    /// Writes one job and sends its outcome. `false`: the receiver is gone.
     fn run(&self, job: Job) -> bool {
         let index = job.meta.index;
         let result = write(&self.snapshots, &job, &self.cancelled);
         drop(job);
-        if self.ended.send(Outcome { index, result }).is_err() {
+        if self.ended.send(CheckpointOutcome { index, result }).is_err() {
             return false;
         }
         self.told.store(true, Ordering::Release);
@@ -52,25 +55,26 @@ impl Writer {
     }
 }
 
-/// See the module doc.
+/// Handle of the checkpoint thread. See the module.
 pub struct Checkpointer {
     jobs: Option<Sender<Job>>,
-    /// Without a thread: who writes, and what waits.
+    /// Without a thread: the writer, and the jobs that wait.
     inline: Option<(Writer, Receiver<Job>)>,
-    outcomes: Receiver<Outcome>,
+    outcomes: Receiver<CheckpointOutcome>,
     cancel: Arc<AtomicBool>,
-    /// Set before the news is told, taken down by [`Checkpointer::take`].
+    /// Set after an outcome was sent, cleared by [`Checkpointer::take`].
     news: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Checkpointer {
-    /// Starts the thread. `wake` is called when a checkpoint has ended.
+    /// Starts the thread. It calls `wake` after each checkpoint.
     pub fn start(snapshots: Snapshots, wake: Wake) -> io::Result<Self> {
         let mut this = Self::inline(snapshots, wake)?;
         let Some((writer, waiting)) = this.inline.take() else { return Ok(this) };
         let thread = std::thread::Builder::new().name("paddock-checkpoint".to_owned()).spawn(move || {
-            // On Linux this is the weight of the calling thread alone. Without it checkpoints are only less polite.
+            // On Linux this is the priority of the calling thread alone. Without it a checkpoint competes
+            // with the cores.
             if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
                 tracing::debug!("the checkpoint thread keeps its weight: {error}");
             }
@@ -84,7 +88,8 @@ impl Checkpointer {
         Ok(this)
     }
 
-    /// Without a thread. Never fails; it has the form of [`Checkpointer::start`].
+    /// Makes a checkpointer without a thread. Never fails; the signature is that of
+    /// [`Checkpointer::start`].
     pub fn inline(snapshots: Snapshots, wake: Wake) -> io::Result<Self> {
         let (jobs, waiting) = channel::<Job>();
         let (ended, outcomes) = channel();
@@ -94,7 +99,7 @@ impl Checkpointer {
         Ok(Self { jobs: Some(jobs), inline: Some((writer, waiting)), outcomes, cancel, news, thread: None })
     }
 
-    /// Without a thread: writes what waits.
+    /// Without a thread: writes the jobs that wait.
     pub fn run(&mut self) {
         if let Some((writer, waiting)) = &self.inline {
             while let Ok(job) = waiting.try_recv() {
@@ -103,27 +108,27 @@ impl Checkpointer {
         }
     }
 
-    /// Hands over a job. One at a time: the caller waits for the outcome of the last one.
+    /// Starts a job. One at a time: the caller waits for the outcome of the last one.
     pub fn begin(&mut self, job: Job) {
         self.cancel.store(false, Ordering::Relaxed);
         if let Some(jobs) = &self.jobs {
-            // A thread that is gone has told its last outcome or panicked; `take` finds out.
+            // A thread that is gone has sent its last outcome or panicked; `take` finds out.
             let _ = jobs.send(job);
         }
     }
 
-    /// Tells the thread to give up what it writes.
+    /// Cancels the running job: it ends with [`WriteError::Cancelled`].
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
     }
 
-    /// How the last job ended, once.
-    pub fn take(&mut self) -> Option<Outcome> {
+    /// Takes the outcome of the last job, once.
+    pub fn take(&mut self) -> Option<CheckpointOutcome> {
         self.news.store(false, Ordering::Relaxed);
         self.outcomes.try_recv().ok()
     }
 
-    /// Whether an outcome waits.
+    /// Whether an outcome waits to be taken.
     pub fn has_news(&self) -> bool {
         self.news.load(Ordering::Acquire)
     }
@@ -134,7 +139,7 @@ impl Drop for Checkpointer {
         self.cancel();
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there has been printed; there is nobody to hand it to.
+            // A panic there has been printed, and a drop has no caller to return it to.
             let _ = thread.join();
         }
     }

@@ -1,25 +1,28 @@
-//! Writing a checkpoint: machine first, then every znode, parents before children.
+//! Write of a checkpoint: machine first, then membership, then every znode, parents before children.
 //!
-//! Owns nothing: it reads a held version and hands blocks to storage. Never reads a clock. Correct because a
-//! cancelled or failed write leaves no file with a snapshot's name.
+//! Owns nothing: it reads a held version and passes blocks to storage.
+//!
+//! Never reads a clock.
+//!
+//! Correct because a cancelled or failed write leaves no file with a snapshot's name.
 
 use super::block::{BLOCK_MACHINE, BLOCK_MEMBERSHIP, BLOCK_ZNODES, BlockBuilder};
 use crate::machine::{MachineImage, MembershipState};
-use crate::tree::Held;
+use crate::tree::SnapshotView;
 use paddock_storage::snapshot::Finished;
 use paddock_storage::{SnapshotError, SnapshotMeta, Snapshots};
 use std::sync::atomic::{AtomicBool, Ordering};
 use thiserror::Error;
 
-/// What to write.
 pub struct Job {
-    /// The version of the tree.
-    pub held: Held,
-    /// The machine at that version.
+    /// Held version of the tree.
+    pub held: SnapshotView,
+    /// Machine at that version.
     pub image: MachineImage,
-    /// The membership at that version.
+    /// Membership at that version.
     pub membership: MembershipState,
-    /// What the snapshot is of.
+    /// Header of the snapshot: zxid, log index, term, digest, count of znodes and membership at that
+    /// version.
     pub meta: SnapshotMeta,
 }
 
@@ -27,19 +30,23 @@ pub struct Job {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// Storage could not.
+    /// Storage could not write the file.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// A block could not be archived.
     #[error("a block of the snapshot could not be archived: {0}")]
     Archive(#[from] rkyv::rancor::Error),
-    /// It was told to stop: it held its version for too long, or the node stops.
+    /// The caller cancelled: the hold lasted too long, or the node stops.
     #[error("the checkpoint was cancelled")]
     Cancelled,
 }
 
-/// Writes `job`; returns when the snapshot is durable. Looks at `cancel` between blocks.
-pub fn write(snapshots: &Snapshots, job: &Job, cancel: &AtomicBool) -> Result<Finished, WriteError> {
+/// Writes `job` and returns when the snapshot is durable. Checks `cancel` between blocks.
+pub fn write(
+    snapshots: &Snapshots,
+    job: &Job,
+    cancel: &AtomicBool,
+) -> Result<Finished, WriteError> {
     let mut writer = snapshots.create(&job.meta)?;
     writer.block(BLOCK_MACHINE, &rkyv::to_bytes::<rkyv::rancor::Error>(&job.image)?)?;
     if job.membership != MembershipState::default() {

@@ -1,17 +1,21 @@
-//! The broadcast commit ring: the consensus core publishes each commit to all shards with one store.
+//! Broadcast commit ring: the consensus core publishes each commit to all shards with one store.
 //!
-//! Owns the slots, the tail (one writer) and a padded cursor per reader. Never allocates after construction,
-//! never blocks, never copies a commit: readers look at it in its slot. It stays correct because a slot is
-//! written only by the sender, only outside `[slowest cursor, tail)`, and read only inside it:
+//! Owns the slots, the tail (one writer) and a padded cursor per reader.
 //!
-//! - the sender fills the slot at `tail` and then stores `tail + 1` (release); a reader loads the tail (acquire)
-//!   before it looks into a slot, so it sees the slot filled;
-//! - a reader's cursor is the oldest position it may still look at; it stores a higher one (release) only when it
-//!   has let go of all slots below it, and the sender loads the cursors (acquire) before it drops or overwrites a slot.
+//! Never allocates after construction, never blocks, never copies a commit: readers look at it in its slot.
 //!
-//! A parked reader keeps its cursor: nothing is dropped that it has not passed, and it is woken when it is half a
-//! ring behind. When the slowest reader is a whole ring behind, [`CommitSender::try_push`] gives the commit back and
-//! the core pauses apply; nothing else of it waits.
+//! Correct because only the sender writes a slot, only outside `[slowest cursor, tail)`, and readers read
+//! only inside that range:
+//!
+//! - The sender fills the slot at `tail` and then stores `tail + 1` (release). A reader loads the tail
+//!   (acquire) before it looks into a slot, so it sees the slot filled.
+//! - A reader's cursor is the oldest position that it may still look at. It stores a higher one (release)
+//!   only after its last look at all slots below. The sender loads the cursors (acquire) before it drops or
+//!   overwrites a slot.
+//!
+//! A parked reader keeps its cursor: nothing from it on is dropped, and the core wakes the reader when it
+//! is half a ring behind. When the slowest reader is a whole ring behind, [`CommitSender::try_push`]
+//! returns the commit and the core pauses apply. Nothing else of the core waits.
 
 use crate::commit::Commit;
 use crate::tree;
@@ -46,52 +50,46 @@ mod sync {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
 }
 
-/// Slots of the ring. A batch is published per sync of the log (some 50 µs at best), so a shard may be away for
-/// 50 ms before it holds up anybody, and a thousand commits of the usual few KiB stay below 10 MiB.
+/// Slots of the ring. A batch is published per sync of the log, at best every 50 µs. So a shard may be away
+/// for 50 ms before apply pauses. A thousand commits of the usual few KiB stay below 10 MiB.
 pub const COMMIT_RING_ENTRIES: usize = 1024;
 
 const _: () = assert!(COMMIT_RING_ENTRIES.is_power_of_two() && COMMIT_RING_ENTRIES >= 4);
 
-/// What the ring carries: a commit and the version of the tree that it made.
+/// One entry of the ring: a commit and the version of the tree that it made.
 #[derive(Debug)]
 pub struct Published {
-    /// What happened.
     pub commit: Commit,
-    /// To where a shard moves before it acts on it.
-    pub version: tree::Published,
+    /// Version to which a shard moves before it acts on the commit.
+    pub version: tree::PublishedVersion,
 }
 
 struct Ring<T> {
     slots: Box<[Cell<Option<T>>]>,
-    /// Positions below were published.
+    /// Positions below are published.
     tail: CachePadded<AtomicU64>,
-    /// For each reader the oldest position it may still look at; [`GONE`] once its receiver is dropped.
+    /// Per reader the oldest position that it may still look at; [`GONE`] once its receiver is dropped.
     cursors: Box<[CachePadded<AtomicU64>]>,
 }
 
-/// Cursor of a reader that will never look again.
+/// Cursor of a dropped receiver. Above every position.
 const GONE: u64 = u64::MAX;
 
-// SAFETY: a `T` moves from the sender's thread into a slot and is dropped by whoever drops the ring last, hence
-// `Send`; several readers look at one `T` at once, hence `Sync`. That slots are not written while somebody looks is
-// kept by the protocol of the module doc, whose two sides are `CommitSender` and `CommitReceiver`.
+// SAFETY: a `T` moves from the sender's thread into a slot, and the last owner of the ring drops it: hence
+// `Send`. Several readers look at one `T` at once: hence `Sync`. The protocol of the module doc keeps
+// writers off slots that a reader looks at; its two sides are `CommitSender` and `CommitReceiver`.
 unsafe impl<T: Send + Sync> Send for Ring<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
     fn slot(&self, position: u64) -> &Cell<Option<T>> {
-        // The length is a power of two.
+        // `with_capacity` makes the length a power of two.
         &self.slots[(position & (self.slots.len() as u64 - 1)) as usize]
     }
 }
 
-/// Makes a ring of [`COMMIT_RING_ENTRIES`] slots and one receiver for each of `readers`.
-pub fn commit_ring<T>(readers: usize) -> (CommitSender<T>, Vec<CommitReceiver<T>>) {
-    with_capacity(readers, COMMIT_RING_ENTRIES)
-}
-
-/// Makes a ring of another size, a power of two: for tests that want it full soon.
+/// Makes a ring of `capacity` slots, a power of two, and one receiver for each of `readers`.
 pub fn with_capacity<T>(readers: usize, capacity: usize) -> (CommitSender<T>, Vec<CommitReceiver<T>>) {
     assert!(capacity.is_power_of_two(), "the ring's capacity must be a power of two, not {capacity}");
     let ring = Arc::new(Ring {
@@ -105,36 +103,41 @@ pub fn with_capacity<T>(readers: usize, capacity: usize) -> (CommitSender<T>, Ve
     (CommitSender { ring, tail: 0, head: 0 }, receivers)
 }
 
-/// The writing end: the consensus core's.
+/// Writing end of the ring, in the consensus core.
 pub struct CommitSender<T = Published> {
     ring: Arc<Ring<T>>,
-    /// The same as the ring's tail, which nobody else writes.
+    /// Copy of the ring's tail, which only this sender stores.
     tail: u64,
-    /// The oldest slot that still holds a commit.
+    /// Position of the oldest commit that is still in its slot.
     head: u64,
 }
 
 impl<T> CommitSender<T> {
-    /// Publishes a commit to all readers, or gives it back when the slowest of them is a whole ring behind.
+    /// Publishes a commit to all readers, or returns it when the slowest of them is a whole ring behind.
     ///
-    /// Slots that all readers have passed are emptied on the way, here and nowhere else: what a commit holds is
-    /// dropped by the sender's thread.
+    /// Slots that all readers have passed are emptied here and in [`CommitSender::sweep`] only, so the
+    /// sender's thread drops what a commit owns.
     pub fn try_push(&mut self, commit: T) -> Result<(), T> {
         self.sweep();
         if self.is_full() {
             return Err(commit);
         }
         self.ring.slot(self.tail).with_mut(|slot| {
-            // SAFETY: position `tail` is not published yet and the slot's former position `tail - capacity` is below
-            // `head`, which `sweep` raises only as far as every reader's cursor (acquired): nobody looks at this slot.
-            unsafe { *slot = Some(commit) }
+            // SAFETY: position `tail` is not published yet. The slot's former position, one ring before
+            // `tail`, is below `head`. `sweep` raises `head` only up to the lowest cursor (acquired), so no
+            // reader looks at this slot.
+            unsafe {
+                debug_assert!((*slot).is_none(), "sweep empties a slot before it is filled again");
+                *slot = Some(commit)
+            }
         });
         self.tail += 1;
         self.ring.tail.store(self.tail, Ordering::Release);
+        debug_assert!(self.tail - self.head <= self.ring.slots.len() as u64, "more commits than slots");
         Ok(())
     }
 
-    /// Whether [`CommitSender::try_push`] would be refused, as of the last look at the cursors ([`CommitSender::sweep`]).
+    /// Whether [`CommitSender::try_push`] would be refused, as of the last [`CommitSender::sweep`].
     pub fn is_full(&self) -> bool {
         self.tail - self.head == self.ring.slots.len() as u64
     }
@@ -142,38 +145,36 @@ impl<T> CommitSender<T> {
     /// Drops the commits that every reader has passed.
     pub fn sweep(&mut self) {
         let passed = self.slowest();
+        debug_assert!(self.head <= passed, "a cursor went back: {passed} below {}", self.head);
         while self.head < passed {
             let old = self.ring.slot(self.head).with_mut(|slot| {
-                // SAFETY: every reader's cursor (acquired in `slowest`) is above `head`: nobody looks at it again.
+                // SAFETY: every reader's cursor (acquired in `slowest`) is above `head`, and cursors only
+                // grow: no reader looks at this slot again.
                 unsafe { (*slot).take() }
             });
             self.head += 1;
+            debug_assert!(old.is_some(), "a slot between head and tail is filled");
             drop(old);
         }
     }
 
-    /// How many commits `reader` has not let go of. A reader that has taken everything may still hold the newest
-    /// one, so 1 is not behind.
+    /// Commits that `reader` has not released. A reader that has taken everything may still look at the
+    /// newest one, so 1 is not behind.
     pub fn lag(&self, reader: usize) -> u64 {
         self.tail.saturating_sub(self.ring.cursors[reader].load(Ordering::Relaxed))
     }
 
-    /// Commits published so far: the position of the next one.
+    /// Commits published so far, which is the position of the next one.
     pub fn published(&self) -> u64 {
         self.tail
     }
 
-    /// Slots of the ring.
+    /// Slots of the ring, a power of two.
     pub fn capacity(&self) -> usize {
         self.ring.slots.len()
     }
 
-    /// Readers that the ring was made for.
-    pub fn readers(&self) -> usize {
-        self.ring.cursors.len()
-    }
-
-    /// The lowest cursor, at most the tail.
+    /// The lowest cursor, at most the tail: all below has been passed by every reader.
     fn slowest(&self) -> u64 {
         self.ring
             .cursors
@@ -184,13 +185,13 @@ impl<T> CommitSender<T> {
     }
 }
 
-/// The reading end of one shard.
+/// Reading end of the ring, in one shard.
 pub struct CommitReceiver<T = Published> {
     ring: Arc<Ring<T>>,
     reader: usize,
-    /// The next position to take. The published cursor is this one, or one less while a commit is looked at.
+    /// Next position to take. The published cursor is this one, or one less while a commit is looked at.
     position: u64,
-    /// Whether the published cursor is one less than `position`.
+    /// Whether a commit is looked at: the published cursor is then one less than `position`.
     held: bool,
 }
 
@@ -201,14 +202,14 @@ impl<T> CommitReceiver<T> {
     }
 
     /// Takes the next commit. It stays valid until the following call of any method that takes `&mut self`.
-    // Named after what shards say; a lending iterator cannot be an `Iterator`.
+    // A lending iterator cannot be an `Iterator`, and no other name is as short.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Option<&T> {
         self.release();
         (self.position < self.ring.tail.load(Ordering::Acquire)).then(|| self.take())
     }
 
-    /// Takes the newest commit and lets go of all before it; `None` when there is none that was not taken.
+    /// Takes the newest commit and releases all before it; `None` if every commit was taken.
     pub fn skip_to_newest(&mut self) -> Option<&T> {
         let tail = self.ring.tail.load(Ordering::Acquire);
         if self.position < tail {
@@ -218,14 +219,15 @@ impl<T> CommitReceiver<T> {
         (self.position < tail).then(|| self.take())
     }
 
-    /// Lets go of the commit taken last, so that a reader that goes to sleep holds nothing of the past.
+    /// Releases the commit taken last, so that a reader that goes to sleep keeps no slot.
     pub fn release(&mut self) {
+        debug_assert!(self.cursor() <= self.position, "a cursor only grows");
         self.ring.cursors[self.reader].store(self.position, Ordering::Release);
         self.held = false;
     }
 
-    /// The commit taken last, if nothing was called since that lets go of it: where a shard that slept finds the
-    /// version on which it stood when nothing came meanwhile.
+    /// The commit taken last, unless it was released. A shard that wakes finds its version here when no
+    /// commit arrived meanwhile.
     pub fn current(&self) -> Option<&T> {
         self.held.then(|| self.look(self.position - 1))
     }
@@ -236,17 +238,24 @@ impl<T> CommitReceiver<T> {
     }
 
     fn take(&mut self) -> &T {
+        debug_assert!(!self.held && self.cursor() == self.position, "the last commit was released");
         let position = self.position;
         self.position += 1;
         self.held = true;
         self.look(position)
     }
 
+    /// Published cursor, which only this receiver stores.
+    fn cursor(&self) -> u64 {
+        self.ring.cursors[self.reader].load(Ordering::Relaxed)
+    }
+
     fn look(&self, position: u64) -> &T {
+        debug_assert!(self.cursor() <= position, "the sender may empty slots below the cursor");
         self.ring.slot(position).with(|slot| {
-            // SAFETY: `position` is below the tail (acquired by the caller of `take`), so the slot is filled; it is not
-            // below this reader's cursor (`held`), which stays until the next `&mut self` call ends the returned borrow,
-            // so the sender does not touch the slot meanwhile.
+            // SAFETY: `position` is below the tail (acquired by the caller of `take`), so the slot is
+            // filled. It is not below this reader's cursor (`held`), which stays until the next `&mut self`
+            // call ends the returned borrow. So the sender does not touch the slot meanwhile.
             unsafe { &*slot }
                 .as_ref()
                 .expect("a slot between cursor and tail is filled: only sweep empties, below every cursor")
@@ -287,7 +296,7 @@ mod tests {
         while rx[0].next().is_some() {}
         assert_eq!(tx.try_push(4), Err(4));
         assert_eq!(tx.lag(1), 4);
-        // Taken but still looked at: the slot is not free before the following call.
+        // Taken but still looked at: the slot is not free before the next call.
         rx[1].next().unwrap();
         assert_eq!(tx.try_push(4), Err(4));
         rx[1].next().unwrap();
@@ -321,7 +330,7 @@ mod tests {
         assert_eq!(rx[0].skip_to_newest(), Some(&2));
         tx.sweep();
         assert_eq!(rx[0].current(), Some(&2));
-        assert_eq!(tx.lag(0), 1, "the slot is held");
+        assert_eq!(tx.lag(0), 1, "the slot is kept");
         rx[0].release();
         assert!(rx[0].current().is_none());
         assert_eq!(tx.lag(0), 0);
@@ -400,7 +409,8 @@ mod tests {
 
 #[cfg(all(test, paddock_loom))]
 mod tests {
-    //! All interleavings of small cases: `RUSTFLAGS="--cfg paddock_loom" cargo test -p paddock-core --lib --release ring::`.
+    //! All interleavings of small cases:
+    //! `RUSTFLAGS="--cfg paddock_loom" cargo test -p paddock-core --lib --release ring::`.
     use super::*;
     use loom::thread;
 
@@ -424,7 +434,8 @@ mod tests {
             });
             let mut refused = 0;
             for n in 0..3 {
-                // A refused commit is not sent again, so that the model stays finite; numbers stay gapless.
+                // A refused commit is not sent again, so that the model stays finite. Numbers stay without
+                // a gap.
                 refused += u64::from(tx.try_push(Box::new(n - refused)).is_err());
             }
             reader.join().unwrap();
@@ -433,7 +444,8 @@ mod tests {
 
     #[test]
     fn two_readers_hold_a_slot_independently() {
-        // All interleavings take minutes; three preemptions find what two readers and a writer can do to each other.
+        // All interleavings take minutes. Three preemptions find what two readers and a writer can do to
+        // each other.
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(|| {

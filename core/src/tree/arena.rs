@@ -1,32 +1,36 @@
 //! Memory for the tree's objects: millions of small ones, allocated and freed by the writer alone.
 //!
-//! Owns blocks of 2 MiB that ask for huge pages, cut into spans of 64 KiB, each cut into pieces of one size. A lookup
-//! among millions of znodes pays for the translation of addresses as much as for the memory itself; huge pages halve that,
-//! and no allocator between us and them gives them. Never knows what a piece holds. Pieces above
-//! [`PIECE_BYTES_MAX`] come from the system's allocator.
+//! Owns blocks of 2 MiB that ask for huge pages, cut into spans of 64 KiB, each cut into pieces of one
+//! size. A lookup among millions of znodes pays for address translation as much as for the memory itself.
+//! Huge pages halve that, and no general allocator asks for them. Pieces above [`PIECE_BYTES_MAX`] come
+//! from the system's allocator.
+//!
+//! Never knows what a piece holds.
 //!
 //! ```text
 //! block, 2 MiB   ├ span ┼ span ┼ … 32 ┤
 //! span, 64 KiB   ├ header ┼ piece ┼ piece ┼ … ┤   free pieces are chained through their first word
 //! ```
 //!
-//! It stays correct because a piece's span is found by its address (spans are aligned to their size) and its class by
-//! its layout, which whoever frees it must give as it was. An empty span goes back to its block, an empty block to
-//! the system, except the last one. Miri and the address sanitizer see every object alone: under them (`cfg(miri)`,
-//! `cfg(paddock_asan)`) everything comes from the system's allocator.
+//! Correct because a piece's address gives its span (spans are aligned to their size), and its layout gives
+//! its class. The caller that frees it passes the layout of its allocation. An empty span returns to its
+//! block, an empty block to the system, except the last one. Miri and the address sanitizer need every
+//! object in an allocation of its own. Under them (`cfg(miri)`, `cfg(paddock_asan)`) everything comes from
+//! the system's allocator.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::null_mut;
 
 /// A huge page of x86-64 and of aarch64 with 4 KiB pages.
 const BLOCK_BYTES: usize = 2 * 1024 * 1024;
-/// At least seven of the largest pieces, and small enough that a class with few objects wastes little.
+/// Holds at least seven of the largest pieces, and is small enough that a class with few objects wastes
+/// little.
 const SPAN_BYTES: usize = 64 * 1024;
 const SPANS: usize = BLOCK_BYTES / SPAN_BYTES;
-/// Up to here sizes are told apart by 8 bytes, the alignment of objects: znodes with small data.
+/// Largest size in steps of [`FINE_STEP`], the alignment of objects: znodes with small data.
 const FINE_BYTES_MAX: usize = 1024;
 const FINE_STEP: usize = 8;
-/// Up to here by 256 bytes: chunks of names, znodes with larger data.
+/// Largest size in steps of [`COARSE_STEP`]: chunks of names, znodes with larger data.
 const PIECE_BYTES_MAX: usize = 8 * 1024;
 const COARSE_STEP: usize = 256;
 const FINE_CLASSES: usize = FINE_BYTES_MAX / FINE_STEP;
@@ -35,10 +39,10 @@ const CLASSES: usize = FINE_CLASSES + (PIECE_BYTES_MAX - FINE_BYTES_MAX) / COARS
 const SPAN_HEADER: usize = 64;
 const _: () = assert!(size_of::<Span>() <= SPAN_HEADER && SPANS == u32::BITS as usize);
 
-/// Everything from the system's allocator: see the module.
+/// Whether everything comes from the system's allocator: see the module.
 const PLAIN: bool = cfg!(any(miri, paddock_asan));
 
-/// The class of a size, none above [`PIECE_BYTES_MAX`].
+/// The class of a size; `None` above [`PIECE_BYTES_MAX`].
 fn class_of(bytes: usize) -> Option<usize> {
     match bytes {
         _ if PLAIN => None,
@@ -48,7 +52,7 @@ fn class_of(bytes: usize) -> Option<usize> {
     }
 }
 
-/// Bytes of a class's pieces.
+/// Bytes of each piece of a class.
 fn piece_bytes(class: usize) -> usize {
     match class.checked_sub(FINE_CLASSES) {
         None => (class + 1) * FINE_STEP,
@@ -56,44 +60,44 @@ fn piece_bytes(class: usize) -> usize {
     }
 }
 
-/// The header of a span in use.
+/// Header of a span in use.
 struct Span {
-    /// Neighbours among the class's spans with room.
+    /// Links of the list of the class's spans with room.
     next: *mut Span,
     previous: *mut Span,
-    /// Freed pieces.
+    /// Freed pieces, chained; null if none.
     free: *mut Piece,
-    /// Pieces in use.
+    /// Pieces allocated and not freed, up to `capacity`.
     used: u32,
-    /// Pieces handed out at least once; those behind were never touched.
+    /// Pieces handed out at least once, up to `capacity`. Those behind were never touched.
     carved: u32,
     capacity: u32,
-    /// Its block in [`Arena::blocks`].
+    /// Index of its block in [`Arena::blocks`].
     block: u32,
 }
 
-/// A free piece.
+/// A free piece: its first word links to the next one.
 struct Piece {
     next: *mut Piece,
 }
 
 struct Block {
-    /// Null when given back; the place in the list is used again.
+    /// Null once returned to the system; the entry is used again.
     base: *mut u8,
-    /// A bit for each span that no class has.
+    /// A bit for each span that belongs to no class.
     free: u32,
 }
 
-/// See the module.
+/// Allocator of one tree's objects. See the module.
 pub(super) struct Arena {
-    /// For each class its spans with room.
+    /// For each class the list of its spans with room.
     with_room: [*mut Span; CLASSES],
     blocks: Vec<Block>,
-    /// Places of blocks that may have free spans; checked when taken.
+    /// Indices of blocks that may have free spans; checked when taken.
     open: Vec<u32>,
-    /// Places in `blocks` without a block.
+    /// Indices of `blocks` without a block.
     vacant: Vec<u32>,
-    /// Blocks all of whose spans are free.
+    /// Count of blocks all of whose spans are free, at most one between calls.
     empty_blocks: usize,
 }
 
@@ -111,7 +115,7 @@ impl Default for Arena {
 
 fn system(layout: Layout) -> *mut u8 {
     assert!(layout.size() > 0);
-    // SAFETY: the size is not zero.
+    // SAFETY: the size is not zero, by the assertion above.
     let memory = unsafe { alloc(layout) };
     if memory.is_null() {
         handle_alloc_error(layout);
@@ -123,13 +127,14 @@ fn block_layout() -> Layout {
     Layout::from_size_align(BLOCK_BYTES, BLOCK_BYTES).expect("a power of two")
 }
 
-/// The span of a piece.
+/// The span that contains a piece.
 fn span_of(piece: *mut u8) -> *mut Span {
     piece.map_addr(|address| address & !(SPAN_BYTES - 1)).cast()
 }
 
 impl Arena {
-    /// Memory of this layout, not written. Alignments are at most 64, and 64 only with sizes that are multiples of it.
+    /// Allocates uninitialized memory. Alignments are at most 64, and 64 only with sizes that are multiples
+    /// of it.
     #[inline]
     pub(super) fn allocate(&mut self, layout: Layout) -> *mut u8 {
         debug_assert!(layout.align() <= 8 || (layout.align() == 64 && layout.size().is_multiple_of(64)));
@@ -138,8 +143,10 @@ impl Arena {
         if span.is_null() {
             span = self.new_span(class);
         }
-        // SAFETY: spans in the list of a class have room: a freed piece, or one that was never carved, within the span.
+        // SAFETY: spans in the list of a class have room (`allocate` unlinks full ones): a freed piece, or
+        // one that was never carved, within the span.
         unsafe {
+            debug_assert!((*span).used < (*span).capacity, "a full span is in no list");
             let piece = (*span).free;
             let memory = if piece.is_null() {
                 let offset = SPAN_HEADER + (*span).carved as usize * piece_bytes(class);
@@ -150,6 +157,7 @@ impl Arena {
                 piece.cast()
             };
             (*span).used += 1;
+            debug_assert!((*span).used <= (*span).carved && (*span).carved <= (*span).capacity);
             if (*span).used == (*span).capacity {
                 self.unlink(class, span);
             }
@@ -157,28 +165,32 @@ impl Arena {
         }
     }
 
-    /// Takes memory back.
+    /// Frees memory.
     ///
     /// # Safety
-    /// It came from [`Arena::allocate`] of this arena with this layout, and nobody uses it.
+    /// `memory` came from [`Arena::allocate`] of this arena with this layout, is freed once, and is not
+    /// used afterwards.
     #[inline]
     pub(super) unsafe fn free(&mut self, memory: *mut u8, layout: Layout) {
         let Some(class) = class_of(layout.size()) else {
-            // SAFETY: `allocate` took it from the system for the same layout.
+            // SAFETY: the class is the same as at the allocation, so `allocate` took it from the system
+            // with this layout.
             unsafe { dealloc(memory, layout) };
             return;
         };
         let (span, piece) = (span_of(memory), memory.cast::<Piece>());
-        // SAFETY: the piece is ours again, its span alive as long as a piece of it is in use; pieces are at least 8 bytes
-        // and aligned to 8.
+        // SAFETY: the caller gives up the piece. Its span is alive as long as a piece of it is in use.
+        // Pieces are at least 8 bytes and aligned to 8 (`FINE_STEP`).
         unsafe {
+            debug_assert!((*span).used > 0, "more pieces freed than allocated");
             piece.write(Piece { next: (*span).free });
             (*span).free = piece;
             if (*span).used == (*span).capacity {
                 self.link(class, span);
             }
             (*span).used -= 1;
-            // The last span with room stays: a class that breathes between none and one does not pay for it.
+            // The last span with room stays, so that a class that alternates between no object and one does
+            // not allocate a span each time.
             let alone = self.with_room[class] == span && (*span).next.is_null();
             if (*span).used == 0 && !alone {
                 self.unlink(class, span);
@@ -191,7 +203,8 @@ impl Arena {
     /// `span` is alive and in no list.
     unsafe fn link(&mut self, class: usize, span: *mut Span) {
         let head = self.with_room[class];
-        // SAFETY: by the caller's word; what is in the list is alive.
+        // SAFETY: the caller passes a live span. Spans in the list are alive: `free` unlinks a span before
+        // it returns it.
         unsafe {
             (*span).previous = null_mut();
             (*span).next = head;
@@ -205,7 +218,7 @@ impl Arena {
     /// # Safety
     /// `span` is alive and in the list of `class`.
     unsafe fn unlink(&mut self, class: usize, span: *mut Span) {
-        // SAFETY: by the caller's word; its neighbours are alive.
+        // SAFETY: the caller passes a live span of this list, and so are the spans that it links to.
         unsafe {
             let (previous, next) = ((*span).previous, (*span).next);
             if previous.is_null() {
@@ -229,6 +242,7 @@ impl Arena {
             }
         };
         let block = &mut self.blocks[place as usize];
+        debug_assert!(!block.base.is_null() && block.free != 0, "a block of the list has a free span");
         if block.free == u32::MAX {
             self.empty_blocks -= 1;
         }
@@ -236,7 +250,8 @@ impl Arena {
         block.free &= !(1 << index);
         let capacity = ((SPAN_BYTES - SPAN_HEADER) / piece_bytes(class)) as u32;
         let (next, previous, free) = (null_mut(), null_mut(), null_mut());
-        // SAFETY: the span lies in the block, is aligned, and no class has it.
+        // SAFETY: the span lies in the block, is aligned, and belongs to no class: its bit was set until
+        // just now.
         unsafe {
             let span = block.base.add(index as usize * SPAN_BYTES).cast::<Span>();
             span.write(Span { next, previous, free, used: 0, carved: 0, capacity, block: place });
@@ -246,10 +261,11 @@ impl Arena {
     }
 
     fn new_block(&mut self) {
+        debug_assert_eq!(self.empty_blocks, 0, "an empty block is used before a new one");
         let base = system(block_layout());
         #[cfg(target_os = "linux")]
-        // SAFETY: the range is ours; the advice changes no content. It fails where huge pages are switched off, which
-        // costs time only.
+        // SAFETY: `system` just allocated the range, and the advice changes no content. It fails where huge
+        // pages are switched off, which costs time only.
         let _ = unsafe { rustix::mm::madvise(base.cast(), BLOCK_BYTES, rustix::mm::Advice::LinuxHugepage) };
         let block = Block { base, free: u32::MAX };
         self.empty_blocks += 1;
@@ -270,10 +286,11 @@ impl Arena {
     /// `span` is alive, in no list, and none of its pieces is in use.
     #[cold]
     unsafe fn give_back(&mut self, span: *mut Span) {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller passes a live span.
         let place = unsafe { (*span).block };
         let block = &mut self.blocks[place as usize];
         let index = (span.addr() - block.base.addr()) / SPAN_BYTES;
+        debug_assert!(block.free & (1 << index) == 0, "the span was in use");
         if block.free == 0 {
             self.open.push(place);
         }
@@ -285,14 +302,15 @@ impl Arena {
             self.empty_blocks = 1;
             return;
         }
-        // SAFETY: allocated by `new_block` with this layout; no span of it is in use.
+        // SAFETY: `new_block` allocated it with this layout, and no span of it is in use: all its bits are
+        // set.
         unsafe { dealloc(block.base, block_layout()) };
         *block = Block { base: null_mut(), free: 0 };
         self.open.retain(|&open| open != place);
         self.vacant.push(place);
     }
 
-    /// Bytes of all blocks.
+    /// Bytes of all blocks that the arena has.
     #[cfg(all(test, not(any(paddock_loom, paddock_asan, miri))))]
     fn bytes(&self) -> usize {
         (self.blocks.len() - self.vacant.len()) * BLOCK_BYTES
@@ -303,8 +321,8 @@ impl Drop for Arena {
     fn drop(&mut self) {
         for block in &self.blocks {
             if !block.base.is_null() {
-                // SAFETY: allocated by `new_block` with this layout, once. The tree has freed its objects: they are
-                // freed one by one before their heap goes.
+                // SAFETY: `new_block` allocated it with this layout, and a block returned earlier is null.
+                // The tree frees its objects one by one before their heap drops.
                 unsafe { dealloc(block.base, block_layout()) };
             }
         }
@@ -329,7 +347,8 @@ mod tests {
         assert_eq!(class_of(PIECE_BYTES_MAX + 1), None);
     }
 
-    /// Pieces keep what is written into them, whatever is allocated and freed around them; and what is free goes back.
+    /// Pieces keep what is written into them, whatever is allocated and freed around them. Empty blocks
+    /// return to the system.
     #[test]
     fn pieces_do_not_overlap_and_empty_blocks_go_back() {
         let mut arena = Arena::default();
@@ -351,7 +370,7 @@ mod tests {
                 let (memory, size, mark) = live.swap_remove(random(live.len()));
                 // SAFETY: alive, of this size.
                 let bytes = unsafe { std::slice::from_raw_parts(memory, size) };
-                assert!(bytes.iter().all(|&byte| byte == mark), "somebody else wrote into a piece");
+                assert!(bytes.iter().all(|&byte| byte == mark), "another piece was written into this one");
                 // SAFETY: allocated with this layout, freed once.
                 unsafe { arena.free(memory, layout(size)) };
             }

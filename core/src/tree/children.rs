@@ -1,16 +1,18 @@
-//! The children of a znode: their names, sorted, in chunks.
+//! Children of a znode: their names, sorted, in chunks.
 //!
-//! Owns the chunks of the versions. Never knows the children's znodes: those are found by path. A chunk packs up to
-//! 64 names one behind the other; few children are one chunk, more are a B+-tree of chunks whose inner ones carry, for
-//! each chunk below, a name that none of its names is below. Creating a child copies one chunk of a kilobyte or two,
-//! whatever the number of siblings, and listing is a walk over packed names.
+//! Owns the chunks of the versions. A chunk packs up to 64 names one behind the other. Few children are one
+//! chunk. More are a B+-tree: for each chunk below, an inner chunk keeps a name that is not above any name
+//! in it. To create a child copies one chunk of a kilobyte or two, whatever the number of siblings. Listing
+//! is a walk over packed names.
+//!
+//! Never knows the children's znodes: those are found by path.
 //!
 //! ```text
 //! 0      8       12      16      20      24
 //! ├ born ┼ count ┼ bytes ┼ level ┼ spare ┼ chunks below, if level > 0 ┼ ends of names, u32 ┼ names
 //! ```
-//! It stays correct because a chunk's names never change once it is made; of inner chunks that were born in the version
-//! being built, the pointers do.
+//! Correct because a chunk's names never change once it is made. Only pointers of inner chunks born in the
+//! version being built change.
 
 use super::object::{POISON, Stamped, check_stamp, prefetch};
 use super::reclaim::Heap;
@@ -19,28 +21,29 @@ use std::alloc::Layout;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
-/// Names of a chunk: a search ends after six comparisons, a copy is a kilobyte or two.
+/// Names of a chunk, at most: a search ends after six comparisons, a copy is a kilobyte or two.
 const NAMES_MAX: usize = 64;
-/// Bytes of a chunk's names, so that long names do not make copies long. One name may exceed it.
+/// Bytes of a chunk's names, at most, so that long names do not make copies long. One name may exceed it.
 const NAME_BYTES_MAX: usize = 4096;
-/// An inner chunk leads to at least this many before its bytes split it: the tree branches, whatever the names.
+/// Chunks below an inner one before its bytes split it, at least: the tree branches, whatever the names.
 const FANOUT_MIN: usize = 4;
-/// A chunk of at most so many names looks for a neighbour to join.
+/// A chunk of at most so many names joins an adjacent one.
 const SPARSE_NAMES: usize = 16;
-/// Two neighbours of together at most so many names join: far enough from [`NAMES_MAX`] not to split again at once.
+/// Two adjacent chunks of together at most so many names join. Far enough below [`NAMES_MAX`] not to split
+/// again at once.
 const JOINED_NAMES_MAX: usize = 40;
 
 const HEADER: usize = size_of::<Chunk>();
 const POINTER: usize = size_of::<*mut Chunk>();
 const END: usize = size_of::<u32>();
 
-/// The header of a chunk.
+/// Header of a chunk; pointers to chunks below, ends of names, and names follow.
 #[repr(C)]
 pub(super) struct Chunk {
     born: u64,
     count: u32,
     bytes: u32,
-    /// 0 for names of children, otherwise the height above them.
+    /// 0 if the names are children, otherwise the height above them.
     level: u32,
     _spare: u32,
 }
@@ -54,72 +57,73 @@ fn chunk_layout(level: u32, count: usize, bytes: usize) -> Layout {
 unsafe impl Stamped for Chunk {
     const KIND: usize = 3;
     unsafe fn layout(this: *const Chunk) -> Layout {
-        // SAFETY: alive by the caller's word.
+        // SAFETY: the caller keeps `this` alive.
         unsafe { chunk_layout((*this).level, (*this).count as usize, (*this).bytes as usize) }
     }
 }
 
 /// # Safety
-/// `chunk` is alive; so in all accessors below.
+/// `chunk` is alive.
 unsafe fn count(chunk: *const Chunk) -> usize {
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller keeps `chunk` alive.
     unsafe { (*chunk).count as usize }
 }
 /// # Safety
 /// `chunk` is alive, its level above 0, `index` at most its count.
 unsafe fn below(chunk: *const Chunk, index: usize) -> *mut *mut Chunk {
-    // SAFETY: pointers follow the header.
+    // SAFETY: the caller keeps the inner chunk alive; `build` wrote `count` pointers behind its header.
     unsafe { chunk.cast::<u8>().cast_mut().add(HEADER).cast::<*mut Chunk>().add(index) }
 }
 /// # Safety
 /// `chunk` is alive, `index` at most its count.
 unsafe fn end(chunk: *const Chunk, index: usize) -> *mut u32 {
-    // SAFETY: ends follow the pointers, or the header.
+    // SAFETY: the caller keeps `chunk` alive; `build` wrote `count` ends behind the pointers, or behind the
+    // header.
     unsafe {
         let pointers = if (*chunk).level > 0 { count(chunk) * POINTER } else { 0 };
         chunk.cast::<u8>().cast_mut().add(HEADER + pointers).cast::<u32>().add(index)
     }
 }
-/// Where the names before `index` end.
+/// Offset at which the names before `index` end.
 ///
 /// # Safety
 /// `chunk` is alive, `index` at most its count.
 unsafe fn start(chunk: *const Chunk, index: usize) -> usize {
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller keeps `chunk` alive, and `index - 1` is below its count.
     if index == 0 { 0 } else { unsafe { *end(chunk, index - 1) as usize } }
 }
 /// # Safety
 /// `chunk` is alive.
 unsafe fn names(chunk: *const Chunk) -> *mut u8 {
-    // SAFETY: names follow the ends.
+    // SAFETY: the caller keeps `chunk` alive; `build` wrote the names behind the ends.
     unsafe { end(chunk, count(chunk)).cast() }
 }
 /// # Safety
 /// `chunk` is alive for `'t`, `index` below its count.
 unsafe fn name<'t>(chunk: *const Chunk, index: usize) -> &'t [u8] {
-    // SAFETY: by the caller's word; names never change.
+    // SAFETY: the caller keeps `chunk` alive for `'t` and `index` below its count. Names never change.
     unsafe {
         let from = start(chunk, index);
         std::slice::from_raw_parts(names(chunk).add(from), *end(chunk, index) as usize - from)
     }
 }
 
-/// What a new chunk is made of.
+/// Source of entries of a new chunk.
 #[derive(Clone, Copy)]
 enum Part<'a> {
-    /// Entries of an old one, from and to.
+    /// Entries of an old chunk, from the first index to before the second.
     Range(*const Chunk, usize, usize),
-    /// One name, and for an inner chunk what lies below.
+    /// One name, and for an inner chunk the chunk below.
     One(&'a [u8], *mut Chunk),
 }
 
-/// Makes a chunk.
+/// Makes a chunk of the entries in `parts`, in order.
 ///
 /// # Safety
 /// Chunks in `parts` are alive and of this level; ranges lie within them.
 unsafe fn build(heap: &mut Heap, level: u32, parts: &[Part<'_>]) -> *mut Chunk {
-    // SAFETY: sources by the caller's word; the new memory is ours and of the layout for the sums of the first loop, and
-    // the second loop writes as much as the first counted.
+    // SAFETY: the caller keeps the sources alive and the ranges within them. The heap just gave memory of
+    // the layout for the sums of the first loop, and the second loop writes as much as the first counted.
     unsafe {
         let (mut total, mut bytes) = (0, 0);
         for part in parts {
@@ -130,6 +134,7 @@ unsafe fn build(heap: &mut Heap, level: u32, parts: &[Part<'_>]) -> *mut Chunk {
             total += entries;
             bytes += length;
         }
+        debug_assert!(total > 0, "a chunk is never empty");
         let chunk: *mut Chunk = heap.allocate(chunk_layout(level, total, bytes));
         let born = heap.building();
         chunk.write(Chunk { born, count: total as u32, bytes: bytes as u32, level, _spare: 0 });
@@ -160,19 +165,33 @@ unsafe fn build(heap: &mut Heap, level: u32, parts: &[Part<'_>]) -> *mut Chunk {
                 }
             }
         }
+        debug_assert_eq!((at, written), (total, bytes), "the second loop writes what the first counted");
+        debug_assert!(is_sorted(chunk), "names are sorted and distinct");
         chunk
     }
 }
 
-/// Where a name is, or where it would be.
+/// Whether names strictly grow. An inner chunk's own first name is never compared, so it may be stale.
+///
+/// # Safety
+/// `chunk` is alive.
+unsafe fn is_sorted(chunk: *const Chunk) -> bool {
+    // SAFETY: the caller keeps `chunk` alive, and indices stay below its count.
+    unsafe {
+        let first = usize::from((*chunk).level > 0);
+        (first + 1..count(chunk)).all(|index| name(chunk, index - 1) < name(chunk, index))
+    }
+}
+
+/// Searches a name: its index, or the index at which to insert it.
 ///
 /// # Safety
 /// `chunk` is alive.
 unsafe fn search(chunk: *const Chunk, wanted: &[u8]) -> Result<usize, usize> {
-    // SAFETY: indices stay below the count.
+    // SAFETY: the caller keeps `chunk` alive, and indices stay below its count.
     unsafe {
         let (mut low, mut high) = (0, count(chunk));
-        // Names often come in order: look at the end first.
+        // Names often arrive in order: compare with the last one first.
         if high > 0 && name(chunk, high - 1) < wanted {
             return Err(high);
         }
@@ -188,12 +207,12 @@ unsafe fn search(chunk: *const Chunk, wanted: &[u8]) -> Result<usize, usize> {
     }
 }
 
-/// Which chunk below leads to a name. The first one's own name is never looked at.
+/// Index of the chunk below that leads to a name. The first entry's own name is never compared.
 ///
 /// # Safety
 /// `chunk` is alive and inner.
 unsafe fn route(chunk: *const Chunk, wanted: &[u8]) -> usize {
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller keeps `chunk` alive.
     match unsafe { search(chunk, wanted) } {
         Ok(index) => index,
         Err(index) => index.saturating_sub(1),
@@ -206,12 +225,13 @@ enum Grown {
     Two(*mut Chunk, *mut Chunk),
 }
 
-/// Adds a name; `None` if it is there. `root` may be null: no children. The result takes its place.
+/// Adds a name; `None` if it is there. `root` may be null: no children. The returned root replaces it.
 ///
 /// # Safety
 /// `root` is null or belongs to the version being built.
 pub(super) unsafe fn insert(heap: &mut Heap, root: *mut Chunk, name_: &str) -> Option<*mut Chunk> {
-    // SAFETY: by the caller's word; what `grow` gives is alive.
+    // SAFETY: the caller passes null or a root of the version being built, alive with everything below.
+    // `grow` returns live chunks.
     unsafe {
         if root.is_null() {
             return Some(build(heap, 0, &[Part::One(name_.as_bytes(), null_mut())]));
@@ -230,8 +250,8 @@ pub(super) unsafe fn insert(heap: &mut Heap, root: *mut Chunk, name_: &str) -> O
 /// # Safety
 /// `chunk` belongs to the version being built.
 unsafe fn grow(heap: &mut Heap, chunk: *mut Chunk, wanted: &[u8]) -> Grown {
-    // SAFETY: by the caller's word. A chunk is discarded only after everything read from it has been copied, and the
-    // caller links what takes its place.
+    // SAFETY: the caller passes a live chunk of the version being built. A chunk is discarded only after
+    // its entries are copied, and the caller links the replacement.
     unsafe {
         let entries = count(chunk);
         if (*chunk).level == 0 {
@@ -285,13 +305,15 @@ unsafe fn grow(heap: &mut Heap, chunk: *mut Chunk, wanted: &[u8]) -> Grown {
     }
 }
 
-/// Changes what lies below, in place or in a copy.
+/// Changes the chunk below entry `at`, in place or in a copy.
 ///
 /// # Safety
 /// `chunk` is inner and belongs to the version being built; `under` is alive.
 unsafe fn set_below(heap: &mut Heap, chunk: *mut Chunk, at: usize, under: *mut Chunk) -> *mut Chunk {
-    // SAFETY: by the caller's word; in place only if it was born in the version being built.
+    // SAFETY: the caller passes live chunks. The change is in place only if the chunk was born in the
+    // version being built, which no reader sees.
     unsafe {
+        debug_assert!((*chunk).level > 0 && at < count(chunk), "only inner chunks have chunks below");
         if (*chunk).born == heap.building() {
             *below(chunk, at) = under;
             return chunk;
@@ -309,7 +331,8 @@ enum Shrunk {
     One(*mut Chunk),
 }
 
-/// Takes a name out; `None` if it is not there. The result, null when none is left, takes the root's place.
+/// Removes a name; `None` if it is not there. The returned root, null when no name is left, replaces
+/// `root`.
 ///
 /// # Safety
 /// `root` is null or belongs to the version being built.
@@ -317,7 +340,8 @@ pub(super) unsafe fn remove(heap: &mut Heap, root: *mut Chunk, name: &str) -> Op
     if root.is_null() {
         return None;
     }
-    // SAFETY: by the caller's word; an inner root that leads to one chunk only is replaced by it.
+    // SAFETY: the caller passes a live root of the version being built. An inner root that leads to one
+    // chunk is discarded, and that chunk replaces it.
     unsafe {
         match shrink(heap, root, name.as_bytes()) {
             Shrunk::Missing => None,
@@ -337,7 +361,7 @@ pub(super) unsafe fn remove(heap: &mut Heap, root: *mut Chunk, name: &str) -> Op
 /// # Safety
 /// `chunk` belongs to the version being built.
 unsafe fn shrink(heap: &mut Heap, chunk: *mut Chunk, wanted: &[u8]) -> Shrunk {
-    // SAFETY: by the caller's word; as in `grow`.
+    // SAFETY: as in `grow`.
     unsafe {
         let (entries, level) = (count(chunk), (*chunk).level);
         let at = if level == 0 {
@@ -364,12 +388,12 @@ unsafe fn shrink(heap: &mut Heap, chunk: *mut Chunk, wanted: &[u8]) -> Shrunk {
     }
 }
 
-/// Joins the chunk below `at` with a neighbour if both are small.
+/// Joins the chunk below `at` with an adjacent one if both are small.
 ///
 /// # Safety
 /// `chunk` is inner and belongs to the version being built.
 unsafe fn join(heap: &mut Heap, chunk: *mut Chunk, at: usize) -> *mut Chunk {
-    // SAFETY: by the caller's word; as in `grow`.
+    // SAFETY: as in `grow`.
     unsafe {
         let entries = count(chunk);
         if entries == 1 || count(*below(chunk, at)) > SPARSE_NAMES {
@@ -385,7 +409,7 @@ unsafe fn join(heap: &mut Heap, chunk: *mut Chunk, at: usize) -> *mut Chunk {
         let joined = if level == 0 {
             build(heap, 0, &[Part::Range(left, 0, count(left)), Part::Range(right, 0, count(right))])
         } else {
-            // The first name of an inner chunk is not kept up to date; the one above it is.
+            // An inner chunk's own first name may be stale; the name in the chunk above is current.
             let border = Part::One(name(chunk, at + 1), *below(right, 0));
             let parts = [Part::Range(left, 0, count(left)), border, Part::Range(right, 1, count(right))];
             build(heap, level, &parts)
@@ -393,6 +417,7 @@ unsafe fn join(heap: &mut Heap, chunk: *mut Chunk, at: usize) -> *mut Chunk {
         let border = Part::One(name(chunk, at), joined);
         let parts = [Part::Range(chunk, 0, at), border, Part::Range(chunk, at + 2, entries)];
         let shorter = build(heap, (*chunk).level, &parts);
+        debug_assert!(count(joined) == count(left) + count(right), "a name was lost");
         heap.discard(left);
         heap.discard(right);
         heap.discard(chunk);
@@ -400,7 +425,7 @@ unsafe fn join(heap: &mut Heap, chunk: *mut Chunk, at: usize) -> *mut Chunk {
     }
 }
 
-/// Gives each chunk to `visit`, once, after those below it.
+/// Passes each chunk to `visit`, once, after those below it.
 ///
 /// # Safety
 /// `root` is null or alive with everything below it; `visit` may free what it is given.
@@ -408,7 +433,8 @@ pub(super) unsafe fn dismantle(root: *mut Chunk, visit: &mut dyn FnMut(*mut Chun
     if root.is_null() {
         return;
     }
-    // SAFETY: by the caller's word; the header is read before the chunk is given away.
+    // SAFETY: the caller keeps everything below `root` alive, and `visit` frees a chunk only after its
+    // header was read.
     unsafe {
         if (*root).level > 0 {
             for index in 0..count(root) {
@@ -419,12 +445,12 @@ pub(super) unsafe fn dismantle(root: *mut Chunk, visit: &mut dyn FnMut(*mut Chun
     }
 }
 
-/// Names of the children of a znode, sorted.
+/// Iterator over the names of a znode's children, sorted by bytes.
 #[derive(Clone)]
 pub struct Children<'t> {
     leaf: *const Chunk,
     index: usize,
-    /// Inner chunks above the leaf, each with the index to go on with.
+    /// Inner chunks above the leaf, each with the index of the entry that follows.
     above: SmallVec<[(*const Chunk, usize); 4]>,
     left: usize,
     version: PhantomData<&'t Chunk>,
@@ -438,7 +464,7 @@ impl<'t> Children<'t> {
         let mut children =
             Children { leaf: root, index: 0, above, left: left as usize, version: PhantomData };
         if !root.is_null() {
-            // SAFETY: by the caller's word.
+            // SAFETY: the caller keeps `root` and everything below it alive for `'t`.
             unsafe { children.down(root) };
         }
         children
@@ -446,7 +472,8 @@ impl<'t> Children<'t> {
     /// # Safety
     /// `chunk` is alive for `'t`.
     unsafe fn down(&mut self, mut chunk: *const Chunk) {
-        // SAFETY: by the caller's word, for everything below too; a chunk is never empty.
+        // SAFETY: the caller keeps `chunk` and everything below it alive for `'t`, and `build` makes no
+        // empty chunk.
         unsafe {
             check_stamp((*chunk).born, POISON - 1);
             while (*chunk).level > 0 {
@@ -470,7 +497,8 @@ impl<'t> Iterator for Children<'t> {
         if self.leaf.is_null() {
             return None;
         }
-        // SAFETY: alive for 't by the word of `new`'s caller; indices stay below the counts; names came from `&str`.
+        // SAFETY: the caller of `new` keeps the chunks alive for 't. Indices stay below the counts. Names
+        // came from `&str`.
         unsafe {
             while self.index == count(self.leaf) {
                 let (chunk, next) = self.above.pop()?;

@@ -1,17 +1,19 @@
-//! The hash of a path, under a seed of this process.
+//! Hash of a path, under a seed of this process.
 //!
-//! Owns the seed. Never shows a hash to anybody outside: paths are chosen by clients, and who knows the seed can
-//! crowd them into one page. Nothing that leaves the tree depends on it: names are sorted, checkpoints walk by name.
+//! Owns the seed.
+//!
+//! Never lets a hash leave the tree: clients choose paths, and a client that knows the seed can crowd them
+//! into one page. Nothing outside depends on the hash: names are sorted, checkpoints walk by name.
 #![forbid(unsafe_code)]
 
 use foldhash::quality::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-/// Hashes paths.
+/// Hashes paths under one random seed.
 #[derive(Clone)]
 pub(super) struct PathHasher {
     state: RandomState,
-    /// Bits that count: all, except where a test makes hashes collide.
+    /// Bits of the hash that are used: all, except where a test makes hashes collide.
     #[cfg(test)]
     mask: u64,
 }

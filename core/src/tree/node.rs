@@ -1,7 +1,9 @@
-//! What goes into the tree and what comes out of it, in plain values.
+//! Plain values that go into the tree and come out of it.
 //!
-//! Owns the shapes that callers fill in ([`NewNode`], [`RestoredNode`]) and read ([`NodeStat`], [`TreeError`]).
-//! Never holds a reference into a version. It stays correct because it is data only.
+//! Owns the shapes that callers fill in ([`NewNode`], [`RestoredNode`]) and read ([`NodeStat`],
+//! [`TreeError`]).
+//!
+//! Never holds a reference into a version.
 #![forbid(unsafe_code)]
 
 use crate::acl::AclRef;
@@ -11,32 +13,29 @@ use crate::acl::AclRef;
 pub struct NewNode<'a> {
     /// Full path, validated by the caller.
     pub path: &'a str,
-    /// Its data; `None` is ZooKeeper's null.
+    /// `None` is ZooKeeper's null.
     pub data: Option<&'a [u8]>,
-    /// Its ACL.
     pub acl: AclRef,
-    /// Owner as stored: 0, a session, or the encodings of containers and TTL nodes.
+    /// 0, a session id, or the encodings of containers and TTL nodes.
     pub ephemeral_owner: i64,
-    /// The command's zxid: becomes czxid, mzxid and pzxid, and the parent's pzxid.
+    /// Zxid of the command: becomes czxid, mzxid and pzxid, and the parent's pzxid.
     pub zxid: i64,
-    /// The batch's clock: becomes ctime and mtime.
+    /// Clock of the batch, ms since the Unix epoch: becomes ctime and mtime.
     pub time_ms: i64,
 }
 
-/// A znode from a snapshot, taken as it is.
+/// A znode from a snapshot, restored as it is.
 #[derive(Clone, Debug)]
 pub struct RestoredNode<'a> {
-    /// Full path.
     pub path: &'a str,
-    /// Its data; `None` is ZooKeeper's null.
+    /// `None` is ZooKeeper's null.
     pub data: Option<&'a [u8]>,
-    /// Its ACL.
     pub acl: AclRef,
-    /// Its stat fields. `data_length` and `num_children` are ignored: they follow from the data and the tree.
+    /// `data_length` and `num_children` are ignored: they follow from the data and the tree.
     pub stat: NodeStat,
 }
 
-/// The fields of a stat as they are stored; the wire's cversion is `2 * cversion - num_children`.
+/// Fields of a stat as they are stored. The wire's cversion is `2 * cversion - num_children`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeStat {
     /// Zxid of the creation.
@@ -49,21 +48,21 @@ pub struct NodeStat {
     pub ctime: i64,
     /// Time of the last change of data, ms since the Unix epoch.
     pub mtime: i64,
-    /// Changes of data.
+    /// Count of changes of the data; wraps.
     pub version: i32,
-    /// Children ever created: the stored value, not the wire's.
+    /// Count of children ever created: the stored value, not the wire's.
     pub cversion: i32,
-    /// Changes of the ACL.
+    /// Count of changes of the ACL; wraps.
     pub aversion: i32,
-    /// Owner as stored.
+    /// 0, a session id, or the encodings of containers and TTL nodes.
     pub ephemeral_owner: i64,
     /// Bytes of data, 0 for null.
     pub data_length: i32,
-    /// Children now.
+    /// Count of children now.
     pub num_children: i32,
 }
 
-/// Why the writer refused. Nothing was changed.
+/// Why the writer refused a change. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
     /// The znode is not there.
@@ -86,7 +85,7 @@ pub enum TreeError {
     BadPath,
 }
 
-/// The parent's path and the name within it; `None` for the root and for what is no absolute path.
+/// Splits a path into the parent's path and the name. `None` for the root and for what is no absolute path.
 pub(super) fn split(path: &str) -> Option<(&str, &str)> {
     let slash = path.rfind('/')?;
     let name = &path[slash + 1..];
@@ -101,7 +100,7 @@ pub(super) fn is_session(owner: i64) -> bool {
     owner != 0 && owner != i64::MIN && (owner as u64) >> 56 != 0xff
 }
 
-/// What a znode adds to the approximate data size: characters (UTF-16, as ZooKeeper counts) and data bytes.
+/// Size of a znode in the approximate data size: characters (UTF-16, as ZooKeeper counts) and data bytes.
 pub(super) fn approximate_bytes(path: &str, data_length: usize) -> u64 {
     let characters = if path.is_ascii() { path.len() } else { path.encode_utf16().count() };
     (characters + data_length) as u64

@@ -1,26 +1,30 @@
-//! What the tree's objects have in common: a birth stamp in front and a kind that tells how to free them.
+//! Common part of the tree's objects: a birth stamp in front, and a kind that says how to free them.
 //!
-//! Owns the untyped handle that retire lists carry. Never decides when an object is freed: see `reclaim`. It stays
-//! correct because a handle is made only from a typed pointer, and the kind in its low bits names that type.
+//! Owns the untyped handle that retire lists carry.
+//!
+//! Never decides when an object is freed: see `reclaim`.
+//!
+//! Correct because a handle is made only from a typed pointer, and the kind in its low bits names that
+//! type.
 
 use super::children::Chunk;
 use super::pages::{Page, Table};
 use super::znode::Raw;
 use std::alloc::Layout;
 
-/// The birth stamp of a freed object (debug builds keep freed memory for a while, poisoned, so that a reader
-/// which breaks the rule is caught instead of reading something plausible). Above every version.
+/// Birth stamp of a freed object, above every version. Debug builds keep freed memory for a while,
+/// poisoned. A reader that breaks the rule then panics instead of reading something plausible.
 pub(super) const POISON: u64 = 0xdededededededede;
 
 /// A type of object of the tree.
 ///
 /// # Safety
-/// The type is `repr(C)`, begins with `born: u64`, is aligned to at least 8, and `layout` gives the layout with which
-/// each of its objects was allocated, computed from its own header.
+/// The type is `repr(C)`, begins with `born: u64`, and is aligned to at least 8. `layout` returns the
+/// layout with which each of its objects was allocated, computed from its own header.
 pub(super) unsafe trait Stamped {
-    /// The tag in [`Object`].
+    /// Tag in the low bits of an [`Object`], at most [`KIND_MASK`].
     const KIND: usize;
-    /// How it was allocated.
+    /// Layout with which it was allocated.
     ///
     /// # Safety
     /// `this` is alive.
@@ -28,7 +32,7 @@ pub(super) unsafe trait Stamped {
     /// Drops what the object owns besides its memory.
     ///
     /// # Safety
-    /// `this` is alive and used by nobody; it is freed right after.
+    /// `this` is alive, no reader or hold can reach it, and it is freed right after.
     unsafe fn drop_fields(_this: *mut Self) {}
     /// Bytes that the object keeps alive besides its own memory.
     ///
@@ -63,19 +67,18 @@ impl Object {
     pub(super) fn of<T: Stamped>(object: *mut T) -> Object {
         Object(object.cast::<u8>().map_addr(|address| address | T::KIND))
     }
-    /// Where it is.
     pub(super) fn address(self) -> *mut u8 {
         self.0.map_addr(|address| address & !KIND_MASK)
     }
-    /// How it was allocated.
+    /// Layout with which it was allocated.
     ///
     /// # Safety
     /// The object is alive.
     pub(super) unsafe fn layout(self) -> Layout {
-        // SAFETY: alive by the caller's word; the kind names the type (kept by `Object::of`).
+        // SAFETY: the caller keeps the object alive, and the kind names its type (set by `Object::of`).
         unsafe { typed!(self, layout) }
     }
-    /// Bytes that freeing it gives back.
+    /// Bytes that freeing it releases.
     ///
     /// # Safety
     /// The object is alive.
@@ -86,21 +89,21 @@ impl Object {
     /// Drops what it owns besides its memory.
     ///
     /// # Safety
-    /// The object is alive, used by nobody, and freed right after.
+    /// The object is alive, no reader or hold can reach it, and it is freed right after.
     pub(super) unsafe fn drop_fields(self) {
-        // SAFETY: by the caller's word; the kind names the type (kept by `Object::of`).
+        // SAFETY: the caller gives up the object, and the kind names its type (set by `Object::of`).
         unsafe { typed!(self, drop_fields) }
     }
 }
 
-/// In debug builds: a reader at version `at` meets an object born at `born`. A freed one, or one that is younger than
-/// the version, means that somebody broke the rule of standing.
+/// In debug builds: checks an object stamped `born` that a reader of version `at` meets. A freed object, or
+/// one younger than the version, means that a reader reads what it does not pin.
 #[inline(always)]
 pub(super) fn check_stamp(born: u64, at: u64) {
     debug_assert!(born <= at, "read of a stale version: object stamped {born:#x}, reader at {at}");
 }
 
-/// Asks the processor to fetch the line at `address`; a hint that never faults.
+/// Asks the processor to fetch the line at `address`. A hint that never faults.
 #[inline(always)]
 pub(super) fn prefetch<T>(address: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]

@@ -1,116 +1,125 @@
-//! Reading a version: one core's reader.
+//! Reads of one version: the reader of one core.
 //!
-//! Owns a standing in the tree's [`Standings`]. Never writes, and never follows a pointer without standing on the
-//! version it leads into. A reader moves by `&mut self`, views borrow `&self`: no view outlives the version it shows.
+//! Owns one epoch in the tree's [`ReaderEpochs`].
+//!
+//! Never writes to the tree, and follows no pointer of a version that it does not pin.
+//!
+//! Correct because a reader moves by `&mut self` and its views borrow `&self`: no view outlives the pin of
+//! the version it shows.
 
+use super::epochs::ReaderEpochs;
 use super::hash::PathHasher;
 use super::pages::{self, Descent, Table};
-use super::standing::Standings;
-use super::writer::Estate;
+use super::writer::DeferredFree;
 use super::znode::{Znode, view};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Lookups that wait for memory at the same time: more than the processor's outstanding misses, few enough
-/// for their state to stay in the first cache level.
+/// Lookups of a batch that wait for memory at the same time. More than the processor's outstanding misses,
+/// and few enough for their state to stay in the first cache level.
 pub(super) const BATCH_LOOKUPS: usize = 32;
 
-/// What writer, readers and holds of one tree have in common. The last of them frees what is left.
+/// State shared by the writer, the readers and the holds of one tree. The last of them to drop frees the
+/// rest.
 pub(super) struct Shared {
-    /// Tells this tree's versions from another's.
+    /// Identity of this tree, so that a version of another tree is refused.
     pub(super) tree: u64,
     pub(super) hasher: PathHasher,
-    pub(super) standings: Standings,
-    /// Put here when the writer goes.
-    pub(super) estate: Mutex<Option<Estate>>,
+    pub(super) epochs: ReaderEpochs,
+    /// Set by the writer's drop.
+    pub(super) deferred_free: Mutex<Option<DeferredFree>>,
 }
 
 impl Shared {
     pub(super) fn new(readers: usize, hasher: PathHasher) -> Shared {
         static TREES: AtomicU64 = AtomicU64::new(1);
         let tree = TREES.fetch_add(1, Ordering::Relaxed);
-        Shared { tree, hasher, standings: Standings::new(readers, 1), estate: Mutex::new(None) }
+        Shared { tree, hasher, epochs: ReaderEpochs::new(readers, 1), deferred_free: Mutex::new(None) }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let estate = self.estate.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(estate) = estate.take() {
-            // SAFETY: writer, readers and holds each keep this value alive; the last one is gone.
-            unsafe { estate.free() };
+        let deferred = self.deferred_free.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(deferred) = deferred.take() {
+            // SAFETY: the writer, each reader and each hold own an `Arc` of this value, so none of them is
+            // left.
+            unsafe { deferred.free() };
         }
     }
 }
 
-/// A finished version on its way to the readers.
+/// Handle of a published version on its way to the readers.
 #[derive(Debug)]
-pub struct Published {
+pub struct PublishedVersion {
     pub(super) tree: u64,
     pub(super) number: u64,
     pub(super) root: *mut Table,
 }
 
-// SAFETY: the root is only followed by a reader that stands on its version, on whatever thread.
-unsafe impl Send for Published {}
+// SAFETY: only a reader follows the root, after it has pinned this version (`Reader::move_to`), on any
+// thread.
+unsafe impl Send for PublishedVersion {}
 // SAFETY: as above; a shared reference gives no access to what the root leads to.
-unsafe impl Sync for Published {}
+unsafe impl Sync for PublishedVersion {}
 
-impl Published {
-    /// Its number; grows with each version, not always by one.
+impl PublishedVersion {
+    /// Version number. Grows with each version, not always by one.
     pub fn number(&self) -> u64 {
         self.number
     }
 }
 
-/// One core's eyes on the tree.
+/// Reader of one core: pins one version and looks up in it.
 pub struct Reader {
     shared: Arc<Shared>,
     index: usize,
-    /// `None` while parked, and until the first move after.
+    /// `None` while parked, and until the first move after that.
     root: Option<*mut Table>,
     version: u64,
-    /// It goes nowhere below: where it stands, or the writer's floor when it woke.
+    /// Lowest version that it may pin: the one it pins now, or the writer's floor when it woke.
     bound: u64,
 }
 
-// SAFETY: a reader owns its standing alone; the objects it looks at are not changed by anybody while it stands.
+// SAFETY: this reader alone stores its epoch, and the writer changes no object of a version that a reader
+// pins.
 unsafe impl Send for Reader {}
 
 impl Reader {
-    /// A reader that stands on the first version; `Standings::new` has put it there.
-    pub(super) fn new(shared: Arc<Shared>, index: usize, first: &Published) -> Reader {
+    /// A reader whose epoch [`ReaderEpochs::new`] has set to the first version.
+    pub(super) fn new(shared: Arc<Shared>, index: usize, first: &PublishedVersion) -> Reader {
         Reader { shared, index, root: Some(first.root), version: first.number, bound: first.number }
     }
 
-    /// Moves up to a version. Panics if it is older than the one on which the reader stands, older than what the
-    /// writer had published everywhere when the reader woke, or of another tree: that breaks the order of commits.
-    pub fn move_to(&mut self, published: &Published) {
+    /// Pins `published` instead of the current version. Panics if that breaks the order of commits: an
+    /// older version than the pinned one, or one below the floor at which the reader woke. Panics too if it
+    /// belongs to another tree.
+    pub fn move_to(&mut self, published: &PublishedVersion) {
         assert_eq!(published.tree, self.shared.tree, "a version of another tree");
         let (number, bound) = (published.number, self.bound);
         assert!(bound != PARKED_BOUND, "a parked reader wakes before it moves");
         assert!(number >= bound, "a reader never goes back: from {bound} to {number}");
-        self.shared.standings.stand(self.index, number);
+        self.shared.epochs.pin(self.index, number);
         self.root = Some(published.root);
         self.version = number;
         self.bound = number;
     }
 
-    /// The version on which it stands, or stood last.
+    /// The pinned version, or while parked the one pinned last.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Looks up in the version on which the reader stands. Panics while it stands on none.
+    /// Looks up a path in the pinned version. Panics while the reader pins none.
     pub fn get(&self, path: &str) -> Option<Znode<'_>> {
         let root = self.root();
-        // SAFETY: the reader stands on this version until it is borrowed mutably, so the rule of reclamation keeps it
-        // alive (see `standing`), and published versions do not change.
+        // SAFETY: the pin stays until the next `&mut self` call, and the writer frees nothing that a pinned
+        // version shows (`epochs`). The writer changes no published version.
         unsafe { get(root, &self.shared.hasher, path, self.version) }
     }
 
-    /// Looks up many at once: about 2.5 times as fast as one by one, because their cache misses overlap. Clears
-    /// `found`, then fills in the order of `paths`.
+    /// Looks up many paths at once: about 2.5 times as fast as one by one, because their cache misses
+    /// overlap. Clears `found`, then fills it in the order of `paths`.
     pub fn get_batch<'t>(&'t self, paths: &[&str], found: &mut Vec<Option<Znode<'t>>>) {
         let root = self.root();
         found.clear();
@@ -118,18 +127,19 @@ impl Reader {
         unsafe { get_batch(root, &self.shared.hasher, paths, self.version, found) }
     }
 
-    /// Stands nowhere and holds nothing, so that a sleeping core keeps no memory. No reading until
-    /// [`Reader::unpark`] and [`Reader::move_to`].
+    /// Removes the pin, so that a sleeping core keeps no memory. No lookups until [`Reader::unpark`] and
+    /// [`Reader::move_to`].
     pub fn park(&mut self) {
         self.root = None;
         self.bound = PARKED_BOUND;
-        self.shared.standings.park(self.index);
+        self.shared.epochs.park(self.index);
     }
 
-    /// Wakes: from here to the next [`Reader::move_to`] everything is held. Does nothing unless parked.
+    /// Wakes a parked reader: until the next [`Reader::move_to`] it keeps every version from the writer's
+    /// floor up. Does nothing unless parked.
     pub fn unpark(&mut self) {
         if self.bound == PARKED_BOUND {
-            self.bound = self.shared.standings.unpark(self.index);
+            self.bound = self.shared.epochs.unpark(self.index);
         }
     }
 
@@ -137,10 +147,11 @@ impl Reader {
         self.root.expect("a parked reader does not read")
     }
 
-    /// Breaks the rule, as a test of the debug build's checks: claims to stand on a version without moving there.
+    /// Breaks the rule on purpose, to test the checks of debug builds: stores a pin without moving to that
+    /// version.
     #[cfg(all(test, debug_assertions, not(paddock_loom)))]
     pub(super) fn claim(&mut self, version: u64) {
-        self.shared.standings.stand(self.index, version);
+        self.shared.epochs.pin(self.index, version);
     }
 }
 
@@ -149,7 +160,7 @@ const PARKED_BOUND: u64 = u64::MAX;
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.shared.standings.park(self.index);
+        self.shared.epochs.park(self.index);
     }
 }
 
@@ -163,16 +174,16 @@ pub(super) unsafe fn get<'t>(
     at: u64,
 ) -> Option<Znode<'t>> {
     let path = named(path);
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller keeps everything below `root` alive and unchanged.
     unsafe { pages::find(root, hasher.hash(path), path.as_bytes(), at).map(|znode| view(znode)) }
 }
 
-/// The root is also readable under the empty path.
+/// Maps the empty path to the root's: ZooKeeper reads the root under both.
 pub(super) fn named(path: &str) -> &str {
     if path.is_empty() { "/" } else { path }
 }
 
-/// Appends to `found`.
+/// Looks up `paths` in groups and appends the results to `found`.
 ///
 /// # Safety
 /// As for [`get`].
@@ -185,7 +196,7 @@ pub(super) unsafe fn get_batch<'t>(
 ) {
     found.reserve(paths.len());
     for group in paths.chunks(BATCH_LOOKUPS) {
-        // SAFETY: alive and unchanged by the caller's word.
+        // SAFETY: the caller keeps everything below `root` alive and unchanged.
         unsafe {
             let mut descents = descend(root, hasher, group, at);
             for (descent, path) in descents.iter_mut().zip(group) {
@@ -196,11 +207,11 @@ pub(super) unsafe fn get_batch<'t>(
     }
 }
 
-/// Takes the lookups of a group, at most [`BATCH_LOOKUPS`], down to their pages, step by step together, and asks for the
-/// memory of what they will compare.
+/// Takes a group of at most [`BATCH_LOOKUPS`] lookups down to their pages, step by step together. Then asks
+/// for the memory of the znodes that they will compare.
 ///
 /// # Safety
-/// As for [`get`], as long as the descents are used.
+/// As for [`get`], while the descents are used.
 #[inline(always)]
 pub(super) unsafe fn descend(
     root: *mut Table,
@@ -208,7 +219,7 @@ pub(super) unsafe fn descend(
     group: &[&str],
     at: u64,
 ) -> [Descent; BATCH_LOOKUPS] {
-    // SAFETY: alive and unchanged by the caller's word.
+    // SAFETY: the caller keeps everything below `root` alive and unchanged.
     unsafe {
         let mut all = [Descent::begin(root, 0, at); BATCH_LOOKUPS];
         let descents = &mut all[..group.len()];

@@ -1,35 +1,38 @@
-//! The heap of the tree: which version is being built, what was retired when, and what may be freed.
+//! Heap of the tree: which version is being built, what each version retired, and what may be freed.
 //!
-//! Owns every object from its allocation to its freeing. Never reads the standings itself: the writer brings the
-//! lowest one. An object carries the version in which it was born; one that was born in the version being built is
-//! the writer's alone and changes in place, any other is copied, and the old copy retired with (born, retired).
+//! Owns every object from its allocation to its freeing. An object carries the version in which it was
+//! born. One born in the version being built belongs to the writer alone and changes in place. Any other is
+//! copied, and the old copy is retired with (born, retired).
 //!
-//! Why it stays correct:
-//! - Readers see published versions only. An object that was born after the newest published version is freed as
-//!   soon as the writer drops it, unless a savepoint may still bring it back.
-//! - Otherwise it goes through the retire list, in the order of retirement, and is freed when `retired <= lowest`
-//!   (see `standing`) and no hold stands in `[born, retired)`.
-//! - Freeing is spread: a hold that ends, or a reader that was far behind, lets go of millions of objects at once, and to touch
-//!   them all would stop the writer for as long. Each call frees some more than was retired since the last one.
-//! - A savepoint raises the number of the version being built, so everything older is copied before it changes:
-//!   rolling back is dropping what was born since and taking the old root again.
+//! Never reads the readers' epochs: the writer passes the lowest one.
+//!
+//! Correct because:
+//! - Readers see published versions only. An object born after the newest published version is freed when
+//!   the writer discards it, unless a savepoint may restore it.
+//! - Any other object goes through the retire list, in the order of retirement. It is freed once
+//!   `retired <= lowest` (see `epochs`) and no hold has a version in `[born, retired)`.
+//! - Freeing is spread over calls. The end of a hold, or of a reader's long lag, makes millions of objects
+//!   free at once. Freeing them in one call would stop the writer. Each call frees some more than was
+//!   retired since the last one.
+//! - A savepoint raises the number of the version being built, so everything older is copied before it
+//!   changes. A rollback drops what was born since and restores the old root.
 
 use super::arena::Arena;
+use super::epochs::Release;
 #[cfg(debug_assertions)]
 use super::object::POISON;
 use super::object::{Object, Stamped};
-use super::standing::Release;
 use std::alloc::Layout;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Freed objects that a debug build keeps, poisoned. Enough that a stale reader meets poison rather than reused
-/// memory, and bounded by 4096 × the largest inline znode (17 KiB).
+/// Freed objects that a debug build keeps, poisoned. Enough that a stale reader meets poison rather than
+/// reused memory. Bounded by 4096 × the largest inline znode (17 KiB).
 #[cfg(debug_assertions)]
 const QUARANTINE_OBJECTS_MAX: usize = 4096;
 
-/// Objects freed by one call beside twice as many as were retired since the last one: each may miss the caches a few times, so this
-/// is about half a millisecond.
+/// Objects that one call frees, besides twice as many as were retired since the last call. Each may miss
+/// the caches a few times, so this is about half a millisecond.
 pub(super) const FREED_AT_ONCE: usize = 1024;
 
 #[derive(Clone, Copy)]
@@ -37,14 +40,14 @@ struct Retired {
     object: Object,
     born: u64,
     retired: u64,
-    /// So that nobody has to look at it until it is freed.
+    /// `Object::bytes` at retirement, so that counting touches no cold object.
     bytes: u64,
 }
 
 struct Hold {
     version: u64,
     release: Arc<Release>,
-    /// Passed the readers' rule, kept for this hold.
+    /// Retired objects that no reader sees any more, kept for this hold.
     kept: Vec<Retired>,
     kept_bytes: u64,
 }
@@ -54,7 +57,7 @@ struct Savepoint {
     retired: usize,
 }
 
-/// See the module.
+/// All objects of one tree, live and retired. See the module.
 #[derive(Default)]
 pub(super) struct Heap {
     arena: Arena,
@@ -62,16 +65,16 @@ pub(super) struct Heap {
     published: u64,
     retired: VecDeque<Retired>,
     retired_bytes: u64,
-    /// Retired since the last [`Heap::reclaim`].
+    /// Objects retired since the last [`Heap::reclaim`].
     retired_lately: usize,
     holds: Vec<Hold>,
-    /// What holds kept that have ended, until it is freed. Bounded by what a hold may keep: it shrinks faster than the next
-    /// one's grows.
+    /// Objects that ended holds kept, until they are freed. Bounded by what one hold may keep: this list
+    /// shrinks faster than the next hold's grows.
     let_go: Vec<Vec<Retired>>,
-    /// The last [`Heap::reclaim`] left something that might be freed.
+    /// The last [`Heap::reclaim`] reached its limit and may have left objects that can be freed.
     has_more: bool,
     savepoint: Option<Savepoint>,
-    /// Everything allocated since the savepoint.
+    /// Objects allocated since the savepoint.
     allocated: Vec<Object>,
     #[cfg(debug_assertions)]
     quarantine: VecDeque<(*mut u8, Layout)>,
@@ -95,7 +98,7 @@ impl Heap {
     pub(super) fn in_savepoint(&self) -> bool {
         self.savepoint.is_some()
     }
-    /// Bytes retired and not freed, but for those that only wait for their turn since a hold has ended.
+    /// Bytes retired and not freed, without the objects of ended holds that only wait for their turn.
     pub(super) fn retired_bytes(&self) -> u64 {
         self.retired_bytes
     }
@@ -104,7 +107,8 @@ impl Heap {
     pub(super) fn allocate<T: Stamped>(&mut self, layout: Layout) -> *mut T {
         assert!(layout.size() >= size_of::<u64>());
         let memory = self.arena.allocate(layout);
-        // SAFETY: the memory is ours, at least 8 bytes, and `Stamped` types are aligned to 8 and begin with the stamp.
+        // SAFETY: the arena just gave this memory, at least 8 bytes by the assertion above. `Stamped` types
+        // are aligned to 8 and begin with the stamp.
         unsafe { memory.cast::<u64>().write(self.building) };
         if self.savepoint.is_some() {
             self.allocated.push(Object::of(memory.cast::<T>()));
@@ -112,51 +116,61 @@ impl Heap {
         memory.cast()
     }
 
-    /// The writer's current version no longer contains the object.
+    /// Retires or frees an object that the version being built no longer contains.
     ///
     /// # Safety
     /// The object is alive, came from this heap, and is reachable from no version still to be published.
     pub(super) unsafe fn discard<T: Stamped>(&mut self, object: *mut T) {
-        // SAFETY: alive; `Stamped` types begin with the stamp.
+        // SAFETY: the caller keeps the object alive, and `Stamped` types begin with the stamp.
         let born = unsafe { object.cast::<u64>().read() };
+        debug_assert!(born <= self.building, "discarded twice, or not of this heap: stamped {born:#x}");
         let object = Object::of(object);
         if self.savepoint.is_none() && born > self.published {
-            // SAFETY: born after the newest published version, so no reader and no hold ever saw it, and there is no
-            // savepoint to return to.
+            // SAFETY: born after the newest published version, so no reader and no hold ever saw it. The
+            // caller keeps it off every version to come, and there is no savepoint to return to.
             unsafe { self.free(object) };
             return;
         }
-        // SAFETY: alive.
+        debug_assert!(
+            self.retired.back().is_none_or(|last| last.retired <= self.building),
+            "the list is in the order of retirement"
+        );
+        // SAFETY: the caller keeps the object alive.
         let bytes = unsafe { object.bytes() };
         self.retired_bytes += bytes;
         self.retired_lately += 1;
         self.retired.push_back(Retired { object, born, retired: self.building, bytes });
     }
 
-    /// Opens a savepoint: from here everything is copied before it changes.
+    /// Opens a savepoint: from here every object is copied before it changes. Panics if one is open.
     pub(super) fn savepoint(&mut self) {
         assert!(self.savepoint.is_none(), "savepoints do not nest");
+        debug_assert!(self.allocated.is_empty(), "left over from an earlier savepoint");
         self.savepoint = Some(Savepoint { building: self.building, retired: self.retired.len() });
         self.building += 1;
     }
 
-    /// Back to the savepoint. The caller takes its old root again.
+    /// Undoes everything since the savepoint. The caller restores its old root.
     pub(super) fn rollback(&mut self) {
         let savepoint = self.savepoint.take().expect("rollback without a savepoint");
+        debug_assert!(savepoint.retired <= self.retired.len(), "something was freed inside the savepoint");
         for entry in self.retired.drain(savepoint.retired..) {
             self.retired_bytes -= entry.bytes;
         }
         for object in std::mem::take(&mut self.allocated) {
-            // SAFETY: allocated since the savepoint and therefore reachable only from the root that the caller gives
-            // up; while the savepoint was open nothing was freed.
+            // SAFETY: allocated since the savepoint, so reachable only from the root that the caller drops
+            // (`Writer::rollback`). Nothing was freed while the savepoint was open (`discard`), so it is
+            // freed once.
             unsafe { self.free(object) };
         }
         self.building = savepoint.building;
+        debug_assert!(self.building > self.published, "the version being built is not published");
     }
 
-    /// Keeps what was done since the savepoint.
+    /// Closes the savepoint and keeps what was done since.
     pub(super) fn release(&mut self) {
         let savepoint = self.savepoint.take().expect("release without a savepoint");
+        debug_assert!(savepoint.retired <= self.retired.len(), "something was freed inside the savepoint");
         self.allocated.clear();
         let mut index = savepoint.retired;
         let mut kept = index;
@@ -165,8 +179,8 @@ impl Heap {
             index += 1;
             if entry.born > self.published {
                 self.retired_bytes -= entry.bytes;
-                // SAFETY: retired, hence alive and off every version to come; born after the newest published
-                // version, so nobody else ever saw it.
+                // SAFETY: a retired object is alive and in no version to come. It was born after the newest
+                // published version, so no reader and no hold saw it. It leaves the list here.
                 unsafe { self.free(entry.object) };
             } else {
                 self.retired[kept] = entry;
@@ -176,25 +190,27 @@ impl Heap {
         self.retired.truncate(kept);
     }
 
-    /// Ends the version and gives its number.
+    /// Ends the version and returns its number.
     pub(super) fn publish(&mut self) -> u64 {
         assert!(self.savepoint.is_none(), "publish inside a savepoint");
+        debug_assert!(self.building > self.published, "version numbers grow");
         self.published = self.building;
         self.building += 1;
         self.published
     }
 
-    /// Holds the newest published version until `release` is given up.
+    /// Keeps the newest published version until `release` is set.
     pub(super) fn hold(&mut self, release: Arc<Release>) {
         self.holds.push(Hold { version: self.published, release, kept: Vec::new(), kept_bytes: 0 });
     }
 
-    /// Frees what nobody can see, or some of it.
+    /// Frees objects that no reader and no hold can see, up to the limit of one call.
     ///
     /// # Safety
-    /// `lowest` comes from `Standings::lowest` of this tree.
+    /// `lowest` comes from [`super::epochs::ReaderEpochs::lowest`] of this tree.
     pub(super) unsafe fn reclaim(&mut self, lowest: u64) {
         assert!(self.savepoint.is_none(), "reclaim inside a savepoint");
+        debug_assert!(lowest <= self.published, "{lowest} is not published");
         let mut index = 0;
         while index < self.holds.len() {
             if self.holds[index].release.is_given_up() {
@@ -211,28 +227,34 @@ impl Heap {
         {
             left -= 1;
             self.retired_bytes -= entry.bytes;
-            // SAFETY: `retired <= lowest`: no reader sees it (see `standing`).
+            // SAFETY: `retired <= lowest`, and the caller took `lowest` from the readers' epochs: no reader
+            // sees the object.
             unsafe { self.free_unless_held(entry) };
         }
         while left > 0
             && let Some(kept) = self.let_go.last_mut()
         {
             match kept.pop() {
-                // SAFETY: it had passed the readers' rule before it was kept.
+                // SAFETY: no reader saw it when a hold kept it, and readers only move up.
                 Some(entry) => unsafe { self.free_unless_held(entry) },
                 None => drop(self.let_go.pop()),
             }
             left -= 1;
         }
         self.has_more = left == 0;
+        debug_assert!(
+            self.retired_bytes == 0 || !self.retired.is_empty() || !self.holds.is_empty(),
+            "bytes are counted that no reader and no hold keeps"
+        );
     }
 
-    /// Whether another [`Heap::reclaim`] might free more, though nobody moved meanwhile.
+    /// Whether another [`Heap::reclaim`] might free more although no reader moved meanwhile.
     pub(super) fn has_more(&self) -> bool {
         self.has_more
     }
 
-    /// Not counted in `retired_bytes` when it comes, and again if a hold keeps it.
+    /// Frees a retired object, or gives it to a hold that can see it. The caller has subtracted its bytes
+    /// from `retired_bytes`; a hold that keeps it adds them again.
     ///
     /// # Safety
     /// No reader sees the object.
@@ -244,17 +266,20 @@ impl Heap {
                 hold.kept_bytes += entry.bytes;
                 hold.kept.push(entry);
             }
-            // SAFETY: retired, hence alive and in no version to come; no reader sees it by the caller's word, no hold by
-            // the search above.
+            // SAFETY: a retired object is alive and in no version to come. The caller excludes readers; the
+            // search above excludes holds.
             None => unsafe { self.free(entry.object) },
         }
     }
 
     /// # Safety
-    /// The object is alive and reachable by nobody; it is freed once.
+    /// The object is alive, no reader, hold or version to come can reach it, and it is freed once.
     pub(super) unsafe fn free(&mut self, object: Object) {
-        // SAFETY: alive by the caller's word, until the end of this function.
+        // SAFETY: the caller keeps it alive until the end of this function and uses it no more. Every
+        // object begins with its stamp.
         let layout = unsafe {
+            #[cfg(debug_assertions)]
+            assert_ne!(object.address().cast::<u64>().read(), POISON, "freed twice");
             let layout = object.layout();
             object.drop_fields();
             layout
@@ -262,7 +287,7 @@ impl Heap {
         let memory = object.address();
         #[cfg(debug_assertions)]
         {
-            // SAFETY: the whole allocation is ours now.
+            // SAFETY: the caller passed the whole allocation to this function, and `layout` is its size.
             unsafe { memory.write_bytes(POISON as u8, layout.size()) };
             self.quarantine.push_back((memory, layout));
             if self.quarantine.len() > QUARANTINE_OBJECTS_MAX {
@@ -270,7 +295,8 @@ impl Heap {
             }
         }
         #[cfg(not(debug_assertions))]
-        // SAFETY: allocated with this layout (kept by `Stamped::layout`).
+        // SAFETY: the arena allocated it with this layout (`Stamped::layout` gives the same one), and the
+        // caller frees it once.
         unsafe {
             self.arena.free(memory, layout)
         };
@@ -280,12 +306,12 @@ impl Heap {
     fn empty_quarantine_to(&mut self, length: usize) {
         while self.quarantine.len() > length {
             let (memory, layout) = self.quarantine.pop_front().expect("it is longer than that");
-            // SAFETY: freed by `free`, whose layout was put beside it, and in the quarantine once.
+            // SAFETY: `free` put it here once, with its layout, and nothing else frees it.
             unsafe { self.arena.free(memory, layout) };
         }
     }
 
-    /// Frees all that is retired. The end of the tree.
+    /// Frees everything that is retired, at the end of the tree.
     ///
     /// # Safety
     /// There is no reader and no hold any more.
@@ -293,7 +319,8 @@ impl Heap {
         let kept = std::mem::take(&mut self.holds).into_iter().flat_map(|hold| hold.kept);
         let let_go = std::mem::take(&mut self.let_go).into_iter().flatten();
         for entry in std::mem::take(&mut self.retired).into_iter().chain(kept).chain(let_go) {
-            // SAFETY: retired objects are alive, each is in one list once, and nobody is left to see them.
+            // SAFETY: retired objects are alive and each is in one list once. The caller guarantees that no
+            // reader and no hold is left.
             unsafe { self.free(entry.object) };
         }
         #[cfg(debug_assertions)]

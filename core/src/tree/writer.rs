@@ -1,31 +1,34 @@
-//! The writer: the one who changes the tree, publishes its versions and frees the old ones.
+//! Writer: the only handle that changes the tree, publishes its versions and frees the old ones.
 //!
-//! Owns the version being built, the counters, and through its heap every object of the tree. Never changes what is
-//! published, and never reads a clock. It stays correct because every change goes through one way: find, make the
-//! znode one of this version (a copy, unless it is already), change it.
+//! Owns the version being built, the counters, and through its heap every object of the tree.
+//!
+//! Never changes what is published, and never reads a clock.
+//!
+//! Correct because every change takes one path: find the znode, copy it into this version unless it was
+//! born there, change it.
 
 use super::children;
+use super::epochs::Release;
 use super::hash::PathHasher;
-use super::held::Held;
 use super::node::{
     NewNode, NodeStat, RestoredNode, TreeError, approximate_bytes, is_session, next_version, split,
 };
 use super::object::Object;
 use super::pages::{self, Part, Table};
-use super::reader::{BATCH_LOOKUPS, Published, Reader, Shared, descend, get};
+use super::reader::{BATCH_LOOKUPS, PublishedVersion, Reader, Shared, descend, get};
 use super::reclaim::Heap;
-use super::standing::Release;
+use super::snapshot_view::SnapshotView;
 use super::znode::{self, Header, Raw, Znode, check_lengths};
 use crate::acl::{Acl, AclList, AclRef};
 use crate::command::Identity;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-/// Permission bits that the reserved znodes have.
+/// Permission bits of the reserved znodes: all, and read only for `/zookeeper/config`.
 const PERMS_ALL: i32 = 31;
 const PERM_READ: i32 = 1;
 
-/// Sums over a version.
+/// Sums over the znodes of one version.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Counts {
     pub(super) znodes: u64,
@@ -48,21 +51,21 @@ impl Counts {
     }
 }
 
-/// What the writer leaves behind for the last reader to free.
-pub(super) struct Estate {
+/// Heap and newest root of a dropped writer. The last of the readers and holds frees them.
+pub(super) struct DeferredFree {
     heap: Heap,
     root: *mut Table,
 }
 
-// SAFETY: it is only ever freed, by whoever is last.
-unsafe impl Send for Estate {}
+// SAFETY: nothing reads through it. It is only freed, once, by the last owner of `Shared`, on any thread.
+unsafe impl Send for DeferredFree {}
 
-impl Estate {
+impl DeferredFree {
     /// # Safety
     /// There is no writer, no reader and no hold any more.
     pub(super) unsafe fn free(mut self) {
-        // SAFETY: by the caller's word nobody is left. Everything is either reachable from the newest root, once, or
-        // retired, once. A part is visited after all that lies below it.
+        // SAFETY: the caller guarantees that no reader and no hold is left. Each object is reachable from
+        // the newest root once, or retired once. A part is visited after all that lies below it.
         unsafe {
             let heap = &mut self.heap;
             pages::dismantle(self.root, &mut |part| match part {
@@ -78,7 +81,7 @@ impl Estate {
     }
 }
 
-/// The only one who changes the tree.
+/// The only handle that changes the tree. Publishes versions and frees old ones.
 pub struct Writer {
     shared: Arc<Shared>,
     heap: Heap,
@@ -88,14 +91,15 @@ pub struct Writer {
     published: (*mut Table, Counts),
     /// Root and sums at the savepoint.
     saved: Option<(*mut Table, Counts)>,
-    /// The parent of the znode restored last: snapshots come with siblings together. Null when not known.
+    /// Parent of the znode restored last, since snapshots list siblings together. Null when not known.
     restored_parent: *mut Raw,
 }
 
-// SAFETY: the writer alone uses what it points to for writing, and what others read is not changed.
+// SAFETY: only the writer writes through these pointers, and it changes no object that a reader or a hold
+// can see.
 unsafe impl Send for Writer {}
 
-/// A new tree with ZooKeeper's reserved znodes, and readers that stand on its first version.
+/// A new tree with ZooKeeper's reserved znodes, and readers that pin its first version.
 pub(super) fn tree(readers: usize, hasher: PathHasher) -> (Writer, Vec<Reader>) {
     let shared = Arc::new(Shared::new(readers, hasher));
     let mut heap = Heap::new();
@@ -133,14 +137,16 @@ pub(super) fn tree(readers: usize, hasher: PathHasher) -> (Writer, Vec<Reader>) 
 }
 
 impl Writer {
-    /// Looks up in the version being built.
+    /// Looks up a path in the version being built.
     pub fn get(&self, path: &str) -> Option<Znode<'_>> {
-        // SAFETY: everything below the root of the version being built is alive, and changes only through `&mut self`.
+        // SAFETY: everything below the root of the version being built is alive, and changes only through
+        // `&mut self`.
         unsafe { get(self.root, &self.shared.hasher, path, self.heap.building()) }
     }
 
-    /// Brings the memory of these paths near, all together. A hint: what is looked up, changed, created or restored next
-    /// does not wait for each line alone. Worth it from a few paths up, and not for more than fit the cache (some 64).
+    /// Prefetches the memory of these paths, all together. A hint: later lookups and changes of them do not
+    /// wait for each cache line alone. Worth it from a few paths up, and for no more than fit the cache
+    /// (some 64).
     pub fn prefetch(&self, paths: &[&str]) {
         for group in paths.chunks(BATCH_LOOKUPS) {
             // SAFETY: as in `get`.
@@ -152,12 +158,14 @@ impl Writer {
         self.get(path).map(|znode| znode.address())
     }
 
-    /// The znode as one that may be changed in place.
+    /// Returns the znode itself if it was born in the version being built, otherwise a copy that replaces
+    /// it there.
     ///
     /// # Safety
     /// `znode` is alive and part of the version being built.
     unsafe fn fresh(&mut self, znode: *mut Raw) -> *mut Raw {
-        // SAFETY: by the caller's word; the copy takes the place of the old one before that is discarded.
+        // SAFETY: the caller keeps `znode` alive and in the version being built. The copy replaces it in
+        // the index before it is discarded.
         unsafe {
             if (*znode).born == self.heap.building() {
                 return znode;
@@ -165,6 +173,7 @@ impl Writer {
             let copy = znode::copy(&mut self.heap, znode);
             pages::replace(&mut self.heap, &mut self.root, znode, copy);
             self.heap.discard(znode);
+            debug_assert_eq!((*copy).born, self.heap.building(), "a copy belongs to the version being built");
             copy
         }
     }
@@ -172,11 +181,11 @@ impl Writer {
     fn make_fresh(&mut self, path: &str) -> Result<*mut Raw, TreeError> {
         self.restored_parent = null_mut();
         let znode = self.find(path).ok_or(TreeError::NoNode)?;
-        // SAFETY: just found in the version being built.
+        // SAFETY: `find` returned it from the version being built, and nothing changed since.
         Ok(unsafe { self.fresh(znode) })
     }
 
-    /// Creates a znode; the parent's cversion grows by one and its pzxid becomes the zxid.
+    /// Creates a znode. The parent's cversion grows by one and its pzxid becomes the zxid.
     pub fn create(&mut self, new: &NewNode<'_>) -> Result<(), TreeError> {
         self.restored_parent = null_mut();
         let (parent, name) = split(new.path).ok_or(TreeError::BadPath)?;
@@ -195,7 +204,7 @@ impl Writer {
             ..NodeStat::default()
         };
         let node = RestoredNode { path: new.path, data: new.data, acl: new.acl.clone(), stat };
-        // SAFETY: the parent was found in the version being built.
+        // SAFETY: `find` returned the parent from the version being built, and nothing changed since.
         unsafe {
             let parent = self.fresh(parent);
             self.add(parent, name, node);
@@ -205,13 +214,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Puts in a znode that is not there, and its name into the parent.
+    /// Inserts a znode that is not there, and its name into the parent.
     ///
     /// # Safety
     /// `parent` is alive and was born in the version being built.
     unsafe fn add(&mut self, parent: *mut Raw, name: &str, node: RestoredNode<'_>) {
-        // SAFETY: by the caller's word; the parent's chunks belong to the version being built with it.
+        // SAFETY: the caller keeps `parent` alive and born in the version being built; its chunks belong to
+        // that version with it.
         unsafe {
+            debug_assert_eq!((*parent).born, self.heap.building(), "only such a znode changes in place");
             (*parent).children = children::insert(&mut self.heap, (*parent).children, name)
                 .expect("a name is among the children if and only if its znode is there");
             (*parent).num_children += 1;
@@ -219,25 +230,27 @@ impl Writer {
         }
     }
 
-    /// Puts in a znode that is not there and has no children.
+    /// Inserts a znode that is not there and has no children.
     fn put(&mut self, node: RestoredNode<'_>) {
+        debug_assert!(self.find(node.path).is_none(), "{} is there already", node.path);
         let hash = self.shared.hasher.hash(node.path);
         let header = Header { hash, acl: node.acl, stat: node.stat, children: null_mut(), num_children: 0 };
         let znode = znode::allocate(&mut self.heap, header, node.path, node.data);
-        // SAFETY: just made.
+        // SAFETY: `allocate` just made the znode, and the root is that of the version being built.
         unsafe {
             self.counts.add(znode::view(znode));
             pages::insert(&mut self.heap, &mut self.root, znode);
         }
     }
 
-    /// Deletes a znode without children; the parent's pzxid becomes the zxid if that is larger.
+    /// Deletes a znode without children. The parent's pzxid becomes the zxid if that is larger.
     pub fn delete(&mut self, path: &str, zxid: i64) -> Result<(), TreeError> {
         self.restored_parent = null_mut();
         let (parent, name) = split(path).ok_or(TreeError::BadPath)?;
         let znode = self.find(path).ok_or(TreeError::NoNode)?;
         let parent = self.find(parent).ok_or(TreeError::NoParent)?;
-        // SAFETY: both were just found in the version being built; the znode is discarded once it is out of the index.
+        // SAFETY: `find` returned both from the version being built. The znode is discarded once it is out
+        // of the index.
         unsafe {
             if (*znode).num_children != 0 {
                 return Err(TreeError::NotEmpty);
@@ -249,12 +262,13 @@ impl Writer {
             (*parent).children = children::remove(&mut self.heap, (*parent).children, name)
                 .expect("a znode's name is among its parent's children");
             (*parent).num_children -= 1;
+            debug_assert_eq!((*parent).children.is_null(), (*parent).num_children == 0, "no chunk is empty");
             (*parent).pzxid = (*parent).pzxid.max(zxid);
         }
         Ok(())
     }
 
-    /// Replaces the data; mzxid, mtime and version follow.
+    /// Replaces the data, mzxid and mtime. The version grows by one.
     pub fn set_data(
         &mut self,
         path: &str,
@@ -265,7 +279,7 @@ impl Writer {
         self.restored_parent = null_mut();
         check_lengths(path, data)?;
         let old = self.find(path).ok_or(TreeError::NoNode)?;
-        // SAFETY: just found in the version being built.
+        // SAFETY: `find` returned it from the version being built, and nothing changed since.
         unsafe {
             let before = znode::view(old).stat();
             let version = next_version(before.version);
@@ -276,12 +290,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives a znode new data, ACL and stat; its path and children stay.
+    /// Replaces data, ACL and stat of a znode. Its path and children stay.
     ///
     /// # Safety
     /// `old` is alive and part of the version being built.
     unsafe fn set(&mut self, old: *mut Raw, acl: AclRef, stat: NodeStat, data: Option<&[u8]>) {
-        // SAFETY: by the caller's word; the new znode takes the place of the old one before that is discarded.
+        // SAFETY: the caller keeps `old` alive and in the version being built. The new znode replaces it in
+        // the index before it is discarded.
         unsafe {
             self.counts.subtract(znode::view(old));
             let now = if (*old).born == self.heap.building() && znode::overwrite(old, data) {
@@ -299,10 +314,10 @@ impl Writer {
         }
     }
 
-    /// Replaces the ACL; aversion grows by one.
+    /// Replaces the ACL. The aversion grows by one.
     pub fn set_acl(&mut self, path: &str, acl: AclRef) -> Result<(), TreeError> {
         let znode = self.make_fresh(path)?;
-        // SAFETY: alive and born in the version being built.
+        // SAFETY: `make_fresh` returned a znode that is alive and born in the version being built.
         unsafe {
             let stat = znode::view(znode).stat();
             let aversion = next_version(stat.aversion);
@@ -311,21 +326,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Forces the version, as reconfiguration does to its own znode.
+    /// Sets the version of the data, as reconfiguration does to its own znode.
     pub fn set_version(&mut self, path: &str, version: i32) -> Result<(), TreeError> {
         let znode = self.make_fresh(path)?;
-        // SAFETY: alive and born in the version being built.
+        // SAFETY: `make_fresh` returned a znode that is alive and born in the version being built.
         unsafe { (*znode).version = version };
         Ok(())
     }
 
-    /// Puts a znode of a snapshot into the tree as it is, over what is there. Parents first, siblings in any order;
-    /// fastest when siblings come together. Before the first publication nothing is copied.
+    /// Restores a znode of a snapshot with its stat, over an existing one. Parents come first, siblings in
+    /// any order; siblings that follow each other are fastest. Before the first publication nothing is
+    /// copied.
     pub fn restore(&mut self, node: RestoredNode<'_>) -> Result<(), TreeError> {
         check_lengths(node.path, node.data)?;
         if let Some(there) = self.find(node.path) {
             self.restored_parent = null_mut();
-            // SAFETY: just found in the version being built.
+            // SAFETY: `find` returned it from the version being built, and nothing changed since.
             unsafe { self.set(there, node.acl, node.stat, node.data) };
             return Ok(());
         }
@@ -334,8 +350,8 @@ impl Writer {
             return Ok(());
         }
         let (parent, name) = split(node.path).ok_or(TreeError::BadPath)?;
-        // SAFETY: the parent restored last is of the version being built and in place: everything that may move or end
-        // it forgets it. Any other is found and made so here.
+        // SAFETY: `restored_parent` was born in the version being built and is in the index: every method
+        // that may move or discard it resets it. Any other parent is found and copied here.
         unsafe {
             let last = self.restored_parent;
             if last.is_null() || znode::view(last).path() != parent {
@@ -347,7 +363,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Marks the point to which [`Writer::rollback`] returns. One at a time.
+    /// Marks the point to which [`Writer::rollback`] returns. Panics if one is open.
     pub fn savepoint(&mut self) {
         self.restored_parent = null_mut();
         self.heap.savepoint();
@@ -359,56 +375,60 @@ impl Writer {
         self.restored_parent = null_mut();
         (self.root, self.counts) = self.saved.take().expect("rollback without a savepoint");
         self.heap.rollback();
+        debug_assert!(!self.heap.in_savepoint(), "heap and root return to the savepoint together");
     }
 
-    /// Keeps everything since the savepoint.
+    /// Closes the savepoint and keeps everything since.
     pub fn release(&mut self) {
         self.saved.take().expect("release without a savepoint");
         self.heap.release();
+        debug_assert!(!self.heap.in_savepoint(), "heap and root leave the savepoint together");
     }
 
-    /// Ends the version. What it gives goes to the readers; then [`Writer::reclaim`].
-    pub fn publish(&mut self) -> Published {
+    /// Ends the version. Its handle goes to the readers; then [`Writer::reclaim`] is due.
+    pub fn publish(&mut self) -> PublishedVersion {
         self.restored_parent = null_mut();
+        debug_assert!(self.saved.is_none(), "publish inside a savepoint");
         let number = self.heap.publish();
         self.published = (self.root, self.counts);
-        Published { tree: self.shared.tree, number, root: self.root }
+        PublishedVersion { tree: self.shared.tree, number, root: self.root }
     }
 
-    /// Frees what nobody can see, or some of it ([`Writer::has_more_to_reclaim`]). To be called when the newest [`Published`] is where every reader finds it: a
-    /// reader that wakes after this moves nowhere below it.
+    /// Frees objects that no reader and no hold can see, up to a limit ([`Writer::has_more_to_reclaim`]).
+    /// Call it only when every reader finds the newest [`PublishedVersion`] in the commit ring: a reader
+    /// that wakes after this pins nothing below it.
     pub fn reclaim(&mut self) {
-        let lowest = self.shared.standings.lowest(self.heap.published());
-        // SAFETY: the number comes from the standings of this tree.
+        let lowest = self.shared.epochs.lowest(self.heap.published());
+        // SAFETY: `lowest` comes from the epochs of this tree's readers.
         unsafe { self.heap.reclaim(lowest) };
     }
 
-    /// Whether the last [`Writer::reclaim`] left something for the next one, so that nobody waits for all of it.
+    /// Whether the last [`Writer::reclaim`] reached its limit and another call may free more.
     pub fn has_more_to_reclaim(&self) -> bool {
         self.heap.has_more()
     }
 
-    /// Holds the newest published version until the hold is dropped.
-    pub fn hold(&mut self) -> Held {
+    /// Holds the newest published version until the returned view is dropped.
+    pub fn hold(&mut self) -> SnapshotView {
         let release = Arc::new(Release::new());
         self.heap.hold(release.clone());
         let (root, counts) = self.published;
-        Held { shared: self.shared.clone(), release, root, version: self.heap.published(), counts }
+        SnapshotView { shared: self.shared.clone(), release, root, version: self.heap.published(), counts }
     }
 
-    /// Bytes that the newest version does not contain and that somebody may still see.
+    /// Bytes of objects that the newest version does not contain and that a reader or a hold may still see.
     pub fn retired_bytes(&self) -> u64 {
         self.heap.retired_bytes()
     }
-    /// Znodes as ZooKeeper counts them: the root twice.
+    /// Count of znodes as ZooKeeper reports it: the root counts twice.
     pub fn node_count(&self) -> u64 {
         self.counts.znodes + 1
     }
-    /// Sum of path characters and data bytes.
+    /// Sum of path characters (UTF-16) and data bytes.
     pub fn approximate_data_bytes(&self) -> u64 {
         self.counts.approximate_bytes
     }
-    /// Znodes that belong to sessions.
+    /// Count of znodes that a session owns.
     pub fn ephemeral_count(&self) -> u64 {
         self.counts.ephemerals
     }
@@ -419,7 +439,7 @@ impl Drop for Writer {
         if self.heap.in_savepoint() {
             self.rollback();
         }
-        let estate = Estate { heap: std::mem::take(&mut self.heap), root: self.root };
-        *self.shared.estate.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(estate);
+        let deferred = DeferredFree { heap: std::mem::take(&mut self.heap), root: self.root };
+        *self.shared.deferred_free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(deferred);
     }
 }

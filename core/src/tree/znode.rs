@@ -1,13 +1,17 @@
-//! One znode: header, path and data in one allocation, and the view of it that everybody reads.
+//! One znode: header, path and data in one allocation, and the view through which everything reads it.
 //!
-//! Owns the layout. Never finds a znode and never decides how long it lives. A published znode does not change; the
-//! writer changes one in place only while it was born in the version being built.
+//! Owns the layout.
+//!
+//! Never finds a znode and never decides how long it lives.
+//!
+//! Correct because a published znode does not change. The writer changes one in place only while it was
+//! born in the version being built.
 //!
 //! ```text
-//! 0       8      16                        64     72        80            96         112
-//! ├ born ─┼ hash ┼ zxids, times, owner ────┼ acl ─┼ children ┼ 3 versions, ┼ lengths,  ┼ path ┼ data
-//! │       │      │                         │      │          │ child count │ checksum  │      │ or, aligned to 8,
-//! └───────┴──────┴─────────────────────────┴──────┴──────────┴─────────────┴───────────┴──────┘ `Bytes` if large
+//! 0       8      16                    64     72        80            96         112
+//! ├ born ─┼ hash ┼ zxids, times, owner ┼ acl ─┼ children ┼ 3 versions, ┼ lengths,  ┼ path ┼ data, or `Bytes`
+//! │       │      │                     │      │          │ child count │ checksum  │      │ aligned to 8,
+//! └───────┴──────┴─────────────────────┴──────┴──────────┴─────────────┴───────────┴──────┘ if large
 //! ```
 //! The lengths lie beside the path because a lookup compares both.
 
@@ -29,11 +33,11 @@ const LENGTH_MAX: usize = i32::MAX as usize;
 /// `data_length` of null data. Above [`LENGTH_MAX`].
 const NULL_DATA: u32 = u32::MAX;
 
-/// Where the path begins.
+/// Offset of the path, bytes.
 const PATH_OFFSET: usize = size_of::<Raw>();
 const _: () = assert!(PATH_OFFSET == 112 && align_of::<Raw>() == 8 && align_of::<Bytes>() <= 8);
 
-/// The header; path and data follow it in the same allocation.
+/// Header of a znode. Path and data follow it in the same allocation.
 #[repr(C)]
 pub(super) struct Raw {
     pub(super) born: u64,
@@ -51,13 +55,13 @@ pub(super) struct Raw {
     pub(super) aversion: i32,
     pub(super) num_children: u32,
     path_length: u32,
-    /// Or [`NULL_DATA`].
+    /// Bytes of data, or [`NULL_DATA`].
     data_length: u32,
     checksum: u32,
     _spare: u32,
 }
 
-/// Refuses what does not fit the lengths.
+/// Refuses paths and data above [`LENGTH_MAX`].
 pub(super) fn check_lengths(path: &str, data: Option<&[u8]>) -> Result<(), TreeError> {
     let data = data.map_or(0, <[u8]>::len);
     if path.len() > LENGTH_MAX || data > LENGTH_MAX { Err(TreeError::TooLong) } else { Ok(()) }
@@ -74,7 +78,7 @@ fn is_shared(data_length: u32) -> bool {
     data_length != NULL_DATA && data_length as usize >= SHARED_BYTES_MIN
 }
 
-/// Offset of the data, and size of the whole.
+/// Offset of the data, and size of the whole allocation.
 fn offsets(path_length: u32, data_length: u32) -> (usize, usize) {
     let path_end = PATH_OFFSET + path_length as usize;
     if is_shared(data_length) {
@@ -95,12 +99,13 @@ fn layout(path_length: u32, data_length: u32) -> Layout {
 unsafe impl Stamped for Raw {
     const KIND: usize = 0;
     unsafe fn layout(this: *const Raw) -> Layout {
-        // SAFETY: alive by the caller's word.
+        // SAFETY: the caller keeps `this` alive.
         unsafe { layout((*this).path_length, (*this).data_length) }
     }
     unsafe fn drop_fields(this: *mut Raw) {
-        // SAFETY: alive and the caller's alone; `acl` and the shared data are initialised by the constructors and
-        // dropped only here. Children are objects of their own and belong to the version, not to this copy.
+        // SAFETY: the caller keeps `this` alive and lets nothing else use it. The constructors initialize
+        // `acl` and the shared data, and only this function drops them. Children are objects of their own
+        // and belong to the version, not to this copy.
         unsafe {
             ManuallyDrop::drop(&mut (*this).acl);
             if is_shared((*this).data_length) {
@@ -109,7 +114,7 @@ unsafe impl Stamped for Raw {
         }
     }
     unsafe fn shared_bytes(this: *const Raw) -> u64 {
-        // SAFETY: alive by the caller's word.
+        // SAFETY: the caller keeps `this` alive.
         let length = unsafe { (*this).data_length };
         if is_shared(length) { u64::from(length) } else { 0 }
     }
@@ -118,21 +123,23 @@ unsafe impl Stamped for Raw {
 /// # Safety
 /// `this` is alive and its data is shared.
 unsafe fn shared_slot(this: *mut Raw) -> *mut Bytes {
-    // SAFETY: the offset lies within the allocation and is aligned (see `offsets`).
+    // SAFETY: the caller keeps `this` alive with shared data, so the offset lies within the allocation and
+    // is aligned (`offsets`).
     unsafe { this.cast::<u8>().add(offsets((*this).path_length, (*this).data_length).0).cast() }
 }
 
-/// The path's bytes.
+/// Bytes of the path.
 ///
 /// # Safety
 /// `this` is alive for `'t`.
 #[inline(always)]
 pub(super) unsafe fn path_bytes<'t>(this: *const Raw) -> &'t [u8] {
-    // SAFETY: the path lies behind the header, initialised by the constructors, and never changes.
+    // SAFETY: the caller keeps `this` alive. The constructors wrote the path behind the header, and it
+    // never changes.
     unsafe { std::slice::from_raw_parts(this.cast::<u8>().add(PATH_OFFSET), (*this).path_length as usize) }
 }
 
-/// Asks for the lines of a znode of usual size: a reply needs header, path and data.
+/// Prefetches the lines of a znode of usual size: a reply needs header, path and data.
 #[inline(always)]
 pub(super) fn prefetch_znode(this: *const Raw) {
     for line in 0..4 {
@@ -140,7 +147,7 @@ pub(super) fn prefetch_znode(this: *const Raw) {
     }
 }
 
-/// The header of a new znode before path and data are known.
+/// Header of a new znode, without path and data.
 pub(super) struct Header {
     pub(super) hash: u64,
     pub(super) acl: AclRef,
@@ -149,15 +156,15 @@ pub(super) struct Header {
     pub(super) num_children: u32,
 }
 
-/// Makes a znode. Lengths have been checked ([`check_lengths`]).
+/// Makes a znode. The caller has checked the lengths ([`check_lengths`]).
 pub(super) fn allocate(heap: &mut Heap, header: Header, path: &str, data: Option<&[u8]>) -> *mut Raw {
     let data_length = data.map_or(NULL_DATA, |data| data.len() as u32);
     let path_length = path.len() as u32;
     let this: *mut Raw = heap.allocate(layout(path_length, data_length));
     assert!(this.addr() >> 48 == 0, "user addresses of more than 48 bits cannot carry a tag");
     let stat = header.stat;
-    // SAFETY: the memory is ours, of the layout for these lengths; every field, the path and the data are written,
-    // the stamp as the heap had written it.
+    // SAFETY: the heap just gave the memory, of the layout for these lengths. Every field, the path and the
+    // data are written; the stamp is the one that the heap wrote.
     unsafe {
         this.write(Raw {
             born: heap.building(),
@@ -190,13 +197,14 @@ pub(super) fn allocate(heap: &mut Heap, header: Header, path: &str, data: Option
     this
 }
 
-/// A copy that the writer may change, of a znode that it may not.
+/// Copies a znode that the writer must not change into one that it may change.
 ///
 /// # Safety
 /// `old` is alive.
 pub(super) unsafe fn copy(heap: &mut Heap, old: *mut Raw) -> *mut Raw {
-    // SAFETY: `old` is alive, the new memory has the same layout and is ours. What is counted by reference (ACL, shared
-    // data) is cloned, never copied bit by bit: a reader may be cloning the same `Bytes` at this moment.
+    // SAFETY: the caller keeps `old` alive, and the heap just gave new memory of the same layout.
+    // Reference-counted fields (ACL, shared data) are cloned, never copied bit by bit: a reader may clone
+    // the same `Bytes` now.
     unsafe {
         let layout = Raw::layout(old);
         let this: *mut Raw = heap.allocate(layout);
@@ -213,12 +221,13 @@ pub(super) unsafe fn copy(heap: &mut Heap, old: *mut Raw) -> *mut Raw {
     }
 }
 
-/// Changes the data in place, if the new data fits exactly; tells whether it did.
+/// Changes the data in place if the new data fits exactly. Returns whether it did.
 ///
 /// # Safety
 /// `this` is alive and was born in the version being built.
 pub(super) unsafe fn overwrite(this: *mut Raw, data: Option<&[u8]>) -> bool {
-    // SAFETY: the znode is the writer's alone, and the data of equal length lies inside its allocation.
+    // SAFETY: the caller passes a znode born in the version being built, which no reader sees. Data of
+    // equal length lies inside its allocation.
     unsafe {
         match data {
             Some(data) if data.len() as u32 == (*this).data_length && !is_shared((*this).data_length) => {
@@ -232,12 +241,13 @@ pub(super) unsafe fn overwrite(this: *mut Raw, data: Option<&[u8]>) -> bool {
     }
 }
 
-/// Changes ACL and stat in place; lengths and children stay.
+/// Changes ACL and stat in place. Lengths and children stay.
 ///
 /// # Safety
 /// `this` is alive and was born in the version being built.
 pub(super) unsafe fn set_header(this: *mut Raw, acl: AclRef, stat: &NodeStat) {
-    // SAFETY: the znode is the writer's alone; the old list is dropped once, by the assignment.
+    // SAFETY: the caller passes a znode born in the version being built, which no reader sees. The
+    // assignment drops the old list once.
     let raw = unsafe { &mut *this };
     *raw.acl = acl;
     raw.czxid = stat.czxid;
@@ -251,17 +261,17 @@ pub(super) unsafe fn set_header(this: *mut Raw, acl: AclRef, stat: &NodeStat) {
     raw.aversion = stat.aversion;
 }
 
-/// The view of a znode.
+/// Makes the view of a znode.
 ///
 /// # Safety
 /// `this` is alive and unchanged for `'t`.
 #[inline(always)]
 pub(super) unsafe fn view<'t>(this: *const Raw) -> Znode<'t> {
-    // SAFETY: not null because it is alive.
+    // SAFETY: the caller passes a live object, so the pointer is not null.
     Znode { raw: unsafe { NonNull::new_unchecked(this.cast_mut()) }, version: PhantomData }
 }
 
-/// A view of one znode in one version. It is a pointer: copy it freely.
+/// View of one znode in one version: a pointer, cheap to copy.
 #[derive(Clone, Copy)]
 pub struct Znode<'t> {
     raw: NonNull<Raw>,
@@ -271,24 +281,24 @@ pub struct Znode<'t> {
 impl<'t> Znode<'t> {
     #[inline(always)]
     fn raw(self) -> &'t Raw {
-        // SAFETY: whoever made the view keeps the znode alive and unchanged for 't: a standing reader or a hold through
-        // the rule of reclamation, the writer through its own borrow.
+        // SAFETY: the caller of `view` keeps the znode alive and unchanged for 't: a reader by its pin, a
+        // snapshot view by its hold, the writer by its own borrow.
         let raw = unsafe { self.raw.as_ref() };
         check_stamp(raw.born, POISON - 1);
         raw
     }
-    /// Full path.
     pub fn path(&self) -> &'t str {
-        // SAFETY: alive for 't (see `raw`); the bytes came from a `&str`.
+        // SAFETY: alive for 't (see `raw`), and the constructors copied the bytes from a `&str`.
         unsafe { std::str::from_utf8_unchecked(path_bytes(self.raw.as_ptr())) }
     }
-    /// Data; `None` is null.
+    /// `None` is ZooKeeper's null.
     pub fn data(&self) -> Option<&'t [u8]> {
         let (path_length, data_length) = (self.raw().path_length, self.raw().data_length);
         if data_length == NULL_DATA {
             return None;
         }
-        // SAFETY: alive and unchanged for 't (see `raw`); data lies where `offsets` says, as the constructors put it.
+        // SAFETY: alive and unchanged for 't (see `raw`). The data lies where `offsets` says, as the
+        // constructors wrote it.
         Some(unsafe {
             if is_shared(data_length) {
                 &**shared_slot(self.raw.as_ptr())
@@ -298,12 +308,13 @@ impl<'t> Znode<'t> {
             }
         })
     }
-    /// The data as shared bytes, when it is stored so: from [`SHARED_BYTES_MIN`] up.
+    /// The data as shared bytes, if it is stored so: from [`SHARED_BYTES_MIN`] up.
     pub fn shared_data(&self) -> Option<Bytes> {
-        // SAFETY: alive for 't (see `raw`) and shared as just checked; cloning needs no exclusive access.
+        // SAFETY: alive for 't (see `raw`) and shared, as the condition says. Cloning needs no exclusive
+        // access.
         is_shared(self.raw().data_length).then(|| unsafe { (*shared_slot(self.raw.as_ptr())).clone() })
     }
-    /// The stat fields, as stored.
+    /// The stat fields as stored: the cversion is not the wire's.
     pub fn stat(&self) -> NodeStat {
         let raw = self.raw();
         NodeStat {
@@ -320,21 +331,20 @@ impl<'t> Znode<'t> {
             num_children: raw.num_children as i32,
         }
     }
-    /// The ACL.
     pub fn acl(&self) -> &'t AclRef {
         &self.raw().acl
     }
-    /// Names of the children, sorted.
+    /// Names of the children, sorted by bytes.
     pub fn children(&self) -> Children<'t> {
         let raw = self.raw();
         // SAFETY: the chunks of a znode live as long as the version that shows it, hence for 't.
         unsafe { Children::new(raw.children, raw.num_children) }
     }
-    /// CRC-32 (IEEE) of path and data, one after the other; the root counts under the empty path, as in the digest.
+    /// CRC-32 (IEEE) of path and data, one after the other. The root's path counts as empty, as in the
+    /// digest.
     pub fn checksum(&self) -> u32 {
         self.raw().checksum
     }
-    /// Where it is.
     pub(super) fn address(&self) -> *mut Raw {
         self.raw.as_ptr()
     }

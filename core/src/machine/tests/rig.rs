@@ -3,7 +3,7 @@
 use crate::command::{ArchivedBatch, Batch, Command, Identity, Op, SEMANTICS};
 use crate::commit::Outcome;
 use crate::machine::{Applied, ApplyError, CommandResult, Machine};
-use crate::tree::{Held, NodeStat, Writer};
+use crate::tree::{NodeStat, SnapshotView, Writer};
 use paddock_transport::wire::{
     Acl, Create, CreateOp, Limits, List, Multi, MultiResult, Request, Response, Stat,
 };
@@ -165,7 +165,7 @@ impl Rig {
 }
 
 /// The tree as it is now.
-pub fn hold(tree: &mut Writer) -> Held {
+pub fn hold(tree: &mut Writer) -> SnapshotView {
     tree.publish();
     tree.reclaim();
     tree.hold()

@@ -4,7 +4,7 @@ use crate::command::{ArchivedBatch, Batch, Command, Op, SEMANTICS};
 use crate::commit::{Commit, Outcome, Reply, Ticket};
 use crate::freshness::{self, Freshness};
 use crate::machine::{Applied, Machine};
-use crate::ring::{CommitSender, Published, commit_ring};
+use crate::ring::{COMMIT_RING_ENTRIES, CommitSender, Published, with_capacity};
 use crate::session::password_matches;
 use crate::shard::{Neighbours, Parts, Shard, ShardConfig};
 use crate::stats::{Mode, Stats};
@@ -178,7 +178,7 @@ impl World {
 
     pub fn with_ring(shards: usize, per_address_max: u32, config: ShardConfig, ring: usize) -> Self {
         let (writer, readers) = tree(shards);
-        let (sender, receivers) = commit_ring(shards);
+        let (sender, receivers) = with_capacity(shards, COMMIT_RING_ENTRIES);
         let stats = Arc::new(Stats::new(shards, 0));
         stats.set_mode(Mode::Standalone);
         let neighbours =

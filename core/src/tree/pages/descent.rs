@@ -1,14 +1,18 @@
-//! Finding a znode in a version.
+//! Lookup of a znode in a version.
 //!
-//! Owns no memory: it follows a version that its caller keeps alive. Never writes. A lookup is cut into steps, each of
-//! which waits for one line of memory, so that a batch can wait for many lines at the same time.
+//! Owns no memory: it follows a version that its caller keeps alive.
+//!
+//! Never writes.
+//!
+//! Correct because published versions do not change. A lookup is cut into steps that each wait for one line
+//! of memory: a batch waits for many lines at once.
 
 use super::{Entry, PAGE_HEADER, PAGE_SLOTS, ROOT_BITS, Slot, TABLE_BITS, TABLE_HEADER, Table};
 use super::{entry, home, slot, tag_of};
 use crate::tree::object::{check_stamp, prefetch};
 use crate::tree::znode::{Raw, path_bytes, prefetch_znode};
 
-/// A lookup on its way down; cut into steps so that many can wait for memory at the same time.
+/// A lookup on its way down, between two steps.
 #[derive(Clone, Copy)]
 pub(in crate::tree) struct Descent {
     hash: u64,
@@ -18,20 +22,21 @@ pub(in crate::tree) struct Descent {
 }
 
 impl Descent {
-    /// Begins at the root.
+    /// Begins at the root of version `at`.
     ///
     /// # Safety
-    /// `root` and everything below it stays alive while the descent is used: this holds for all its functions.
+    /// `root` and everything below it stays alive while the descent is used. This holds for all its
+    /// functions.
     #[inline(always)]
     pub(in crate::tree) unsafe fn begin(root: *mut Table, hash: u64, at: u64) -> Descent {
-        // SAFETY: alive by the caller's word; nine bits are below the root's 512.
+        // SAFETY: the caller keeps `root` alive, and nine bits stay below its 512 entries.
         let entry = unsafe {
             check_stamp((*root).born, at);
             *entry(root, (hash >> (64 - ROOT_BITS)) as usize)
         };
         Descent { hash, entry, shift: 64 - ROOT_BITS, slot: 0 }
     }
-    /// Asks for the line that [`Descent::down`] reads.
+    /// Prefetches the line that [`Descent::down`] reads.
     #[inline(always)]
     pub(in crate::tree) fn prefetch_down(&self) {
         if let Some(table) = self.entry.table() {
@@ -39,7 +44,7 @@ impl Descent {
             prefetch(table.cast::<u8>().wrapping_add(TABLE_HEADER + index * size_of::<Entry>()));
         }
     }
-    /// One table down; false at a page.
+    /// Goes one table down; false at a page.
     ///
     /// # Safety
     /// See [`Descent::begin`].
@@ -48,8 +53,8 @@ impl Descent {
         let Some(table) = self.entry.table() else { return false };
         self.shift -= TABLE_BITS;
         let index = (self.hash >> self.shift) as usize & ((1 << TABLE_BITS) - 1);
-        // SAFETY: alive by the caller's word; below the root all tables have 64 entries. In a release build the header is
-        // not touched.
+        // SAFETY: the caller of `begin` keeps the version alive, and below the root all tables have 64
+        // entries. A release build does not touch the header.
         unsafe {
             if cfg!(debug_assertions) {
                 check_stamp((*table).born, at);
@@ -58,7 +63,7 @@ impl Descent {
         }
         true
     }
-    /// At a page: asks for the line where probing begins.
+    /// At a page: prefetches the line where probing begins.
     #[inline(always)]
     pub(in crate::tree) fn prefetch_slots(&self) {
         let index = home(tag_of(self.hash), PAGE_SLOTS) as usize;
@@ -70,7 +75,7 @@ impl Descent {
     /// See [`Descent::begin`].
     #[inline(always)]
     pub(in crate::tree) unsafe fn arrive(&mut self, at: u64) {
-        // SAFETY: alive by the caller's word.
+        // SAFETY: the caller of `begin` keeps the version alive.
         unsafe {
             if cfg!(debug_assertions) {
                 check_stamp((*self.entry.page()).born, at);
@@ -78,15 +83,15 @@ impl Descent {
             self.slot = home(tag_of(self.hash), self.entry.capacity());
         }
     }
-    /// The next znode whose tag fits.
+    /// Returns the next znode whose tag matches.
     ///
     /// # Safety
     /// See [`Descent::begin`].
     #[inline(always)]
     pub(in crate::tree) unsafe fn candidate(&mut self) -> Option<*mut Raw> {
         let (page, tag) = (self.entry.page(), tag_of(self.hash));
-        // SAFETY: alive by the caller's word; the index stays below the capacity, and a page always has a free slot
-        // (kept by `full`), which ends the loop.
+        // SAFETY: the caller of `begin` keeps the version alive, and the index stays below the capacity. A
+        // page always has a free slot (`insert` splits above `full`), which ends the loop.
         unsafe {
             let capacity = self.entry.capacity();
             loop {
@@ -101,24 +106,24 @@ impl Descent {
             }
         }
     }
-    /// The next candidate without going on, its memory asked for.
+    /// Prefetches the next candidate without advancing to it.
     ///
     /// # Safety
     /// See [`Descent::begin`].
     #[inline(always)]
     pub(in crate::tree) unsafe fn prefetch_candidate(&self) {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller of `begin` keeps the version alive.
         if let Some(znode) = unsafe { { *self }.candidate() } {
             prefetch_znode(znode);
         }
     }
-    /// The znode with this path, from the slot where the descent stands.
+    /// Returns the znode with this path, from the current slot on.
     ///
     /// # Safety
     /// See [`Descent::begin`].
     #[inline(always)]
     pub(in crate::tree) unsafe fn finish(&mut self, path: &[u8], at: u64) -> Option<*mut Raw> {
-        // SAFETY: znodes of a version are alive with it.
+        // SAFETY: the caller of `begin` keeps the version alive, and its znodes with it.
         unsafe {
             while let Some(znode) = self.candidate() {
                 check_stamp((*znode).born, at);
@@ -131,13 +136,13 @@ impl Descent {
     }
 }
 
-/// The znode with this path.
+/// Looks up the znode with this path.
 ///
 /// # Safety
 /// `root` and everything below it is alive; `at` is its version.
 #[inline]
 pub(in crate::tree) unsafe fn find(root: *mut Table, hash: u64, path: &[u8], at: u64) -> Option<*mut Raw> {
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller keeps `root` and everything below it alive.
     unsafe {
         let mut descent = Descent::begin(root, hash, at);
         while descent.down(at) {}

@@ -1,8 +1,12 @@
-//! Changing the index of the version being built.
+//! Changes to the index of the version being built.
 //!
-//! Owns how it grows and shrinks. Never changes what was published: everything on the way to a change is made part of the
-//! version being built first ([`fresh_way`]). Pages split when they are full and merge with their neighbour when both
-//! are nearly empty; a table whose znodes fit one page becomes that page again.
+//! Owns how the index grows and shrinks. A full page splits, and two nearly empty buddies merge. A table
+//! whose znodes fit one page becomes that page again.
+//!
+//! Never changes what was published.
+//!
+//! Correct because every table and page on the way to a change is first made part of the version being
+//! built ([`fresh_way`]).
 
 use super::{Entry, PAGE_SLOTS, Page, ROOT_BITS, Slot, TABLE_BITS, Table};
 use super::{entry, full, home, page_layout, slot, slots_in_use, table_layout, tag_of};
@@ -10,20 +14,20 @@ use crate::tree::object::prefetch;
 use crate::tree::reclaim::Heap;
 use crate::tree::znode::Raw;
 
-/// Two neighbours that together hold at most this many are merged: well below half of what splits a page, so that
-/// a page at the border does not split and merge in turn.
+/// Two buddy pages that together hold at most this many znodes merge. Well below half of what splits a
+/// page, so that a page at the border does not split and merge in turn.
 const MERGE_SLOTS_MAX: u32 = 20;
 
 fn new_table(heap: &mut Heap, bits: u32, shift: u32) -> *mut Table {
     let table: *mut Table = heap.allocate(table_layout(bits));
-    // SAFETY: the memory is ours and of a table's layout.
+    // SAFETY: the heap just gave memory of a table's layout.
     unsafe { table.write(Table { born: heap.building(), bits, shift }) };
     table
 }
 
 fn new_page(heap: &mut Heap, capacity: u32, depth: u32) -> *mut Page {
     let page: *mut Page = heap.allocate(page_layout(capacity));
-    // SAFETY: the memory is ours and of a page's layout; every slot is written.
+    // SAFETY: the heap just gave memory of a page's layout, and every slot is written.
     unsafe {
         page.write(Page { born: heap.building(), capacity, count: 0, depth, _spare: 0 });
         for index in 0..capacity {
@@ -33,25 +37,27 @@ fn new_page(heap: &mut Heap, capacity: u32, depth: u32) -> *mut Page {
     page
 }
 
-/// The root of an empty index.
+/// Makes the root of an empty index.
 pub(in crate::tree) fn new_root(heap: &mut Heap) -> *mut Table {
     let root = new_table(heap, ROOT_BITS, 64 - ROOT_BITS);
     let page = new_page(heap, PAGE_SLOTS, 0);
-    // SAFETY: just made; every entry is written.
+    // SAFETY: both objects were just made, and every entry is written.
     unsafe { fill(root, 0, 1 << ROOT_BITS, Entry::to_page(page)) };
     root
 }
 
 /// # Safety
-/// `table` is alive and the writer's alone; the range lies within it.
+/// `table` is alive and no reader sees it; the range lies within it.
 unsafe fn fill(table: *mut Table, start: usize, length: usize, value: Entry) {
+    // SAFETY: the caller keeps `table` alive.
+    debug_assert!(start + length <= 1 << unsafe { (*table).bits }, "the range lies within the table");
     for index in start..start + length {
-        // SAFETY: within the table by the caller's word.
+        // SAFETY: the caller keeps the range within the table, which no reader sees.
         unsafe { entry(table, index).write(value) };
     }
 }
 
-/// The entries of a table that share the page at `index`.
+/// Range of a table's entries that share the page at `index`: start and length.
 fn sharers(index: usize, bits: u32, depth: u32) -> (usize, usize) {
     let length = 1 << (bits - depth);
     (index & !(length - 1), length)
@@ -60,17 +66,18 @@ fn sharers(index: usize, bits: u32, depth: u32) -> (usize, usize) {
 /// # Safety
 /// `table` is alive.
 unsafe fn index_in(table: *mut Table, hash: u64) -> usize {
-    // SAFETY: alive by the caller's word.
+    // SAFETY: the caller keeps `table` alive.
     unsafe { (hash >> (*table).shift) as usize & ((1 << (*table).bits) - 1) }
 }
 
-/// The table itself if it was born in the version being built, otherwise a copy; the caller links it.
+/// Returns the table itself if it was born in the version being built, otherwise a copy, which the caller
+/// links.
 ///
 /// # Safety
 /// `table` is alive and part of the version being built.
 unsafe fn fresh_table(heap: &mut Heap, table: *mut Table) -> *mut Table {
-    // SAFETY: alive by the caller's word; the copy has the same layout; the old one leaves the version with the caller's
-    // link.
+    // SAFETY: the caller keeps `table` alive, and the copy has the same layout. The caller links the copy
+    // at once, and with that the old table leaves the version.
     unsafe {
         if (*table).born == heap.building() {
             return table;
@@ -82,13 +89,13 @@ unsafe fn fresh_table(heap: &mut Heap, table: *mut Table) -> *mut Table {
     }
 }
 
-/// Makes the page at `index` one of the version being built, and links it.
+/// Returns the page at `index`, first replaced by a copy unless it was born in the version being built.
 ///
 /// # Safety
 /// `table` is alive and was born in the version being built; its entry `index` is a page.
 unsafe fn fresh_page(heap: &mut Heap, table: *mut Table, index: usize) -> *mut Page {
-    // SAFETY: alive by the caller's word; the copy has the same layout and takes the place of the old one in all entries
-    // that share it.
+    // SAFETY: the caller keeps `table` alive and writable. The copy has the same layout and replaces the
+    // old page in all entries that share it.
     unsafe {
         let page = (*entry(table, index)).page();
         if (*page).born == heap.building() {
@@ -108,9 +115,11 @@ unsafe fn fresh_page(heap: &mut Heap, table: *mut Table, index: usize) -> *mut P
 /// # Safety
 /// `page` is alive, was born in the version being built and is not full.
 unsafe fn put(page: *mut Page, value: Slot) {
-    // SAFETY: the index stays below the capacity; a free slot ends the loop.
+    // SAFETY: the caller passes a live page that no reader sees and that is not full. The index stays below
+    // its capacity, and a free slot ends the loop.
     unsafe {
         let capacity = (*page).capacity;
+        debug_assert!((*page).count < full(capacity), "a page keeps free slots, which end each probe");
         let mut index = home(value.tag(), capacity);
         while !(*slot(page, index)).is_free() {
             index = if index + 1 == capacity { 0 } else { index + 1 };
@@ -120,16 +129,18 @@ unsafe fn put(page: *mut Page, value: Slot) {
     }
 }
 
-/// Makes room at `index` of `table`, one step: shares out the page, or hands it to a table of its own, or widens it.
+/// Makes room at `index` of `table`, one step: splits the page, or gives it a table of its own, or widens
+/// it.
 ///
 /// # Safety
 /// `table` is alive and was born in the version being built; its entry `index` is a page.
 unsafe fn make_room(heap: &mut Heap, table: *mut Table, index: usize) {
-    // SAFETY: alive by the caller's word; new objects are linked in all entries that led to the old page, which then
-    // leaves the version; no half gets more than the old page had.
+    // SAFETY: the caller keeps `table` alive and writable. New objects are linked in all entries that led
+    // to the old page, which then leaves the version. No half gets more than the old page had.
     unsafe {
         let page = (*entry(table, index)).page();
         let (bits, shift, depth) = ((*table).bits, (*table).shift, (*page).depth);
+        debug_assert!((*page).count >= full((*page).capacity), "the page has room");
         if depth < bits {
             for slot in slots_in_use(page) {
                 prefetch(slot.znode());
@@ -151,8 +162,8 @@ unsafe fn make_room(heap: &mut Heap, table: *mut Table, index: usize) {
             fill(child, 0, 1 << TABLE_BITS, Entry::to_page(page));
             entry(table, index).write(Entry::to_table(child));
         } else {
-            // Every bit of the hash is used up: dozens of paths with one hash, which only an adversary who knows the
-            // seed can make. It costs time, never an answer.
+            // Every bit of the hash is used up: dozens of paths with one hash, which only a client that
+            // knows the seed can make. The page costs time then, never a wrong answer.
             let wide = new_page(heap, (*page).capacity * 2, depth);
             for slot in slots_in_use(page) {
                 put(wide, slot);
@@ -163,12 +174,13 @@ unsafe fn make_room(heap: &mut Heap, table: *mut Table, index: usize) {
     }
 }
 
-/// Goes down to the page for `hash`, making everything on the way part of the version being built.
+/// Goes down to the page for `hash` and copies every table on the way into the version being built.
 ///
 /// # Safety
 /// `root` is the root of the version being built.
 unsafe fn fresh_way(heap: &mut Heap, root: &mut *mut Table, hash: u64) -> (*mut Table, usize) {
-    // SAFETY: everything below the root of the version being built is alive; each copy is linked at once.
+    // SAFETY: the caller passes the root of the version being built, and everything below it is alive. Each
+    // copy is linked at once.
     unsafe {
         *root = fresh_table(heap, *root);
         let mut table = *root;
@@ -187,7 +199,8 @@ unsafe fn fresh_way(heap: &mut Heap, root: &mut *mut Table, hash: u64) -> (*mut 
 /// # Safety
 /// `root` is the root of the version being built, `znode` is alive.
 pub(in crate::tree) unsafe fn insert(heap: &mut Heap, root: &mut *mut Table, znode: *mut Raw) {
-    // SAFETY: by the caller's word; `fresh_way` gives a table of the version being built and an entry that is a page.
+    // SAFETY: the caller passes the root of the version being built and a live znode. `fresh_way` returns a
+    // table of that version and the index of an entry that is a page.
     unsafe {
         let hash = (*znode).hash;
         loop {
@@ -205,7 +218,7 @@ pub(in crate::tree) unsafe fn insert(heap: &mut Heap, root: &mut *mut Table, zno
 /// # Safety
 /// `page` is alive and holds `znode`.
 unsafe fn position(page: *mut Page, znode: *mut Raw) -> u32 {
-    // SAFETY: alive by the caller's word; the index stays below the capacity.
+    // SAFETY: the caller keeps `page` alive, and the index stays below its capacity.
     unsafe {
         let (tag, capacity) = (tag_of((*znode).hash), (*page).capacity);
         let mut index = home(tag, capacity);
@@ -217,12 +230,13 @@ unsafe fn position(page: *mut Page, znode: *mut Raw) -> u32 {
     }
 }
 
-/// Puts `new` where `old` was; both have the same path. The caller discards `old`.
+/// Replaces `old` by `new`, which has the same path. The caller discards `old`.
 ///
 /// # Safety
 /// `root` is the root of the version being built and holds `old`; `new` is alive.
 pub(in crate::tree) unsafe fn replace(heap: &mut Heap, root: &mut *mut Table, old: *mut Raw, new: *mut Raw) {
-    // SAFETY: by the caller's word; the page is one of the version being built.
+    // SAFETY: the caller passes the root of the version being built, which holds `old`. `fresh_page`
+    // returns a page of that version.
     unsafe {
         let hash = (*old).hash;
         let (table, index) = fresh_way(heap, root, hash);
@@ -231,12 +245,12 @@ pub(in crate::tree) unsafe fn replace(heap: &mut Heap, root: &mut *mut Table, ol
     }
 }
 
-/// Takes a znode out. The caller discards it.
+/// Removes a znode. The caller discards it.
 ///
 /// # Safety
 /// `root` is the root of the version being built and holds `znode`.
 pub(in crate::tree) unsafe fn remove(heap: &mut Heap, root: &mut *mut Table, znode: *mut Raw) {
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller passes the root of the version being built, which holds `znode`.
     unsafe {
         *root = fresh_table(heap, *root);
         remove_below(heap, *root, znode);
@@ -246,7 +260,8 @@ pub(in crate::tree) unsafe fn remove(heap: &mut Heap, root: &mut *mut Table, zno
 /// # Safety
 /// `table` is alive, was born in the version being built, and `znode` is below it.
 unsafe fn remove_below(heap: &mut Heap, table: *mut Table, znode: *mut Raw) {
-    // SAFETY: by the caller's word; copies are linked at once, and a table that has become one page is replaced by it.
+    // SAFETY: the caller passes a live table of the version being built with `znode` below it. Copies are
+    // linked at once, and one page replaces a table that it fills alone.
     unsafe {
         let index = index_in(table, (*znode).hash);
         if let Some(child) = (*entry(table, index)).table() {
@@ -257,7 +272,8 @@ unsafe fn remove_below(heap: &mut Heap, table: *mut Table, znode: *mut Raw) {
             if first.table().is_some() || (*first.page()).depth != 0 {
                 return;
             }
-            // The page has just been merged or written, hence is of this version; it is alone in its new entry.
+            // `merge` or `take` has just written the page, so it is of this version. It has an entry of its
+            // own now.
             let page = fresh_page(heap, child, 0);
             (*page).depth = (*table).bits;
             entry(table, index).write(Entry::to_page(page));
@@ -270,14 +286,16 @@ unsafe fn remove_below(heap: &mut Heap, table: *mut Table, znode: *mut Raw) {
     }
 }
 
-/// Empties a slot and moves up those behind it that probing would no longer reach.
+/// Empties a slot and moves back the later ones that a probe would no longer reach.
 ///
 /// # Safety
 /// `page` is alive and was born in the version being built.
 unsafe fn take(page: *mut Page, at: u32) {
-    // SAFETY: indices stay below the capacity; a free slot ends the loop.
+    // SAFETY: the caller passes a live page that no reader sees. Indices stay below its capacity, and a
+    // free slot ends the loop.
     unsafe {
         let capacity = (*page).capacity;
+        debug_assert!(!(*slot(page, at)).is_free(), "the slot to empty holds a znode");
         let distance = |from: u32, to: u32| if to >= from { to - from } else { to + capacity - from };
         let mut hole = at;
         let mut index = at;
@@ -297,12 +315,13 @@ unsafe fn take(page: *mut Page, at: u32) {
     }
 }
 
-/// Joins the page at `index` with its neighbour while both together are small.
+/// Merges the page at `index` with its buddy while both together are small.
 ///
 /// # Safety
 /// `table` is alive and was born in the version being built; its entry `index` is a page.
 unsafe fn merge(heap: &mut Heap, table: *mut Table, index: usize) {
-    // SAFETY: by the caller's word; the new page takes the place of both in all their entries.
+    // SAFETY: the caller passes a live table of the version being built. The new page replaces both in all
+    // their entries.
     unsafe {
         loop {
             let bits = (*table).bits;
@@ -311,22 +330,23 @@ unsafe fn merge(heap: &mut Heap, table: *mut Table, index: usize) {
             if depth == 0 {
                 return;
             }
-            let neighbour = *entry(table, index ^ (1 << (bits - depth)));
-            if neighbour.table().is_some() {
+            let buddy = *entry(table, index ^ (1 << (bits - depth)));
+            if buddy.table().is_some() {
                 return;
             }
-            let neighbour = neighbour.page();
-            if (*neighbour).depth != depth || (*page).count + (*neighbour).count > MERGE_SLOTS_MAX {
+            let buddy = buddy.page();
+            if (*buddy).depth != depth || (*page).count + (*buddy).count > MERGE_SLOTS_MAX {
                 return;
             }
             let joined = new_page(heap, PAGE_SLOTS, depth - 1);
-            for slot in slots_in_use(page).chain(slots_in_use(neighbour)) {
+            for slot in slots_in_use(page).chain(slots_in_use(buddy)) {
                 put(joined, slot);
             }
+            debug_assert_eq!((*joined).count, (*page).count + (*buddy).count, "a znode was lost");
             let (start, length) = sharers(index, bits, depth - 1);
             fill(table, start, length, Entry::to_page(joined));
             heap.discard(page);
-            heap.discard(neighbour);
+            heap.discard(buddy);
         }
     }
 }

@@ -1,17 +1,21 @@
-//! The index: from the hash of a path to the znode.
+//! Index: from the hash of a path to the znode.
 //!
-//! Owns tables and pages of the versions. A table is indexed by bits of the hash from the top: 9 in the root, 6 below.
-//! Its entries lead to further tables or to pages; neighbours may share a page, told apart by fewer bits (the page's
-//! `depth`). A page holds tagged pointers to znodes: an open-addressed table of 61 slots in exactly 512 bytes.
+//! Owns tables and pages of the versions. A table is indexed by bits of the hash from the top: 9 in the
+//! root, 6 below. Its entries lead to further tables or to pages. Adjacent entries may share a page, told
+//! apart by fewer bits (the page's `depth`). A page holds tagged pointers to znodes: an open-addressed
+//! table of 61 slots in exactly 512 bytes.
 //!
 //! ```text
 //! root table, 512 entries        table, 64 entries         page, 61 slots
 //! ├ hash bits 63..55 ──────────> ├ bits 54..49 ──────────> ├ tag: bits 15..0 │ pointer: 48 bits ┤
 //! ```
 //!
-//! It grows by splitting the page that is full (a page alone in its entry gets a table of its own first) and never
-//! moves anything else. It stays correct because nothing that was published is changed: whoever changes something
-//! (`grow`) first copies, once per version, every table and page on the way.
+//! The index grows by splitting the page that is full and moves nothing else. A page alone in its entry
+//! gets a table of its own first.
+//!
+//! Never changes what was published.
+//!
+//! Correct because a change (`grow`) first copies, once per version, every table and page on the way to it.
 
 mod descent;
 mod grow;
@@ -24,21 +28,21 @@ use super::znode::Raw;
 use std::alloc::Layout;
 use std::ptr::null_mut;
 
-/// Hash bits that the root table takes. 512 entries are one copy of 4 KiB per version, and three levels hold a
-/// million znodes.
+/// Hash bits that the root table takes. Its 512 entries cost one copy of 4 KiB per version, and three
+/// levels hold a million znodes.
 const ROOT_BITS: u32 = 9;
 /// Hash bits that any other table takes.
 const TABLE_BITS: u32 = 6;
 /// Slots of an ordinary page: with its header it fills 512 bytes.
 const PAGE_SLOTS: u32 = 61;
-/// Lines of the processor's cache, bytes. Ordinary pages begin on one.
+/// Line of the processor's cache, bytes. Ordinary pages begin on one.
 const LINE_BYTES: usize = 64;
 
 const TABLE_HEADER: usize = size_of::<Table>();
 const PAGE_HEADER: usize = size_of::<Page>();
 const _: () = assert!(PAGE_HEADER + PAGE_SLOTS as usize * 8 == 512);
 
-/// Above this many a page is split: one slot in six stays free, which keeps probes short and ends them.
+/// Znodes above which a page is split. One slot in six stays free, which keeps probes short and ends them.
 const fn full(capacity: u32) -> u32 {
     capacity - capacity / 6
 }
@@ -48,7 +52,7 @@ const fn full(capacity: u32) -> u32 {
 pub(super) struct Table {
     born: u64,
     bits: u32,
-    /// The index is `hash >> shift`, its lowest `bits` bits.
+    /// The index into the table is the lowest `bits` bits of `hash >> shift`.
     shift: u32,
 }
 
@@ -58,7 +62,7 @@ pub(super) struct Page {
     born: u64,
     capacity: u32,
     count: u32,
-    /// How many of its table's index bits all its znodes have in common.
+    /// Count of the table's index bits that all its znodes have in common.
     depth: u32,
     _spare: u32,
 }
@@ -67,7 +71,7 @@ pub(super) struct Page {
 unsafe impl Stamped for Table {
     const KIND: usize = 1;
     unsafe fn layout(this: *const Table) -> Layout {
-        // SAFETY: alive by the caller's word.
+        // SAFETY: the caller keeps `this` alive.
         table_layout(unsafe { (*this).bits })
     }
 }
@@ -76,7 +80,7 @@ unsafe impl Stamped for Table {
 unsafe impl Stamped for Page {
     const KIND: usize = 2;
     unsafe fn layout(this: *const Page) -> Layout {
-        // SAFETY: alive by the caller's word.
+        // SAFETY: the caller keeps `this` alive.
         page_layout(unsafe { (*this).capacity })
     }
 }
@@ -90,7 +94,7 @@ fn page_layout(capacity: u32) -> Layout {
     Layout::from_size_align(size, align).expect("a page is no larger than memory")
 }
 
-/// Where a table leads: its low bits tell a table, an ordinary page, or a page of another capacity.
+/// Entry of a table: its low bits tell a table, an ordinary page, or a page of another capacity.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 struct Entry(*mut u8);
@@ -105,7 +109,7 @@ impl Entry {
     /// # Safety
     /// `page` is alive.
     unsafe fn to_page(page: *mut Page) -> Entry {
-        // SAFETY: alive by the caller's word.
+        // SAFETY: the caller keeps `page` alive.
         let wide = unsafe { (*page).capacity } != PAGE_SLOTS;
         Entry(page.cast::<u8>().map_addr(|address| address | if wide { TO_WIDE_PAGE } else { 0 }))
     }
@@ -124,12 +128,12 @@ impl Entry {
         if self.0.addr() & TO_WIDE_PAGE == 0 {
             return PAGE_SLOTS;
         }
-        // SAFETY: alive by the caller's word.
+        // SAFETY: the caller keeps the page alive.
         unsafe { (*self.page()).capacity }
     }
 }
 
-/// A pointer to a znode with 16 bits of its hash on top; null is free.
+/// Slot of a page: a pointer to a znode with 16 bits of its hash on top; null is free.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 struct Slot(*mut Raw);
@@ -156,7 +160,7 @@ impl Slot {
 fn tag_of(hash: u64) -> usize {
     (hash & 0xffff) as usize
 }
-/// Where probing for a tag begins.
+/// Slot at which probing for a tag begins.
 #[inline(always)]
 fn home(tag: usize, capacity: u32) -> u32 {
     ((tag as u64 * u64::from(capacity)) >> 16) as u32
@@ -166,33 +170,36 @@ fn home(tag: usize, capacity: u32) -> u32 {
 /// `page` is alive, `index` below its capacity.
 #[inline(always)]
 unsafe fn slot(page: *mut Page, index: u32) -> *mut Slot {
-    // SAFETY: slots follow the header.
+    // SAFETY: the caller keeps `page` alive and `index` below its capacity; that many slots follow the
+    // header.
     unsafe { page.cast::<u8>().add(PAGE_HEADER).cast::<Slot>().add(index as usize) }
 }
 /// # Safety
 /// `table` is alive, `index` below `1 << bits`.
 #[inline(always)]
 unsafe fn entry(table: *mut Table, index: usize) -> *mut Entry {
-    // SAFETY: entries follow the header.
+    // SAFETY: the caller keeps `table` alive and `index` below `1 << bits`; that many entries follow the
+    // header.
     unsafe { table.cast::<u8>().add(TABLE_HEADER).cast::<Entry>().add(index) }
 }
 
-/// The slots in use.
+/// The slots of a page that hold a znode.
 ///
 /// # Safety
 /// `page` is alive while the iterator is used.
 unsafe fn slots_in_use(page: *mut Page) -> impl Iterator<Item = Slot> {
-    // SAFETY: alive by the caller's word; the index is below the capacity.
+    // SAFETY: the caller keeps `page` alive, and the index is below its capacity.
     let all = unsafe { (0..(*page).capacity).map(move |index| *slot(page, index)) };
     all.filter(|slot| !slot.is_free())
 }
 
-/// Gives each table, page and znode below `root` to `visit`, once, after everything below it.
+/// Passes each table, page and znode below `root` to `visit`, once, after everything below it.
 ///
 /// # Safety
 /// `root` and everything below it is alive; `visit` may free what it is given.
 pub(super) unsafe fn dismantle(root: *mut Table, visit: &mut dyn FnMut(Part)) {
-    // SAFETY: by the caller's word; headers are read before their object is given away.
+    // SAFETY: the caller keeps everything below `root` alive, and `visit` frees an object only after its
+    // header was read.
     unsafe {
         let (bits, mut index) = ((*root).bits, 0);
         while index < 1 << bits {
@@ -213,12 +220,9 @@ pub(super) unsafe fn dismantle(root: *mut Table, visit: &mut dyn FnMut(Part)) {
     }
 }
 
-/// What [`dismantle`] meets.
+/// One object that [`dismantle`] passes on.
 pub(super) enum Part {
-    /// A table.
     Table(*mut Table),
-    /// A page.
     Page(*mut Page),
-    /// A znode.
     Znode(*mut Raw),
 }

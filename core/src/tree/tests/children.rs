@@ -1,4 +1,5 @@
-//! Hazard: names get lost or out of order when chunks split, join and grow in height; or a large family is slow.
+//! Hazard: names get lost or out of order when chunks split, join and grow in height; or many children are
+//! slow.
 
 use super::{Numbers, acl};
 use crate::tree::{NewNode, Writer, tree};
@@ -61,7 +62,7 @@ fn random_names_stay_complete_and_sorted() {
     }
 }
 
-/// Recipes of queues create at the end and delete at the front.
+/// Queue recipes create at the end and delete at the front.
 #[test]
 fn a_queue_does_not_leave_empty_chunks_behind() {
     let (mut writer, mut readers) = tree(1);

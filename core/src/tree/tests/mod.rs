@@ -9,7 +9,7 @@ use crate::acl::{Acl, AclList, AclRef};
 use crate::command::Identity;
 use std::sync::Arc;
 
-/// An ACL told apart by its bits.
+/// An ACL identified by its permission bits.
 fn acl(perms: i32) -> AclRef {
     let id = Identity { scheme: "world".into(), id: "anyone".into() };
     Arc::new(AclList { entries: vec![Acl { perms, id }] })

@@ -1,13 +1,14 @@
 //! Hazard: a reader, a hold or the writer sees something else than its own version, whatever the others do.
 //!
-//! A plain map is the model; a version is a copy of it. Random operations run on both; after each one every reader,
-//! every hold and the writer are compared in full: paths, data, stats, ACLs, children, checksums, sums.
+//! A plain map is the model, and a version is a copy of it. Random operations run on both. After each one
+//! every reader, every hold and the writer are compared in full: paths, data, stats, ACLs, children,
+//! checksums, sums.
 
 use super::acl;
 use crate::tree::hash::PathHasher;
 use crate::tree::node::{approximate_bytes, is_session, next_version};
 use crate::tree::{
-    Held, NewNode, NodeStat, Published, Reader, RestoredNode, TreeError, Writer, Znode, writer,
+    NewNode, NodeStat, PublishedVersion, Reader, RestoredNode, SnapshotView, TreeError, Writer, Znode, writer,
 };
 use paddock_transport::io::SHARED_BYTES_MIN;
 use proptest::prelude::*;
@@ -137,9 +138,9 @@ struct World {
     writer: Writer,
     model: Model,
     saved: Option<Model>,
-    newest: (Published, Arc<Model>),
+    newest: (PublishedVersion, Arc<Model>),
     readers: Vec<(Reader, Option<Arc<Model>>)>,
-    holds: Vec<(Held, Arc<Model>)>,
+    holds: Vec<(SnapshotView, Arc<Model>)>,
     zxid: i64,
 }
 
@@ -365,8 +366,8 @@ fn check_all<'t>(model: &Model, get: impl Fn(&str) -> Option<Znode<'t>>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
-    /// Masks: a good hash; one whose upper bits, which the tables use, are all equal; one with a handful of values, so
-    /// that pages outgrow their size; one where all paths collide.
+    /// Masks: a good hash; one whose upper bits, which the tables use, are all equal; one with a handful of
+    /// values, so that pages outgrow their size; one where all paths collide.
     #[test]
     fn everybody_sees_its_own_version(
         mask in prop_oneof![Just(u64::MAX), Just(0xffff), Just(0x0070_0000_0000_0000), Just(0)],

@@ -1,25 +1,25 @@
-//! Hazard: threads. A reader sees a torn version, one that is not its own, or memory that is gone.
+//! Hazard: a reader on another thread sees a torn version, one that it does not pin, or freed memory.
 //!
-//! The same deterministic stream of operations goes through two implementations behind one pair of traits: the tree,
-//! and a plain map behind `crossbeam-epoch`, which is the oracle: nothing of our own reclamation is in it. In lock step
-//! both must answer alike; with real threads each reader replays the stream to the version on which it stands
-//! and must find exactly that.
+//! One deterministic stream of operations goes through two implementations behind one pair of traits: the
+//! tree, and a plain map behind `crossbeam-epoch`. The map is the oracle: it uses nothing of the tree's
+//! reclamation. In lock step both must answer alike. With real threads each reader replays the stream to
+//! the version that it pins, and must find exactly that.
 
 use super::{Numbers, acl};
-use crate::tree::{NewNode, NodeStat, Published, Reader, Writer, tree};
+use crate::tree::{NewNode, NodeStat, PublishedVersion, Reader, Writer, tree};
 use crossbeam_epoch::{Atomic, Collector, Guard, LocalHandle, Owned};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-/// What a look at a znode gives.
+/// Contents of a znode: data, stat, names of children.
 type Seen = Option<(Option<Vec<u8>>, NodeStat, Vec<String>)>;
 
 trait Writes: Send {
     type Version: Send;
     fn apply(&mut self, op: &Op, zxid: i64);
     fn publish(&mut self) -> Self::Version;
-    /// After the version is where the readers find it.
+    /// Called once the readers can find the published version.
     fn reclaim(&mut self);
 }
 
@@ -37,11 +37,11 @@ enum Op {
     Create(String, Vec<u8>),
     Delete(String),
     Set(String, Option<Vec<u8>>),
-    /// Applied inside a savepoint that is then undone.
+    /// Creates, changes and deletes inside a savepoint that is rolled back.
     Undone(String),
 }
 
-/// The operations of one version, from its number alone.
+/// Operations of one version, derived from its number alone.
 fn batch(version: u64) -> Vec<Op> {
     let mut numbers = Numbers(version);
     let count = 1 + numbers.below(24);
@@ -67,10 +67,10 @@ fn path(number: u64) -> String {
     }
 }
 
-// ------------------------------------------------------------------------------------------------- the tree
+// ---------------------------------------------------------------------- the tree
 
 impl Writes for Writer {
-    type Version = Published;
+    type Version = PublishedVersion;
     fn apply(&mut self, op: &Op, zxid: i64) {
         let create = |writer: &mut Writer, path: &str, data: &[u8]| {
             let data = Some(data);
@@ -90,7 +90,7 @@ impl Writes for Writer {
             }
         }
     }
-    fn publish(&mut self) -> Published {
+    fn publish(&mut self) -> PublishedVersion {
         Writer::publish(self)
     }
     fn reclaim(&mut self) {
@@ -99,8 +99,8 @@ impl Writes for Writer {
 }
 
 impl Reads for Reader {
-    type Version = Published;
-    fn move_to(&mut self, version: &Published) {
+    type Version = PublishedVersion;
+    fn move_to(&mut self, version: &PublishedVersion) {
         Reader::move_to(self, version);
     }
     fn park(&mut self) {
@@ -116,7 +116,7 @@ impl Reads for Reader {
     }
 }
 
-// ------------------------------------------------------------------------------------------------- the oracle
+// ---------------------------------------------------------------------- the oracle
 
 type Map = BTreeMap<String, (Option<Vec<u8>>, NodeStat)>;
 
@@ -193,14 +193,14 @@ fn first_map() -> Map {
     map
 }
 
-/// The newest map; old ones are freed by epochs.
+/// Holds the newest map. Epochs free the old ones.
 struct EpochWriter {
     building: Map,
     newest: Arc<Atomic<Map>>,
     handle: LocalHandle,
 }
 
-// SAFETY: the handle moves with its writer and is used by one thread at a time.
+// SAFETY: the handle moves with its writer, and one thread at a time uses it.
 unsafe impl Send for EpochWriter {}
 
 impl Writes for EpochWriter {
@@ -211,7 +211,7 @@ impl Writes for EpochWriter {
     fn publish(&mut self) {
         let guard = self.handle.pin();
         let old = self.newest.swap(Owned::new(self.building.clone()), Ordering::AcqRel, &guard);
-        // SAFETY: the old map was just unlinked; who looks at it is pinned.
+        // SAFETY: this swap unlinked the old map, and each reader of it holds a guard.
         unsafe { guard.defer_destroy(old) };
     }
     fn reclaim(&mut self) {
@@ -224,37 +224,37 @@ impl Drop for EpochWriter {
         let guard = self.handle.pin();
         let old = self.newest.swap(crossbeam_epoch::Shared::null(), Ordering::AcqRel, &guard);
         if !old.is_null() {
-            // SAFETY: unlinked here, and only here.
+            // SAFETY: this swap unlinked it, and no other call sees the pointer again.
             unsafe { guard.defer_destroy(old) };
         }
     }
 }
 
-/// Pinned from one move to the next.
+/// Keeps one guard from one move to the next.
 struct EpochReader {
     newest: Arc<Atomic<Map>>,
     handle: LocalHandle,
-    standing: Option<(Guard, *const Map)>,
+    pinned: Option<(Guard, *const Map)>,
 }
 
-// SAFETY: handle and guard move together, and are used by one thread at a time.
+// SAFETY: handle and guard move together, and one thread at a time uses them.
 unsafe impl Send for EpochReader {}
 
 impl Reads for EpochReader {
     type Version = ();
     fn move_to(&mut self, (): &()) {
-        self.standing = None;
+        self.pinned = None;
         let guard = self.handle.pin();
         let map = self.newest.load(Ordering::Acquire, &guard).as_raw();
-        self.standing = Some((guard, map));
+        self.pinned = Some((guard, map));
     }
     fn park(&mut self) {
-        self.standing = None;
+        self.pinned = None;
     }
     fn unpark(&mut self) {}
     fn look(&self, path: &str) -> Seen {
-        let (_, map) = self.standing.as_ref().expect("it stands");
-        // SAFETY: loaded under the guard that is kept beside it.
+        let (_, map) = self.pinned.as_ref().expect("the reader moved to a version");
+        // SAFETY: the map was loaded under the guard that is kept beside it.
         look(unsafe { &**map }, path)
     }
 }
@@ -262,12 +262,12 @@ impl Reads for EpochReader {
 fn epoch_tree(readers: usize) -> (EpochWriter, Vec<EpochReader>) {
     let collector = Collector::new();
     let newest = Arc::new(Atomic::new(first_map()));
-    let reader = |_| EpochReader { newest: newest.clone(), handle: collector.register(), standing: None };
+    let reader = |_| EpochReader { newest: newest.clone(), handle: collector.register(), pinned: None };
     let readers = (0..readers).map(reader).collect();
     (EpochWriter { building: first_map(), newest: newest.clone(), handle: collector.register() }, readers)
 }
 
-// ------------------------------------------------------------------------------------------------- the tests
+// ---------------------------------------------------------------------- the tests
 
 fn all_paths() -> Vec<String> {
     (0..400).map(path).chain(["/".into(), "/zookeeper".into()]).collect()
@@ -299,15 +299,16 @@ fn tree_and_oracle_answer_alike() {
     }
 }
 
-/// Versions that the writer makes in the test with threads.
+/// Versions that the writer publishes in the test with threads.
 const VERSIONS: u64 = 2_000;
 
-/// One writer, readers on threads of their own; each replays the stream and compares what it sees with that.
+/// One writer, readers on threads of their own. Each reader replays the stream and compares what it sees
+/// with that.
 fn readers_find_exactly_their_version<W: Writes, R: Reads<Version = W::Version>>(
     (mut writer, readers): (W, Vec<R>),
 ) {
-    // The stand-in for the commit ring: the newest version under a lock. The stream's version number goes into the data
-    // of one znode, so that a reader of either implementation knows on which one it stands.
+    // A lock around the newest version replaces the commit ring. One znode's data is the stream's version
+    // number, so that a reader of either implementation knows which version it pins.
     let stamp = |writer: &mut W, version: u64| {
         let number = Some(version.to_be_bytes().to_vec());
         writer.apply(&Op::Set("/zookeeper".into(), number), version as i64);
@@ -369,12 +370,12 @@ fn the_oracle_itself_is_consistent() {
     readers_find_exactly_their_version(epoch_tree(4));
 }
 
-/// Holds travel to a thread that walks them while the writer goes on.
+/// Snapshot views travel to a thread that walks them while the writer goes on.
 #[test]
 fn checkpoints_on_a_thread_are_complete_and_exact() {
     let (mut writer, mut readers) = tree(1);
     readers[0].park();
-    let (send, receive) = std::sync::mpsc::sync_channel::<(u64, crate::tree::Held)>(2);
+    let (send, receive) = std::sync::mpsc::sync_channel::<(u64, crate::tree::SnapshotView)>(2);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let mut map = first_map();

@@ -1,10 +1,10 @@
-//! Hazard: somebody breaks the rules of standing, or memory is kept for nobody.
+//! Hazard: a reader breaks the rules of pins, or memory is kept that nothing can see.
 
 use super::acl;
 use crate::tree::reclaim::FREED_AT_ONCE;
-use crate::tree::{NewNode, Published, Writer, tree};
+use crate::tree::{NewNode, PublishedVersion, Writer, tree};
 
-fn set(writer: &mut Writer, zxid: i64) -> Published {
+fn set(writer: &mut Writer, zxid: i64) -> PublishedVersion {
     writer.set_data("/zookeeper", Some(&zxid.to_be_bytes()), zxid, zxid).expect("it is there");
     let published = writer.publish();
     writer.reclaim();
@@ -28,7 +28,7 @@ fn a_fresh_tree_is_zookeepers() {
 fn memory_is_kept_for_the_slowest_reader_and_no_longer() {
     let (mut writer, mut readers) = tree(2);
     let mut last = set(&mut writer, 1);
-    assert!(writer.retired_bytes() > 0, "both readers stand on the first version");
+    assert!(writer.retired_bytes() > 0, "both readers pin the first version");
     readers[0].move_to(&last);
     readers[1].park();
     writer.reclaim();
@@ -38,10 +38,10 @@ fn memory_is_kept_for_the_slowest_reader_and_no_longer() {
         readers[0].move_to(&last);
     }
     writer.reclaim();
-    assert_eq!(writer.retired_bytes(), 0, "a parked reader holds nothing");
+    assert_eq!(writer.retired_bytes(), 0, "a parked reader pins nothing");
     readers[1].unpark();
     let newest = set(&mut writer, 50);
-    assert!(writer.retired_bytes() > 0, "a reader that wakes may go to any version from the floor up");
+    assert!(writer.retired_bytes() > 0, "a reader that wakes may pin any version from the floor up");
     readers[1].move_to(&last);
     assert_eq!(readers[1].get("/zookeeper").expect("reserved").data(), Some(&49i64.to_be_bytes()[..]));
     for reader in &mut readers {
@@ -51,7 +51,7 @@ fn memory_is_kept_for_the_slowest_reader_and_no_longer() {
     assert_eq!(writer.retired_bytes(), 0);
     drop(readers);
     set(&mut writer, 51);
-    assert_eq!(writer.retired_bytes(), 0, "a dropped reader holds nothing");
+    assert_eq!(writer.retired_bytes(), 0, "a dropped reader pins nothing");
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn the_end_of_a_hold_does_not_stop_the_writer() {
     drop(held);
     writer.reclaim();
     assert!(writer.has_more_to_reclaim(), "freed all at once");
-    assert_eq!(writer.retired_bytes(), 0, "nobody sees it any more");
+    assert_eq!(writer.retired_bytes(), 0, "no reader and no hold sees it");
     let mut calls = 1;
     while writer.has_more_to_reclaim() {
         writer.reclaim();
@@ -178,7 +178,8 @@ fn a_version_of_another_tree_is_refused() {
     readers[0].move_to(&published);
 }
 
-/// The debug build's net: the reader says that it has moved, so its version is freed, and reads on in the old one.
+/// Debug builds detect a reader that claims to have moved, so that its version is freed, and then reads in
+/// the old one.
 #[cfg(debug_assertions)]
 #[test]
 #[should_panic(expected = "read of a stale version")]
@@ -202,7 +203,8 @@ fn versions_wrap() {
     }
 }
 
-/// A thousand savepoints in one version, each undone: nothing may leak into the version or be freed twice.
+/// A thousand savepoints in one version, each rolled back: nothing leaks into the version or is freed
+/// twice.
 #[test]
 fn rolled_back_creations_leave_nothing() {
     let (mut writer, mut readers) = tree(1);

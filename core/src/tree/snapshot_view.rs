@@ -1,21 +1,24 @@
-//! A version held as a whole, for checkpoints.
+//! Snapshot view: one version of the tree, held as a whole for a checkpoint.
 //!
-//! Owns nothing but its hold on the heap. Never stops the writer or a reader: it costs the old copies of what changes
-//! meanwhile. Its walk goes down by names, parents first, so that the same tree gives the same order on every node
-//! and a restore finds siblings together.
+//! Owns its hold on the heap.
+//!
+//! Never stops the writer or a reader. Its cost is the old copies of what changes meanwhile.
+//!
+//! Correct because the heap frees nothing that the hold can see. The walk follows names, parents first. So
+//! the same tree gives the same order on every node, and a restore finds siblings together.
 
 use super::children::Children;
+use super::epochs::Release;
 use super::pages::Table;
 use super::reader::{BATCH_LOOKUPS, Shared, get, get_batch};
-use super::standing::Release;
 use super::writer::Counts;
 use super::znode::Znode;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// One version, held for as long as this value lives. For checkpoints: it may go to another thread, and readers and
-/// the writer go on meanwhile.
-pub struct Held {
+/// One version of the tree, held until this value is dropped. It may move to another thread while readers
+/// and the writer go on.
+pub struct SnapshotView {
     pub(super) shared: Arc<Shared>,
     pub(super) release: Arc<Release>,
     pub(super) root: *mut Table,
@@ -23,63 +26,69 @@ pub struct Held {
     pub(super) counts: Counts,
 }
 
-// SAFETY: the version is kept alive by the hold and is not changed by anybody.
-unsafe impl Send for Held {}
-// SAFETY: all access through it is reading.
-unsafe impl Sync for Held {}
+// SAFETY: the hold keeps the version alive (`Heap::reclaim` respects it), and the writer changes no
+// published version.
+unsafe impl Send for SnapshotView {}
+// SAFETY: as above, and every access through a shared reference only reads.
+unsafe impl Sync for SnapshotView {}
 
-impl Held {
-    /// The version's number.
+impl SnapshotView {
     pub fn version(&self) -> u64 {
         self.version
     }
-    /// Znodes that [`Held::iter`] gives.
+    /// Count of znodes that [`SnapshotView::iter`] yields: the root once.
     pub fn len(&self) -> u64 {
         self.counts.znodes
     }
-    /// Never: there is a root.
+    /// Always false: every version has a root.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Looks up in the held version.
+    /// Looks up a path in the held version.
     pub fn get(&self, path: &str) -> Option<Znode<'_>> {
-        // SAFETY: the hold keeps its version alive (see `reclaim`), and published versions do not change.
+        // SAFETY: the hold keeps its version alive (`Heap::reclaim` respects it), and the writer changes no
+        // published version.
         unsafe { get(self.root, &self.shared.hasher, path, self.version) }
     }
     /// Every znode, parents before children, in an order that depends on names only.
-    pub fn iter(&self) -> HeldIter<'_> {
+    pub fn iter(&self) -> SnapshotViewIter<'_> {
         let root = self.get("/");
-        HeldIter { held: self, ready: root.into_iter().collect(), open: Vec::new(), paths: String::new() }
+        SnapshotViewIter {
+            held: self,
+            ready: root.into_iter().collect(),
+            open: Vec::new(),
+            paths: String::new(),
+        }
     }
 }
 
-impl<'h> IntoIterator for &'h Held {
+impl<'h> IntoIterator for &'h SnapshotView {
     type Item = Znode<'h>;
-    type IntoIter = HeldIter<'h>;
-    fn into_iter(self) -> HeldIter<'h> {
+    type IntoIter = SnapshotViewIter<'h>;
+    fn into_iter(self) -> SnapshotViewIter<'h> {
         self.iter()
     }
 }
 
-impl Drop for Held {
+impl Drop for SnapshotView {
     fn drop(&mut self) {
         self.release.give_up();
     }
 }
 
-/// See [`Held::iter`].
-pub struct HeldIter<'h> {
-    held: &'h Held,
-    /// Found, not given yet.
+/// Walk over a [`SnapshotView`], parents before children.
+pub struct SnapshotViewIter<'h> {
+    held: &'h SnapshotView,
+    /// Looked up and not yet yielded.
     ready: VecDeque<Znode<'h>>,
     /// Znodes whose children are not all found yet.
     open: Vec<(Znode<'h>, Children<'h>)>,
-    /// Paths of the next group, one behind the other.
+    /// Paths of the next group, concatenated.
     paths: String,
 }
 
-impl<'h> HeldIter<'h> {
-    /// Finds the next group of siblings.
+impl<'h> SnapshotViewIter<'h> {
+    /// Looks up the next group of siblings, at most [`BATCH_LOOKUPS`].
     fn find_more(&mut self) {
         let Some((parent, children)) = self.open.last_mut() else { return };
         let prefix = if parent.path() == "/" { "" } else { parent.path() };
@@ -103,13 +112,13 @@ impl<'h> HeldIter<'h> {
             start = end;
         }
         let (mut found, held) = (Vec::with_capacity(group), self.held);
-        // SAFETY: the hold keeps its version alive and unchanged (see `Held::get`).
+        // SAFETY: the hold keeps its version alive and unchanged (see `SnapshotView::get`).
         unsafe { get_batch(held.root, &held.shared.hasher, &paths[..group], held.version, &mut found) };
         self.ready.extend(found.into_iter().map(|znode| znode.expect("each child has a znode")));
     }
 }
 
-impl<'h> Iterator for HeldIter<'h> {
+impl<'h> Iterator for SnapshotViewIter<'h> {
     type Item = Znode<'h>;
 
     fn next(&mut self) -> Option<Znode<'h>> {
