@@ -4,7 +4,7 @@
 //! It stays correct because a block stands for itself: its znodes refer to ACLs of the same block, so that blocks can be
 //! read in any order and in parallel. See `docs/formats/snapshot.md` for what is around them.
 
-use crate::acl::{Acl, AclList, AclRef};
+use crate::acl::{AclEntry, AclList, AclRef};
 use crate::command::Identity;
 use crate::tree::{NodeStat, Znode};
 use rkyv::with::{InlineAsBox, Map};
@@ -151,9 +151,9 @@ impl ArchivedStoredZnode<'_> {
 
 /// An archived list as it is in memory.
 pub fn acl_list(stored: &rkyv::vec::ArchivedVec<ArchivedStoredAcl>) -> AclList {
-    let entry = |a: &ArchivedStoredAcl| Acl {
-        perms: a.perms.to_native(),
-        id: Identity { scheme: a.id.scheme.as_str().to_owned(), id: a.id.id.as_str().to_owned() },
+    let entry = |a: &ArchivedStoredAcl| {
+        let id = Identity { scheme: a.id.scheme.as_str().to_owned(), id: a.id.id.as_str().to_owned() };
+        AclEntry::new(a.perms.to_native(), id)
     };
     AclList { entries: stored.iter().map(entry).collect() }
 }
