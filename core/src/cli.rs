@@ -64,23 +64,19 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Begin an ensemble again with this server's data, when a majority of its data directories is gone for good.
+    /// Make a new ensemble from this server's data, when a majority of the data directories is gone for good.
     #[command(
-        after_help = "Example:\n  paddock refound --config /etc/zookeeper/conf/zoo.cfg --others-are-lost\n\nThe server must not \
+        after_help = "Example:\n  paddock force-new-ensemble --config /etc/zookeeper/conf/zoo.cfg --others-are-lost\n\nThe server must not \
                             run. It needs nobody's vote afterwards; start it, then the others with empty data directories: they are \
                             fed and get their votes back. Writes that only the lost directories had are lost. Never start one of the \
                             lost directories again. Of several servers with data take the one with the highest ZXID in `paddock \
                             status`, or after \"recovered zxid\" in its log.\nExit codes: 0 done, 2 wrong \
                             flags or configuration, 3 not done."
     )]
-    Refound {
-        /// The server's configuration file.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-        /// Says that the data directories of a majority of the servers will not come back.
-        #[arg(long, required = true)]
-        others_are_lost: bool,
-    },
+    ForceNewEnsemble(ForceNewEnsemble),
+    /// The former name of `force-new-ensemble`.
+    #[command(hide = true)]
+    Refound(ForceNewEnsemble),
     /// Run a whole local ensemble of real processes until SIGTERM or SIGINT.
     #[command(
         after_help = "Examples:\n  paddock cluster --nodes 3\n  paddock cluster --nodes 5 --observers 2 --dir /tmp/five \
@@ -145,6 +141,16 @@ struct Cluster {
 }
 
 #[derive(Args, Debug)]
+struct ForceNewEnsemble {
+    /// The server's configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Confirms that the data directories of a majority of the servers are gone for good.
+    #[arg(long, required = true)]
+    others_are_lost: bool,
+}
+
+#[derive(Args, Debug)]
 struct Status {
     /// The servers: HOST:PORT,HOST:PORT…
     #[arg(default_value = "127.0.0.1:2181", value_name = "SERVERS")]
@@ -186,7 +192,13 @@ pub fn run(cli: Cli) -> ExitCode {
     ExitCode::from(match cli.command {
         Command::Serve(flags) => serve(flags),
         Command::Check { config } => check(&config),
-        Command::Refound { config, .. } => refound(&config),
+        Command::ForceNewEnsemble(flags) => force_new_ensemble(&flags.config),
+        Command::Refound(flags) => {
+            eprintln!(
+                "paddock: `refound` is the former name of this command; it is now `paddock force-new-ensemble`"
+            );
+            force_new_ensemble(&flags.config)
+        }
         Command::Cluster(flags) => cluster(flags),
         Command::Status(flags) => status(&flags),
         Command::Lead { server, timeout } => lead(&server, Duration::from_millis(timeout)),
@@ -316,7 +328,7 @@ fn check(path: &Path) -> u8 {
     }
 }
 
-fn refound(path: &Path) -> u8 {
+fn force_new_ensemble(path: &Path) -> u8 {
     init_log();
     let config = match config::load(path, None) {
         Ok((config, findings)) => {
@@ -325,7 +337,7 @@ fn refound(path: &Path) -> u8 {
         }
         Err(message) => return fail(EXIT_USAGE, &message),
     };
-    match crate::server::refound(&config) {
+    match crate::server::force_new_ensemble(&config) {
         Ok(done) => {
             println!(
                 "server {} goes on alone, with {} znodes as of zxid {:#x}. Start it, and then the others with empty data \

@@ -10,9 +10,9 @@ use std::process::{Command, Output};
 const CONFIG: &str = "tickTime=500\ninitLimit=20\nsyncLimit=10\n";
 const SESSION_MS: i32 = 10_000;
 
-fn refound(config: &Path, flags: &[&str]) -> Output {
+fn force_new_ensemble(config: &Path, flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_paddock"));
-    command.arg("refound").arg("--config").arg(config).args(flags).output().unwrap()
+    command.arg("force-new-ensemble").arg("--config").arg(config).args(flags).output().unwrap()
 }
 
 #[test]
@@ -38,11 +38,11 @@ fn two_emptied_servers_wait_for_the_third_and_an_operator_makes_it_go_on() {
     }
 
     let config = ensemble.config(3);
-    let refused = refound(&config, &["--others-are-lost"]);
+    let refused = force_new_ensemble(&config, &["--others-are-lost"]);
     assert_eq!(refused.status.code(), Some(3), "it runs: {refused:?}");
     ensemble.kill(3);
-    assert_eq!(refound(&config, &[]).status.code(), Some(2));
-    let done = refound(&config, &["--others-are-lost"]);
+    assert_eq!(force_new_ensemble(&config, &[]).status.code(), Some(2));
+    let done = force_new_ensemble(&config, &["--others-are-lost"]);
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     assert!(String::from_utf8_lossy(&done.stdout).contains("server 3 goes on alone"), "{done:?}");
     ensemble.launch(3);

@@ -124,7 +124,7 @@ pub struct RunError {
 
 /// The end of a thread that nothing went wrong with.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum End {
+enum ThreadEnd {
     /// It was told to.
     Told,
     /// The data directory is to be opened again; why.
@@ -132,7 +132,7 @@ enum End {
 }
 
 /// The end of a thread.
-type Ended = Result<End, RunError>;
+type Ended = Result<ThreadEnd, RunError>;
 
 /// A running server. Dropping it stops it.
 pub struct Server {
@@ -283,7 +283,7 @@ impl Server {
                 }
                 recv(stop) -> _ => {
                     tracing::info!("stopping");
-                    Ok(End::Told)
+                    Ok(ThreadEnd::Told)
                 }
                 recv(self.ended) -> end => end.unwrap_or_else(|_| Err(RunError {
                     thread: "a server thread".to_owned(),
@@ -292,8 +292,8 @@ impl Server {
                 })),
             };
             let why = match end {
-                Ok(End::Reopen(why)) => why,
-                Ok(End::Told) => return self.stop(),
+                Ok(ThreadEnd::Reopen(why)) => why,
+                Ok(ThreadEnd::Told) => return self.stop(),
                 Err(error) => {
                     let removed = matches!(self.core.reason(), Some(StopReason::Removed { .. }));
                     let _ = self.stop();
@@ -356,8 +356,8 @@ impl Server {
     ) -> Result<(), StartError> {
         let control = Arc::clone(&self.core);
         let core_ended = move || match control.reason() {
-            None | Some(StopReason::Asked) => Ok(End::Told),
-            Some(reason @ StopReason::Reopen { .. }) => Ok(End::Reopen(reason.to_string())),
+            None | Some(StopReason::Asked) => Ok(ThreadEnd::Told),
+            Some(reason @ StopReason::Reopen { .. }) => Ok(ThreadEnd::Reopen(reason.to_string())),
             Some(reason) => Err(reason.to_string()),
         };
         let flag = &self.stop_shards;
@@ -379,7 +379,7 @@ impl Server {
                 *core,
                 on,
                 engine,
-                || Ok(End::Told),
+                || Ok(ThreadEnd::Told),
                 tell.clone(),
             )?);
         }
@@ -443,7 +443,7 @@ fn run(
     core: usize,
     on: EventLoop,
     mut engine: impl Engine + Send + 'static,
-    reason: impl FnOnce() -> Result<End, String> + Send + 'static,
+    reason: impl FnOnce() -> Result<ThreadEnd, String> + Send + 'static,
     tell: Sender<Ended>,
 ) -> Result<JoinHandle<()>, StartError> {
     let thread = name.to_owned();
@@ -464,8 +464,8 @@ fn wall_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
-/// Makes the server that `config` describes, and that does not run, the beginning of its ensemble.
-pub fn refound(config: &Config) -> Result<Refounded, RefoundError> {
+/// Makes a new ensemble from the data of the server that `config` describes. That server must not run.
+pub fn force_new_ensemble(config: &Config) -> Result<Refounded, RefoundError> {
     let settings = consensus_config(config, &cores::place(&[], None)).and_then(|settings| {
         refuse_zookeeper_data(config)?;
         Ok((settings, random_bytes()?))
