@@ -7,16 +7,17 @@ pub mod cli;
 pub mod cluster;
 pub mod command;
 pub mod commit;
-mod complaint;
 pub mod config;
 pub mod consensus;
 pub mod freshness;
+mod log_throttle;
 #[cfg(test)]
 mod logged;
 pub mod machine;
 pub mod members;
 pub mod path;
 pub mod peers;
+pub mod properties;
 mod random;
 pub mod ring;
 pub mod server;

@@ -7,12 +7,12 @@
 
 /// See the module doc.
 #[derive(Debug, Default)]
-pub(crate) struct Complaint {
+pub(crate) struct LogThrottle {
     said_at: Option<u64>,
     held_back: u64,
 }
 
-impl Complaint {
+impl LogThrottle {
     /// Whether the log shall have it, at least `pause` after it had it last; the count of lines that it did not get.
     pub(crate) fn admit(&mut self, now: u64, pause: u64) -> Option<u64> {
         if self.said_at.is_some_and(|at| now < at.saturating_add(pause)) {
@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn what_comes_again_and_again_is_said_once_each_pause_with_its_count() {
-        let mut complaint = Complaint::default();
+        let mut complaint = LogThrottle::default();
         assert_eq!(complaint.admit(0, 10), Some(0));
         assert_eq!((complaint.admit(1, 10), complaint.admit(9, 10)), (None, None));
         assert_eq!((complaint.admit(10, 10), complaint.admit(20, 10)), (Some(2), Some(0)));

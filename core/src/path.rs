@@ -84,11 +84,6 @@ pub fn parent_for_delete(path: &str) -> Result<&str, PathError> {
     parent_for_create(path)
 }
 
-/// The reduced validation of exists: only U+0000 is refused. Other reads check nothing.
-pub fn validate_for_exists(path: &str) -> Result<(), PathError> {
-    if path.as_bytes().contains(&0) { Err(PathError::Character(0)) } else { Ok(()) }
-}
-
 /// Whether this is one of the nodes that always exist. The root's alias `""` is not: nobody can name it in a write.
 pub fn is_reserved(path: &str) -> bool {
     matches!(path, ROOT | ZOOKEEPER | QUOTA | CONFIG)

@@ -6,12 +6,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::file::Values;
-use super::findings::{ConfigError, Finding, Place};
+use super::findings::{ConfigError, Finding, LinePosition};
 use super::keys;
 use super::listeners::{any_address, resolve};
-use super::properties::{Property, parse};
+use super::values::{self, Values};
 use crate::members::{MemberRole, Members, MembersError, NODE_MAX, is_wildcard, parse_node};
+use crate::properties::{Property, parse};
 use paddock_transport::engine::Address;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -108,7 +108,7 @@ pub(super) fn settle(
     let nowhere = members.members.iter().filter(|(_, m)| is_wildcard(&m.host));
     findings.extend(nowhere.map(|(n, _)| {
         let line = at.get(n).copied().unwrap_or_default();
-        Finding::Nowhere { at: Place { line, dynamic: dynamic.clone() }, node: *n, own: *n == node }
+        Finding::Nowhere { at: LinePosition { line, dynamic: dynamic.clone() }, node: *n, own: *n == node }
     }));
     let client = me.client_parts();
     let listen_all = file.switch("quorumListenOnAllIPs")?.unwrap_or(false);
@@ -125,7 +125,7 @@ fn one_server(
 ) -> Result<Servers, ConfigError> {
     let Some((node, me)) = members.members.first_key_value() else { return Err(ConfigError::NoParticipants) };
     let line = at.get(node).copied().unwrap_or_default();
-    findings.push(Finding::OneServer { at: Place { line, dynamic: dynamic.clone() }, node: *node });
+    findings.push(Finding::OneServer { at: LinePosition { line, dynamic: dynamic.clone() }, node: *node });
     let client = me.client_parts();
     Ok(Servers { ensemble: None, node: *node, client, dynamic, standalone_enabled: true })
 }
@@ -214,7 +214,7 @@ fn check_role(
     let told = match p.value.to_ascii_lowercase().as_str() {
         "observer" => MemberRole::Observer,
         "participant" => MemberRole::Participant,
-        _ => return Err(super::file::bad(p, "participant or observer".to_owned())),
+        _ => return Err(values::bad(p, "participant or observer".to_owned())),
     };
     if told != role {
         findings.push(Finding::PeerType { line: p.line, node, told, role });

@@ -10,13 +10,14 @@ use super::ensemble::{self, Servers};
 use super::findings::{ConfigError, Finding};
 use super::keys::{self, Known};
 use super::listeners::listeners;
-use super::properties::{Property, parse};
+use super::values::Values;
 use super::{
     Config, INIT_LIMIT_TICKS, JUTE_MAX_BUFFER_BYTES, MAX_CLIENT_CNXNS_FILE, MAX_STALENESS_MIN_MS, RaftClock,
     SESSION_TIMEOUT_MAX_MS, SYNC_LIMIT_TICKS, TICK_TIME_FILE_MS,
 };
 use crate::admin::words::Words;
 use crate::members::MembersError;
+use crate::properties::parse;
 use paddock_transport::engine::Address;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -183,52 +184,6 @@ fn is_digest(value: &str) -> bool {
 
 fn is_off(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "false" | "no" | "off" | "0" | "")
-}
-
-pub(super) fn bad(p: &Property, expected: String) -> ConfigError {
-    ConfigError::Value { line: p.line, key: p.key.clone(), value: p.value.clone(), expected }
-}
-
-/// The file's pairs, read by type. Of a key that comes twice the last one counts.
-pub(super) struct Values<'a>(&'a [Property]);
-
-impl<'a> Values<'a> {
-    pub fn all(&self) -> impl Iterator<Item = &'a Property> + use<'a> {
-        self.0.iter()
-    }
-    pub fn last(&self, key: &str) -> Option<&'a Property> {
-        self.0.iter().rev().find(|p| keys::plain(&p.key) == key)
-    }
-    pub fn text(&self, key: &str) -> Option<&'a str> {
-        self.last(key).map(|p| p.value.as_str()).filter(|v| !v.is_empty())
-    }
-    pub fn number(&self, key: &str, min: u64, max: u64) -> Result<Option<u64>, ConfigError> {
-        let Some(p) = self.last(key) else { return Ok(None) };
-        match p.value.parse::<u64>() {
-            Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
-            _ => Err(bad(p, format!("a whole number from {min} to {max}"))),
-        }
-    }
-    /// Decimal or 0x…, as Java's `Integer.getInteger` takes it.
-    fn integer(&self, key: &str, min: i64, max: i64) -> Result<Option<i64>, ConfigError> {
-        let Some(p) = self.last(key) else { return Ok(None) };
-        let parsed = match p.value.strip_prefix("0x").or_else(|| p.value.strip_prefix("0X")) {
-            Some(hex) => i64::from_str_radix(hex, 16),
-            None => p.value.parse(),
-        };
-        match parsed {
-            Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
-            _ => Err(bad(p, format!("a whole number from {min} to {max}"))),
-        }
-    }
-    pub fn switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
-        let Some(p) = self.last(key) else { return Ok(None) };
-        match p.value.to_ascii_lowercase().as_str() {
-            "yes" | "true" => Ok(Some(true)),
-            "no" | "false" => Ok(Some(false)),
-            _ => Err(bad(p, "yes or no (true or false)".to_owned())),
-        }
-    }
 }
 
 #[cfg(test)]

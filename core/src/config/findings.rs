@@ -4,21 +4,21 @@
 
 #![forbid(unsafe_code)]
 
-use super::properties::BadEscape;
 use crate::admin::words::Misfit;
 use crate::members::{MemberRole, MembersError, NODE_MAX};
+use crate::properties::BadEscape;
 use std::path::PathBuf;
 
 /// Where a server line stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct LinePosition {
     /// Line.
     pub line: u32,
     /// The dynamic file; `None`: the configuration file itself.
     pub dynamic: Option<PathBuf>,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for LinePosition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.dynamic {
             Some(path) => write!(f, "dynamicConfigFile={}: line {}", path.display(), self.line),
@@ -59,7 +59,7 @@ pub enum Finding {
     /// A server line whose address is no place.
     Nowhere {
         /// The server line.
-        at: Place,
+        at: LinePosition,
         /// The server's number.
         node: u8,
         /// Whether it is this server's own line.
@@ -68,7 +68,7 @@ pub enum Finding {
     /// A single server line: the server runs standalone.
     OneServer {
         /// The line.
-        at: Place,
+        at: LinePosition,
         /// Its number.
         node: u8,
     },

@@ -8,10 +8,10 @@
 
 use super::Config;
 use super::ensemble::Servers;
-use super::file::{Values, bad};
 use super::findings::ConfigError;
-use super::properties::Property;
+use super::values::{Values, bad};
 use crate::members::is_wildcard;
+use crate::properties::Property;
 use paddock_transport::engine::Address;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 

@@ -10,11 +10,11 @@ mod file;
 mod findings;
 pub mod keys;
 mod listeners;
-pub mod properties;
+mod values;
 
 pub use ensemble::{Ensemble, MYID, PeerAddressError, write_dynamic};
 pub use file::{load, read};
-pub use findings::{ConfigError, Finding, Place};
+pub use findings::{ConfigError, Finding, LinePosition};
 
 use paddock_transport::engine::Address;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -90,7 +90,7 @@ fn one_server_is_a_standalone_with_its_number() {
     let (config, findings) = with(text, &[]).unwrap();
     assert_eq!((config.node, config.ensemble), (7, None));
     assert!(config.listen[0].to_string().ends_with(":2182"));
-    assert_eq!(findings, [Finding::OneServer { at: Place { line: 2, dynamic: None }, node: 7 }]);
+    assert_eq!(findings, [Finding::OneServer { at: LinePosition { line: 2, dynamic: None }, node: 7 }]);
     let text = "dataDir=/data\nserver.7=a:1:2;2182\nstandaloneEnabled=false\ninitLimit=1\nsyncLimit=1\n";
     let (config, _) = settled(text, "7");
     assert!(!config.standalone_enabled);
@@ -122,7 +122,7 @@ fn numbers_of_voters_that_waste_or_tolerate_nothing_are_told() {
 #[test]
 fn an_address_that_is_no_place_is_told() {
     let lines = "dataDir=/data\nclientPort=3\ninitLimit=1\nsyncLimit=1\nserver.1=0.0.0.0:1:2\nserver.2=[::]:1:2\nserver.3=c:1:2\n";
-    let at = |line| Place { line, dynamic: None };
+    let at = |line| LinePosition { line, dynamic: None };
     let want = [
         Finding::Nowhere { at: at(5), node: 1, own: true },
         Finding::Nowhere { at: at(6), node: 2, own: false },

@@ -5,7 +5,7 @@
 //! holds one record for each member.
 
 use super::group::Progress;
-use crate::complaint::Complaint;
+use crate::log_throttle::LogThrottle;
 use std::collections::BTreeMap;
 
 /// Time without an acknowledgement, while entries are missing, after which a follower counts as left behind: longer than an election, a
@@ -27,7 +27,7 @@ struct Follower {
     /// When it acknowledged that, or last missed nothing.
     since_ns: u64,
     /// What the log says of it, and how often.
-    said: Complaint,
+    said: LogThrottle,
     named: bool,
 }
 
@@ -71,7 +71,7 @@ impl LeftBehind {
             let still_ns = now_ns.saturating_sub(follower.since_ns);
             if still_ns < LEFT_BEHIND_NS {
                 if std::mem::take(&mut follower.named) {
-                    follower.said = Complaint::default();
+                    follower.said = LogThrottle::default();
                     tracing::info!("node {} acknowledges entries again, up to entry {}", p.node, p.matched);
                 }
                 continue;

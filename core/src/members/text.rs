@@ -5,7 +5,7 @@
 //! meaning than ours is an error.
 
 use super::{Member, MemberRole, Members, NODE_MAX};
-use crate::config::properties;
+use crate::properties;
 
 /// Why a text is no membership.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

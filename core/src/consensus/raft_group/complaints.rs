@@ -4,7 +4,7 @@
 //! Raft's clock: a heartbeat a beat, or as many as a line carries, make one line in [`COMPLAINT_TICKS`]; and bounded by the
 //! numbers of nodes.
 
-use crate::complaint::Complaint;
+use crate::log_throttle::LogThrottle;
 use std::collections::BTreeMap;
 
 /// Ticks between two lines about the same fault of the same node: ten seconds by the usual clock.
@@ -25,7 +25,7 @@ pub(super) enum Wrong {
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     ticks: u64,
-    said: BTreeMap<(u64, Wrong), Complaint>,
+    said: BTreeMap<(u64, Wrong), LogThrottle>,
 }
 
 impl Complaints {

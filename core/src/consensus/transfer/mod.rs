@@ -25,7 +25,7 @@ mod tests;
 
 pub use helper::Mode;
 
-use crate::complaint::Complaint;
+use crate::log_throttle::LogThrottle;
 use crate::peers::message::{Message, SnapshotMessage};
 use helper::{Done, Helper};
 use paddock_storage::Snapshots;
@@ -132,7 +132,7 @@ struct Failure {
     /// Index of the snapshot; 0 if none could be opened.
     index: u64,
     why: String,
-    said: Complaint,
+    said: LogThrottle,
 }
 
 impl Failure {
