@@ -137,7 +137,7 @@ cells! {
 /// How the node takes part, as `srvr` and `mntr` name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Mode {
+pub enum ServerState {
     /// Still starting: no leader was ever known. A node that knew one keeps its role's mode when it loses the leader:
     /// how long it serves is told by [`crate::freshness::Freshness`], not by this.
     NotServing = 0,
@@ -151,24 +151,24 @@ pub enum Mode {
     Observer = 4,
 }
 
-impl Mode {
+impl ServerState {
     /// The word that tools parse.
     pub const fn name(self) -> &'static str {
         match self {
-            Mode::NotServing => "not serving",
-            Mode::Standalone => "standalone",
-            Mode::Leader => "leader",
-            Mode::Follower => "follower",
-            Mode::Observer => "observer",
+            ServerState::NotServing => "not serving",
+            ServerState::Standalone => "standalone",
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Observer => "observer",
         }
     }
     const fn from_u8(n: u8) -> Self {
         match n {
-            1 => Mode::Standalone,
-            2 => Mode::Leader,
-            3 => Mode::Follower,
-            4 => Mode::Observer,
-            _ => Mode::NotServing,
+            1 => ServerState::Standalone,
+            2 => ServerState::Leader,
+            3 => ServerState::Follower,
+            4 => ServerState::Observer,
+            _ => ServerState::NotServing,
         }
     }
 }
@@ -196,12 +196,12 @@ struct Texts {
 
 impl Stats {
     /// Counters for `shards` shards of a node that started at `started_ms` (ms since the Unix epoch). The mode is
-    /// [`Mode::NotServing`] until [`Stats::set_mode`].
+    /// [`ServerState::NotServing`] until [`Stats::set_mode`].
     pub fn new(shards: usize, started_ms: i64) -> Self {
         Self {
             shards: (0..shards).map(|_| CachePadded::default()).collect(),
             node: CachePadded::default(),
-            mode: AtomicU8::new(Mode::NotServing as u8),
+            mode: AtomicU8::new(ServerState::NotServing as u8),
             zxid: AtomicI64::new(0),
             started_ms,
             texts: Mutex::default(),
@@ -228,11 +228,11 @@ impl Stats {
         &self.node
     }
     /// How the node takes part now.
-    pub fn mode(&self) -> Mode {
-        Mode::from_u8(self.mode.load(Relaxed))
+    pub fn mode(&self) -> ServerState {
+        ServerState::from_u8(self.mode.load(Relaxed))
     }
     /// Tells how the node takes part; called by the consensus core.
-    pub fn set_mode(&self, mode: Mode) {
+    pub fn set_mode(&self, mode: ServerState) {
         self.mode.store(mode as u8, Relaxed);
     }
     /// Last applied zxid.
@@ -333,8 +333,8 @@ mod tests {
         assert_eq!(stats.sum(|s| &s.connections), 7);
         stats.shard(2).connections.sub(9);
         assert_eq!(stats.sum(|s| &s.connections), 2);
-        assert_eq!(stats.mode(), Mode::NotServing);
-        stats.set_mode(Mode::Standalone);
+        assert_eq!(stats.mode(), ServerState::NotServing);
+        stats.set_mode(ServerState::Standalone);
         assert_eq!(stats.mode().name(), "standalone");
     }
 }

@@ -4,7 +4,7 @@
 //! because the formats are fixed by spec 03 section 1 and pinned by tests.
 
 use crate::admin::words::{Word, Words};
-use crate::stats::{Mode, Stats};
+use crate::stats::{ServerState, Stats};
 use std::fmt::Write;
 
 /// The version that the words report: tools parse `^Zookeeper version: (\d+\.\d+\.\d+)` to learn which protocol level
@@ -64,7 +64,7 @@ pub enum Serving {
 impl Facts<'_> {
     fn serving(&self) -> Serving {
         match (self.serving, self.stats.mode()) {
-            (Serving::Full, Mode::NotServing) => Serving::Nobody,
+            (Serving::Full, ServerState::NotServing) => Serving::Nobody,
             (serving, _) => serving,
         }
     }
@@ -150,7 +150,7 @@ pub fn why_not_to_lead(stats: &Stats) -> Option<&'static str> {
              or ask another server to lead",
         );
     }
-    if stats.mode() == Mode::Observer {
+    if stats.mode() == ServerState::Observer {
         return Some(
             "this server has no vote, being an observer or not caught up yet: it cannot lead. Ask one of the voters to",
         );
@@ -198,7 +198,7 @@ fn server_lines(out: &mut String, facts: &Facts<'_>) {
         facts.mode_name(),
         stats.node().znodes.get(),
     );
-    if stats.mode() == Mode::Leader && facts.serving() == Serving::Full {
+    if stats.mode() == ServerState::Leader && facts.serving() == Serving::Full {
         let [last, min, max] = proposal_sizes(stats);
         let _ = writeln!(out, "Proposal sizes last/min/max: {last}/{min}/{max}");
     }
@@ -274,19 +274,19 @@ fn monitor(facts: &Facts<'_>) -> String {
 fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
     let (stats, node) = (facts.stats, facts.stats.node());
     let peer_state = match (facts.serving(), stats.mode()) {
-        (_, Mode::Standalone) => {
+        (_, ServerState::Standalone) => {
             if node.disk_full.get() != 0 {
                 out.push_str("paddock_disk_full\t1\n");
             }
             return;
         }
-        (Serving::Nobody | Serving::ReadOnly, _) | (_, Mode::NotServing) => "looking",
-        (_, Mode::Leader) => "leading - broadcast",
-        (_, Mode::Follower) => "following - broadcast",
-        (_, Mode::Observer) => "observing - broadcast",
+        (Serving::Nobody | Serving::ReadOnly, _) | (_, ServerState::NotServing) => "looking",
+        (_, ServerState::Leader) => "leading - broadcast",
+        (_, ServerState::Follower) => "following - broadcast",
+        (_, ServerState::Observer) => "observing - broadcast",
     };
     let _ = writeln!(out, "zk_peer_state\t{peer_state}\nzk_quorum_size\t{}", node.quorum_size.get());
-    if stats.mode() == Mode::Leader {
+    if stats.mode() == ServerState::Leader {
         let [last, min, max] = proposal_sizes(stats);
         let since_ms = node.leading_since_ms.get() as i64;
         let rows = [
@@ -328,7 +328,7 @@ fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
         let _ = writeln!(out, "paddock_lag_ms\t{lag_ms}");
     }
     let _ = writeln!(out, "paddock_write_block_reason\t{}", stats.write_block());
-    if stats.mode() == Mode::Leader {
+    if stats.mode() == ServerState::Leader {
         let _ = writeln!(out, "paddock_membership_wait\t{}", stats.membership_wait());
         let _ = writeln!(out, "paddock_left_behind\t{}", node.left_behind.get());
         let _ = writeln!(out, "paddock_left_behind_nodes\t{}", stats.left_behind());
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn srvr_has_the_lines_that_tools_parse() {
         let stats = Stats::new(2, 0);
-        stats.set_mode(Mode::Standalone);
+        stats.set_mode(ServerState::Standalone);
         stats.set_zxid(0x15d);
         stats.node().znodes.set(46);
         stats.shard(0).latency_count.set(4);
@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn stat_lists_clients_between_version_and_figures() {
         let stats = Stats::new(1, 0);
-        stats.set_mode(Mode::Standalone);
+        stats.set_mode(ServerState::Standalone);
         let clients = [ClientLine {
             peer: "127.0.0.1:47186".into(),
             interest: 1,
@@ -408,7 +408,7 @@ mod tests {
         assert_eq!(answer(Word::Ruok, &f), "imok");
         assert_eq!(answer(Word::Isro, &f), "null");
         assert_eq!(answer(Word::Stat, &f), "This ZooKeeper instance is not currently serving requests\n");
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         stats.set_write_block("no leader: 2 of 5 voters reachable");
         let f = Facts { serving: Serving::Nobody, ..f };
         let first =
@@ -422,7 +422,7 @@ mod tests {
     #[test]
     fn a_leader_tells_what_leaders_tell_and_a_follower_does_not() {
         let stats = Stats::new(1, 0);
-        stats.set_mode(Mode::Leader);
+        stats.set_mode(ServerState::Leader);
         stats.set_leading(Some(2_000));
         assert!(answer(Word::Srvr, &facts(&stats, &[])).ends_with("Proposal sizes last/min/max: -1/-1/-1\n"));
         for bytes in [122, 36, 56] {
@@ -454,12 +454,12 @@ mod tests {
         ] {
             assert!(text.contains(&format!("{row}\n")), "{row} is missing: {text}");
         }
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         stats.set_leading(None);
         let text = answer(Word::Mntr, &f) + &answer(Word::Srvr, &f);
         assert!(text.contains("zk_peer_state\tfollowing - broadcast\n"), "{text}");
         assert!(!text.contains("zk_learners") && !text.contains("Proposal"), "{text}");
-        stats.set_mode(Mode::Standalone);
+        stats.set_mode(ServerState::Standalone);
         assert!(!answer(Word::Mntr, &f).contains("paddock_"));
     }
 
@@ -467,7 +467,7 @@ mod tests {
     fn a_full_disk_is_told_where_writes_go_on_without_this_server_too() {
         let stats = Stats::new(1, 0);
         stats.node().disk_full.set(1);
-        for mode in [Mode::Standalone, Mode::Follower] {
+        for mode in [ServerState::Standalone, ServerState::Follower] {
             stats.set_mode(mode);
             assert!(answer(Word::Mntr, &facts(&stats, &[])).contains("paddock_disk_full\t1\n"), "{mode:?}");
         }
@@ -479,7 +479,7 @@ mod tests {
     fn a_server_that_cannot_lead_says_why_and_is_not_asked_in_vain() {
         let stats = Stats::new(1, 0);
         let facts = Facts { words: Words::parse("lead").0, ..facts(&stats, &[]) };
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         assert!(answer(Word::Lead, &facts).starts_with(NO_LEADER));
         stats.node().leader_id.set(2);
         assert!(answer(Word::Lead, &facts).starts_with("asked"));
@@ -490,14 +490,14 @@ mod tests {
             assert!(text.contains("is full") && text.contains("free space"), "{text}");
         }
         stats.node().disk_full.set(0);
-        stats.set_mode(Mode::Observer);
+        stats.set_mode(ServerState::Observer);
         assert!(answer(Word::Lead, &facts).contains("observer"));
     }
 
     #[test]
     fn a_read_only_node_says_so_everywhere() {
         let stats = Stats::new(1, 0);
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         let f = Facts { serving: Serving::ReadOnly, ..facts(&stats, &[]) };
         assert_eq!(answer(Word::Isro, &f), "ro");
         let text = answer(Word::Srvr, &f);
@@ -509,7 +509,7 @@ mod tests {
     #[test]
     fn conf_ends_with_the_membership_of_an_ensemble() {
         let stats = Stats::new(1, 0);
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         stats.set_membership("server.1=a:2:3:participant\nversion=100000000".to_owned());
         assert_eq!(
             answer(Word::Conf, &facts(&stats, &[])),

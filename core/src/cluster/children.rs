@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::layout::Place;
+use super::layout::NodeLayout;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs::File;
@@ -27,9 +27,9 @@ const LOG_END_BYTES: u64 = 4096;
 
 /// One node and its process, if it runs.
 #[derive(Debug)]
-pub struct Node {
+pub struct NodeProcess {
     /// Where it lives.
-    pub place: Place,
+    pub layout: NodeLayout,
     process: Option<Child>,
     /// Length of the log when the process was started: what lies before is not its own.
     log_from: u64,
@@ -46,20 +46,20 @@ pub struct Death {
     pub last_line: String,
 }
 
-impl Node {
+impl NodeProcess {
     /// A node whose process is not started yet.
-    pub fn new(place: Place) -> Self {
-        Self { place, process: None, log_from: 0 }
+    pub fn new(layout: NodeLayout) -> Self {
+        Self { layout, process: None, log_from: 0 }
     }
 
     /// Starts `program serve` on the node's configuration; `flags` follow.
     pub fn start(&mut self, program: &Path, flags: &[OsString]) -> io::Result<u32> {
-        let log = File::options().create(true).append(true).open(&self.place.log)?;
+        let log = File::options().create(true).append(true).open(&self.layout.log)?;
         self.log_from = log.metadata()?.len();
         let process = Command::new(program)
             .arg("serve")
             .arg("--config")
-            .arg(&self.place.config)
+            .arg(&self.layout.config)
             .arg("--exit-with-parent")
             .arg(std::process::id().to_string())
             .args(flags)
@@ -83,7 +83,7 @@ impl Node {
     pub fn take_death(&mut self) -> Option<Death> {
         let status = self.process.as_mut()?.try_wait().ok().flatten()?;
         self.process = None;
-        Some(Death { node: self.place.node, status, last_line: last_line(&self.place.log, self.log_from) })
+        Some(Death { node: self.layout.node, status, last_line: last_line(&self.layout.log, self.log_from) })
     }
 
     fn signal(&self, signal: Signal) {
@@ -94,7 +94,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -105,14 +105,14 @@ impl Drop for Node {
 
 /// Stops all: asks, waits for [`STOP_PATIENCE`], kills. Gives the deaths that were no clean stop. One that the question
 /// itself ended had not begun to listen for it: it had nothing to stop.
-pub fn stop_all(nodes: &mut [Node]) -> Vec<Death> {
+pub fn stop_all(nodes: &mut [NodeProcess]) -> Vec<Death> {
     nodes.iter().for_each(|n| n.signal(Signal::TERM));
     // One that is paused could not hear it.
     nodes.iter().for_each(|n| n.signal(Signal::CONT));
     let until = Instant::now() + STOP_PATIENCE;
     let mut unclean = Vec::new();
-    while nodes.iter().any(Node::runs) {
-        let dead = nodes.iter_mut().filter_map(Node::take_death);
+    while nodes.iter().any(NodeProcess::runs) {
+        let dead = nodes.iter_mut().filter_map(NodeProcess::take_death);
         let asked = Some(Signal::TERM.as_raw());
         unclean.extend(dead.filter(|d| !d.status.success() && d.status.signal() != asked));
         if Instant::now() >= until {

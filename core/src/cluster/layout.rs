@@ -35,7 +35,7 @@ pub struct Wanted {
 
 /// One node's place.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct NodeLayout {
     /// Its number.
     pub node: u8,
     /// Participant or observer.
@@ -130,8 +130,8 @@ fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> LayoutError {
     move |source| LayoutError::System { doing: doing.into(), source }
 }
 
-/// Finds the ensemble in its directory, or makes it. Gives the places in the order of their numbers.
-pub fn prepare(wanted: &Wanted) -> Result<Vec<Place>, LayoutError> {
+/// Finds the ensemble in its directory, or makes it. Gives the layouts in the order of their numbers.
+pub fn prepare(wanted: &Wanted) -> Result<Vec<NodeLayout>, LayoutError> {
     let total = wanted.nodes.checked_add(wanted.observers).filter(|t| *t <= NODE_MAX);
     let total = total.ok_or(LayoutError::TooMany { nodes: wanted.nodes, observers: wanted.observers })?;
     if let Some(line) =
@@ -270,27 +270,27 @@ fn free_ports(wanted: &Wanted, total: u8) -> Result<Vec<[u16; 3]>, LayoutError> 
 }
 
 /// Reads what the files say, and whether it is what is wanted.
-fn find(dir: &Path, wanted: &Wanted, total: u8) -> Result<Vec<Place>, LayoutError> {
+fn find(dir: &Path, wanted: &Wanted, total: u8) -> Result<Vec<NodeLayout>, LayoutError> {
     let there = (1..=NODE_MAX).take_while(|n| folder(dir, *n).join(CONFIG).exists()).count();
     let other = |there: String, wanted: String| LayoutError::Other { dir: dir.to_owned(), there, wanted };
     if there != usize::from(total) {
         return Err(other(format!("{there} node(s)"), format!("{total}")));
     }
-    let mut places = Vec::new();
+    let mut layouts = Vec::new();
     for node in 1..=total {
-        places.push(find_node(dir, node)?);
+        layouts.push(find_node(dir, node)?);
     }
-    let observers = places.iter().filter(|p| p.role == MemberRole::Observer).count();
+    let observers = layouts.iter().filter(|p| p.role == MemberRole::Observer).count();
     if observers != usize::from(wanted.observers) {
         return Err(other(format!("{observers} observer(s)"), wanted.observers.to_string()));
     }
-    if let Some(base) = wanted.client_port.filter(|base| *base != places[0].client.port()) {
-        return Err(other(format!("client port {}", places[0].client.port()), base.to_string()));
+    if let Some(base) = wanted.client_port.filter(|base| *base != layouts[0].client.port()) {
+        return Err(other(format!("client port {}", layouts[0].client.port()), base.to_string()));
     }
-    Ok(places)
+    Ok(layouts)
 }
 
-fn find_node(dir: &Path, node: u8) -> Result<Place, LayoutError> {
+fn find_node(dir: &Path, node: u8) -> Result<NodeLayout, LayoutError> {
     let dir = folder(dir, node);
     let path = dir.join(CONFIG);
     let wrong = |reason: String| LayoutError::Config { reason: format!("{}: {reason}", path.display()) };
@@ -315,7 +315,7 @@ fn find_node(dir: &Path, node: u8) -> Result<Place, LayoutError> {
         client.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     let role = config.ensemble.as_ref().map_or(MemberRole::Participant, config::Ensemble::role);
-    Ok(Place { node, role, config: path, log: dir.join("log"), dir, client })
+    Ok(NodeLayout { node, role, config: path, log: dir.join("log"), dir, client })
 }
 
 #[cfg(test)]

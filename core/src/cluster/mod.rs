@@ -11,9 +11,9 @@ pub mod layout;
 
 use crate::members::MemberRole;
 use crate::status::{self, Verdict};
-use children::{Death, Node, stop_all};
+use children::{Death, NodeProcess, stop_all};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use layout::{LayoutError, Place, Wanted};
+use layout::{LayoutError, NodeLayout, Wanted};
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -81,23 +81,23 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
         child_signal().map_err(|source| ClusterError::System { doing: "watching for SIGCHLD", source })?;
     let program: PathBuf = std::env::current_exe()
         .map_err(|source| ClusterError::System { doing: "finding this program", source })?;
-    let places = layout::prepare(&options.wanted)?;
-    let mut nodes: Vec<Node> = places.iter().cloned().map(Node::new).collect();
-    let start = |node: &mut Node, out: &mut dyn Write| -> Result<(), ClusterError> {
+    let layouts = layout::prepare(&options.wanted)?;
+    let mut nodes: Vec<NodeProcess> = layouts.iter().cloned().map(NodeProcess::new).collect();
+    let start = |node: &mut NodeProcess, out: &mut dyn Write| -> Result<(), ClusterError> {
         let started = node.start(&program, &options.flags);
-        let pid = started.map_err(|source| ClusterError::Start { node: node.place.node, source })?;
-        let Place { node, role, client, dir, .. } = &node.place;
-        let role = if places.len() == 1 { "standalone".to_owned() } else { role.to_string() };
+        let pid = started.map_err(|source| ClusterError::Start { node: node.layout.node, source })?;
+        let NodeLayout { node, role, client, dir, .. } = &node.layout;
+        let role = if layouts.len() == 1 { "standalone".to_owned() } else { role.to_string() };
         say(out, &format!("node {node}  {role:11}  {client}  pid {pid}  {}", dir.display()));
         Ok(())
     };
     for node in &mut nodes {
         start(node, out)?;
     }
-    let connect: Vec<String> = places.iter().map(|p| p.client.to_string()).collect();
+    let connect: Vec<String> = layouts.iter().map(|p| p.client.to_string()).collect();
     say(out, &format!("connect string: {}", connect.join(",")));
     say(out, &format!("logs: {}/node-*/log; stop with Ctrl-C or SIGTERM", options.wanted.dir.display()));
-    let (mut ready, _watching) = watch_ready(connect, &places);
+    let (mut ready, _watching) = watch_ready(connect, &layouts);
     let mut again: Vec<(u8, Instant)> = Vec::new();
     loop {
         let next = again.iter().map(|(_, at)| *at).min();
@@ -112,20 +112,20 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
             recv(ended) -> _ => {}
             recv(due) -> _ => {}
         }
-        for death in nodes.iter_mut().filter_map(Node::take_death) {
+        for death in nodes.iter_mut().filter_map(NodeProcess::take_death) {
             say(out, &describe(&death));
             if options.restart {
                 again.push((death.node, Instant::now() + RESTART_PAUSE));
             }
         }
         for node in &mut nodes {
-            let number = node.place.node;
+            let number = node.layout.node;
             if again.iter().any(|(n, at)| *n == number && Instant::now() >= *at) {
                 again.retain(|(n, _)| *n != number);
                 start(node, out)?;
             }
         }
-        if again.is_empty() && !nodes.iter().any(Node::runs) {
+        if again.is_empty() && !nodes.iter().any(NodeProcess::runs) {
             return Err(ClusterError::AllEnded);
         }
     }
@@ -157,11 +157,11 @@ fn child_signal() -> io::Result<Receiver<()>> {
 }
 
 /// Asks the nodes until all serve, and gives the line that says so. Dropping the second end stops the asking.
-fn watch_ready(servers: Vec<String>, places: &[Place]) -> (Receiver<String>, Sender<()>) {
+fn watch_ready(servers: Vec<String>, layouts: &[NodeLayout]) -> (Receiver<String>, Sender<()>) {
     let (tell, told) = bounded(2);
     let (alive, gone) = bounded::<()>(0);
-    let voters = places.iter().filter(|p| p.role == MemberRole::Participant).count();
-    let observers = places.len() - voters;
+    let voters = layouts.iter().filter(|p| p.role == MemberRole::Participant).count();
+    let observers = layouts.len() - voters;
     let watch = move || {
         let begun = Instant::now();
         let mut complained = false;

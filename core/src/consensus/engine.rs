@@ -37,7 +37,7 @@ use crate::commit::{Outcome, Reply};
 use crate::freshness::{ALWAYS, Freshness};
 use crate::machine::MembershipEffect;
 use crate::session::{IdBlocks, password_matches};
-use crate::stats::{Mode, Stats};
+use crate::stats::{ServerState, Stats};
 use crate::submit::{Inquiries, Inquiry};
 use paddock_storage::{DataDir, State};
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
@@ -445,7 +445,7 @@ impl Engine for Consensus {
             if why.is_failure() {
                 tracing::error!("the node stops: {why}");
             }
-            self.stats.set_mode(Mode::NotServing);
+            self.stats.set_mode(ServerState::NotServing);
             self.control.stopped(why);
             Next::Stop
         })

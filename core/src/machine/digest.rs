@@ -7,7 +7,7 @@
 //! the semantics version: other sums on other nodes are taken for divergence.
 #![forbid(unsafe_code)]
 
-use super::{Joint, MembershipState, Pending, StreamPosition};
+use super::{Joint, MembershipState, PendingReconfig, StreamPosition};
 use crate::acl::{AclList, AclRef};
 use crate::members::{Member, MemberRole, Members};
 use crate::path::ZOOKEEPER;
@@ -179,7 +179,7 @@ fn session_part(id: i64, session: &Session) -> u64 {
 fn membership_sum(state: &MembershipState) -> u64 {
     let MembershipState { members, pending, leaving, joint, number } = state;
     let mut sum = mix(members_sum(members), *number);
-    if let Some(Pending { number, node, incarnation, seq, members }) = pending {
+    if let Some(PendingReconfig { number, node, incarnation, seq, members }) = pending {
         sum =
             [*number, u64::from(*node), *incarnation, *seq, members_sum(members)].into_iter().fold(sum, mix);
     }

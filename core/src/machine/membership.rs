@@ -54,12 +54,12 @@ pub enum MembershipCommand {
     },
     /// The pending reconfiguration takes effect. Rides in the change of voters, or alone where they stay the same.
     Conclude {
-        /// Its [`Pending::number`].
+        /// Its [`PendingReconfig::number`].
         number: u64,
     },
     /// No quorum of the new members was caught up in time: the pending reconfiguration ends with NewConfigNoQuorum.
     Refuse {
-        /// Its [`Pending::number`].
+        /// Its [`PendingReconfig::number`].
         number: u64,
     },
     /// Nobody needs to talk to these former members any more. Rides in the change that drops them.
@@ -89,7 +89,7 @@ impl MembershipCommand {
 
 /// A reconfiguration that is accepted and not concluded.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Pending {
+pub struct PendingReconfig {
     /// Counts the reconfigurations of the ensemble.
     pub number: u64,
     /// Node whose client asked.
@@ -117,7 +117,7 @@ pub struct MembershipState {
     /// Who belongs to the ensemble. Empty on a standalone node.
     pub members: Members,
     /// The reconfiguration under way.
-    pub pending: Option<Pending>,
+    pub pending: Option<PendingReconfig>,
     /// Nodes that are learners without being members: removed, or joining in vain. They are still talked to, so that they
     /// hear of it.
     pub leaving: BTreeMap<u8, Member>,
@@ -344,7 +344,7 @@ impl Machine {
             out.membership.anew.push(*joining);
         }
         state.number += 1;
-        state.pending = Some(Pending { number: state.number, node, incarnation, seq, members });
+        state.pending = Some(PendingReconfig { number: state.number, node, incarnation, seq, members });
         self.sums.set_membership(&self.membership);
         out.membership.changed = true;
     }

@@ -34,7 +34,7 @@ mod write;
 
 pub use digest::{AT_ZXIDS_MAX, DigestMismatch, Sums};
 pub use image::{MachineImage, SessionImage};
-pub use membership::{Joint, MembershipCommand, MembershipEffect, MembershipState, Pending};
+pub use membership::{Joint, MembershipCommand, MembershipEffect, MembershipState, PendingReconfig};
 pub use reconfig::{ReconfigRequest, plan_reconfig};
 pub use stat::{CONTAINER_OWNER, session_owner, wire_stat};
 pub use stream::StreamPosition;
@@ -45,14 +45,14 @@ use crate::commit::{Change, Outcome, SessionEvent};
 use crate::session::SessionTable;
 use crate::tree::{Writer, Znode};
 use digest::History;
-use stream::{Streams, Turn};
+use stream::{CommandStreams, Turn};
 
 /// The state beside the tree.
 #[derive(Debug, Default)]
 pub struct Machine {
     zxid: i64,
     sessions: SessionTable,
-    streams: Streams,
+    streams: CommandStreams,
     interner: Interner,
     sums: Sums,
     history: History,

@@ -41,11 +41,11 @@ pub(super) enum Turn {
 
 /// All streams.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Streams {
+pub(super) struct CommandStreams {
     last: BTreeMap<u8, StreamPosition>,
 }
 
-impl Streams {
+impl CommandStreams {
     /// Advances the command's stream, or says that it stays where it is.
     pub(super) fn take(&mut self, command: &ArchivedCommand, sums: &mut Sums) -> Result<Turn, ApplyError> {
         let node = command.node;

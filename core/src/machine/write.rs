@@ -103,7 +103,7 @@ impl<'a> Transaction<'a> {
 
     /// Creates a znode and gives its final path.
     pub(super) fn create(&mut self, create: &Create<'_>) -> Result<Arc<str>, Code> {
-        let Mode { ephemeral, sequential } = mode(create, self.context.policy)?;
+        let CreateMode { ephemeral, sequential } = mode(create, self.context.policy)?;
         let parent_path = path::parent_for_create(&create.path).map_err(|_| error::BAD_ARGUMENTS)?;
         let list = self.fixup(create.acl)?;
 
@@ -271,7 +271,7 @@ impl<'a> Transaction<'a> {
     }
 }
 
-struct Mode {
+struct CreateMode {
     ephemeral: bool,
     sequential: bool,
 }
@@ -279,7 +279,7 @@ struct Mode {
 /// What the flags ask for. The opcode decides the kind of znode: flags 4 in a plain create are just persistent.
 /// Containers and TTL znodes need a collector, which does not exist yet: they are refused as a server refuses TTL
 /// znodes without extended types.
-fn mode(create: &Create<'_>, policy: u32) -> Result<Mode, Code> {
+fn mode(create: &Create<'_>, policy: u32) -> Result<CreateMode, Code> {
     use create_flags::*;
     if !(PERSISTENT..=PERSISTENT_SEQUENTIAL_WITH_TTL).contains(&create.flags) {
         return Err(error::BAD_ARGUMENTS);
@@ -291,7 +291,7 @@ fn mode(create: &Create<'_>, policy: u32) -> Result<Mode, Code> {
             0 => Err(error::UNIMPLEMENTED),
             _ => Err(error::BAD_ARGUMENTS),
         },
-        (_, flags) => Ok(Mode {
+        (_, flags) => Ok(CreateMode {
             ephemeral: matches!(flags, EPHEMERAL | EPHEMERAL_SEQUENTIAL),
             sequential: matches!(flags, PERSISTENT_SEQUENTIAL | EPHEMERAL_SEQUENTIAL),
         }),

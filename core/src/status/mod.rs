@@ -10,7 +10,7 @@ mod ask;
 mod report;
 
 pub use ask::{ANSWER_MAX_BYTES, AskError, ask};
-pub use report::{Report, Verdict};
+pub use report::{EnsembleStatus, Verdict};
 
 use crate::admin::text::NO_LEADER;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ const NOT_ALLOWED: &str = "not in the whitelist";
 
 /// What one server tells. `None`: it does not.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Node {
+pub struct NodeStatus {
     /// Its number.
     pub id: Option<u64>,
     /// leader, follower, observer, standalone, read-only, or what it says instead of serving.
@@ -75,11 +75,11 @@ pub struct Row {
     /// As asked.
     pub server: String,
     /// What it told, or why it told nothing.
-    pub told: Result<Node, String>,
+    pub told: Result<NodeStatus, String>,
 }
 
 /// Asks all servers at once and gives their rows in the same order.
-pub fn ask_all(servers: &[String], patience: Duration) -> Report {
+pub fn ask_all(servers: &[String], patience: Duration) -> EnsembleStatus {
     let rows = std::thread::scope(|scope| {
         let asking: Vec<_> = servers.iter().map(|s| scope.spawn(move || ask_one(s, patience))).collect();
         let told = asking.into_iter().map(|thread| match thread.join() {
@@ -88,7 +88,7 @@ pub fn ask_all(servers: &[String], patience: Duration) -> Report {
         });
         servers.iter().zip(told).map(|(server, told)| Row { server: server.clone(), told }).collect()
     });
-    Report { rows }
+    EnsembleStatus { rows }
 }
 
 /// Reads a connect string: `HOST[:PORT]` with commas; a path behind it (a client's chroot) is ignored.
@@ -119,7 +119,7 @@ pub fn parse_servers(text: &str) -> Result<Vec<String>, String> {
 /// Asks a server to become the leader, and waits until it is.
 pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
     let until = Instant::now() + patience;
-    let (mut found, mut leaderless) = (Node::default(), false);
+    let (mut found, mut leaderless) = (NodeStatus::default(), false);
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -146,7 +146,7 @@ pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
 }
 
 /// It was asked, and the time is over.
-fn why_it_does_not_lead(found: &Node, leaderless: bool, patience: Duration) -> String {
+fn why_it_does_not_lead(found: &NodeStatus, leaderless: bool, patience: Duration) -> String {
     let after = format!("it is {} after {} ms", found.role, patience.as_millis());
     // A server of an earlier release says that it was asked, whatever its disk is like.
     if found.disk_full {
@@ -164,7 +164,7 @@ fn why_it_does_not_lead(found: &Node, leaderless: bool, patience: Duration) -> S
     )
 }
 
-fn ask_one(server: &str, patience: Duration) -> Result<Node, String> {
+fn ask_one(server: &str, patience: Duration) -> Result<NodeStatus, String> {
     let srvr = ask(server, "srvr", patience).map_err(|e| e.to_string())?;
     // Without `mntr` in its whitelist a server tells less; that is no reason to tell nothing.
     let mntr = ask(server, "mntr", patience).unwrap_or_default();
@@ -172,9 +172,9 @@ fn ask_one(server: &str, patience: Duration) -> Result<Node, String> {
 }
 
 /// Reads the answers of `srvr` and `mntr`.
-fn read(srvr: &str, mntr: &str) -> Result<Node, String> {
+fn read(srvr: &str, mntr: &str) -> Result<NodeStatus, String> {
     if srvr.starts_with(NOT_SERVING) {
-        return Ok(Node { role: "not serving".to_owned(), ..monitored(mntr) });
+        return Ok(NodeStatus { role: "not serving".to_owned(), ..monitored(mntr) });
     }
     let line = |name: &str| srvr.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
     let Some(version) = line("Zookeeper version:") else {
@@ -195,14 +195,14 @@ fn read(srvr: &str, mntr: &str) -> Result<Node, String> {
 }
 
 /// What `mntr` tells.
-fn monitored(mntr: &str) -> Node {
+fn monitored(mntr: &str) -> NodeStatus {
     let text = |key: &str| {
         let find = |key: &str| mntr.lines().filter_map(|l| l.split_once('\t')).find(|(k, _)| *k == key);
         find(key).or_else(|| find(&format!("zk_{key}"))).map(|(_, value)| value.trim().to_owned())
     };
     // Floating values, as some metrics providers print all of them, count as whole ones; -1 stands for "unknown".
     let number = |key: &str| text(key)?.parse::<f64>().ok().filter(|v| *v >= 0.0).map(|v| v as u64);
-    Node {
+    NodeStatus {
         id: number("paddock_node").or_else(|| number("node_id")),
         role: String::new(),
         term: number("paddock_term"),

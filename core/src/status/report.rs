@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Node, Row};
+use super::{NodeStatus, Row};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -28,7 +28,7 @@ pub enum Verdict {
 
 /// All rows.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Report {
+pub struct EnsembleStatus {
     /// In the order in which servers were named.
     pub rows: Vec<Row>,
 }
@@ -48,11 +48,11 @@ const HEAD: [&str; 12] = [
     "VERSION",
 ];
 
-impl Report {
+impl EnsembleStatus {
     /// How the ensemble is.
     pub fn verdict(&self) -> Verdict {
         let told = || self.rows.iter().filter_map(|r| r.told.as_ref().ok().map(|n| (&r.server, n)));
-        let leads = |n: &Node| n.role == "leader" || (n.role == "standalone" && self.rows.len() == 1);
+        let leads = |n: &NodeStatus| n.role == "leader" || (n.role == "standalone" && self.rows.len() == 1);
         let leaders: Vec<&String> = told().filter(|(_, n)| leads(n)).map(|(server, _)| server).collect();
         let mut why = Vec::new();
         for row in &self.rows {

@@ -24,7 +24,7 @@ pub use table::{Watches, WatchesFull, parent};
 
 /// One way to watch a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
+pub enum WatcherMode {
     /// Set by getData and exists: one event.
     Data,
     /// Set by getChildren: one event.
@@ -35,7 +35,7 @@ pub enum Mode {
     Recursive,
 }
 
-impl Mode {
+impl WatcherMode {
     const fn bit(self) -> u8 {
         1 << self as u8
     }
@@ -43,7 +43,7 @@ impl Mode {
 
 /// What checkWatches and removeWatches ask for, since 3.9.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum WatcherFilter {
     /// A one-shot child watch.
     Children,
     /// A one-shot data watch.
@@ -56,14 +56,14 @@ pub enum Kind {
     Recursive,
 }
 
-impl Kind {
+impl WatcherFilter {
     const fn bits(self) -> u8 {
         match self {
-            Kind::Children => Mode::Child.bit(),
-            Kind::Data => Mode::Data.bit(),
-            Kind::Any => 0xff,
-            Kind::Persistent => Mode::Persistent.bit(),
-            Kind::Recursive => Mode::Recursive.bit(),
+            WatcherFilter::Children => WatcherMode::Child.bit(),
+            WatcherFilter::Data => WatcherMode::Data.bit(),
+            WatcherFilter::Any => 0xff,
+            WatcherFilter::Persistent => WatcherMode::Persistent.bit(),
+            WatcherFilter::Recursive => WatcherMode::Recursive.bit(),
         }
     }
 }

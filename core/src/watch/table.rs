@@ -1,6 +1,6 @@
 //! The table itself.
 
-use super::{Hits, Kind, Mode};
+use super::{Hits, WatcherFilter, WatcherMode};
 use crate::commit::{Change, ChangeKind};
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
@@ -24,20 +24,20 @@ struct Watcher {
     modes: u8,
 }
 
-struct Entry {
+struct WatchedPath {
     path: Arc<str>,
     /// Sorted by connection. Most paths have one watcher, which costs no allocation.
     watchers: SmallVec<[Watcher; 1]>,
 }
 
-impl Entry {
+impl WatchedPath {
     fn find(&self, connection: u32) -> Result<usize, usize> {
         self.watchers.binary_search_by_key(&connection, |w| w.connection)
     }
 }
 
 #[derive(Default)]
-struct Connection {
+struct ConnectionWatches {
     /// Indices into `entries`.
     entries: Vec<u32>,
     /// Number of the firing that last hit it: at most one event for each.
@@ -47,10 +47,10 @@ struct Connection {
 /// The watches of one shard.
 pub struct Watches {
     index: HashMap<Arc<str>, u32, RandomState>,
-    entries: Vec<Entry>,
+    entries: Vec<WatchedPath>,
     free: Vec<u32>,
     /// By slot of the connection.
-    connections: Vec<Connection>,
+    connections: Vec<ConnectionWatches>,
     per_connection_max: usize,
     watching: usize,
     pairs: usize,
@@ -60,11 +60,11 @@ pub struct Watches {
 }
 
 /// Modes that end with their first event.
-const ONE_SHOT: u8 = Mode::Data.bit() | Mode::Child.bit();
+const ONE_SHOT: u8 = WatcherMode::Data.bit() | WatcherMode::Child.bit();
 /// Modes that stand in the data table.
-const IN_DATA: u8 = Mode::Data.bit() | Mode::Persistent.bit() | Mode::Recursive.bit();
+const IN_DATA: u8 = WatcherMode::Data.bit() | WatcherMode::Persistent.bit() | WatcherMode::Recursive.bit();
 /// Modes that stand in the child table.
-const IN_CHILD: u8 = Mode::Child.bit() | Mode::Persistent.bit();
+const IN_CHILD: u8 = WatcherMode::Child.bit() | WatcherMode::Persistent.bit();
 
 impl Watches {
     /// An empty table in which one connection may watch `per_connection_max` paths.
@@ -100,10 +100,10 @@ impl Watches {
     }
 
     /// Arms a watch. Arming the same one again changes nothing.
-    pub fn add(&mut self, connection: u32, path: &str, mode: Mode) -> Result<(), WatchesFull> {
+    pub fn add(&mut self, connection: u32, path: &str, mode: WatcherMode) -> Result<(), WatchesFull> {
         let slot = connection as usize;
         if self.connections.len() <= slot {
-            self.connections.resize_with(slot + 1, Connection::default);
+            self.connections.resize_with(slot + 1, ConnectionWatches::default);
         }
         let held = self.connections[slot].entries.len();
         let known = self.index.get(path).copied();
@@ -113,7 +113,7 @@ impl Watches {
             if watcher.modes & mode.bit() == 0 {
                 watcher.modes |= mode.bit();
                 self.armed += 1;
-                self.recursive += usize::from(mode == Mode::Recursive);
+                self.recursive += usize::from(mode == WatcherMode::Recursive);
             }
             return Ok(());
         }
@@ -131,12 +131,12 @@ impl Watches {
         self.watching += usize::from(held == 0);
         self.pairs += 1;
         self.armed += 1;
-        self.recursive += usize::from(mode == Mode::Recursive);
+        self.recursive += usize::from(mode == WatcherMode::Recursive);
         Ok(())
     }
 
     /// Whether the connection has such a watch on exactly this path.
-    pub fn has(&self, connection: u32, path: &str, kind: Kind) -> bool {
+    pub fn has(&self, connection: u32, path: &str, kind: WatcherFilter) -> bool {
         self.index.get(path).is_some_and(|e| {
             let entry = &self.entries[*e as usize];
             entry.find(connection).is_ok_and(|at| entry.watchers[at].modes & kind.bits() != 0)
@@ -144,7 +144,7 @@ impl Watches {
     }
 
     /// Removes such watches from exactly this path; whether there was one.
-    pub fn remove(&mut self, connection: u32, path: &str, kind: Kind) -> bool {
+    pub fn remove(&mut self, connection: u32, path: &str, kind: WatcherFilter) -> bool {
         let Some(e) = self.index.get(path).copied() else { return false };
         let Ok(at) = self.entries[e as usize].find(connection) else { return false };
         let removed = self.disarm(e, at, kind.bits());
@@ -183,7 +183,7 @@ impl Watches {
         if self.recursive > 0 {
             let mut above = parent(path);
             while let Some(ancestor) = above {
-                self.fire_at(ancestor, Mode::Recursive.bit(), &mut hits.own);
+                self.fire_at(ancestor, WatcherMode::Recursive.bit(), &mut hits.own);
                 above = parent(ancestor);
             }
         }
@@ -252,12 +252,12 @@ impl Watches {
 
     fn uncount(&mut self, modes: u8) {
         self.armed -= modes.count_ones() as usize;
-        self.recursive -= usize::from(modes & Mode::Recursive.bit() != 0);
+        self.recursive -= usize::from(modes & WatcherMode::Recursive.bit() != 0);
     }
 
     fn intern(&mut self, path: &str) -> u32 {
         let path: Arc<str> = path.into();
-        let entry = Entry { path: path.clone(), watchers: SmallVec::new() };
+        let entry = WatchedPath { path: path.clone(), watchers: SmallVec::new() };
         let e = match self.free.pop() {
             Some(e) => {
                 self.entries[e as usize] = entry;

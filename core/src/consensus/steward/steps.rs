@@ -6,7 +6,7 @@
 //! to somebody who is behind or takes it where the rest would be no quorum.
 
 use super::{Act, CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, Membership, MembershipCommand, Steward, Target, View};
-use crate::machine::Pending;
+use crate::machine::PendingReconfig;
 use crate::members::Members;
 
 impl Steward {
@@ -69,7 +69,7 @@ impl Steward {
         })
     }
 
-    fn reconfigure(&self, view: &View<'_>, pending: &Pending) -> Option<Act> {
+    fn reconfigure(&self, view: &View<'_>, pending: &PendingReconfig) -> Option<Act> {
         let wanted = &pending.members;
         // Who was a member before comes perhaps with another disk: Raft must not know how far it was.
         let returning: Vec<u8> =
