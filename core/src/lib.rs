@@ -1,4 +1,5 @@
-//! Paddock's server: rooms as in `docs/ARCHITECTURE.md`, imports downward only.
+//! Paddock's server. Rooms and their imports are described in `docs/ARCHITECTURE.md`; imports run downward
+//! only.
 
 pub mod acl;
 pub mod admin;

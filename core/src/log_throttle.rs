@@ -1,11 +1,9 @@
-//! What was said in the log of one thing, so that it is not said in a loop.
-//!
-//! Owns when it was said last, by whatever clock its owner has, and how often it came since. Never decides what is wrong, nor
-//! what counts as the same thing. It stays correct because what it holds back is counted, and told with the next line.
+//! A limit on the rate of one recurring log line. The caller decides which events are the same, and passes
+//! the time. Suppressed lines are counted, and the count is reported with the next line.
 
 #![forbid(unsafe_code)]
 
-/// See the module doc.
+/// The last admission, and the lines suppressed since.
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottle {
     said_at: Option<u64>,
@@ -13,7 +11,8 @@ pub(crate) struct LogThrottle {
 }
 
 impl LogThrottle {
-    /// Whether the log shall have it, at least `pause` after it had it last; the count of lines that it did not get.
+    /// Admits a line if the last one is at least `pause` ago. Gives the number of lines suppressed in
+    /// between; `None`: suppress this line. `now` and `pause` share any unit.
     pub(crate) fn admit(&mut self, now: u64, pause: u64) -> Option<u64> {
         if self.said_at.is_some_and(|at| now < at.saturating_add(pause)) {
             self.held_back += 1;

@@ -1,6 +1,7 @@
-//! Turns the ACL list of a request into the list that is stored (spec 02 §5.2): it drops duplicates, expands `auth`, and
-//! refuses entries that no provider accepts. Correct because the result depends only on the request and on the ids that
-//! were captured with the request: every node that applies the entry stores the same list.
+//! Turns the ACL list of a request into the list that is stored (spec 02 §5.2): it drops duplicates, expands
+//! `auth`, and refuses entries that no provider accepts. Correct because the result depends only on the
+//! request and on the ids that were captured with the request: every node that applies the entry stores the
+//! same list.
 #![forbid(unsafe_code)]
 
 use super::{AclEntry, AclList, Identified, scheme};
@@ -18,7 +19,8 @@ pub struct Requested<'a> {
 /// Why a list was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FixupError {
-    /// -114: an empty list, an unknown scheme, a malformed id, or `auth` on a connection without an authenticated id.
+    /// -114: an empty list, an unknown scheme, a malformed id, or `auth` on a connection without an
+    /// authenticated id.
     #[error("the ACL is not acceptable")]
     Invalid,
     /// -5: the id of an entry is null, and its scheme has a provider.
@@ -36,7 +38,8 @@ impl FixupError {
     }
 }
 
-/// The list to store for `requested`; `ids` are those of the requesting connection. A null list counts as empty.
+/// The list to store for `requested`; `ids` are those of the requesting connection. A null list counts as
+/// empty.
 pub fn fixup<'a, I: Identified>(
     requested: impl IntoIterator<Item = Requested<'a>>,
     ids: &[I],

@@ -1,6 +1,6 @@
-//! One allocation for each distinct list. Equal lists behind different allocations would waste memory, and break nothing.
-//! Bounded because each time the set has doubled it drops the lists that only the set still holds: a constant cost for
-//! each list stored.
+//! One allocation for each distinct list. Equal lists behind different allocations would waste memory, and
+//! break nothing. Bounded because each time the set has doubled it drops the lists that only the set still
+//! holds: a constant cost for each list stored.
 #![forbid(unsafe_code)]
 
 use super::{AclList, AclRef};

@@ -1,9 +1,11 @@
 //! Access control lists: their shape, interning, and the one permission check that all rooms use.
 //!
-//! Owns the shape of an ACL in memory, which lists may be stored ([`fixup`]), and the permission check ([`allowed`]).
+//! Owns the shape of an ACL in memory, which lists may be stored ([`fixup`]), and the permission check
+//! ([`allowed`]).
 //! Never authenticates: identities come with the connection.
-//! Correct because lists are immutable, and because every function here depends on its arguments alone. The state machine
-//! and the shards therefore decide alike. Only the writer of the tree changes a list's reference count.
+//! Correct because lists are immutable, and because every function here depends on its arguments alone. The
+//! state machine and the shards therefore decide alike. Only the writer of the tree changes a list's
+//! reference count.
 #![forbid(unsafe_code)]
 
 mod fixup;
@@ -27,7 +29,8 @@ pub struct AclEntry {
     pub perms: i32,
     /// The id that holds the permissions.
     pub id: Identity,
-    /// `id` as a network, parsed when the entry is made; `None` unless the scheme is `ip` and the id is well-formed.
+    /// `id` as a network, parsed when the entry is made; `None` unless the scheme is `ip` and the id is
+    /// well-formed.
     network: Option<IpNet>,
 }
 
@@ -85,8 +88,8 @@ impl Identified for ArchivedIdentity {
     }
 }
 
-/// Whether a connection with these `ids` holds one of the `needed` permission bits (spec 02 §5.1); `policy` as in
-/// [`crate::command::policy`]. If not, the answer is -102.
+/// Whether a connection with these `ids` holds one of the `needed` permission bits (spec 02 §5.1); `policy`
+/// as in [`crate::command::policy`]. If not, the answer is -102.
 pub fn allowed<I: Identified>(list: &AclList, needed: i32, ids: &[I], policy: u32) -> bool {
     if policy & policy::SKIP_ACL != 0 || list.entries.is_empty() {
         return true;
@@ -99,8 +102,8 @@ pub fn allowed<I: Identified>(list: &AclList, needed: i32, ids: &[I], policy: u3
     ids.iter().any(|id| id.scheme() == "super") || granting().any(|acl| scheme::matches_any(acl, ids))
 }
 
-/// The list as getACL shows it: without ADMIN permission a client sees digest ids without their hash. The caller has
-/// already checked READ or ADMIN.
+/// The list as getACL shows it: without ADMIN permission a client sees digest ids without their hash. The
+/// caller has already checked READ or ADMIN.
 pub fn mask_for_reader<'l, I: Identified>(list: &'l AclList, ids: &[I], policy: u32) -> Cow<'l, AclList> {
     let plain = |acl: &AclEntry| acl.id.scheme != "digest" || !acl.id.id.contains(':');
     if list.entries.iter().all(plain) || allowed(list, perms::ADMIN, ids, policy) {

@@ -1,8 +1,9 @@
-//! The schemes of ACL ids: which ids are well-formed, and which connections an entry applies to (spec 02 §5.3).
+//! The schemes of ACL ids: which ids are well-formed, and which connections an entry applies to (spec 02
+//! §5.3).
 //!
 //! Owns `world`, `ip` and `digest`.
-//! Never accepts another scheme: `sasl` and `x509` have no provider here, so clients cannot store entries of theirs, and
-//! such entries match no connection.
+//! Never accepts another scheme: `sasl` and `x509` have no provider here, so clients cannot store entries of
+//! theirs, and such entries match no connection.
 //! Correct because addresses are parsed before they are compared.
 #![forbid(unsafe_code)]
 
@@ -12,8 +13,8 @@ use ipnet::IpNet;
 use sha1::{Digest, Sha1};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The id of a connection that sent the auth data `user:password`: `user:base64(sha1(user:password))`. Auth data without
-/// a colon is all user name.
+/// The id of a connection that sent the auth data `user:password`: `user:base64(sha1(user:password))`. Auth
+/// data without a colon is all user name.
 pub fn digest_id(user_password: &str) -> String {
     let user = user_password.split(':').next().unwrap_or_default();
     let hash = Sha1::digest(user_password.as_bytes());
@@ -41,8 +42,8 @@ pub(super) fn is_authenticated(scheme: &str) -> bool {
     scheme == "digest"
 }
 
-/// Whether `entry`, which is not for the world, applies to one of `ids`. IPv4 and IPv6 never match each other, not even
-/// with `/0`.
+/// Whether `entry`, which is not for the world, applies to one of `ids`. IPv4 and IPv6 never match each
+/// other, not even with `/0`.
 pub(super) fn matches_any<I: Identified>(entry: &AclEntry, ids: &[I]) -> bool {
     let mut same = ids.iter().filter(|id| id.scheme() == entry.id.scheme);
     match (entry.id.scheme.as_str(), &entry.network) {

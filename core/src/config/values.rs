@@ -1,5 +1,5 @@
-//! The pairs of a configuration file, read by type: one function for each type, which names the accepted range in its
-//! error. What a key means is decided in [`super::file`].
+//! The pairs of a configuration file, read by type: one function for each type, which names the accepted
+//! range in its error. What a key means is decided in [`super::file`].
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The table itself.
+//! The table behind [`super`]: paths with their watchers, and connections with their paths.
 
 use super::{Hits, WatcherFilter, WatcherMode};
 use crate::commit::{Change, ChangeKind};
@@ -8,25 +8,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// A connection holds as many watches as it may.
+/// The connection already holds the maximum of watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[error("the connection holds {max} watches, as many as it may")]
 pub struct WatchesFull {
-    /// The bound.
+    /// Paths that one connection may watch.
     pub max: usize,
 }
 
 #[derive(Clone, Copy)]
 struct Watcher {
     connection: u32,
-    /// Where the entry stands in the connection's list.
+    /// Index of the path in the connection's list.
     position: u32,
     modes: u8,
 }
 
 struct WatchedPath {
     path: Arc<str>,
-    /// Sorted by connection. Most paths have one watcher, which costs no allocation.
+    /// Sorted by connection. Most paths have one watcher, which needs no allocation.
     watchers: SmallVec<[Watcher; 1]>,
 }
 
@@ -38,18 +38,18 @@ impl WatchedPath {
 
 #[derive(Default)]
 struct ConnectionWatches {
-    /// Indices into `entries`.
+    /// Indices into [`Watches::entries`].
     entries: Vec<u32>,
-    /// Number of the firing that last hit it: at most one event for each.
+    /// Number of the last firing that hit the connection: at most one event for each firing.
     fired: u64,
 }
 
-/// The watches of one shard.
+/// All watches of one shard.
 pub struct Watches {
     index: HashMap<Arc<str>, u32, RandomState>,
     entries: Vec<WatchedPath>,
     free: Vec<u32>,
-    /// By slot of the connection.
+    /// Indexed by the connection's slot.
     connections: Vec<ConnectionWatches>,
     per_connection_max: usize,
     watching: usize,
@@ -61,9 +61,9 @@ pub struct Watches {
 
 /// Modes that end with their first event.
 const ONE_SHOT: u8 = WatcherMode::Data.bit() | WatcherMode::Child.bit();
-/// Modes that stand in the data table.
+/// Modes that belong to the data table.
 const IN_DATA: u8 = WatcherMode::Data.bit() | WatcherMode::Persistent.bit() | WatcherMode::Recursive.bit();
-/// Modes that stand in the child table.
+/// Modes that belong to the child table.
 const IN_CHILD: u8 = WatcherMode::Child.bit() | WatcherMode::Persistent.bit();
 
 impl Watches {
@@ -82,24 +82,24 @@ impl Watches {
             firing: 0,
         }
     }
-    /// Whether nobody watches anything.
+    /// Whether no watch is armed.
     pub fn is_empty(&self) -> bool {
         self.pairs == 0
     }
-    /// Watches armed: each mode of each pair of connection and path.
+    /// Armed watches: each mode of each pair of connection and path counts.
     pub fn armed(&self) -> usize {
         self.armed
     }
-    /// Paths with a watch.
+    /// Paths with at least one watch.
     pub fn paths(&self) -> usize {
         self.index.len()
     }
-    /// Connections with a watch.
+    /// Connections with at least one watch.
     pub fn watching(&self) -> usize {
         self.watching
     }
 
-    /// Arms a watch. Arming the same one again changes nothing.
+    /// Arms a watch. Arming it again changes nothing.
     pub fn add(&mut self, connection: u32, path: &str, mode: WatcherMode) -> Result<(), WatchesFull> {
         let slot = connection as usize;
         if self.connections.len() <= slot {
@@ -135,7 +135,7 @@ impl Watches {
         Ok(())
     }
 
-    /// Whether the connection has such a watch on exactly this path.
+    /// Whether the connection has a matching watch on exactly this path.
     pub fn has(&self, connection: u32, path: &str, kind: WatcherFilter) -> bool {
         self.index.get(path).is_some_and(|e| {
             let entry = &self.entries[*e as usize];
@@ -143,7 +143,7 @@ impl Watches {
         })
     }
 
-    /// Removes such watches from exactly this path; whether there was one.
+    /// Removes the matching watches from exactly this path. Gives whether there was one.
     pub fn remove(&mut self, connection: u32, path: &str, kind: WatcherFilter) -> bool {
         let Some(e) = self.index.get(path).copied() else { return false };
         let Ok(at) = self.entries[e as usize].find(connection) else { return false };
@@ -152,7 +152,7 @@ impl Watches {
         removed
     }
 
-    /// Drops everything that the connection watches.
+    /// Removes all watches of the connection.
     pub fn drop_connection(&mut self, connection: u32) {
         let Some(held) = self.connections.get_mut(connection as usize) else { return };
         let entries = std::mem::take(&mut held.entries);
@@ -168,7 +168,7 @@ impl Watches {
         }
     }
 
-    /// Takes a change: one-shot watches that it fires are gone, and `hits` says whom to tell. Clears `hits` first.
+    /// Finds the watchers of a change and removes the one-shot watches that fire. Clears `hits` first.
     pub fn fire(&mut self, change: &Change, hits: &mut Hits) {
         hits.own.clear();
         hits.parent.clear();
@@ -177,7 +177,7 @@ impl Watches {
         }
         self.firing += 1;
         let path: &str = &change.path;
-        // A deletion also fires the child table of the path, but a connection that the data table told is told once.
+        // A deletion also fires the child table of the path. A connection in both tables gets one event.
         let tables = if change.kind == ChangeKind::Deleted { IN_DATA | IN_CHILD } else { IN_DATA };
         self.fire_at(path, tables, &mut hits.own);
         if self.recursive > 0 {
@@ -195,8 +195,9 @@ impl Watches {
         }
     }
 
-    /// Collects the watchers of `path` that stand in `tables`, once in this firing, and ends their one-shot modes there. Those
-    /// that end go all together: one by one each would move all behind it, and ten thousand may wait for one path.
+    /// Collects the watchers of `path` in `tables`, each connection once a firing, and ends their one-shot
+    /// modes. All that end are removed in one pass: ten thousand may watch one path, and each single removal
+    /// would move those behind it.
     fn fire_at(&mut self, path: &str, tables: u8, hits: &mut Vec<u32>) {
         let Some(e) = self.index.get(path).copied() else { return };
         let mut watchers = std::mem::take(&mut self.entries[e as usize].watchers);
@@ -221,7 +222,8 @@ impl Watches {
         self.prune(e);
     }
 
-    /// Takes `bits` off the watcher at `at`, and the watcher itself when none is left. The entry stays.
+    /// Removes the modes in `bits` from the watcher at `at`, and the watcher when no mode is left. Keeps the
+    /// path's entry.
     fn disarm(&mut self, e: u32, at: usize, bits: u8) -> bool {
         let watcher = &mut self.entries[e as usize].watchers[at];
         let removed = watcher.modes & bits;
@@ -235,13 +237,13 @@ impl Watches {
         removed != 0
     }
 
-    /// Takes the place of a watcher that is gone out of its connection's list.
+    /// Removes a path from its connection's list, after its watcher was removed.
     fn unlink(&mut self, connection: u32, position: usize) {
         self.pairs -= 1;
         let held = &mut self.connections[connection as usize].entries;
         held.swap_remove(position);
         self.watching -= usize::from(held.is_empty());
-        // The last entry of the list took the place: its watcher must know. It is another path's.
+        // `swap_remove` moved the last path of the list to `position`: tell its watcher.
         if let Some(moved) = held.get(position).copied() {
             let entry = &mut self.entries[moved as usize];
             if let Ok(at) = entry.find(connection) {
@@ -272,7 +274,7 @@ impl Watches {
         e
     }
 
-    /// Forgets a path that nobody watches any more.
+    /// Removes the path if it has no watcher left.
     fn prune(&mut self, e: u32) {
         let entry = &mut self.entries[e as usize];
         if entry.watchers.is_empty() {
@@ -283,7 +285,7 @@ impl Watches {
     }
 }
 
-/// The parent as events name it: "/" for "/a", none for "/" (and for a path without a slash).
+/// The parent as events name it: "/" for "/a"; `None` for "/" and for a path without a slash.
 pub fn parent(path: &str) -> Option<&str> {
     match path.rfind('/')? {
         0 if path.len() == 1 => None,

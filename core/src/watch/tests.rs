@@ -1,4 +1,4 @@
-//! The firing table of spec 02 section 8.2, and a model.
+//! The firing table of spec 02 section 8.2, and a comparison with a model.
 
 use super::*;
 use crate::acl::AclRef;
@@ -22,8 +22,8 @@ use ChangeKind::{Created, DataChanged, Deleted};
 
 #[test]
 fn the_firing_table_row_by_row() {
-    // Connection n holds the one watch of column n: data on P, child on P, child on Q, persistent on P, persistent on
-    // Q, recursive on P, recursive on an ancestor.
+    // Connection n holds the one watch of column n: data on P, child on P, child on Q, persistent on P,
+    // persistent on Q, recursive on P, recursive on an ancestor.
     let arm = || {
         let mut w = Watches::new(100);
         let columns = [
@@ -125,7 +125,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The model: a map from (connection, path) to modes, searched whole at each step.
+/// The model: a map from (connection, path) to modes, searched completely at each step.
 type Model = BTreeMap<(u32, &'static str), BTreeSet<u8>>;
 
 fn model_fire(model: &mut Model, kind: ChangeKind, path: &'static str) -> (Vec<u32>, Vec<u32>) {
