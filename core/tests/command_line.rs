@@ -1,5 +1,5 @@
-//! What an operator reads who has made a mistake. What could go wrong: a warning that does not say of which file it speaks, a wrong
-//! value that is taken for another mistake.
+//! Messages for an operator who has made a mistake. Hazards: a warning that does not name its file, and a
+//! wrong value that is reported as another mistake.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Documented: wrong flags or configuration; could not start.
+/// Documented exit codes: wrong flags or configuration; could not start.
 const EXIT_USAGE: i32 = 2;
 const EXIT_START: i32 = 3;
 
@@ -22,7 +22,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A configuration whose data directory cannot be: nothing is ever served.
+/// A configuration whose data directory cannot exist: nothing is ever served.
 fn configuration(dir: &Path, lines: &str) -> String {
     let (file, taken) = (dir.join("zoo.cfg"), dir.join("taken"));
     std::fs::write(&taken, "no directory").unwrap();

@@ -1,5 +1,5 @@
-//! A majority of the disks is lost. What could go wrong: the emptied servers found an ensemble of their own beside the one that has
-//! the data, nobody says why nothing is written, and the way out does not work when it is needed.
+//! A majority of the disks is lost. Hazards: the emptied servers form a new ensemble beside the one with
+//! data, no server reports why nothing is written, and the recovery command fails.
 
 mod common;
 
@@ -47,9 +47,9 @@ fn two_emptied_servers_wait_for_the_third_and_an_operator_makes_it_go_on() {
     assert!(String::from_utf8_lossy(&done.stdout).contains("server 3 goes on alone"), "{done:?}");
     ensemble.launch(3);
 
-    // The emptied ones, which have waited all the time, are fed and vote again.
+    // The emptied servers, which waited, are caught up and vote again.
     ensemble.wait_until_all_serve();
-    // Each of them knows that the change is done: before, nobody could lead without the third.
+    // Each of them knows that the change is complete. Before, none could lead without the third.
     for node in 1..=3 {
         until("three vote", || (ensemble.value(node, "zk_quorum_size")? == "3").then_some(()));
     }

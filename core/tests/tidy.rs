@@ -1,9 +1,10 @@
-//! Rules of the house that a compiler does not know: where `unsafe` may stand, how a file begins, how long it is.
+//! Rules of this repository that the compiler does not check: where `unsafe` may stand, how a file begins,
+//! and how long it may be.
 
 use std::path::{Path, PathBuf};
 
 const CRATES: [&str; 5] = ["core", "transport", "storage", "bench", "loadgen"];
-/// Past this a file has a second concept in it (tests excepted).
+/// A longer file holds a second concept (tests excepted).
 const LINES_MAX: usize = 700;
 
 fn root() -> PathBuf {
@@ -36,7 +37,7 @@ fn is_test(name: &str) -> bool {
     name.contains("/tests") || name.ends_with("tests.rs")
 }
 
-/// Code lines, comments cut off.
+/// Lines of code, without comments.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(|l| l.split("//").next().unwrap_or_default())
 }

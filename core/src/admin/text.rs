@@ -1,63 +1,63 @@
-//! The text of each four-letter word's answer, as ZooKeeper writes it.
+//! The text of each four-letter word's answer, in the form that ZooKeeper gives it and monitoring tools
+//! parse.
 //!
-//! Owns the layout that monitoring tools parse. Never gathers: counters and client lines are passed in. It stays correct
-//! because the formats are fixed by spec 03 section 1 and pinned by tests.
+//! Owns the layout of the answers.
+//! Never collects the figures: counters and client lines are passed in.
+//! Correct because the formats are fixed by spec 03 section 1 and pinned by tests.
 
 use crate::admin::words::{Word, Words};
 use crate::stats::{ServerState, Stats};
 use std::fmt::Write;
 
-/// The version that the words report: tools parse `^Zookeeper version: (\d+\.\d+\.\d+)` to learn which protocol level
-/// they may expect, so the number is ZooKeeper's and the revision is ours.
+/// Version in the answers. Tools parse `^Zookeeper version: (\d+\.\d+\.\d+)` to learn the protocol level, so
+/// the number is ZooKeeper's, and the revision is Paddock's.
 pub const VERSION: &str =
     concat!("3.9.6-paddock-", env!("CARGO_PKG_VERSION"), ", built on 2026-01-01 00:00 UTC");
 
 /// One client connection as `stat` and `cons` show it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClientLine {
-    /// Remote address.
+    /// Remote address and port.
     pub peer: String,
     /// ZooKeeper's interest bits: 0 the asking connection, 1 reading, 5 reading and writing.
     pub interest: u8,
-    /// Requests waiting.
+    /// Requests waiting for their reply.
     pub queued: u64,
-    /// Frames received.
+    /// Frames received from the client.
     pub received: u64,
-    /// Frames sent.
+    /// Frames sent to the client.
     pub sent: u64,
-    /// The session: id, negotiated timeout in ms.
+    /// Id and negotiated timeout in ms.
     pub session: Option<(i64, i32)>,
-    /// Established at, ms since the Unix epoch.
+    /// Time of the connect, ms since the Unix epoch.
     pub established_ms: i64,
 }
 
-/// What an answer is made from.
+/// The figures that answers are made from.
 #[derive(Debug)]
 pub struct Facts<'a> {
-    /// Counters.
     pub stats: &'a Stats,
-    /// Enabled words.
     pub words: Words,
-    /// Lines for `conf`.
+    /// Lines of the word `conf`, without the membership.
     pub conf_lines: &'a [String],
-    /// Clients for `stat` and `cons`, the asking one included.
+    /// Clients for `stat` and `cons`, including the asking one.
     pub clients: &'a [ClientLine],
     /// Wall clock, ms since the Unix epoch.
     pub now_ms: i64,
-    /// Whom the shard that was asked serves.
+    /// The clients that the asked shard serves.
     pub serving: Serving,
-    /// How long ago the quorum confirmed this node, ms; 0 on a group of one, `None`: never.
+    /// Age of the quorum's last confirmation, ms. 0 on a standalone node; `None`: never confirmed.
     pub lag_ms: Option<u64>,
 }
 
-/// Whom a node serves.
+/// The clients that a node serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Serving {
-    /// The quorum does not confirm this node.
+    /// None: the quorum does not confirm this node.
     Nobody,
-    /// The same, but read-only clients are served.
+    /// Read-only clients: the quorum does not confirm this node.
     ReadOnly,
-    /// Everybody.
+    /// All clients.
     Full,
 }
 
@@ -68,7 +68,7 @@ impl Facts<'_> {
             (serving, _) => serving,
         }
     }
-    /// The mode as `srvr` and `mntr` name it.
+    /// The server state as `srvr` and `mntr` name it.
     fn mode_name(&self) -> &'static str {
         match self.serving() {
             Serving::ReadOnly => "read-only",
@@ -77,7 +77,7 @@ impl Facts<'_> {
     }
 }
 
-/// The answer to `word`.
+/// The answer to `word`, whitelist applied.
 pub fn answer(word: Word, facts: &Facts<'_>) -> String {
     if !facts.words.allows(word) {
         return format!("{} is not executed because it is not in the whitelist.\n", word.name());
@@ -133,16 +133,16 @@ pub fn answer(word: Word, facts: &Facts<'_>) -> String {
             facts.stats.sum(|s| &s.watched_paths),
             facts.stats.sum(|s| &s.watches)
         ),
-        // Not among the answered words, so the whitelist has refused them above.
+        // The whitelist has refused all other words above.
         _ => String::new(),
     }
 }
 
-/// What a server says when it does not know whom to ask. It may pass: during an election it does.
+/// Answer to `lead` while there is no leader to hand over. Temporary during an election.
 pub const NO_LEADER: &str = "this server knows no leader that could hand over to it, so nobody was asked. Ask again when there is one \
                              (paddock_leader in mntr)";
 
-/// Why this server cannot lead, with what to do; `None`: it may.
+/// Why this server cannot lead, and what to do; `None`: it can.
 pub fn why_not_to_lead(stats: &Stats) -> Option<&'static str> {
     if stats.node().disk_full.get() != 0 {
         return Some(
@@ -158,7 +158,7 @@ pub fn why_not_to_lead(stats: &Stats) -> Option<&'static str> {
     (stats.node().leader_id.get() == 0).then_some(NO_LEADER)
 }
 
-/// ZooKeeper's sentence, and behind it what it does not tell: why.
+/// ZooKeeper's sentence, followed by the reason, which ZooKeeper does not give.
 fn not_serving(word: Word, facts: &Facts<'_>) -> String {
     let mut out = "This ZooKeeper instance is not currently serving requests\n".to_owned();
     let reason = facts.stats.write_block();
@@ -204,7 +204,7 @@ fn server_lines(out: &mut String, facts: &Facts<'_>) {
     }
 }
 
-/// Last, smallest and largest proposal, bytes; -1 before the first, as ZooKeeper prints it.
+/// Size of the last, smallest and largest proposal, bytes; -1 before the first, as in ZooKeeper.
 fn proposal_sizes(stats: &Stats) -> [i64; 3] {
     let node = stats.node();
     let none = node.proposal_bytes_last.get() == 0;
@@ -212,7 +212,7 @@ fn proposal_sizes(stats: &Stats) -> [i64; 3] {
         .map(|cell| if none { -1 } else { cell.get() as i64 })
 }
 
-/// Average in ms as ZooKeeper prints it: up to four fraction digits, at least one.
+/// Average in ms, with one to four fraction digits as in ZooKeeper.
 fn average_latency(stats: &Stats) -> String {
     let count = stats.sum(|s| &s.latency_count).max(1);
     let ms = stats.sum(|s| &s.latency_sum_us) as f64 / 1000.0 / count as f64;
@@ -270,7 +270,7 @@ fn monitor(facts: &Facts<'_>) -> String {
     out
 }
 
-/// What only members of an ensemble have: ZooKeeper's keys, and ours.
+/// Rows of members of an ensemble: ZooKeeper's keys, then Paddock's.
 fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
     let (stats, node) = (facts.stats, facts.stats.node());
     let peer_state = match (facts.serving(), stats.mode()) {
@@ -323,7 +323,7 @@ fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
     for (key, value) in rows {
         let _ = writeln!(out, "paddock_{key}\t{value}");
     }
-    // A node that was never confirmed has no lag to tell.
+    // The lag of a node that was never confirmed is unknown.
     if let Some(lag_ms) = facts.lag_ms {
         let _ = writeln!(out, "paddock_lag_ms\t{lag_ms}");
     }
@@ -484,7 +484,7 @@ mod tests {
         stats.node().leader_id.set(2);
         assert!(answer(Word::Lead, &facts).starts_with("asked"));
         stats.node().disk_full.set(1);
-        // It says so also when it has fallen behind too far to serve.
+        // The node reports its full disk even when it is too far behind to serve.
         for serving in [Serving::Full, Serving::Nobody] {
             let text = answer(Word::Lead, &Facts { serving, ..facts });
             assert!(text.contains("is full") && text.contains("free space"), "{text}");

@@ -1,8 +1,9 @@
-//! `paddock cluster`: a whole ensemble of real server processes on this machine, for trying things out and for tests.
+//! `paddock cluster`: an ensemble of real server processes on this machine, for trials and tests.
 //!
-//! Owns its directory ([`layout`]) and its processes ([`children`]), and tells about both on standard output. Never
-//! serves anything itself and never starts a dead node again unless asked to. It stays correct because it waits for signals of the
-//! kernel (a child's end, an operator's stop), not for time to pass, and nothing that it started outlives it.
+//! Owns the directory ([`layout`]) and the processes ([`children`]), and reports on both on standard output.
+//! Never serves, and never restarts a dead node unless asked to.
+//! Correct because it waits for signals of the kernel (the end of a child, an operator's stop) and not for
+//! time. No process that it started outlives it.
 
 #![forbid(unsafe_code)]
 
@@ -19,23 +20,23 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Pause before a dead node is started again: one that cannot start must not take the machine's time.
+/// Pause before a dead node is restarted: one that cannot start must not use up the machine.
 pub const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often the nodes are asked whether they serve yet.
+/// Interval of the checks whether all nodes serve.
 const READY_POLL: Duration = Duration::from_millis(100);
 
-/// After this time without being ready the reason is told, once.
+/// Time without being ready after which the reason is printed, once.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
 
-/// What to run.
+/// Options of the command.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The ensemble and its directory.
     pub wanted: Wanted,
-    /// Flags handed to each `paddock serve`.
+    /// Flags for each `paddock serve`.
     pub flags: Vec<OsString>,
-    /// Dead nodes are started again.
+    /// Whether dead nodes are restarted.
     pub restart: bool,
 }
 
@@ -43,37 +44,26 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterError {
-    /// Its directory can't be used.
+    /// The directory cannot be used.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// A process could not be started.
     #[error("cannot start node {node}: {source}")]
-    Start {
-        /// Which.
-        node: u8,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Signals cannot be watched for, or the own program not be found.
+    Start { node: u8, source: io::Error },
+    /// Signals cannot be watched, or this program's file cannot be found.
     #[error("{doing}: {source}")]
-    System {
-        /// What was being done.
-        doing: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Nobody is left.
+    System { doing: &'static str, source: io::Error },
     #[error("all nodes have ended; their logs say why")]
     AllEnded,
-    /// Nodes that did not stop as they should.
+    /// Nodes that did not stop cleanly.
     #[error("{}", nodes.join("; "))]
     Unclean {
-        /// A sentence for each.
+        /// A sentence for each node.
         nodes: Vec<String>,
     },
 }
 
-/// Runs the ensemble until SIGTERM or SIGINT; tells on `out` what happens. A reader of `out` that goes away stops nothing.
+/// Runs the ensemble until SIGTERM or SIGINT, with a line on `out` for each event. Continues when the reader
+/// of `out` is gone.
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
     let stop = crate::server::stop_signal()
         .map_err(|source| ClusterError::System { doing: "watching for SIGTERM", source })?;
@@ -106,7 +96,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
             recv(stop) -> _ => break,
             recv(ready) -> line => match line {
                 Ok(line) => say(out, &line),
-                // All has been said; a channel that is closed would be ready for ever.
+                // The watcher is done. A closed channel would be ready for ever.
                 Err(_) => ready = crossbeam_channel::never(),
             },
             recv(ended) -> _ => {}
@@ -135,7 +125,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
 }
 
 fn say(out: &mut dyn Write, line: &str) {
-    // Whoever read us may be gone; the ensemble is still wanted.
+    // The reader may be gone; the ensemble continues.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
@@ -143,20 +133,20 @@ fn describe(death: &Death) -> String {
     format!("node {} ended ({}): {}", death.node, death.status, death.last_line)
 }
 
-/// A message each time that a child may have ended; several at once are one.
+/// A message when a child may have ended. Several ends may share one message.
 fn child_signal() -> io::Result<Receiver<()>> {
     let (tell, told) = bounded(1);
     let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGCHLD])?;
     std::thread::Builder::new().name("paddock-children".to_owned()).spawn(move || {
         for _ in signals.forever() {
-            // Full: the message that waits is as good.
+            // A full channel holds a message already.
             let _ = tell.try_send(());
         }
     })?;
     Ok(told)
 }
 
-/// Asks the nodes until all serve, and gives the line that says so. Dropping the second end stops the asking.
+/// Asks the nodes until all serve, and gives the line that says so. Dropping the sender stops it.
 fn watch_ready(servers: Vec<String>, layouts: &[NodeLayout]) -> (Receiver<String>, Sender<()>) {
     let (tell, told) = bounded(2);
     let (alive, gone) = bounded::<()>(0);
@@ -184,7 +174,7 @@ fn watch_ready(servers: Vec<String>, layouts: &[NodeLayout]) -> (Receiver<String
         }
     };
     if let Err(error) = std::thread::Builder::new().name("paddock-ready".to_owned()).spawn(watch) {
-        tracing::warn!("nobody watches whether the ensemble is ready: {error}");
+        tracing::warn!("it will not be reported when the ensemble is ready: {error}");
     }
     (told, alive)
 }

@@ -30,10 +30,7 @@ impl std::fmt::Display for LinePosition {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Finding {
     /// A ZooKeeper key without effect in Paddock.
-    NoEffect {
-        line: u32,
-        key: String,
-    },
+    NoEffect { line: u32, key: String },
     /// Not a key of ZooKeeper, which would set it as a system property.
     Unknown {
         line: u32,
@@ -42,13 +39,9 @@ pub enum Finding {
         nearest: Option<&'static str>,
     },
     /// An ensemble that stops when one voter is lost.
-    NoLossTolerated {
-        voters: usize,
-    },
+    NoLossTolerated { voters: usize },
     /// An even number of voters, one more than needed.
-    EvenVoters {
-        voters: usize,
-    },
+    EvenVoters { voters: usize },
     /// A server line with a wildcard address.
     Nowhere {
         at: LinePosition,
@@ -57,19 +50,11 @@ pub enum Finding {
         own: bool,
     },
     /// A single server line: the server runs standalone.
-    OneServer {
-        at: LinePosition,
-        node: u8,
-    },
+    OneServer { at: LinePosition, node: u8 },
     /// A name in `4lw.commands.whitelist` that enables nothing.
-    Word {
-        line: u32,
-        misfit: Misfit,
-    },
+    Word { line: u32, misfit: Misfit },
     /// A `superDigest` that no password has.
-    SuperDigest {
-        line: u32,
-    },
+    SuperDigest { line: u32 },
     /// `peerType` and the server's own line contradict each other.
     PeerType {
         /// Line of `peerType`.
@@ -130,7 +115,7 @@ impl std::fmt::Display for Finding {
             Finding::SuperDigest { line } => write!(
                 f,
                 "line {line}: DigestAuthenticationProvider.superDigest is not NAME:DIGEST with the SHA-1 digest of NAME:PASSWORD in \
-                 base64 (28 characters): nobody can be the superuser"
+                 base64 (28 characters): no client can be the superuser"
             ),
             Finding::PeerType { line, node, told, role } => write!(
                 f,
@@ -171,24 +156,14 @@ pub enum ConfigError {
     },
     /// A server line that cannot be used.
     #[error("line {line}: {key}: {error}")]
-    Server {
-        line: u32,
-        key: String,
-        error: MembersError,
-    },
+    Server { line: u32, key: String, error: MembersError },
     /// Server lines beside a dynamic file.
     #[error(
         "line {line}: {key} must stand in the file that dynamicConfigFile names, or dynamicConfigFile must go"
     )]
-    ServerBesideDynamic {
-        line: u32,
-        key: String,
-    },
+    ServerBesideDynamic { line: u32, key: String },
     #[error("dynamicConfigFile={}: {reason}", path.display())]
-    Dynamic {
-        path: PathBuf,
-        reason: String,
-    },
+    Dynamic { path: PathBuf, reason: String },
     #[error("standaloneEnabled=false needs at least one server.N line of a participant")]
     NoParticipants,
     /// Observers without a participant to follow.
@@ -231,16 +206,12 @@ pub enum ConfigError {
         "paddock.linearizableClientPort={port} is the other port for clients as well: give it one of its own (or write \
          paddock.readConsistency=linearizable, and no second port)"
     )]
-    TwoPortsInOne {
-        port: u16,
-    },
+    TwoPortsInOne { port: u16 },
     /// A client address in the server's own line that is no address of this machine.
     #[error(
         "the line of this server names '{host}' as its address for clients, which is no address of this machine"
     )]
-    ClientHost {
-        host: String,
-    },
+    ClientHost { host: String },
     #[error(
         "{} is missing: with several server.N lines each server needs its own number there, such as: echo 1 > {}",
         path.display(), path.display()
@@ -250,10 +221,7 @@ pub enum ConfigError {
         path: PathBuf,
     },
     #[error("cannot read this server's number from {}: {reason}", path.display())]
-    MyIdUnreadable {
-        path: PathBuf,
-        reason: String,
-    },
+    MyIdUnreadable { path: PathBuf, reason: String },
     #[error("{} holds '{text}', which is not a number; write the N of this server's server.N line", path.display())]
     MyIdNoNumber {
         path: PathBuf,
@@ -262,10 +230,7 @@ pub enum ConfigError {
     },
     /// A number outside of 1 to [`NODE_MAX`].
     #[error("{} holds {number}; server numbers are 1 to {NODE_MAX}", path.display())]
-    MyIdRange {
-        path: PathBuf,
-        number: i64,
-    },
+    MyIdRange { path: PathBuf, number: i64 },
     /// A number without a server line.
     #[error(
         "{} says that this is server {node}, but there is no server.{node} line (there are: {known}); correct the one or the \
@@ -282,19 +247,11 @@ pub enum ConfigError {
         "paddock.raft.tick={tick_ms}, paddock.raft.heartbeat={heartbeat_ms}, paddock.raft.election={election_ms}: a heartbeat \
          must be a multiple of the tick, and an election timeout a multiple of the tick of at least three heartbeats"
     )]
-    RaftClock {
-        tick_ms: u64,
-        heartbeat_ms: u64,
-        election_ms: u64,
-    },
+    RaftClock { tick_ms: u64, heartbeat_ms: u64, election_ms: u64 },
     /// A key asks for a protection that this version cannot give.
     #[error(
         "line {line}: {key}={value} asks for a protection that this version cannot give: clients would be served without it; \
          remove the line to accept that"
     )]
-    Unprotected {
-        line: u32,
-        key: String,
-        value: String,
-    },
+    Unprotected { line: u32, key: String, value: String },
 }

@@ -69,9 +69,7 @@ pub enum MembershipCommand {
     },
     /// Drops former members that no node needs to reach any more. Travels in the change that removes them as
     /// learners.
-    Forget {
-        nodes: Vec<u8>,
-    },
+    Forget { nodes: Vec<u8> },
     /// Makes a new ensemble from the data of one server, the only voter of the change that carries this
     /// command. Nodes of the former ensemble are rejected from then on. Written by an operator's command,
     /// see `consensus::refound`.

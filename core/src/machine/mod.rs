@@ -15,9 +15,9 @@
 //! | [`write`] | the single operations, each validated in ZooKeeper's order |
 //! | [`multi`] | several of them, all or none |
 //! | [`sessions`] | open, attach, close, expire |
-//! | [`membership`] | who belongs to the ensemble, and a change of it under way |
-//! | [`reconfig`] | a client's request to the members that it wants |
-//! | [`stream`] | once and in order |
+//! | [`membership`] | the members of the ensemble, and a reconfiguration in progress |
+//! | [`reconfig`] | from a `reconfig` request to the new members |
+//! | [`stream`] | every command once and in order |
 //! | [`digest`] | sums that must be equal on all nodes |
 //! | [`image`] | the machine in a snapshot |
 //! | [`stat`] | what clients see of a stat |

@@ -15,52 +15,34 @@ use crate::properties;
 pub enum MembersError {
     /// The value of a server line has another form.
     #[error("'{spec}' is not HOST:PORT:PORT[:participant|:observer][;[HOST:]PORT]")]
-    Form {
-        spec: String,
-    },
+    Form { spec: String },
     /// Not a whole number from 1 to 65535.
     #[error("'{text}' is not a port: a whole number from 1 to 65535")]
-    Port {
-        text: String,
-    },
+    Port { text: String },
     /// Peer link and election have the same port.
     #[error("the second port must differ from the first one ({port})")]
-    SamePorts {
-        port: u16,
-    },
+    SamePorts { port: u16 },
     /// Neither participant nor observer.
     #[error("'{text}' is no role: write participant or observer")]
-    Role {
-        text: String,
-    },
+    Role { text: String },
     /// Several addresses of one server, which ZooKeeper allows.
     #[error("several addresses of one server (multiAddress, '|') are not supported: keep one of them")]
     MultiAddress,
     /// Not a number from 1 to [`NODE_MAX`].
     #[error("'{text}' is no server number: write server.N with N from 1 to {NODE_MAX}")]
-    Number {
-        text: String,
-    },
+    Number { text: String },
     /// The key is neither `server.N` nor `version`.
     #[error("'{key}' does not belong here: only server.N=… and version=… lines do")]
-    Key {
-        key: String,
-    },
+    Key { key: String },
     /// ZooKeeper's hierarchical quorums.
     #[error("'{key}': groups and weights (hierarchical quorums) are not supported; remove these lines")]
-    Hierarchy {
-        key: String,
-    },
+    Hierarchy { key: String },
     /// The version is not a hexadecimal number.
     #[error("version={text} is not a hexadecimal number")]
-    Version {
-        text: String,
-    },
+    Version { text: String },
     /// Two lines for one server number.
     #[error("server.{node} comes twice")]
-    Twice {
-        node: u8,
-    },
+    Twice { node: u8 },
     /// Two servers with the same host and port.
     #[error("server.{first} and server.{second} have an address in common")]
     SharedAddress {

@@ -1,4 +1,4 @@
-//! What could make the table lie: figures that are not told, servers that are none, two leaders, none.
+//! Hazards of the table: figures that are not reported, answers of other programs, several leaders, none.
 
 use super::*;
 use std::io::{Read, Write};
@@ -81,7 +81,7 @@ fn healthy_means_exactly_one_leader_and_nobody_missing() {
     assert!(
         matches!(report(vec![Ok(lonely), Ok(follower.clone())]).verdict(), Verdict::Degraded { why } if why == ["h0:2181 leads, and node 2 is 9 entries behind"])
     );
-    // Whoever's disk is full serves for a while, as if nothing was wrong.
+    // A server with a full disk serves for a while as if nothing was wrong.
     let behind = monitored("paddock_disk_full\t1\n");
     let behind = NodeStatus { role: "follower".to_owned(), ..behind };
     let behind = report(vec![Ok(leader.clone()), Ok(behind)]);
@@ -160,14 +160,14 @@ fn leadership_that_cannot_be_had_is_told_with_its_reason_and_what_to_do() {
     };
     let full = why(MNTR.to_owned(), "the disk of this server's data directory is full\n");
     assert_eq!(full, "it answers: the disk of this server's data directory is full");
-    // One that says nothing of it.
+    // A server that does not report its full disk.
     let full = why(format!("{MNTR}paddock_disk_full\t1\n"), "asked\n");
     assert!(full.contains("its disk is full: free space") && !full.contains("vote"), "{full}");
     let none =
         MNTR.replace("paddock_leader\t3", "paddock_leader\t0") + "paddock_write_block_reason\tno leader\n";
     let none = why(none, "asked\n");
     assert!(none.ends_with("knows no leader that could hand over: no leader"), "{none}");
-    // One that says so itself, and whose election ends in time.
+    // A server that reports that it knows no leader, until the election ends.
     let none = why(MNTR.to_owned(), crate::admin::text::NO_LEADER);
     assert!(none.contains("300 ms") && none.contains("knows no leader that could hand over"), "{none}");
     let (looks, led) = (AtomicU64::new(0), SRVR.replace("Mode: follower", "Mode: leader"));

@@ -345,7 +345,7 @@ fn only_the_leader_orders_steps_and_nonsense_does_nothing() {
     }
     let forget = Op::Request { opcode: opcode::CREATE, body: vec![] };
     let batch = rig.batch(vec![Command { op: forget, ..leaders(&MembershipCommand::Refuse { number: 1 }) }]);
-    assert!(rig.apply(&batch).unwrap().is_empty(), "nobody's request");
+    assert!(rig.apply(&batch).unwrap().is_empty(), "no request waits for it");
     assert_eq!(rig.machine.digest(), digest);
     let smuggled = MembershipCommand::Bootstrap { cluster: [9; 16], members: three() }.to_op();
     assert_eq!(rig.run(ALICE, smuggled), Outcome::Drop, "a stream carries none");
