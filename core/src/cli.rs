@@ -171,12 +171,12 @@ struct Serve {
     /// A ZooKeeper configuration file (zoo.cfg); without it Paddock serves 127.0.0.1:2181.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen: HOST:PORT, PORT, :PORT (every interface) or unix:PATH. Repeatable; replaces the file's
-    /// listeners.
+    /// Where to listen: HOST:PORT, PORT, :PORT (every interface) or unix:PATH. Repeatable; replaces the
+    /// file's listeners.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
-    /// Directory of log and snapshots; replaces the file's dataDir [default: that, or ./paddock-data without a
-    /// file]
+    /// Directory of log and snapshots; replaces the file's dataDir [default: that, or ./paddock-data
+    /// without a file]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Event loop: auto takes io_uring where the kernel allows it.

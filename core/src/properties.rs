@@ -1,5 +1,9 @@
-//! Java's properties syntax, as far as `zoo.cfg` files use it. What a key means is decided by the caller.
-//! Every text is a list of pairs; the only syntax error is a bad `\u` escape.
+//! Java's properties syntax, as far as `zoo.cfg` files use it.
+//!
+//! Owns the text form of `key=value` pairs.
+//! Never interprets a key.
+//! Correct because every text is a list of pairs. The only syntax error is a bad `\u` escape, which is
+//! reported with its line.
 
 #![forbid(unsafe_code)]
 

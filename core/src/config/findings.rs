@@ -1,5 +1,8 @@
 //! Messages about a configuration file: findings for the operator, and errors that make the file unusable.
-//! Each message names the line or file and says how to correct it. Nothing here reads a file.
+//!
+//! Owns the texts.
+//! Never reads a file.
+//! Correct because each message names the line or file, and says how to correct it.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,9 @@
-//! The keys that ZooKeeper 3.9 knows, and what Paddock does with each. Values are not read here. Each key is
-//! in exactly one table (a test), so no effective key is reported as having no effect.
+//! The keys that ZooKeeper 3.9 knows, and what Paddock does with each.
+//!
+//! Owns the tables of keys.
+//! Never reads a value.
+//! Correct because a key is in exactly one table (a test), so no effective key is reported as having no
+//! effect.
 
 #![forbid(unsafe_code)]
 

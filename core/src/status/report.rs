@@ -1,5 +1,9 @@
-//! The table of an ensemble's servers, its JSON form, and the verdict. Only roles that servers report of
-//! themselves count: a leader that was not asked is not assumed.
+//! The table of an ensemble's servers, its JSON form, and the verdict.
+//!
+//! Owns the definition of a healthy ensemble.
+//! Never asks a server.
+//! Correct because only roles that servers report of themselves count: a leader that was not asked is not
+//! assumed.
 
 #![forbid(unsafe_code)]
 

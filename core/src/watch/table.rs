@@ -1,4 +1,9 @@
-//! The table behind [`super`]: paths with their watchers, and connections with their paths.
+//! The table of one shard: paths with their watchers, and connections with their paths.
+//!
+//! Owns the entries, their indices and the counts of watches.
+//! Never moves an entry: a free slot is reused for another path.
+//! Correct because a watcher knows its position in the connection's list, and [`Watches::unlink`] updates
+//! the one watcher whose position changes.
 
 use super::{Hits, WatcherFilter, WatcherMode};
 use crate::commit::{Change, ChangeKind};
