@@ -6,8 +6,7 @@
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Criterion, Throughput};
-use paddock_core::acl::{Acl, AclList, AclRef};
-use paddock_core::command::Identity;
+use paddock_core::acl::{AclList, AclRef};
 use paddock_core::tree::{NewNode, NodeStat, Reader, RestoredNode, Writer, tree};
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -75,8 +74,7 @@ fn path(index: usize) -> String {
 }
 
 fn load(znodes: usize) -> Loaded {
-    let id = Identity { scheme: "world".into(), id: "anyone".into() };
-    let acl: AclRef = Arc::new(AclList { entries: vec![Acl { perms: 31, id }] });
+    let acl: AclRef = Arc::new(AclList::world(31));
     let before = resident_bytes();
     let (mut writer, mut readers) = tree(1);
     let data = [b'x'; DATA_BYTES];

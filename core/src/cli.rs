@@ -1,7 +1,9 @@
 //! The command line of `paddock`.
 //!
-//! Owns flags, messages and exit codes. Never serves anything itself. It stays correct because flags end in the same
-//! [`Config`] as a file does, and every error is printed once, here, with what to do.
+//! Owns flags, messages and exit codes.
+//! Never serves.
+//! Correct because flags end in the same [`Config`] as a file does. Each error is printed once, here, with
+//! advice.
 
 #![forbid(unsafe_code)]
 
@@ -19,15 +21,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Everything went well.
+/// Success.
 const EXIT_OK: u8 = 0;
-/// The server stopped because something failed while it ran.
+/// A failure while the server ran.
 const EXIT_FAILED: u8 = 1;
 /// Wrong flags or configuration (clap uses the same code).
 const EXIT_USAGE: u8 = 2;
-/// The data directory can't be used, or the server could not start.
+/// The data directory cannot be used, or the server could not start.
 const EXIT_START: u8 = 3;
-/// `status`: nobody leads, or more than one do.
+/// `status`: no server leads, or more than one does.
 const EXIT_NO_LEADER: u8 = 4;
 
 /// The server was removed from its ensemble.
@@ -56,7 +58,7 @@ enum Command {
     Serve(Serve),
     /// Validate a configuration file and print what is in force; unknown keys are errors.
     #[command(
-        after_help = "Example:\n  paddock check --config /etc/zookeeper/conf/zoo.cfg\n\nWarnings stand on standard error.\nExit \
+        after_help = "Example:\n  paddock check --config /etc/zookeeper/conf/zoo.cfg\n\nWarnings go to standard error.\nExit \
                       codes: 0 it can be used, 2 it cannot, or has unknown keys."
     )]
     Check {
@@ -64,39 +66,35 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Begin an ensemble again with this server's data, when a majority of its data directories is gone for good.
+    /// Make a new ensemble from this server's data, when a majority of the data directories is gone for good.
     #[command(
-        after_help = "Example:\n  paddock refound --config /etc/zookeeper/conf/zoo.cfg --others-are-lost\n\nThe server must not \
-                            run. It needs nobody's vote afterwards; start it, then the others with empty data directories: they are \
-                            fed and get their votes back. Writes that only the lost directories had are lost. Never start one of the \
-                            lost directories again. Of several servers with data take the one with the highest ZXID in `paddock \
+        after_help = "Example:\n  paddock force-new-ensemble --config /etc/zookeeper/conf/zoo.cfg --others-are-lost\n\nThe server must not \
+                            run. It is the only voter afterwards. Start it, then the others with empty data directories: they catch up \
+                            and get their votes back. Writes that only the lost directories had are lost. Never start a server on one \
+                            of the lost directories again. Of several servers with data take the one with the highest ZXID in `paddock \
                             status`, or after \"recovered zxid\" in its log.\nExit codes: 0 done, 2 wrong \
                             flags or configuration, 3 not done."
     )]
-    Refound {
-        /// The server's configuration file.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-        /// Says that the data directories of a majority of the servers will not come back.
-        #[arg(long, required = true)]
-        others_are_lost: bool,
-    },
+    ForceNewEnsemble(ForceNewEnsemble),
+    /// The former name of `force-new-ensemble`.
+    #[command(hide = true)]
+    Refound(ForceNewEnsemble),
     /// Run a whole local ensemble of real processes until SIGTERM or SIGINT.
     #[command(
         after_help = "Examples:\n  paddock cluster --nodes 3\n  paddock cluster --nodes 5 --observers 2 --dir /tmp/five \
                             --client-port 2181 --set tickTime=1000\n\nEach node has a folder DIR/node-N with zoo.cfg, data \
-                            and log, and also runs by itself: paddock serve --config DIR/node-1/zoo.cfg. A directory that is \
-                            there is used again, ports and all.\nExit codes: 0 stopped cleanly, 1 all nodes have ended or one did \
+                            and log, and also runs by itself: paddock serve --config DIR/node-1/zoo.cfg. An existing directory \
+                            is used again, with its ports.\nExit codes: 0 stopped cleanly, 1 all nodes have ended or one did \
                             not stop cleanly, 2 wrong flags or another ensemble in the directory, 3 a process could not be started."
     )]
     Cluster(Cluster),
     /// Show the servers of an ensemble: roles, terms, zxids, lags.
     #[command(
         after_help = "Example:\n  paddock status 127.0.0.1:2181,127.0.0.1:2182,127.0.0.1:2183\n\nAsks `srvr` and `mntr`; \
-                            what a server does not tell is shown as -. Name all servers: who was not \
+                            what a server does not tell is shown as -. Name all servers: a server that was not \
                             asked does not count.\nExit codes: 0 all serve and exactly one leads, 1 one leads and another is \
-                            missing, does not serve, follows somebody else or has a full disk, 2 wrong flags, 4 none of those \
-                            asked leads, or more than one do."
+                            missing, does not serve, follows another leader or has a full disk, 2 wrong flags, 4 none of those \
+                            asked leads, or more than one does."
     )]
     Status(Status),
     /// Make a server the leader of its ensemble, before maintenance of the one that leads.
@@ -107,10 +105,10 @@ enum Command {
                             within the time."
     )]
     Lead {
-        /// The server: HOST:PORT.
+        /// Address of the server: HOST:PORT.
         #[arg(value_name = "SERVER")]
         server: String,
-        /// How long it may take, ms.
+        /// Time limit, ms.
         #[arg(long, default_value_t = 10_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
         timeout: u64,
     },
@@ -118,22 +116,22 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct Cluster {
-    /// Voters.
+    /// Number of voters.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=254))]
     nodes: u8,
     /// Observers: read replicas without a vote.
     #[arg(long, default_value_t = 0, value_name = "N")]
     observers: u8,
-    /// Where its files are.
+    /// Directory of the ensemble.
     #[arg(long, default_value = "paddock-cluster", value_name = "DIR")]
     dir: PathBuf,
     /// Client port of node 1 on 127.0.0.1; the others count up [default: free ones]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     client_port: Option<u16>,
-    /// A further line of each node's configuration file, such as tickTime=1000. May be given several times.
+    /// A further line of each node's configuration file, such as tickTime=1000. Repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Start a node again that has ended.
+    /// Restart a node that has ended.
     #[arg(long)]
     restart: bool,
     /// Event loop of each node: auto takes io_uring where the kernel allows it.
@@ -145,15 +143,25 @@ struct Cluster {
 }
 
 #[derive(Args, Debug)]
+struct ForceNewEnsemble {
+    /// The server's configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Confirms that the data directories of a majority of the servers are gone for good.
+    #[arg(long, required = true)]
+    others_are_lost: bool,
+}
+
+#[derive(Args, Debug)]
 struct Status {
-    /// The servers: HOST:PORT,HOST:PORT…
+    /// Addresses of the servers: HOST:PORT,HOST:PORT…
     #[arg(default_value = "127.0.0.1:2181", value_name = "SERVERS")]
     servers: Vec<String>,
-    /// How long a server may take for an answer, ms.
+    /// Time limit for one server's answer, ms.
     #[arg(long, default_value_t = status::PATIENCE.as_millis() as u64, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=600_000))]
     timeout: u64,
-    /// JSON instead of a table.
+    /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
 }
@@ -163,11 +171,12 @@ struct Serve {
     /// A ZooKeeper configuration file (zoo.cfg); without it Paddock serves 127.0.0.1:2181.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen: HOST:PORT, PORT, :PORT (every interface) or unix:PATH. May be given several times; replaces the
+    /// Where to listen: HOST:PORT, PORT, :PORT (every interface) or unix:PATH. Repeatable; replaces the
     /// file's listeners.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
-    /// Where log and snapshots live; replaces the file's dataDir [default: that, or ./paddock-data without a file]
+    /// Directory of log and snapshots; replaces the file's dataDir [default: that, or ./paddock-data
+    /// without a file]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Event loop: auto takes io_uring where the kernel allows it.
@@ -176,7 +185,7 @@ struct Serve {
     /// Reading shards [default: one for each usable core but the first]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     shards: Option<u16>,
-    /// End when the process with this number, our parent, does.
+    /// End when the parent process with this number ends.
     #[arg(long, value_name = "PID", hide = true)]
     exit_with_parent: Option<u32>,
 }
@@ -186,7 +195,13 @@ pub fn run(cli: Cli) -> ExitCode {
     ExitCode::from(match cli.command {
         Command::Serve(flags) => serve(flags),
         Command::Check { config } => check(&config),
-        Command::Refound { config, .. } => refound(&config),
+        Command::ForceNewEnsemble(flags) => force_new_ensemble(&flags.config),
+        Command::Refound(flags) => {
+            eprintln!(
+                "paddock: `refound` is the former name of this command; it is now `paddock force-new-ensemble`"
+            );
+            force_new_ensemble(&flags.config)
+        }
         Command::Cluster(flags) => cluster(flags),
         Command::Status(flags) => status(&flags),
         Command::Lead { server, timeout } => lead(&server, Duration::from_millis(timeout)),
@@ -225,12 +240,12 @@ fn serve(flags: Serve) -> u8 {
     }
 }
 
-/// Has the kernel kill this process when its parent is gone, however the parent ends: a test's or an experiment's servers
-/// must not stay behind. Killing is no harm, servers are made for it.
+/// Makes the kernel kill this process when its parent ends in any way: servers of a test or an experiment
+/// must not stay behind. A server survives a kill without damage.
 fn exit_with(parent: u32) -> Result<(), String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| format!("cannot tie this process to its parent: {e}"))?;
-    // It may have ended before the kernel knew our wish.
+    // The parent may have ended before the request reached the kernel.
     let now = rustix::process::getppid().map(Pid::as_raw_nonzero).map(|p| p.get() as u32);
     if now == Some(parent) { Ok(()) } else { Err(format!("the parent {parent} is gone")) }
 }
@@ -269,7 +284,7 @@ fn status(flags: &Status) -> u8 {
     };
     let report = status::ask_all(&servers, Duration::from_millis(flags.timeout));
     let text = if flags.json { report.json() } else { report.table() };
-    // A reader that has seen enough closes the pipe; the exit code still counts.
+    // A reader may close the pipe early. The exit code still counts.
     let _ = io::stdout().write_all(text.as_bytes());
     report.notes().iter().for_each(|note| eprintln!("paddock: {note}"));
     let (code, why) = match report.verdict() {
@@ -316,7 +331,7 @@ fn check(path: &Path) -> u8 {
     }
 }
 
-fn refound(path: &Path) -> u8 {
+fn force_new_ensemble(path: &Path) -> u8 {
     init_log();
     let config = match config::load(path, None) {
         Ok((config, findings)) => {
@@ -325,7 +340,7 @@ fn refound(path: &Path) -> u8 {
         }
         Err(message) => return fail(EXIT_USAGE, &message),
     };
-    match crate::server::refound(&config) {
+    match crate::server::force_new_ensemble(&config) {
         Ok(done) => {
             println!(
                 "server {} goes on alone, with {} znodes as of zxid {:#x}. Start it, and then the others with empty data \
@@ -356,7 +371,7 @@ fn settle(flags: &Serve) -> Result<(Config, Vec<Finding>), String> {
     Ok((config, findings))
 }
 
-/// What is worth knowing of a configuration file, into the log.
+/// Logs the findings of a configuration file.
 fn tell(file: Option<&Path>, findings: &[Finding]) {
     for finding in findings {
         match file {

@@ -1,4 +1,5 @@
-//! Paddock's server: rooms as in `docs/ARCHITECTURE.md`, imports downward only.
+//! Paddock's server. Rooms and their imports are described in `docs/ARCHITECTURE.md`; imports run downward
+//! only.
 
 pub mod acl;
 pub mod admin;
@@ -7,16 +8,17 @@ pub mod cli;
 pub mod cluster;
 pub mod command;
 pub mod commit;
-mod complaint;
 pub mod config;
 pub mod consensus;
 pub mod freshness;
+mod log_throttle;
 #[cfg(test)]
 mod logged;
 pub mod machine;
 pub mod members;
 pub mod path;
 pub mod peers;
+pub mod properties;
 mod random;
 pub mod ring;
 pub mod server;

@@ -1,24 +1,26 @@
-//! Paths: which are valid, which are reserved, and how to walk up one.
+//! Paths: validation, reserved nodes, and the parent of a path.
 //!
-//! Owns the rules of spec 02 §1 for every room: the full validation (creates, setData, setACL, check) and the
-//! reduced ones (delete, exists). Never looks at a tree. It stays correct because ZooKeeper's rule is stated over
-//! UTF-16 units and this one over Unicode scalar values that map to them one to one: every supplementary
-//! character is a pair of surrogates there, hence illegal, and below U+10000 unit and character are the same.
+//! Owns the rules of spec 02 §1: the full validation of create, setData, setACL and check, and the reduced
+//! one of delete.
+//! Never looks at a tree.
+//! Correct because ZooKeeper's rule over UTF-16 units maps to this one over Unicode scalar values. Below
+//! U+10000 they are the same. Any character above is a pair of surrogates in ZooKeeper, hence illegal.
 #![forbid(unsafe_code)]
 
-/// The root, as clients write it. It is readable as `""` too, and is the parent `""` of first-level paths.
+/// The root, as clients write it. Reads also accept `""`, which is the parent of first-level paths in the
+/// tree.
 pub const ROOT: &str = "/";
-/// Everything below belongs to the server.
+/// Subtree of the server's own nodes.
 pub const ZOOKEEPER: &str = "/zookeeper";
-/// Parent of quota nodes.
+/// Parent of the quota nodes.
 pub const QUOTA: &str = "/zookeeper/quota";
-/// The configuration of the ensemble.
+/// Node that holds the ensemble's configuration.
 pub const CONFIG: &str = "/zookeeper/config";
 
-/// The path breaks a rule of spec 02 §1: error -8 for the client.
+/// A violation of spec 02 §1: error -8 for the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PathError {
-    /// Length 0.
+    /// The path has length 0.
     #[error("the path is empty")]
     Empty,
     /// The first character is not `/`.
@@ -30,7 +32,7 @@ pub enum PathError {
     /// Two slashes in a row.
     #[error("the path has an empty component")]
     EmptyComponent,
-    /// A component that is `.` or `..`.
+    /// A component is `.` or `..`.
     #[error("the path has a component '.' or '..'")]
     Dots,
     /// A character that no path may hold.
@@ -55,7 +57,7 @@ pub fn validate(path: &str) -> Result<(), PathError> {
         match component {
             "" => return Err(PathError::EmptyComponent),
             "." | ".." => return Err(PathError::Dots),
-            // Nearly every component is printable ASCII: no need to decode it.
+            // Most components are printable ASCII and need no decoding.
             _ if component.bytes().all(|b| (0x20..0x7f).contains(&b)) => {}
             _ => {
                 if let Some(c) = component.chars().find(|c| illegal(*c)) {
@@ -67,8 +69,8 @@ pub fn validate(path: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-/// What a create checks before it looks up the parent: the rest waits until the sequence number is appended.
-/// Gives the parent's path (`""` for the root).
+/// The checks of a create before the lookup of the parent. Full validation follows when the sequence number
+/// is appended. Gives the parent's path (`""` for the root).
 pub fn parent_for_create(path: &str) -> Result<&str, PathError> {
     if path.as_bytes().contains(&0) {
         return Err(PathError::Character(0));
@@ -76,7 +78,7 @@ pub fn parent_for_create(path: &str) -> Result<&str, PathError> {
     path.rfind('/').map(|slash| &path[..slash]).ok_or(PathError::Relative)
 }
 
-/// The reduced validation of delete and deleteContainer. Gives the parent's path (`""` for the root).
+/// The checks of delete and deleteContainer. Gives the parent's path (`""` for the root).
 pub fn parent_for_delete(path: &str) -> Result<&str, PathError> {
     if is_reserved(path) {
         return Err(PathError::Reserved);
@@ -84,17 +86,13 @@ pub fn parent_for_delete(path: &str) -> Result<&str, PathError> {
     parent_for_create(path)
 }
 
-/// The reduced validation of exists: only U+0000 is refused. Other reads check nothing.
-pub fn validate_for_exists(path: &str) -> Result<(), PathError> {
-    if path.as_bytes().contains(&0) { Err(PathError::Character(0)) } else { Ok(()) }
-}
-
-/// Whether this is one of the nodes that always exist. The root's alias `""` is not: nobody can name it in a write.
+/// Whether the path is one of the nodes that always exist. The root's alias `""` is not among them, since no
+/// write can name it.
 pub fn is_reserved(path: &str) -> bool {
     matches!(path, ROOT | ZOOKEEPER | QUOTA | CONFIG)
 }
 
-/// Parent as the tree stores it: `""` for first-level paths, none for the root under either name.
+/// Parent as the tree stores it: `""` for first-level paths, `None` for the root under either name.
 pub fn parent(path: &str) -> Option<&str> {
     if path.len() <= 1 {
         return None;
@@ -107,8 +105,8 @@ pub fn name(path: &str) -> &str {
     path.rfind('/').map_or(path, |slash| &path[slash + 1..])
 }
 
-/// What a sequential create appends, from the parent's stored child counter: at least ten characters, sign
-/// included, as Java's `%010d` prints it.
+/// Suffix of a sequential create, from the parent's stored child counter. At least ten characters with the
+/// sign, as Java's `%010d`.
 pub fn sequence_suffix(stored_cversion: i32) -> String {
     format!("{stored_cversion:010}")
 }

@@ -1,9 +1,10 @@
-//! Counters of one node: what each shard counts for itself, and what the consensus core tells about the whole.
+//! Counters of one node: those of each shard, and those of the consensus core for the whole node.
 //!
-//! Owns every number that the four-letter words, the admin pages and the metrics show. Never is on the path between
-//! two cores: a shard writes only its own cache lines, with a plain load and store, and readers add the shards up when
-//! somebody asks. It stays correct because each cell has exactly one writer; a reader may see the cells at slightly
-//! different moments, which no consumer of metrics can tell.
+//! Owns every number in the four-letter words, the admin pages and the metrics.
+//! Never lets one core wait for another: a shard writes only its own cache lines, with a plain load and
+//! store. Readers sum the shards on request.
+//! Correct because each cell has exactly one writer. A reader may see cells at slightly different moments,
+//! which metrics tolerate.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +12,7 @@ use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A number with one writer.
+/// A number that one thread writes and any thread reads.
 #[derive(Debug, Default)]
 pub struct Cell(AtomicU64);
 
@@ -20,34 +21,31 @@ impl Cell {
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
-    /// Takes `n` away; never below zero. Only the cell's one writer calls this.
+    /// Subtracts `n`, saturating at zero. Only the cell's one writer calls this.
     pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).saturating_sub(n), Relaxed);
     }
-    /// Replaces the value.
     pub fn set(&self, n: u64) {
         self.0.store(n, Relaxed);
     }
-    /// Raises the value to `n` if that is larger.
+    /// Raises the value to `n` if `n` is larger.
     pub fn raise(&self, n: u64) {
         if n > self.0.load(Relaxed) {
             self.0.store(n, Relaxed);
         }
     }
-    /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// What a metric is called and means.
+/// Description of one metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Metric {
-    /// Name, snake case.
+    /// In snake case.
     pub name: &'static str,
-    /// Unit of the value.
     pub unit: &'static str,
-    /// One sentence.
+    /// Meaning of the value, in one sentence.
     pub help: &'static str,
 }
 
@@ -57,10 +55,10 @@ macro_rules! cells {
         #[derive(Debug, Default)]
         pub struct $owner { $(#[doc = $help] pub $name: Cell,)* }
         impl $owner {
-            /// Name, unit and meaning of every cell, in the order of [`Self::values`].
+            /// Descriptions of all cells, in the order of [`Self::values`].
             pub const METRICS: &'static [Metric] =
                 &[$(Metric { name: stringify!($name), unit: $unit, help: $help }),*];
-            /// The values, in the order of [`Self::METRICS`].
+            /// Current values, in the order of [`Self::METRICS`].
             pub fn values(&self) -> Vec<u64> {
                 vec![$(self.$name.get()),*]
             }
@@ -69,7 +67,7 @@ macro_rules! cells {
 }
 
 cells! {
-    /// What one shard counts. Written by that shard alone.
+    /// Counters of one shard. Only that shard writes them.
     ShardCells {
         connections, "connections", "Client connections open now.";
         connections_accepted, "connections", "Client connections accepted since the start.";
@@ -106,7 +104,7 @@ cells! {
 }
 
 cells! {
-    /// What the consensus core tells about the node. Written by that core alone.
+    /// Counters of the whole node. Only the consensus core writes them.
     NodeCells {
         znodes, "znodes", "Znodes of the tree, the root counted twice as ZooKeeper does.";
         ephemerals, "znodes", "Ephemeral znodes.";
@@ -134,41 +132,40 @@ cells! {
     }
 }
 
-/// How the node takes part, as `srvr` and `mntr` name it.
+/// The node's part in its ensemble, as `srvr` and `mntr` name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Mode {
-    /// Still starting: no leader was ever known. A node that knew one keeps its role's mode when it loses the leader:
-    /// how long it serves is told by [`crate::freshness::Freshness`], not by this.
+pub enum ServerState {
+    /// Starting: the node never knew a leader. A node that loses its leader keeps its last state.
+    /// [`crate::freshness::Freshness`] says how long it serves.
     NotServing = 0,
-    /// A group of one.
+    /// The only voter of a standalone node.
     Standalone = 1,
-    /// Leads an ensemble.
     Leader = 2,
-    /// Votes and follows.
+    /// A voter that does not lead.
     Follower = 3,
-    /// Follows without a vote.
+    /// A node without a vote.
     Observer = 4,
 }
 
-impl Mode {
-    /// The word that tools parse.
+impl ServerState {
+    /// ZooKeeper's word for the state, which tools parse.
     pub const fn name(self) -> &'static str {
         match self {
-            Mode::NotServing => "not serving",
-            Mode::Standalone => "standalone",
-            Mode::Leader => "leader",
-            Mode::Follower => "follower",
-            Mode::Observer => "observer",
+            ServerState::NotServing => "not serving",
+            ServerState::Standalone => "standalone",
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Observer => "observer",
         }
     }
     const fn from_u8(n: u8) -> Self {
         match n {
-            1 => Mode::Standalone,
-            2 => Mode::Leader,
-            3 => Mode::Follower,
-            4 => Mode::Observer,
-            _ => Mode::NotServing,
+            1 => ServerState::Standalone,
+            2 => ServerState::Leader,
+            3 => ServerState::Follower,
+            4 => ServerState::Observer,
+            _ => ServerState::NotServing,
         }
     }
 }
@@ -181,11 +178,11 @@ pub struct Stats {
     mode: AtomicU8,
     zxid: AtomicI64,
     started_ms: i64,
-    /// Text is asked for by operators only: a lock, never on a request's way.
+    /// Only operators read these, so a lock is never on the path of a request.
     texts: Mutex<Texts>,
 }
 
-/// What the consensus core says in words.
+/// Texts that the consensus core provides.
 #[derive(Debug, Default)]
 struct Texts {
     write_block: String,
@@ -195,87 +192,87 @@ struct Texts {
 }
 
 impl Stats {
-    /// Counters for `shards` shards of a node that started at `started_ms` (ms since the Unix epoch). The mode is
-    /// [`Mode::NotServing`] until [`Stats::set_mode`].
+    /// Counters of a node that started at `started_ms` (ms since the Unix epoch), in state
+    /// [`ServerState::NotServing`].
     pub fn new(shards: usize, started_ms: i64) -> Self {
         Self {
             shards: (0..shards).map(|_| CachePadded::default()).collect(),
             node: CachePadded::default(),
-            mode: AtomicU8::new(Mode::NotServing as u8),
+            mode: AtomicU8::new(ServerState::NotServing as u8),
             zxid: AtomicI64::new(0),
             started_ms,
             texts: Mutex::default(),
         }
     }
-    /// The cells of shard `id`; an id that does not exist is a programmer's error and panics.
+    /// Panics if there is no shard `id`.
     pub fn shard(&self, id: u16) -> &ShardCells {
         &self.shards[usize::from(id)]
     }
-    /// The cells of every shard.
     pub fn shards(&self) -> impl Iterator<Item = &ShardCells> {
         self.shards.iter().map(|s| &**s)
     }
-    /// The sum of one cell over all shards.
+    /// Sum of one cell over all shards.
     pub fn sum(&self, cell: impl Fn(&ShardCells) -> &Cell) -> u64 {
         self.shards().map(|s| cell(s).get()).fold(0, u64::wrapping_add)
     }
-    /// The largest value of one cell over all shards.
+    /// Largest value of one cell over all shards.
     pub fn max(&self, cell: impl Fn(&ShardCells) -> &Cell) -> u64 {
         self.shards().map(|s| cell(s).get()).max().unwrap_or(0)
     }
-    /// What the consensus core tells.
+    /// Counters that the consensus core writes.
     pub fn node(&self) -> &NodeCells {
         &self.node
     }
-    /// How the node takes part now.
-    pub fn mode(&self) -> Mode {
-        Mode::from_u8(self.mode.load(Relaxed))
+    pub fn mode(&self) -> ServerState {
+        ServerState::from_u8(self.mode.load(Relaxed))
     }
-    /// Tells how the node takes part; called by the consensus core.
-    pub fn set_mode(&self, mode: Mode) {
+    /// Called by the consensus core.
+    pub fn set_mode(&self, mode: ServerState) {
         self.mode.store(mode as u8, Relaxed);
     }
     /// Last applied zxid.
     pub fn zxid(&self) -> i64 {
         self.zxid.load(Relaxed)
     }
-    /// Tells the last applied zxid; called by the consensus core.
+    /// Called by the consensus core.
     pub fn set_zxid(&self, zxid: i64) {
         self.zxid.store(zxid, Relaxed);
     }
-    /// Why nothing is written, such as `no leader: 2 of 5 voters reachable`; empty while writes go on.
+    /// Why no write is accepted, such as `no leader: 2 of 5 voters reachable`; empty while writes are
+    /// accepted.
     pub fn write_block(&self) -> String {
         self.texts().write_block.clone()
     }
-    /// Tells why nothing is written; called by the consensus core, with an empty text when writes go on.
+    /// Called by the consensus core, with an empty text when writes are accepted.
     pub fn set_write_block(&self, reason: &str) {
         reason.clone_into(&mut self.texts().write_block);
     }
-    /// On the leader: what a change of the membership waits for, or who has no vote yet; empty: nothing, nobody.
+    /// On the leader: what a membership change waits for, or which members have no vote yet; empty: neither.
     pub fn membership_wait(&self) -> String {
         self.texts().membership_wait.clone()
     }
-    /// Tells it; called by the consensus core.
+    /// Called by the consensus core.
     pub fn set_membership_wait(&self, text: &str) {
         text.clone_into(&mut self.texts().membership_wait);
     }
-    /// On the leader: members that miss entries and acknowledge none, how far each is behind and why; empty: there are none.
+    /// On the leader: members that miss entries and acknowledge none, how far behind each is, and why;
+    /// empty: none.
     pub fn left_behind(&self) -> String {
         self.texts().left_behind.clone()
     }
-    /// Tells which members are left behind; called by the consensus core.
+    /// Called by the consensus core.
     pub fn set_left_behind(&self, text: &str) {
         text.clone_into(&mut self.texts().left_behind);
     }
-    /// The membership as `/zookeeper/config` holds it; empty on a standalone node.
+    /// The membership as in `/zookeeper/config`; empty on a standalone node.
     pub fn membership(&self) -> String {
         self.texts().membership.clone()
     }
-    /// Tells the membership; called by the consensus core when it has changed.
+    /// Called by the consensus core when the membership has changed.
     pub fn set_membership(&self, text: String) {
         self.texts().membership = text;
     }
-    /// Notes a proposal of the leader; called by the consensus core.
+    /// Counts a proposal of the leader. Called by the consensus core.
     pub fn note_proposal(&self, bytes: u64) {
         let node = &self.node;
         let first = node.proposal_bytes_last.get() == 0;
@@ -285,7 +282,8 @@ impl Stats {
             node.proposal_bytes_min.set(bytes);
         }
     }
-    /// This node begins to lead at `at_ms`, or ceases to (`None`): what only a leader counts begins anew.
+    /// The node starts leading at `at_ms` (ms since the Unix epoch) or stops (`None`): resets the leader's
+    /// counters.
     pub fn set_leading(&self, at_ms: Option<i64>) {
         let node = &self.node;
         let leader_only = [
@@ -302,10 +300,10 @@ impl Stats {
         node.leading_since_ms.set(at_ms.map_or(0, |ms| ms.max(0) as u64));
     }
     fn texts(&self) -> MutexGuard<'_, Texts> {
-        // Each text is replaced whole: whoever panicked left nothing half done.
+        // Each text is replaced as a whole, so a panic leaves none half written.
         self.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// When the node started, ms since the Unix epoch.
+    /// Start of the node, ms since the Unix epoch.
     pub fn started_ms(&self) -> i64 {
         self.started_ms
     }
@@ -333,8 +331,8 @@ mod tests {
         assert_eq!(stats.sum(|s| &s.connections), 7);
         stats.shard(2).connections.sub(9);
         assert_eq!(stats.sum(|s| &s.connections), 2);
-        assert_eq!(stats.mode(), Mode::NotServing);
-        stats.set_mode(Mode::Standalone);
+        assert_eq!(stats.mode(), ServerState::NotServing);
+        stats.set_mode(ServerState::Standalone);
         assert_eq!(stats.mode().name(), "standalone");
     }
 }

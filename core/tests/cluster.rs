@@ -1,6 +1,9 @@
-//! `paddock cluster` and `paddock status` as real processes. What could go wrong: servers that outlive the command that
-//! started them, a dead node that nobody hears of, an ensemble that forgets its data or its ports between two runs, a
-//! status that says healthy when it is not.
+//! `paddock cluster` and `paddock status` as real processes. Hazards:
+//!
+//! - servers that outlive the command that started them
+//! - a dead node that is not reported
+//! - data or ports lost between two runs
+//! - a status that says healthy when it is not
 
 mod common;
 
@@ -12,11 +15,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-/// A running `paddock cluster`. Dropping it kills it, and the kernel then its servers.
+/// A running `paddock cluster`. Dropping it kills it, and the kernel then kills its servers.
 struct Cluster {
     child: Child,
     lines: Receiver<String>,
-    /// Everything said so far.
+    /// All lines of output so far.
     said: Vec<String>,
 }
 
@@ -56,7 +59,7 @@ impl Cluster {
         line.expect("a connect string").to_owned()
     }
 
-    /// Process numbers of the servers, as told last for each node.
+    /// Process numbers of the servers, from the last line about each node.
     fn pids(&self) -> Vec<Pid> {
         let mut pids = std::collections::BTreeMap::new();
         for line in &self.said {
@@ -79,7 +82,7 @@ impl Cluster {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Stops it with `signal` and gives its exit code.
+    /// Stops the command with `signal` and gives its exit code.
     fn stop(mut self, signal: Signal) -> Option<i32> {
         self.signal(signal);
         self.child.wait().unwrap().code()
@@ -93,8 +96,8 @@ impl Drop for Cluster {
     }
 }
 
-/// Waits until none of the processes exists. A child of a dead parent is reaped by init or stays a zombie in a container
-/// without one; both are dead.
+/// Waits until none of the processes exists. The child of a dead parent is reaped by init, or stays a zombie
+/// in a container without one. Both count as dead.
 fn all_gone(pids: &[Pid]) {
     let begun = std::time::Instant::now();
     let alive = |pid: &Pid| match std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
@@ -118,7 +121,7 @@ fn status(servers: &str, flags: &[&str]) -> (String, i32) {
     (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
 }
 
-/// Up, written to, down, up again on the same ports with everything there.
+/// Start, write, stop, and start again: same ports, all data present.
 fn what_was_written_survives_the_cluster(nodes: u8) {
     let (_guard, dir) = scratch();
     let cluster = Cluster::start(&dir, nodes, &[]);
@@ -188,7 +191,7 @@ fn a_paused_server_is_stopped_too() {
     all_gone(&pids);
 }
 
-/// Asks until the answer has this exit code: an election takes its time.
+/// Repeats `paddock status` until it has this exit code, since an election takes time.
 fn status_becomes(servers: &str, want: i32) -> String {
     let begun = std::time::Instant::now();
     loop {
@@ -231,7 +234,7 @@ fn word(server: &str, word: &str) -> String {
     let mut socket = TcpStream::connect(server).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.write_all(word.as_bytes()).unwrap();
-    // A node that closes without an answer has none: it does not serve.
+    // A node that closes without an answer does not serve.
     let _ = socket.read_to_string(&mut answer);
     answer
 }
@@ -240,7 +243,7 @@ fn word(server: &str, word: &str) -> String {
 fn a_node_that_the_log_left_behind_gets_a_snapshot_and_goes_on_in_the_same_process() {
     const WRITES: usize = 600;
     let (_guard, dir) = scratch();
-    // Two checkpoints are soon taken, and then the log is let go.
+    // With this snapCount two checkpoints are soon taken, and the log is truncated.
     let cluster = Cluster::start(&dir, 3, &["--set", "snapCount=40"]);
     let servers: Vec<String> = cluster.connect_string().split(',').map(str::to_owned).collect();
     let client = |server: &str| {
@@ -267,7 +270,7 @@ fn a_node_that_the_log_left_behind_gets_a_snapshot_and_goes_on_in_the_same_proce
         assert!(begun.elapsed() < PATIENCE, "{}", std::fs::read_to_string(&log).unwrap());
         std::thread::yield_now();
     }
-    // It is a member like any other: it takes part in what is written from now on.
+    // The node is a full member: it receives what is written from now on.
     let mut on_it = client(&servers[behind]).unwrap();
     assert_eq!(on_it.create("/after", b"", 0).unwrap().err, 0);
     assert_eq!(on_it.get("/n0").unwrap().unwrap().0, [7; 1000]);

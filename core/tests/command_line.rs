@@ -1,5 +1,5 @@
-//! What an operator reads who has made a mistake. What could go wrong: a warning that does not say of which file it speaks, a wrong
-//! value that is taken for another mistake.
+//! Messages for an operator who has made a mistake. Hazards: a warning that does not name its file, and a
+//! wrong value that is reported as another mistake.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Documented: wrong flags or configuration; could not start.
+/// Documented exit codes: wrong flags or configuration; could not start.
 const EXIT_USAGE: i32 = 2;
 const EXIT_START: i32 = 3;
 
@@ -22,7 +22,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A configuration whose data directory cannot be: nothing is ever served.
+/// A configuration whose data directory cannot exist: nothing is ever served.
 fn configuration(dir: &Path, lines: &str) -> String {
     let (file, taken) = (dir.join("zoo.cfg"), dir.join("taken"));
     std::fs::write(&taken, "no directory").unwrap();
@@ -42,7 +42,7 @@ fn a_warning_about_a_configuration_names_its_file_and_line() {
     let verbs: [(&[&str], i32); 3] = [
         (&["serve", "--config", &file], EXIT_START),
         (&["check", "--config", &file], EXIT_USAGE),
-        (&["refound", "--config", &file, "--others-are-lost"], EXIT_START),
+        (&["force-new-ensemble", "--config", &file, "--others-are-lost"], EXIT_START),
     ];
     for (verb, code) in verbs {
         let output = paddock(verb);
@@ -65,7 +65,7 @@ fn a_wrong_flag_is_told_for_what_it_is() {
         (&["serve", "--listen", "::1"], "'::1' is not HOST:PORT"),
         (&["status", "a:99999"], "with a port from 1 to 65535"),
         (&["lead", "a:1,b:1"], "name one server"),
-        (&["refound", "--config", &file], "--others-are-lost"),
+        (&["force-new-ensemble", "--config", &file], "--others-are-lost"),
         (&["cluster", "--dir", &file], "failed: "),
         (
             &["cluster", "--dir", ensemble, "--set", "initLimit=0"],
@@ -78,6 +78,22 @@ fn a_wrong_flag_is_told_for_what_it_is() {
         assert!(said.contains(what), "{arguments:?}: {said}");
         assert_eq!(output.status.code(), Some(EXIT_USAGE), "{arguments:?}: {said}");
     }
+}
+
+#[test]
+fn the_former_name_of_force_new_ensemble_works_and_names_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = configuration(dir.path(), "");
+    let [former, present] = ["refound", "force-new-ensemble"].map(|command| {
+        let output = paddock(&[command, "--config", &file, "--others-are-lost"]);
+        assert_eq!(output.status.code(), Some(EXIT_START), "{output:?}");
+        said(&output)
+    });
+    let hint =
+        "paddock: `refound` is the former name of this command; it is now `paddock force-new-ensemble`\n";
+    assert!(!present.is_empty() && !present.contains(hint), "{present}");
+    assert_eq!(former, format!("{hint}{present}"), "the former name does what the present one does");
+    assert!(!said(&paddock(&["--help"])).contains("refound"));
 }
 
 #[test]

@@ -1,6 +1,11 @@
-//! Ensembles of real processes that lose nodes. What could go wrong: an acknowledged write that only the dead had, a write
-//! taken without a majority, a command applied twice or out of order when the leader changes, readers cut off by an
-//! election that does not concern them, a node that slept and still answers, a watch that fires after the data it tells of.
+//! Ensembles of real processes that lose nodes. Hazards:
+//!
+//! - an acknowledged write that only the dead nodes had
+//! - a write accepted without a majority
+//! - a command applied twice or out of order when the leader changes
+//! - readers disconnected by an election that does not concern them
+//! - a node that was paused and still answers
+//! - a watch event that arrives after the data it announces
 
 mod common;
 
@@ -13,12 +18,12 @@ use std::time::{Duration, Instant};
 
 /// Short ticks: sessions from 1 s to 10 s.
 const CONFIG: &str = "tickTime=500\ninitLimit=20\nsyncLimit=10\n";
-/// A client that stays, ms: longer than any election and than the staleness that the tests configure.
+/// Timeout of a client that stays, ms: longer than any election and than the configured staleness.
 const LONG_SESSION_MS: i32 = 10_000;
-/// A client that shall expire soon, ms.
+/// Timeout of a client that expires soon, ms.
 const SHORT_SESSION_MS: i32 = 1_000;
 
-/// Data of a znode, without or with a watch.
+/// Data of a znode, with or without a watch.
 fn get(path: &str, watch: bool) -> Request<'_> {
     Request::GetData { path: path.into(), watch }
 }
@@ -30,12 +35,12 @@ fn data(body: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Writes through some node, again and again on new sessions, until one is acknowledged.
+/// Writes through any node, repeatedly on new sessions, until a write is acknowledged.
 fn write_somewhere(ensemble: &Ensemble, path: &str) {
     until("a write is acknowledged", || {
         ensemble.running().into_iter().find_map(|node| {
             let mut client = Client::open(ensemble.socket(node).ok()?, 0, [0; 16], LONG_SESSION_MS).ok()?;
-            // 0: created. -110: an earlier try, whose answer was lost, has created it.
+            // 0: created. -110: created by an earlier try whose answer was lost.
             matches!(client.create(path, b"", 0).ok()?.err, 0 | -110).then_some(())
         })
     });
@@ -96,7 +101,7 @@ fn eleven_voters_serve_without_five_refuse_writes_without_six_and_have_everythin
         client.sync().unwrap();
         let mut found: BTreeSet<String> = client.children("/").unwrap().into_iter().collect();
         found.remove("zookeeper");
-        // What was not acknowledged may have been applied later, or not.
+        // A write that was not acknowledged may have been applied later, or not.
         found.remove("refused");
         assert_eq!(found, expected, "on node {node}");
         let last = expected.last().unwrap();
@@ -104,8 +109,8 @@ fn eleven_voters_serve_without_five_refuse_writes_without_six_and_have_everythin
     }
 }
 
-/// Sequential znodes, in a pipeline, until told to stop. Gives the names in the order of the requests; every request must
-/// succeed, in order.
+/// Creates sequential znodes in a pipeline until `stop`. Gives the names in the order of the requests. Every
+/// request must succeed, in order.
 fn create_in_order(mut client: Client, prefix: &str, done: &AtomicU64, stop: &AtomicBool) -> Vec<String> {
     const PIPELINE: usize = 8;
     const SEQUENTIAL: i32 = 2;
@@ -150,7 +155,7 @@ fn with_the_leader_killed_under_writes_each_command_is_applied_once_in_order_and
                 .collect();
             let more = |i: usize, scope: &str| {
                 let goal = done[i].load(SeqCst) + WRITES_PER_PHASE;
-                // A writer that panicked says why when it is joined.
+                // A writer that panicked reports why when it is joined.
                 until(scope, || (done[i].load(SeqCst) >= goal || writers[i].is_finished()).then_some(()));
             };
             (0..2).for_each(|i| more(i, "writes are acknowledged under the first leader"));
@@ -177,7 +182,7 @@ fn with_the_leader_killed_under_writes_each_command_is_applied_once_in_order_and
             assert_eq!(told.len(), all.len(), "two creates got the same name");
             let numbers: HashSet<&str> = all.iter().map(|name| &name[name.len() - 10..]).collect();
             assert_eq!(numbers.len(), all.len(), "a number was given twice");
-            // No connection broke, so every create was answered: what is there beyond was applied twice.
+            // No connection broke, so every create was answered: any further znode was applied twice.
             let beyond: Vec<_> = found.difference(&told).collect();
             let lost: Vec<_> = told.difference(&found).collect();
             assert!(
@@ -217,8 +222,8 @@ fn a_session_of_a_killed_leader_goes_on_at_another_node_with_its_ephemerals() {
     until("the ephemeral goes with its session", || watcher.get("/lock").unwrap().is_none().then_some(()));
 }
 
-/// Reads one after the other until told to stop, or until the connection ends. Gives how many were answered, and when the
-/// last answered one was sent.
+/// Reads repeatedly until `stop` or the end of the connection. Gives the number of answers, and when the
+/// last answered read was sent.
 fn read_on(mut client: Client, path: &str, done: &AtomicU64, stop: &AtomicBool) -> (u64, Option<Instant>) {
     let mut last = None;
     while !stop.load(SeqCst) {
@@ -272,7 +277,7 @@ fn followers_lose_no_read_to_an_election_and_serve_alone_until_the_bound() {
         assert!(readers.iter().all(|r| !r.is_finished()), "a follower's client was cut off by the election");
         eprintln!("without a leader for {without:?}: {meanwhile} reads answered, 0 lost");
 
-        // The next leader dies too: the other one is alone.
+        // The next leader dies too: the remaining node is alone.
         let next = ensemble.leader();
         let (lone, lost) = if followers[0] == next { (1, 0) } else { (0, 1) };
         stop[lost].store(true, SeqCst);
@@ -316,7 +321,7 @@ fn without_a_majority_only_read_only_clients_are_served_and_only_where_that_is_a
     const NO_CHILDREN_FOR_EPHEMERALS: i32 = -108;
     assert_eq!(reader.create("/refused", b"", 0).unwrap().err, NOT_READ_ONLY);
     assert_eq!(ensemble.word(lone, "isro").unwrap(), "ro");
-    // Whoever was connected before goes on with the same session.
+    // A client that was connected before continues with the same session.
     let mut same = client.moved_read_only(ensemble.socket(lone).unwrap()).unwrap();
     assert!(same.read_only && (same.session, same.password) == (client.session, client.password));
     assert_eq!(same.get("/mine").unwrap().unwrap().0, b"");
@@ -324,7 +329,7 @@ fn without_a_majority_only_read_only_clients_are_served_and_only_where_that_is_a
     let ordinary = Client::open(ensemble.socket(lone).unwrap(), 0, [0; 16], LONG_SESSION_MS);
     assert!(ordinary.is_err(), "an ordinary client was admitted by a read-only node");
     ensemble.launch(leader);
-    // With the majority back the read-only client is sent away, to come again as an ordinary one.
+    // With the majority back, the read-only client is closed, to reconnect as an ordinary one.
     until("the read-only client is closed", || reader.get("/r").is_err().then_some(()));
     let mut again = Client::open_read_only(ensemble.socket(lone).unwrap(), LONG_SESSION_MS).unwrap();
     assert!(!again.read_only);
@@ -341,7 +346,7 @@ fn a_node_that_slept_answers_nobody_with_what_it_knew_then() {
     const STALENESS: Duration = Duration::from_millis(2_000);
     let config = format!("{CONFIG}paddock.maxStaleness={}\n", STALENESS.as_millis());
     let ensemble = Ensemble::start(3, &config);
-    // A follower, and then the leader: a leader that slept is deposed, and does not know it.
+    // A follower, then the leader: a paused leader is deposed without knowing it.
     for (round, sleeper) in [ensemble.followers()[0], ensemble.leader()].into_iter().enumerate() {
         let other = ensemble.all().into_iter().find(|n| *n != sleeper).unwrap();
         let (register, lock) = (format!("/register-{round}"), format!("/lock-{round}"));
@@ -354,7 +359,7 @@ fn a_node_that_slept_answers_nobody_with_what_it_knew_then() {
         assert_eq!(long.get(&register).unwrap().unwrap().0, b"old");
         ensemble.pause(sleeper);
         let paused = Instant::now();
-        // The requests lie in the sockets before the node wakes up: it would have to serve them first thing.
+        // The requests are in the sockets before the node resumes: it could serve them first.
         for client in [&mut long, &mut short] {
             client.send(&get(&register, false)).unwrap();
             client.send(&Request::Exists { path: lock.as_str().into(), watch: false }).unwrap();

@@ -1,5 +1,5 @@
-//! A majority of the disks is lost. What could go wrong: the emptied servers found an ensemble of their own beside the one that has
-//! the data, nobody says why nothing is written, and the way out does not work when it is needed.
+//! A majority of the disks is lost. Hazards: the emptied servers form a new ensemble beside the one with
+//! data, no server reports why nothing is written, and the recovery command fails.
 
 mod common;
 
@@ -10,9 +10,9 @@ use std::process::{Command, Output};
 const CONFIG: &str = "tickTime=500\ninitLimit=20\nsyncLimit=10\n";
 const SESSION_MS: i32 = 10_000;
 
-fn refound(config: &Path, flags: &[&str]) -> Output {
+fn force_new_ensemble(config: &Path, flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_paddock"));
-    command.arg("refound").arg("--config").arg(config).args(flags).output().unwrap()
+    command.arg("force-new-ensemble").arg("--config").arg(config).args(flags).output().unwrap()
 }
 
 #[test]
@@ -38,18 +38,18 @@ fn two_emptied_servers_wait_for_the_third_and_an_operator_makes_it_go_on() {
     }
 
     let config = ensemble.config(3);
-    let refused = refound(&config, &["--others-are-lost"]);
+    let refused = force_new_ensemble(&config, &["--others-are-lost"]);
     assert_eq!(refused.status.code(), Some(3), "it runs: {refused:?}");
     ensemble.kill(3);
-    assert_eq!(refound(&config, &[]).status.code(), Some(2));
-    let done = refound(&config, &["--others-are-lost"]);
+    assert_eq!(force_new_ensemble(&config, &[]).status.code(), Some(2));
+    let done = force_new_ensemble(&config, &["--others-are-lost"]);
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     assert!(String::from_utf8_lossy(&done.stdout).contains("server 3 goes on alone"), "{done:?}");
     ensemble.launch(3);
 
-    // The emptied ones, which have waited all the time, are fed and vote again.
+    // The emptied servers, which waited, are caught up and vote again.
     ensemble.wait_until_all_serve();
-    // Each of them knows that the change is done: before, nobody could lead without the third.
+    // Each of them knows that the change is complete. Before, none could lead without the third.
     for node in 1..=3 {
         until("three vote", || (ensemble.value(node, "zk_quorum_size")? == "3").then_some(()));
     }

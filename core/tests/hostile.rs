@@ -1,5 +1,5 @@
-//! Clients that send garbage, half a frame and silence, a 2 GiB length, or never read their replies: each harms nobody
-//! else and costs bounded memory.
+//! Clients that send garbage, half a frame, silence, or a 2 GiB length, or never read their replies. None of
+//! them harms another client, and each costs bounded memory.
 
 mod common;
 
@@ -9,8 +9,8 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 
 const HOSTILE: usize = 200;
-/// What all hostile clients together may cost, KiB. Two hundred peers that each hold a full output buffer and a large
-/// reply that was begun stay far below it.
+/// Memory that all hostile clients together may cost, KiB. Two hundred peers with a full output buffer and a
+/// large reply in progress stay far below it.
 const MEMORY_KIB_MAX: u64 = 400 * 1024;
 
 fn harmless(transport: &str, attack: impl Fn(&Process, usize) -> Box<dyn std::any::Any>) {
@@ -20,7 +20,7 @@ fn harmless(transport: &str, attack: impl Fn(&Process, usize) -> Box<dyn std::an
     honest.create("/honest", &[7; 100], 0).unwrap();
     honest.create("/large", &vec![1; 900_000], 0).unwrap();
     let before = server.resident_kib();
-    // Held open until the end, so that whatever they cost is there when it is measured.
+    // Kept open until the end, so that their cost is included in the measurement.
     let held: Vec<_> = (0..HOSTILE).map(|i| attack(&server, i)).collect();
     for n in 0..200u32 {
         assert_eq!(honest.get("/honest").unwrap().unwrap().0, [7; 100]);

@@ -1,5 +1,6 @@
-//! The server is killed with kill -9 under load, again and again on the same directory, each time after another number
-//! of acknowledgements. Whatever was acknowledged is there afterwards; what sessions left behind goes when they expire.
+//! The server is killed with kill -9 under load, repeatedly on the same directory, each time after another
+//! number of acknowledgements. All acknowledged writes must exist afterwards, and the ephemerals of dead
+//! sessions must go when these expire.
 
 mod common;
 
@@ -16,16 +17,17 @@ const PIPELINE: usize = 8;
 const CONFIG: &str = "tickTime=100\nsnapCount=2000\nmaxClientCnxns=0\n";
 const TIMEOUT_MS: i32 = 800;
 
-/// What one writer was told.
+/// Acknowledgements that one writer received.
 #[derive(Default)]
 struct Acknowledged {
-    /// Znodes created.
+    /// Paths of the znodes created.
     created: Vec<String>,
-    /// Newest acknowledged counter of each register it sets.
+    /// Newest acknowledged counter of each register that the writer sets.
     registers: HashMap<String, u64>,
 }
 
-/// Creates persistent znodes, one ephemeral, and counts up a register, pipelined, until the server is gone.
+/// Creates persistent znodes and one ephemeral, and counts up a register, pipelined, until the server is
+/// gone.
 fn write_until_killed(mut client: Client, name: &str, round: u64, acks: &AtomicU64) -> Acknowledged {
     let mut told = Acknowledged::default();
     let register = format!("/kill/{name}-register");
@@ -86,7 +88,8 @@ fn kill_again_and_again(transport: &str) {
             std::thread::spawn(move || done.send(write_until_killed(client, &format!("w{w}"), round, &acks)));
         }
         drop(done);
-        // A writer that a busy machine starved beyond its session's timeout ends by itself; without any the round is over.
+        // On a busy machine a writer may lose its session and end by itself. Without any writer the round is
+        // over.
         let mut told = Vec::new();
         while acks.load(SeqCst) < target && told.len() < WRITERS {
             told.extend(results.recv_timeout(std::time::Duration::from_millis(1)));
@@ -105,8 +108,8 @@ fn kill_again_and_again(transport: &str) {
     assert_eq!(server.terminate(), Some(0), "SIGTERM is a clean stop");
 }
 
-/// Everything acknowledged is there. The znodes of older rounds were checked before: the newest ones are read, all are
-/// looked for in the list.
+/// All acknowledged writes exist. Reads the newest znodes, and looks for all in the list: those of older
+/// rounds were read before.
 fn check(control: &mut Client, created: &[String], registers: &HashMap<String, u64>, round: u64) {
     let present: std::collections::HashSet<String> = control.children("/kill").unwrap().into_iter().collect();
     for path in created {
@@ -125,7 +128,7 @@ fn check(control: &mut Client, created: &[String], registers: &HashMap<String, u
     }
 }
 
-/// The sessions of killed rounds expire and take their ephemerals along.
+/// The sessions of killed rounds expire, and their ephemerals go.
 fn ephemerals_go(control: &mut Client) {
     let begun = std::time::Instant::now();
     loop {

@@ -1,4 +1,5 @@
-//! The links between nodes on real sockets: names, order under load in both directions, a node that goes and comes back.
+//! The links between nodes on real sockets: node numbers, order under load in both directions, and a node
+//! that leaves and returns.
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use paddock_core::peers::message::SnapshotMessage;
@@ -13,20 +14,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long anything may take before the test fails instead of hanging.
+/// Time limit of each wait: a failing test must not hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Messages that each node sends over each new link.
 const MESSAGES: u64 = 60;
 
-/// Together many times what a socket takes at once, so that each arrives in pieces.
+/// Together many times the size of a socket buffer, so that messages arrive in pieces.
 const MESSAGE_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, PartialEq)]
 enum Told {
     Up(u8, u64),
     Down(u8),
-    /// All messages of a link arrived, in order.
+    /// All messages of a link have arrived, in order.
     All(u8),
 }
 
@@ -35,7 +36,7 @@ struct Core {
     peers: Peers,
     told: Sender<Told>,
     stop: Arc<AtomicBool>,
-    /// By node: the next number to be sent, and the next one that is to arrive.
+    /// By node: the next number to send, and the next number to arrive.
     links: BTreeMap<u8, (u64, u64)>,
 }
 
@@ -106,7 +107,7 @@ fn numbered(number: u64) -> Message {
     })
 }
 
-/// A node in a thread of its own.
+/// A node on its own thread.
 struct Node {
     told: Receiver<Told>,
     stop: Arc<AtomicBool>,
@@ -127,7 +128,7 @@ impl Node {
         Node { told, stop, handle, thread: Some(thread) }
     }
 
-    /// What comes next, in any order.
+    /// Waits for these events, in any order.
     fn expect(&self, mut all: Vec<Told>) {
         while !all.is_empty() {
             let told = self.told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("still to come: {all:?}"));

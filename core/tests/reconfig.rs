@@ -1,5 +1,9 @@
-//! The membership of a running ensemble changes. What could go wrong: a removed server that goes on, one that votes with an empty
-//! disk, a change that is lost with the leader that it removes, clients that are never answered by a server that came back.
+//! The membership of a running ensemble changes. Hazards:
+//!
+//! - a removed server that continues
+//! - a server that votes with an empty disk
+//! - a change that is lost with the leader that it removes
+//! - clients that a returning server never answers
 
 mod common;
 
@@ -8,7 +12,7 @@ use paddock_transport::wire::{Limits, Request, Response, error, opcode};
 
 const CONFIG: &str = "tickTime=500\ninitLimit=20\nsyncLimit=10\nreconfigEnabled=true\nskipACL=yes\n";
 const SESSION_MS: i32 = 10_000;
-/// Documented: removed from its ensemble.
+/// Documented exit code: removed from its ensemble.
 const EXIT_REMOVED: i32 = 5;
 
 fn remove(node: &str) -> Request<'_> {
@@ -63,7 +67,7 @@ fn a_server_that_never_comes_is_named_while_it_is_waited_for_and_holds_up_no_lat
         });
     };
     waits_for("");
-    // Nobody listens at these ports of an address that is this test's alone.
+    // No server listens on these ports of an address that only this test uses.
     let joining = Some("server.4=127.99.99.99:2:3;4".into());
     client.send(&Request::Reconfig { joining, leaving: None, new_members: None, config_id: -1 }).unwrap();
     waits_for("waits for server 4 (not connected)");

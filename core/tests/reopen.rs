@@ -1,5 +1,5 @@
-//! The data directory is opened again under the feet of clients, as after an installed snapshot: they lose their
-//! connections, come back to the same address with the same sessions, and everything is there.
+//! The data directory is opened again while clients are connected, as after an installed snapshot. They lose
+//! their connections, and reconnect to the same address with the same sessions. All data must be there.
 
 mod common;
 
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Nothing here takes long; a server that hangs must not hang the test.
+/// Time limit of each wait: a server that hangs must not hang the test.
 const PATIENCE: Duration = Duration::from_secs(30);
 const TIMEOUT_MS: i32 = 30_000;
 
@@ -29,7 +29,7 @@ struct Running {
 
 fn start(dir: &Path, transport: Choice, shards: usize) -> Running {
     let mut config = Config::standalone(dir.to_owned());
-    // A free port: after a reopening it must be the same one.
+    // A free port, which must be the same after the reopening.
     config.listen = vec![Address::Tcp("127.0.0.1:0".parse().unwrap())];
     let options = ServerOptions { transport, shards: Some(shards), ..ServerOptions::new(config) };
     let server = Server::start(options).unwrap();
@@ -61,7 +61,7 @@ fn clients_come_back(transport: Choice, shards: usize) {
 
     for client in &mut clients {
         assert!(client.receive().is_err(), "the connection is closed");
-        // At once: who connects in between waits.
+        // At once: a client that connects in between waits.
         let (session, password) = (client.session, client.password);
         *client = running.connect(session, password);
         assert_eq!(client.session, session, "the session lives");

@@ -1,4 +1,4 @@
-//! A client that nobody here wrote: the crate `zookeeper-client`, against the real binary, across a restart.
+//! A foreign client, the crate `zookeeper-client`, against the real binary, across a restart.
 
 mod common;
 

@@ -66,7 +66,7 @@ fn is_test(name: &str) -> bool {
     name.contains("/tests") || name.ends_with("tests.rs")
 }
 
-/// Code lines, comments cut off.
+/// Lines of code, without comments.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(|l| l.split("//").next().unwrap_or_default())
 }

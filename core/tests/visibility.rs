@@ -1,5 +1,6 @@
-//! Two clients of one node on different shards: what one was told, the other sees at once. The writer gets its
-//! acknowledgement, and only then the reader asks; it must never be answered from before the write.
+//! Two clients of one node on different shards. A write that was acknowledged to one is visible to the other
+//! at once: the reader asks only after the acknowledgement, and must never be answered from before the
+//! write.
 
 mod common;
 
@@ -14,7 +15,7 @@ fn told_is_visible(transport: &str) {
         "maxClientCnxns=0\nforceSync=no\n",
         &["--transport", transport, "--shards", "2"],
     );
-    // Connections are dealt out in turn, so two neighbours stand on different shards.
+    // Connections are assigned to shards in turn, so two consecutive ones are on different shards.
     let mut writer = server.client(30_000);
     let mut reader = server.client(30_000);
     assert_eq!(writer.create("/told", &0u64.to_be_bytes(), 0).unwrap().err, 0);

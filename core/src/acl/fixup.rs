@@ -1,38 +1,35 @@
-//! From the list that a client asked for to the list that is stored (spec 02 §5.2).
-//!
-//! Owns deduplication, expansion of `auth`, and the refusal of entries that no provider accepts. Never consults
-//! anything but the request's own ids, captured when it was read. It stays correct because it runs where the
-//! request is applied, so every node stores the same list.
+//! Turns the ACL list of a request into the list that is stored (spec 02 §5.2): it drops duplicates, expands
+//! `auth`, and refuses entries that no provider accepts. Correct because the result depends only on the
+//! request and on the ids that were captured with the request: every node that applies the entry stores the
+//! same list.
 #![forbid(unsafe_code)]
 
-use super::{Acl, AclList, Identified, scheme};
+use super::{AclEntry, AclList, Identified, scheme};
 use crate::command::Identity;
 use std::borrow::Cow;
 
-/// An entry as it came over the wire: strings may be null.
+/// An ACL entry of a request. Scheme and id may be null on the wire.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Requested<'a> {
-    /// Permission bits.
     pub perms: i32,
-    /// Scheme.
     pub scheme: Option<Cow<'a, str>>,
-    /// Id.
     pub id: Option<Cow<'a, str>>,
 }
 
 /// Why a list was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FixupError {
-    /// -114: empty list, unknown scheme, malformed id, `auth` without an authenticated id.
+    /// -114: an empty list, an unknown scheme, a malformed id, or `auth` on a connection without an
+    /// authenticated id.
     #[error("the ACL is not acceptable")]
     Invalid,
-    /// -5: an id string was null where it is looked at.
+    /// -5: the id of an entry is null, and its scheme has a provider.
     #[error("an ACL id is null")]
     NullId,
 }
 
 impl FixupError {
-    /// The code for the client.
+    /// ZooKeeper's error code.
     pub fn code(self) -> i32 {
         match self {
             FixupError::Invalid => -114,
@@ -41,7 +38,8 @@ impl FixupError {
     }
 }
 
-/// The list to store for `requested`, asked for by a connection with these `ids`. A null list is an empty one.
+/// The list to store for `requested`; `ids` are those of the requesting connection. A null list counts as
+/// empty.
 pub fn fixup<'a, I: Identified>(
     requested: impl IntoIterator<Item = Requested<'a>>,
     ids: &[I],
@@ -64,18 +62,18 @@ pub fn fixup<'a, I: Identified>(
             if !scheme::is_valid(scheme, id) {
                 return Err(FixupError::Invalid);
             }
-            entries.push(Acl { perms: entry.perms, id: Identity { scheme: scheme.into(), id: id.into() } });
+            entries.push(AclEntry::new(entry.perms, Identity { scheme: scheme.into(), id: id.into() }));
         }
         seen.push(entry);
     }
     if entries.is_empty() { Err(FixupError::Invalid) } else { Ok(AclList { entries }) }
 }
 
-/// One entry per authenticated id. Duplicates that arise here stay: the real server keeps them.
-fn expand<I: Identified>(perms: i32, ids: &[I], entries: &mut Vec<Acl>) -> Result<(), FixupError> {
+/// Adds one entry for each authenticated id. Duplicates that arise here stay, as in ZooKeeper.
+fn expand<I: Identified>(perms: i32, ids: &[I], entries: &mut Vec<AclEntry>) -> Result<(), FixupError> {
     let before = entries.len();
     for id in ids.iter().filter(|id| scheme::is_authenticated(id.scheme())) {
-        entries.push(Acl { perms, id: Identity { scheme: id.scheme().into(), id: id.id().into() } });
+        entries.push(AclEntry::new(perms, Identity { scheme: id.scheme().into(), id: id.id().into() }));
     }
     if entries.len() == before { Err(FixupError::Invalid) } else { Ok(()) }
 }

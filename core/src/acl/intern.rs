@@ -1,8 +1,6 @@
-//! One allocation per distinct list.
-//!
-//! Owns the set of lists that are in use. Never decides anything: two equal lists behind different allocations
-//! would be a waste, not an error. It stays bounded because lists that only the set still holds are swept
-//! whenever it has doubled since the last sweep, so the cost is constant per list stored.
+//! One allocation for each distinct list. Equal lists behind different allocations would waste memory, and
+//! break nothing. Bounded because each time the set has doubled it drops the lists that only the set still
+//! holds: a constant cost for each list stored.
 #![forbid(unsafe_code)]
 
 use super::{AclList, AclRef};
@@ -10,10 +8,10 @@ use foldhash::fast::RandomState;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Below this many lists nothing is swept: a few KiB are not worth a look.
+/// Smaller sets, of a few KiB, are not swept.
 const SWEEP_LISTS_MIN: usize = 256;
 
-/// The set. Belongs to the writer of the tree.
+/// The distinct lists in use. Owned by the writer of the tree.
 #[derive(Debug, Default)]
 pub struct Interner {
     lists: HashSet<AclRef, RandomState>,
@@ -35,12 +33,11 @@ impl Interner {
         list
     }
 
-    /// Distinct lists held.
+    /// Distinct lists held, those included that no znode uses any more.
     pub fn len(&self) -> usize {
         self.lists.len()
     }
 
-    /// Whether none is held.
     pub fn is_empty(&self) -> bool {
         self.lists.is_empty()
     }

@@ -1,25 +1,27 @@
-//! The schemes: what an id must look like and whom an entry means (spec 02 §5.3).
+//! The schemes of ACL ids: which ids are well-formed, and which connections an entry applies to (spec 02
+//! §5.3).
 //!
-//! Owns `world`, `ip` and `digest`. Never looks anything up: other schemes (`sasl`, `x509`) have no provider
-//! here, so their entries can be neither stored by clients nor matched. It stays correct because addresses are
-//! compared as bytes after both were parsed, never as text.
+//! Owns `world`, `ip` and `digest`.
+//! Never accepts another scheme: `sasl` and `x509` have no provider here, so clients cannot store entries of
+//! theirs, and such entries match no connection.
+//! Correct because addresses are parsed before they are compared.
 #![forbid(unsafe_code)]
 
-use super::Identified;
-use crate::command::Identity;
+use super::{AclEntry, Identified};
 use base64::Engine as _;
+use ipnet::IpNet;
 use sha1::{Digest, Sha1};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
-/// The id that a connection gets for the auth data `user:password`: `user:base64(sha1(user:password))`. Without a
-/// colon the whole is the user.
+/// The id of a connection that sent the auth data `user:password`: `user:base64(sha1(user:password))`. Auth
+/// data without a colon is all user name.
 pub fn digest_id(user_password: &str) -> String {
     let user = user_password.split(':').next().unwrap_or_default();
     let hash = Sha1::digest(user_password.as_bytes());
     format!("{user}:{}", base64::engine::general_purpose::STANDARD.encode(hash))
 }
 
-/// Whether ids of `scheme` can stand in an ACL.
+/// Whether an ACL may hold ids of `scheme`.
 pub(super) fn has_provider(scheme: &str) -> bool {
     matches!(scheme, "world" | "ip" | "digest")
 }
@@ -28,76 +30,46 @@ pub(super) fn has_provider(scheme: &str) -> bool {
 pub(super) fn is_valid(scheme: &str, id: &str) -> bool {
     match scheme {
         "world" => id == "anyone",
-        // Exactly two parts, counted as Java's split does: empty ones at the end are dropped.
+        // Exactly two parts, counted as Java's split counts: without empty parts at the end.
         "digest" => id.trim_end_matches(':').split(':').count() == 2,
-        "ip" => Masked::parse(id).is_some(),
+        "ip" => parse_network(id).is_some(),
         _ => false,
     }
 }
 
-/// Whether ids of this scheme are what `auth` in an ACL expands to.
+/// Whether `auth` in a requested ACL expands to ids of this scheme.
 pub(super) fn is_authenticated(scheme: &str) -> bool {
     scheme == "digest"
 }
 
-/// Whether one of `ids` is meant by the ACL id `of` (which is not the world).
-pub(super) fn matches_any<I: Identified>(of: &Identity, ids: &[I]) -> bool {
-    let same = || ids.iter().filter(|id| id.scheme() == of.scheme);
-    match of.scheme.as_str() {
-        "digest" => same().any(|id| id.id() == of.id),
-        "ip" => Masked::parse(&of.id)
-            .is_some_and(|net| same().any(|id| parse_address(id.id()).is_some_and(|a| net.holds(a)))),
+/// Whether `entry`, which is not for the world, applies to one of `ids`. IPv4 and IPv6 never match each
+/// other, not even with `/0`.
+pub(super) fn matches_any<I: Identified>(entry: &AclEntry, ids: &[I]) -> bool {
+    let mut same = ids.iter().filter(|id| id.scheme() == entry.id.scheme);
+    match (entry.id.scheme.as_str(), &entry.network) {
+        ("digest", _) => same.any(|id| id.id() == entry.id.id),
+        ("ip", Some(network)) => same.any(|id| parse_address(id.id()).is_some_and(|a| network.contains(&a))),
         _ => false,
     }
 }
 
-/// An address of either family, left-aligned in 128 bits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Address {
-    bits: u32,
-    value: u128,
+/// Parses the id of an `ip` entry: an address, or an address and the number of its leading bits that count.
+pub(super) fn parse_network(text: &str) -> Option<IpNet> {
+    let Some((address, prefix)) = text.split_once('/') else {
+        return parse_address(text).map(IpNet::from);
+    };
+    let prefix = u8::try_from(parse_java_int(prefix)?).ok()?;
+    IpNet::new(parse_address(address)?, prefix).ok()
 }
 
-/// An address with the number of leading bits that count.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Masked {
-    address: Address,
-    prefix: u32,
-}
-
-impl Masked {
-    fn parse(text: &str) -> Option<Masked> {
-        let (address, prefix) = match text.split_once('/') {
-            None => (parse_address(text)?, None),
-            Some((address, prefix)) => (parse_address(address)?, Some(parse_java_int(prefix)?)),
-        };
-        let prefix = match prefix {
-            None => address.bits,
-            Some(prefix) => u32::try_from(prefix).ok().filter(|p| *p <= address.bits)?,
-        };
-        Some(Masked { address, prefix })
-    }
-
-    /// Families never match each other, not even with `/0`.
-    fn holds(&self, other: Address) -> bool {
-        let differing = self.address.value ^ other.value;
-        self.address.bits == other.bits && (self.prefix == 0 || differing >> (128 - self.prefix) == 0)
-    }
-}
-
-fn parse_address(text: &str) -> Option<Address> {
+fn parse_address(text: &str) -> Option<IpAddr> {
     if text.contains(':') {
-        return text.parse::<Ipv6Addr>().ok().map(|a| Address { bits: 128, value: u128::from(a) });
+        return text.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
     }
-    // Not `Ipv4Addr`: ZooKeeper's parser takes leading zeros and a sign.
-    let mut value: u32 = 0;
-    let mut parts = 0;
-    for part in text.split('.') {
-        let byte = u8::try_from(parse_java_int(part)?).ok()?;
-        value = value << 8 | u32::from(byte);
-        parts += 1;
-    }
-    (parts == 4).then_some(Address { bits: 32, value: u128::from(value) << 96 })
+    // `Ipv4Addr` refuses leading zeros and a sign, which ZooKeeper's parser accepts.
+    let mut parts = text.split('.').map(|part| u8::try_from(parse_java_int(part)?).ok());
+    let octets = [parts.next()??, parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then(|| IpAddr::from(octets))
 }
 
 /// As Java's `Integer.parseInt`: one sign, then digits, nothing else.
@@ -108,13 +80,18 @@ fn parse_java_int(text: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Identity;
 
     fn ids(list: &[(&str, &str)]) -> Vec<Identity> {
         list.iter().map(|(scheme, id)| Identity { scheme: (*scheme).into(), id: (*id).into() }).collect()
     }
 
+    fn entry(scheme: &str, id: &str) -> AclEntry {
+        AclEntry::new(1, Identity { scheme: scheme.into(), id: id.into() })
+    }
+
     fn ip_matches(expression: &str, address: &str) -> bool {
-        matches_any(&Identity { scheme: "ip".into(), id: expression.into() }, &ids(&[("ip", address)]))
+        matches_any(&entry("ip", expression), &ids(&[("ip", address)]))
     }
 
     #[test]
@@ -203,10 +180,10 @@ mod tests {
 
     #[test]
     fn schemes_do_not_match_across_each_other() {
-        let of = Identity { scheme: "digest".into(), id: "1.2.3.4".into() };
+        let of = entry("digest", "1.2.3.4");
         assert!(!matches_any(&of, &ids(&[("ip", "1.2.3.4")])));
         assert!(matches_any(&of, &ids(&[("ip", "9.9.9.9"), ("digest", "1.2.3.4")])));
-        let sasl = Identity { scheme: "sasl".into(), id: "bob".into() };
+        let sasl = entry("sasl", "bob");
         assert!(!matches_any(&sasl, &ids(&[("sasl", "bob")])), "no provider");
     }
 }

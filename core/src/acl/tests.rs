@@ -1,4 +1,4 @@
-//! The matrix of who may do what, and which lists may be stored.
+//! The matrix of permissions and ids, and which lists may be stored.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn id(scheme: &str, id: &str) -> Identity {
 }
 
 fn list(entries: &[(i32, &str, &str)]) -> AclList {
-    AclList { entries: entries.iter().map(|(perms, s, i)| Acl { perms: *perms, id: id(s, i) }).collect() }
+    AclList { entries: entries.iter().map(|(perms, s, i)| AclEntry::new(*perms, id(s, i))).collect() }
 }
 
 fn fix(entries: &[(i32, &str, &str)], ids: &[Identity]) -> Result<AclList, FixupError> {

@@ -1,74 +1,74 @@
-//! The text of each four-letter word's answer, as ZooKeeper writes it.
+//! The text of each four-letter word's answer, in the form that ZooKeeper gives it and monitoring tools
+//! parse.
 //!
-//! Owns the layout that monitoring tools parse. Never gathers: counters and client lines are passed in. It stays correct
-//! because the formats are fixed by spec 03 section 1 and pinned by tests.
+//! Owns the layout of the answers.
+//! Never collects the figures: counters and client lines are passed in.
+//! Correct because the formats are fixed by spec 03 section 1 and pinned by tests.
 
 use crate::admin::words::{Word, Words};
-use crate::stats::{Mode, Stats};
+use crate::stats::{ServerState, Stats};
 use std::fmt::Write;
 
-/// The version that the words report: tools parse `^Zookeeper version: (\d+\.\d+\.\d+)` to learn which protocol level
-/// they may expect, so the number is ZooKeeper's and the revision is ours.
+/// Version in the answers. Tools parse `^Zookeeper version: (\d+\.\d+\.\d+)` to learn the protocol level, so
+/// the number is ZooKeeper's, and the revision is Paddock's.
 pub const VERSION: &str =
     concat!("3.9.6-paddock-", env!("CARGO_PKG_VERSION"), ", built on 2026-01-01 00:00 UTC");
 
 /// One client connection as `stat` and `cons` show it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClientLine {
-    /// Remote address.
+    /// Remote address and port.
     pub peer: String,
     /// ZooKeeper's interest bits: 0 the asking connection, 1 reading, 5 reading and writing.
     pub interest: u8,
-    /// Requests waiting.
+    /// Requests waiting for their reply.
     pub queued: u64,
-    /// Frames received.
+    /// Frames received from the client.
     pub received: u64,
-    /// Frames sent.
+    /// Frames sent to the client.
     pub sent: u64,
-    /// The session: id, negotiated timeout in ms.
+    /// Id and negotiated timeout in ms.
     pub session: Option<(i64, i32)>,
-    /// Established at, ms since the Unix epoch.
+    /// Time of the connect, ms since the Unix epoch.
     pub established_ms: i64,
 }
 
-/// What an answer is made from.
+/// The figures that answers are made from.
 #[derive(Debug)]
 pub struct Facts<'a> {
-    /// Counters.
     pub stats: &'a Stats,
-    /// Enabled words.
     pub words: Words,
-    /// Lines for `conf`.
+    /// Lines of the word `conf`, without the membership.
     pub conf_lines: &'a [String],
-    /// Clients for `stat` and `cons`, the asking one included.
+    /// Clients for `stat` and `cons`, including the asking one.
     pub clients: &'a [ClientLine],
     /// Wall clock, ms since the Unix epoch.
     pub now_ms: i64,
-    /// Whom the shard that was asked serves.
+    /// The clients that the asked shard serves.
     pub serving: Serving,
-    /// How long ago the quorum confirmed this node, ms; 0 on a group of one, `None`: never.
+    /// Age of the quorum's last confirmation, ms. 0 on a standalone node; `None`: never confirmed.
     pub lag_ms: Option<u64>,
 }
 
-/// Whom a node serves.
+/// The clients that a node serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Serving {
-    /// The quorum does not confirm this node.
+    /// None: the quorum does not confirm this node.
     Nobody,
-    /// The same, but read-only clients are served.
+    /// Read-only clients: the quorum does not confirm this node.
     ReadOnly,
-    /// Everybody.
+    /// All clients.
     Full,
 }
 
 impl Facts<'_> {
     fn serving(&self) -> Serving {
         match (self.serving, self.stats.mode()) {
-            (Serving::Full, Mode::NotServing) => Serving::Nobody,
+            (Serving::Full, ServerState::NotServing) => Serving::Nobody,
             (serving, _) => serving,
         }
     }
-    /// The mode as `srvr` and `mntr` name it.
+    /// The server state as `srvr` and `mntr` name it.
     fn mode_name(&self) -> &'static str {
         match self.serving() {
             Serving::ReadOnly => "read-only",
@@ -77,7 +77,7 @@ impl Facts<'_> {
     }
 }
 
-/// The answer to `word`.
+/// The answer to `word`, whitelist applied.
 pub fn answer(word: Word, facts: &Facts<'_>) -> String {
     if !facts.words.allows(word) {
         return format!("{} is not executed because it is not in the whitelist.\n", word.name());
@@ -133,16 +133,16 @@ pub fn answer(word: Word, facts: &Facts<'_>) -> String {
             facts.stats.sum(|s| &s.watched_paths),
             facts.stats.sum(|s| &s.watches)
         ),
-        // Not among the answered words, so the whitelist has refused them above.
+        // The whitelist has refused all other words above.
         _ => String::new(),
     }
 }
 
-/// What a server says when it does not know whom to ask. It may pass: during an election it does.
+/// Answer to `lead` while there is no leader to hand over. Temporary during an election.
 pub const NO_LEADER: &str = "this server knows no leader that could hand over to it, so nobody was asked. Ask again when there is one \
                              (paddock_leader in mntr)";
 
-/// Why this server cannot lead, with what to do; `None`: it may.
+/// Why this server cannot lead, and what to do; `None`: it can.
 pub fn why_not_to_lead(stats: &Stats) -> Option<&'static str> {
     if stats.node().disk_full.get() != 0 {
         return Some(
@@ -150,7 +150,7 @@ pub fn why_not_to_lead(stats: &Stats) -> Option<&'static str> {
              or ask another server to lead",
         );
     }
-    if stats.mode() == Mode::Observer {
+    if stats.mode() == ServerState::Observer {
         return Some(
             "this server has no vote, being an observer or not caught up yet: it cannot lead. Ask one of the voters to",
         );
@@ -158,7 +158,7 @@ pub fn why_not_to_lead(stats: &Stats) -> Option<&'static str> {
     (stats.node().leader_id.get() == 0).then_some(NO_LEADER)
 }
 
-/// ZooKeeper's sentence, and behind it what it does not tell: why.
+/// ZooKeeper's sentence, followed by the reason, which ZooKeeper does not give.
 fn not_serving(word: Word, facts: &Facts<'_>) -> String {
     let mut out = "This ZooKeeper instance is not currently serving requests\n".to_owned();
     let reason = facts.stats.write_block();
@@ -198,13 +198,13 @@ fn server_lines(out: &mut String, facts: &Facts<'_>) {
         facts.mode_name(),
         stats.node().znodes.get(),
     );
-    if stats.mode() == Mode::Leader && facts.serving() == Serving::Full {
+    if stats.mode() == ServerState::Leader && facts.serving() == Serving::Full {
         let [last, min, max] = proposal_sizes(stats);
         let _ = writeln!(out, "Proposal sizes last/min/max: {last}/{min}/{max}");
     }
 }
 
-/// Last, smallest and largest proposal, bytes; -1 before the first, as ZooKeeper prints it.
+/// Size of the last, smallest and largest proposal, bytes; -1 before the first, as in ZooKeeper.
 fn proposal_sizes(stats: &Stats) -> [i64; 3] {
     let node = stats.node();
     let none = node.proposal_bytes_last.get() == 0;
@@ -212,7 +212,7 @@ fn proposal_sizes(stats: &Stats) -> [i64; 3] {
         .map(|cell| if none { -1 } else { cell.get() as i64 })
 }
 
-/// Average in ms as ZooKeeper prints it: up to four fraction digits, at least one.
+/// Average in ms, with one to four fraction digits as in ZooKeeper.
 fn average_latency(stats: &Stats) -> String {
     let count = stats.sum(|s| &s.latency_count).max(1);
     let ms = stats.sum(|s| &s.latency_sum_us) as f64 / 1000.0 / count as f64;
@@ -270,23 +270,23 @@ fn monitor(facts: &Facts<'_>) -> String {
     out
 }
 
-/// What only members of an ensemble have: ZooKeeper's keys, and ours.
+/// Rows of members of an ensemble: ZooKeeper's keys, then Paddock's.
 fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
     let (stats, node) = (facts.stats, facts.stats.node());
     let peer_state = match (facts.serving(), stats.mode()) {
-        (_, Mode::Standalone) => {
+        (_, ServerState::Standalone) => {
             if node.disk_full.get() != 0 {
                 out.push_str("paddock_disk_full\t1\n");
             }
             return;
         }
-        (Serving::Nobody | Serving::ReadOnly, _) | (_, Mode::NotServing) => "looking",
-        (_, Mode::Leader) => "leading - broadcast",
-        (_, Mode::Follower) => "following - broadcast",
-        (_, Mode::Observer) => "observing - broadcast",
+        (Serving::Nobody | Serving::ReadOnly, _) | (_, ServerState::NotServing) => "looking",
+        (_, ServerState::Leader) => "leading - broadcast",
+        (_, ServerState::Follower) => "following - broadcast",
+        (_, ServerState::Observer) => "observing - broadcast",
     };
     let _ = writeln!(out, "zk_peer_state\t{peer_state}\nzk_quorum_size\t{}", node.quorum_size.get());
-    if stats.mode() == Mode::Leader {
+    if stats.mode() == ServerState::Leader {
         let [last, min, max] = proposal_sizes(stats);
         let since_ms = node.leading_since_ms.get() as i64;
         let rows = [
@@ -323,12 +323,12 @@ fn ensemble_rows(out: &mut String, facts: &Facts<'_>) {
     for (key, value) in rows {
         let _ = writeln!(out, "paddock_{key}\t{value}");
     }
-    // A node that was never confirmed has no lag to tell.
+    // The lag of a node that was never confirmed is unknown.
     if let Some(lag_ms) = facts.lag_ms {
         let _ = writeln!(out, "paddock_lag_ms\t{lag_ms}");
     }
     let _ = writeln!(out, "paddock_write_block_reason\t{}", stats.write_block());
-    if stats.mode() == Mode::Leader {
+    if stats.mode() == ServerState::Leader {
         let _ = writeln!(out, "paddock_membership_wait\t{}", stats.membership_wait());
         let _ = writeln!(out, "paddock_left_behind\t{}", node.left_behind.get());
         let _ = writeln!(out, "paddock_left_behind_nodes\t{}", stats.left_behind());
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn srvr_has_the_lines_that_tools_parse() {
         let stats = Stats::new(2, 0);
-        stats.set_mode(Mode::Standalone);
+        stats.set_mode(ServerState::Standalone);
         stats.set_zxid(0x15d);
         stats.node().znodes.set(46);
         stats.shard(0).latency_count.set(4);
@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn stat_lists_clients_between_version_and_figures() {
         let stats = Stats::new(1, 0);
-        stats.set_mode(Mode::Standalone);
+        stats.set_mode(ServerState::Standalone);
         let clients = [ClientLine {
             peer: "127.0.0.1:47186".into(),
             interest: 1,
@@ -408,7 +408,7 @@ mod tests {
         assert_eq!(answer(Word::Ruok, &f), "imok");
         assert_eq!(answer(Word::Isro, &f), "null");
         assert_eq!(answer(Word::Stat, &f), "This ZooKeeper instance is not currently serving requests\n");
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         stats.set_write_block("no leader: 2 of 5 voters reachable");
         let f = Facts { serving: Serving::Nobody, ..f };
         let first =
@@ -422,7 +422,7 @@ mod tests {
     #[test]
     fn a_leader_tells_what_leaders_tell_and_a_follower_does_not() {
         let stats = Stats::new(1, 0);
-        stats.set_mode(Mode::Leader);
+        stats.set_mode(ServerState::Leader);
         stats.set_leading(Some(2_000));
         assert!(answer(Word::Srvr, &facts(&stats, &[])).ends_with("Proposal sizes last/min/max: -1/-1/-1\n"));
         for bytes in [122, 36, 56] {
@@ -454,12 +454,12 @@ mod tests {
         ] {
             assert!(text.contains(&format!("{row}\n")), "{row} is missing: {text}");
         }
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         stats.set_leading(None);
         let text = answer(Word::Mntr, &f) + &answer(Word::Srvr, &f);
         assert!(text.contains("zk_peer_state\tfollowing - broadcast\n"), "{text}");
         assert!(!text.contains("zk_learners") && !text.contains("Proposal"), "{text}");
-        stats.set_mode(Mode::Standalone);
+        stats.set_mode(ServerState::Standalone);
         assert!(!answer(Word::Mntr, &f).contains("paddock_"));
     }
 
@@ -467,7 +467,7 @@ mod tests {
     fn a_full_disk_is_told_where_writes_go_on_without_this_server_too() {
         let stats = Stats::new(1, 0);
         stats.node().disk_full.set(1);
-        for mode in [Mode::Standalone, Mode::Follower] {
+        for mode in [ServerState::Standalone, ServerState::Follower] {
             stats.set_mode(mode);
             assert!(answer(Word::Mntr, &facts(&stats, &[])).contains("paddock_disk_full\t1\n"), "{mode:?}");
         }
@@ -479,25 +479,25 @@ mod tests {
     fn a_server_that_cannot_lead_says_why_and_is_not_asked_in_vain() {
         let stats = Stats::new(1, 0);
         let facts = Facts { words: Words::parse("lead").0, ..facts(&stats, &[]) };
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         assert!(answer(Word::Lead, &facts).starts_with(NO_LEADER));
         stats.node().leader_id.set(2);
         assert!(answer(Word::Lead, &facts).starts_with("asked"));
         stats.node().disk_full.set(1);
-        // It says so also when it has fallen behind too far to serve.
+        // The node reports its full disk even when it is too far behind to serve.
         for serving in [Serving::Full, Serving::Nobody] {
             let text = answer(Word::Lead, &Facts { serving, ..facts });
             assert!(text.contains("is full") && text.contains("free space"), "{text}");
         }
         stats.node().disk_full.set(0);
-        stats.set_mode(Mode::Observer);
+        stats.set_mode(ServerState::Observer);
         assert!(answer(Word::Lead, &facts).contains("observer"));
     }
 
     #[test]
     fn a_read_only_node_says_so_everywhere() {
         let stats = Stats::new(1, 0);
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         let f = Facts { serving: Serving::ReadOnly, ..facts(&stats, &[]) };
         assert_eq!(answer(Word::Isro, &f), "ro");
         let text = answer(Word::Srvr, &f);
@@ -509,7 +509,7 @@ mod tests {
     #[test]
     fn conf_ends_with_the_membership_of_an_ensemble() {
         let stats = Stats::new(1, 0);
-        stats.set_mode(Mode::Follower);
+        stats.set_mode(ServerState::Follower);
         stats.set_membership("server.1=a:2:3:participant\nversion=100000000".to_owned());
         assert_eq!(
             answer(Word::Conf, &facts(&stats, &[])),

@@ -1,11 +1,9 @@
-//! The whitelist of four-letter words.
-//!
-//! Owns which words are answered; which four bytes are a word is the wire's. Never renders. It stays correct because a
-//! word without an answer cannot be enabled, not even by `*`.
+//! The whitelist of four-letter words: which words this server answers. Which four bytes form a word is
+//! decided by the wire format. A word without an answer cannot be enabled, not even by `*`.
 
 pub use paddock_transport::wire::FourLetterWord as Word;
 
-/// The words that this server answers; a known other one gets the whitelist's refusal even under `*`.
+/// Words with an answer. Other words of ZooKeeper get the whitelist's refusal, even under `*`.
 const ANSWERED: [Word; 9] = [
     Word::Conf,
     Word::Cons,
@@ -18,7 +16,7 @@ const ANSWERED: [Word; 9] = [
     Word::Wchs,
 ];
 
-/// Words that change something: enabled by name only, never by `*`.
+/// Words that change something. Enabled by name only, never by `*`.
 const ACTIVE: [Word; 1] = [Word::Lead];
 
 const fn bit(word: Word) -> u32 {
@@ -32,26 +30,26 @@ fn all(words: &[Word]) -> u32 {
 /// A name in a whitelist that enables nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Misfit {
-    /// As written.
     pub name: String,
-    /// It is one of ZooKeeper's words, and has no answer here.
+    /// Whether the name is a word of ZooKeeper that has no answer here.
     pub known: bool,
 }
 
-/// The enabled words.
+/// A set of enabled words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Words(u32);
 
 impl Default for Words {
-    /// `srvr,ruok,mntr,stat,isro`: what health checks and exporters ask for, and nothing that lists znodes' watchers.
+    /// `srvr,ruok,mntr,stat,isro`: the words of health checks and exporters. None of them lists watched
+    /// paths.
     fn default() -> Self {
         Words(all(&[Word::Srvr, Word::Ruok, Word::Mntr, Word::Stat, Word::Isro]))
     }
 }
 
 impl Words {
-    /// Reads `4lw.commands.whitelist`: names separated by commas, or `*`. `srvr` is always enabled. Names that
-    /// enable nothing are returned beside the result, for a warning.
+    /// Reads `4lw.commands.whitelist`: names separated by commas, or `*`. Always enables `srvr`. Also
+    /// returns the names that enable nothing, for a warning.
     pub fn parse(list: &str) -> (Self, Vec<Misfit>) {
         let mut bits = bit(Word::Srvr);
         let mut misfits = Vec::new();
@@ -67,7 +65,6 @@ impl Words {
         }
         (Words(bits), misfits)
     }
-    /// Whether `word` is answered.
     pub fn allows(self, word: Word) -> bool {
         self.0 & bit(word) != 0
     }

@@ -1,4 +1,4 @@
-//! The `paddock` binary: flags in, exit code out; everything else is in the library.
+//! The `paddock` binary: from flags to an exit code. All else is in the library.
 
 use clap::Parser;
 use std::process::ExitCode;

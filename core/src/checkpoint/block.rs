@@ -7,7 +7,7 @@
 //! Correct because a block is complete by itself. Its znodes refer to ACLs of the same block, so blocks can
 //! be read in any order and in parallel. See `docs/formats/snapshot.md` for what is around them.
 
-use crate::acl::{Acl, AclList, AclRef};
+use crate::acl::{AclEntry, AclList, AclRef};
 use crate::command::Identity;
 use crate::tree::{NodeStat, Znode};
 use rkyv::with::{InlineAsBox, Map};
@@ -151,9 +151,9 @@ impl ArchivedStoredZnode<'_> {
 
 /// Converts an archived list to its form in memory.
 pub fn acl_list(stored: &rkyv::vec::ArchivedVec<ArchivedStoredAcl>) -> AclList {
-    let entry = |a: &ArchivedStoredAcl| Acl {
-        perms: a.perms.to_native(),
-        id: Identity { scheme: a.id.scheme.as_str().to_owned(), id: a.id.id.as_str().to_owned() },
+    let entry = |a: &ArchivedStoredAcl| {
+        let id = Identity { scheme: a.id.scheme.as_str().to_owned(), id: a.id.id.as_str().to_owned() };
+        AclEntry::new(a.perms.to_native(), id)
     };
     AclList { entries: stored.iter().map(entry).collect() }
 }

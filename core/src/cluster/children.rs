@@ -1,12 +1,13 @@
 //! The server processes of a local ensemble.
 //!
-//! Owns them from their start to their end. Never looks into what they say beyond the last line of their log. It stays
-//! correct because a process is signalled only while it is not yet waited for (its number is still its own), and because
-//! none outlives this one: each asks the kernel to be killed with its parent.
+//! Owns each process from its start to its end.
+//! Never reads a server's output beyond the last line of its log.
+//! Correct because a process is signalled only before it is waited for, while its process number is still
+//! its own. No server outlives this process: the kernel kills it with its parent.
 
 #![forbid(unsafe_code)]
 
-use super::layout::Place;
+use super::layout::NodeLayout;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,57 +17,56 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a server may take to stop cleanly before it is killed: twice what it allows itself for its last writes.
+/// Time for a clean stop before a server is killed: twice the time that a server allows its last writes.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Pause between two looks at servers that are stopping.
+/// Pause between two checks of servers that are stopping.
 const STOP_POLL: Duration = Duration::from_millis(10);
 
-/// How much of a log's end is read to find its last line, bytes.
+/// Bytes of a log's end in which the last line is searched.
 const LOG_END_BYTES: u64 = 4096;
 
-/// One node and its process, if it runs.
+/// A node and its process, if it runs.
 #[derive(Debug)]
-pub struct Node {
-    /// Where it lives.
-    pub place: Place,
+pub struct NodeProcess {
+    pub layout: NodeLayout,
     process: Option<Child>,
-    /// Length of the log when the process was started: what lies before is not its own.
+    /// Length of the log when the process started. Earlier lines are of another process.
     log_from: u64,
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug)]
 pub struct Death {
-    /// Which node.
     pub node: u8,
-    /// What the kernel says.
+    /// As reported by the kernel.
     pub status: ExitStatus,
-    /// The last line of its log.
+    /// Last line of the process's log.
     pub last_line: String,
 }
 
-impl Node {
-    /// A node whose process is not started yet.
-    pub fn new(place: Place) -> Self {
-        Self { place, process: None, log_from: 0 }
+impl NodeProcess {
+    /// The process is not started yet.
+    pub fn new(layout: NodeLayout) -> Self {
+        Self { layout, process: None, log_from: 0 }
     }
 
-    /// Starts `program serve` on the node's configuration; `flags` follow.
+    /// Starts `program serve` with the node's configuration and `flags`. Gives the process number.
     pub fn start(&mut self, program: &Path, flags: &[OsString]) -> io::Result<u32> {
-        let log = File::options().create(true).append(true).open(&self.place.log)?;
+        let log = File::options().create(true).append(true).open(&self.layout.log)?;
         self.log_from = log.metadata()?.len();
         let process = Command::new(program)
             .arg("serve")
             .arg("--config")
-            .arg(&self.place.config)
+            .arg(&self.layout.config)
             .arg("--exit-with-parent")
             .arg(std::process::id().to_string())
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
-            // A group of its own: a terminal's Ctrl-C reaches the parent alone, which then stops everybody once.
+            // A process group of its own: Ctrl-C in a terminal reaches only the parent, which then stops
+            // every server once.
             .process_group(0)
             .spawn()?;
         let id = process.id();
@@ -74,27 +74,27 @@ impl Node {
         Ok(id)
     }
 
-    /// Whether it has a process.
     pub fn runs(&self) -> bool {
         self.process.is_some()
     }
 
-    /// How it ended, if it has since the last look.
+    /// The end of the process, once.
     pub fn take_death(&mut self) -> Option<Death> {
         let status = self.process.as_mut()?.try_wait().ok().flatten()?;
         self.process = None;
-        Some(Death { node: self.place.node, status, last_line: last_line(&self.place.log, self.log_from) })
+        Some(Death { node: self.layout.node, status, last_line: last_line(&self.layout.log, self.log_from) })
     }
 
     fn signal(&self, signal: Signal) {
         if let Some(process) = &self.process {
-            // It is our child and not waited for: the number is still its own. A process that has ended minds no signal.
+            // The child was not waited for, so the process number is still its own. A signal to an ended
+            // process has no effect.
             let _ = kill_process(Pid::from_child(process), signal);
         }
     }
 }
 
-impl Drop for Node {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -103,16 +103,16 @@ impl Drop for Node {
     }
 }
 
-/// Stops all: asks, waits for [`STOP_PATIENCE`], kills. Gives the deaths that were no clean stop. One that the question
-/// itself ended had not begun to listen for it: it had nothing to stop.
-pub fn stop_all(nodes: &mut [Node]) -> Vec<Death> {
+/// Stops all servers: SIGTERM, then SIGKILL after [`STOP_PATIENCE`]. Gives those that did not stop cleanly.
+/// A server ended by the SIGTERM itself had not started to handle it and counts as clean.
+pub fn stop_all(nodes: &mut [NodeProcess]) -> Vec<Death> {
     nodes.iter().for_each(|n| n.signal(Signal::TERM));
-    // One that is paused could not hear it.
+    // A paused process cannot handle SIGTERM.
     nodes.iter().for_each(|n| n.signal(Signal::CONT));
     let until = Instant::now() + STOP_PATIENCE;
     let mut unclean = Vec::new();
-    while nodes.iter().any(Node::runs) {
-        let dead = nodes.iter_mut().filter_map(Node::take_death);
+    while nodes.iter().any(NodeProcess::runs) {
+        let dead = nodes.iter_mut().filter_map(NodeProcess::take_death);
         let asked = Some(Signal::TERM.as_raw());
         unclean.extend(dead.filter(|d| !d.status.success() && d.status.signal() != asked));
         if Instant::now() >= until {
@@ -123,7 +123,7 @@ pub fn stop_all(nodes: &mut [Node]) -> Vec<Death> {
     unclean
 }
 
-/// The last line behind `from` of a file that may be long, or be growing.
+/// The last line after byte `from` of a file that may be long or growing.
 fn last_line(path: &Path, from: u64) -> String {
     let read = || -> io::Result<String> {
         let mut file = File::open(path)?;

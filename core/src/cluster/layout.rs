@@ -1,9 +1,10 @@
-//! The directory of a local ensemble: a folder a node with its configuration, its data and its log.
+//! The directory of a local ensemble: one folder for each node, with its configuration, data and log.
 //!
-//! Owns which files there are and which ports they name. Never starts anything, and never changes a configuration that is
-//! there: an ensemble once made is what its files say, edited by hand or not. It stays correct because the file that
-//! marks a directory as complete (the first node's configuration) is written last, and a directory with data but without
-//! that file is refused.
+//! Owns the files and the ports that they name.
+//! Never starts a process, and never changes an existing configuration: the files say what the ensemble is,
+//! edited by hand or not.
+//! Correct because the first node's configuration marks a directory as complete and is written last. A
+//! directory with data but without that file is refused.
 
 #![forbid(unsafe_code)]
 
@@ -15,36 +16,33 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-/// The configuration's name in a node's folder.
+/// Configuration file in a node's folder.
 const CONFIG: &str = "zoo.cfg";
 
-/// What ensemble is wanted.
+/// The ensemble that the command asks for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Where its files are.
+    /// Directory of the ensemble.
     pub dir: PathBuf,
-    /// Voters.
+    /// Number of voters.
     pub nodes: u8,
-    /// Observers.
+    /// Number of observers.
     pub observers: u8,
-    /// Client port of the first node, the others count up; `None`: free ones.
+    /// Client port of the first node, the others count up; `None`: free ports.
     pub client_port: Option<u16>,
     /// Further lines of each configuration file.
     pub set: Vec<String>,
 }
 
-/// One node's place.
+/// Files and addresses of one node.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
-    /// Its number.
+pub struct NodeLayout {
     pub node: u8,
-    /// Participant or observer.
     pub role: MemberRole,
-    /// Its folder.
+    /// The node's folder.
     pub dir: PathBuf,
-    /// Its configuration file.
     pub config: PathBuf,
-    /// What it writes to standard error.
+    /// Standard error of the server goes to this file.
     pub log: PathBuf,
     /// Where clients connect.
     pub client: SocketAddr,
@@ -54,84 +52,65 @@ pub struct Place {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutError {
-    /// Too many.
     #[error("{nodes} nodes and {observers} observers: an ensemble has at most {NODE_MAX} servers")]
     TooMany {
-        /// Voters.
+        /// Number of voters.
         nodes: u8,
-        /// Observers.
+        /// Number of observers.
         observers: u8,
     },
     /// The directory holds another ensemble.
     #[error("{} holds {there}, and {wanted} is asked for; ask for what it holds, or choose another --dir", dir.display())]
     Other {
-        /// The directory.
         dir: PathBuf,
-        /// What it holds.
+        /// The ensemble in the directory.
         there: String,
-        /// What is wanted.
+        /// The ensemble that the command asks for.
         wanted: String,
     },
-    /// Data without configuration.
+    /// A node has data and no configuration.
     #[error("{} holds data, but {} is missing; restore it, or remove the directory", dir.display(), config.display())]
     Incomplete {
         /// A node's folder with data.
         dir: PathBuf,
-        /// What is missing.
         config: PathBuf,
     },
-    /// A configuration that is there cannot be used.
+    /// An existing configuration cannot be used.
     #[error("{reason}")]
     Config {
-        /// What is wrong, the file's name included.
+        /// Names the file, or the `--set` at fault.
         reason: String,
     },
-    /// Further lines for files that are there already.
+    /// `--set` for files that exist already.
     #[error("{} is there already: edit its */{CONFIG} instead of giving --set, or choose another --dir", dir.display())]
-    SetTooLate {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The client ports asked for go past the last one.
+    SetTooLate { dir: PathBuf },
+    /// The client ports would exceed 65535.
     #[error("client ports from {base} for {total} servers end above 65535; choose a lower --client-port")]
     NoSuchPorts {
-        /// The first one.
+        /// The lowest client port.
         base: u16,
-        /// How many.
+        /// Number of servers.
         total: u8,
     },
-    /// A client port asked for cannot be had.
+    /// A client port is taken.
     #[error(
-        "client port {port}: {source}; stop who uses it, or choose another --client-port (without it free ones are taken)"
+        "client port {port}: {source}; stop the program that uses it, or choose another --client-port (without it free ones are taken)"
     )]
-    ClientPort {
-        /// Which.
-        port: u16,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Not a line of a configuration file.
+    ClientPort { port: u16, source: io::Error },
+    /// A `--set` that is no line of a configuration file.
     #[error("--set {line}: write KEY=VALUE")]
-    Set {
-        /// As given.
-        line: String,
-    },
-    /// A file or a port is not to be had.
+    Set { line: String },
+    /// The system refused a file or a port.
     #[error("{doing} failed: {source}")]
-    System {
-        /// What was being done.
-        doing: String,
-        /// What the system said.
-        source: io::Error,
-    },
+    System { doing: String, source: io::Error },
 }
 
 fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> LayoutError {
     move |source| LayoutError::System { doing: doing.into(), source }
 }
 
-/// Finds the ensemble in its directory, or makes it. Gives the places in the order of their numbers.
-pub fn prepare(wanted: &Wanted) -> Result<Vec<Place>, LayoutError> {
+/// Finds the ensemble in its directory, or creates it. Gives the nodes in the order of their numbers.
+pub fn prepare(wanted: &Wanted) -> Result<Vec<NodeLayout>, LayoutError> {
     let total = wanted.nodes.checked_add(wanted.observers).filter(|t| *t <= NODE_MAX);
     let total = total.ok_or(LayoutError::TooMany { nodes: wanted.nodes, observers: wanted.observers })?;
     if let Some(line) =
@@ -168,7 +147,7 @@ fn make(dir: &Path, wanted: &Wanted, total: u8) -> Result<(), LayoutError> {
         let _ = writeln!(servers, "server.{node}=127.0.0.1:{peer}:{election}:{role};127.0.0.1:{client}");
     }
     check_set(&config_text(&folder(dir, 1).join("data"), wanted, &ports[0], &servers), wanted, dir)?;
-    // The first node's last: its file says that the others are complete.
+    // The first node's file comes last: it marks the directory as complete.
     for node in (1..=total).rev() {
         let dir = folder(dir, node);
         let text = config_text(&dir.join("data"), wanted, &ports[0], &servers);
@@ -178,8 +157,8 @@ fn make(dir: &Path, wanted: &Wanted, total: u8) -> Result<(), LayoutError> {
     Ok(())
 }
 
-/// Looks at the first node's configuration before anything is written: a directory with a wrong one would have to be removed
-/// before `--set` could be given again.
+/// Validates the first node's configuration before anything is written. Otherwise a directory with a wrong
+/// one would have to be removed before the next `--set`.
 fn check_set(text: &str, wanted: &Wanted, dir: &Path) -> Result<(), LayoutError> {
     let wrong = |what: String| LayoutError::Config { reason: of_set(text, &wanted.set, &what) };
     let (config, findings) =
@@ -198,7 +177,7 @@ fn check_set(text: &str, wanted: &Wanted, dir: &Path) -> Result<(), LayoutError>
     Ok(())
 }
 
-/// What is wrong with a file that was never written: by the `--set` that it comes from, not by a line that nobody can look at.
+/// Attributes an error in a file that was never written to the `--set` it comes from, not to a line number.
 fn of_set(text: &str, set: &[String], what: &str) -> String {
     let found = what.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
     let Some((number, rest)) = found.and_then(|(n, rest)| Some((n.parse::<usize>().ok()?, rest))) else {
@@ -236,7 +215,7 @@ fn config_text(data: &Path, wanted: &Wanted, first: &[u16; 3], servers: &str) ->
 fn write_node(dir: &Path, node: u8, text: &str) -> io::Result<()> {
     std::fs::create_dir_all(dir.join("data"))?;
     write_myid(dir, node)?;
-    // Renamed into place, so that a file that is there is whole.
+    // Renamed into place, so that an existing file is complete.
     std::fs::write(dir.join("zoo.cfg.tmp"), text)?;
     std::fs::rename(dir.join("zoo.cfg.tmp"), dir.join(CONFIG))
 }
@@ -246,7 +225,7 @@ fn write_myid(dir: &Path, node: u8) -> io::Result<()> {
     std::fs::write(dir.join("data").join(MYID), format!("{node}\n"))
 }
 
-/// Client, peer and election port of each node. All are held open at once, so that no two are the same.
+/// Client, peer and election port of each node. All are bound at once, so that no two are equal.
 fn free_ports(wanted: &Wanted, total: u8) -> Result<Vec<[u16; 3]>, LayoutError> {
     let mut held = Vec::new();
     let mut free = |port: u16| -> io::Result<u16> {
@@ -269,32 +248,32 @@ fn free_ports(wanted: &Wanted, total: u8) -> Result<Vec<[u16; 3]>, LayoutError> 
     clients.into_iter().map(|client| Ok([client, free(0).map_err(any())?, free(0).map_err(any())?])).collect()
 }
 
-/// Reads what the files say, and whether it is what is wanted.
-fn find(dir: &Path, wanted: &Wanted, total: u8) -> Result<Vec<Place>, LayoutError> {
+/// Reads the files and compares them with what is wanted.
+fn find(dir: &Path, wanted: &Wanted, total: u8) -> Result<Vec<NodeLayout>, LayoutError> {
     let there = (1..=NODE_MAX).take_while(|n| folder(dir, *n).join(CONFIG).exists()).count();
     let other = |there: String, wanted: String| LayoutError::Other { dir: dir.to_owned(), there, wanted };
     if there != usize::from(total) {
         return Err(other(format!("{there} node(s)"), format!("{total}")));
     }
-    let mut places = Vec::new();
+    let mut layouts = Vec::new();
     for node in 1..=total {
-        places.push(find_node(dir, node)?);
+        layouts.push(find_node(dir, node)?);
     }
-    let observers = places.iter().filter(|p| p.role == MemberRole::Observer).count();
+    let observers = layouts.iter().filter(|p| p.role == MemberRole::Observer).count();
     if observers != usize::from(wanted.observers) {
         return Err(other(format!("{observers} observer(s)"), wanted.observers.to_string()));
     }
-    if let Some(base) = wanted.client_port.filter(|base| *base != places[0].client.port()) {
-        return Err(other(format!("client port {}", places[0].client.port()), base.to_string()));
+    if let Some(base) = wanted.client_port.filter(|base| *base != layouts[0].client.port()) {
+        return Err(other(format!("client port {}", layouts[0].client.port()), base.to_string()));
     }
-    Ok(places)
+    Ok(layouts)
 }
 
-fn find_node(dir: &Path, node: u8) -> Result<Place, LayoutError> {
+fn find_node(dir: &Path, node: u8) -> Result<NodeLayout, LayoutError> {
     let dir = folder(dir, node);
     let path = dir.join(CONFIG);
     let wrong = |reason: String| LayoutError::Config { reason: format!("{}: {reason}", path.display()) };
-    // A data directory that was removed, to see a node come back without its disk, gets its number again.
+    // A removed data directory (to see a node return without its disk) gets its number again.
     if !dir.join("data").join(MYID).exists() {
         write_myid(&dir, node).map_err(system(format!("writing {}", dir.display())))?;
     }
@@ -315,7 +294,7 @@ fn find_node(dir: &Path, node: u8) -> Result<Place, LayoutError> {
         client.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     let role = config.ensemble.as_ref().map_or(MemberRole::Participant, config::Ensemble::role);
-    Ok(Place { node, role, config: path, log: dir.join("log"), dir, client })
+    Ok(NodeLayout { node, role, config: path, log: dir.join("log"), dir, client })
 }
 
 #[cfg(test)]
@@ -440,7 +419,7 @@ mod tests {
             set: vec!["tickTime=500".to_owned()],
             ..wanted(dir.path(), 2, 0)
         });
-        // Another process may hold the second port: then it is told, and nothing was written.
+        // Another process may hold the second port. Then the error names it, and nothing was written.
         let Ok(made) = made else { return assert!(!folder(&dir.path().join("ensemble"), 1).exists()) };
         assert_eq!((made[0].client.port(), made[1].client.port()), (base, base + 1));
         assert_eq!(config::load(&made[1].config, None).unwrap().0.tick_time_ms, 500);

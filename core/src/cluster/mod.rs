@@ -1,8 +1,9 @@
-//! `paddock cluster`: a whole ensemble of real server processes on this machine, for trying things out and for tests.
+//! `paddock cluster`: an ensemble of real server processes on this machine, for trials and tests.
 //!
-//! Owns its directory ([`layout`]) and its processes ([`children`]), and tells about both on standard output. Never
-//! serves anything itself and never starts a dead node again unless asked to. It stays correct because it waits for signals of the
-//! kernel (a child's end, an operator's stop), not for time to pass, and nothing that it started outlives it.
+//! Owns the directory ([`layout`]) and the processes ([`children`]), and reports on both on standard output.
+//! Never serves, and never restarts a dead node unless asked to.
+//! Correct because it waits for signals of the kernel (the end of a child, an operator's stop) and not for
+//! time. No process that it started outlives it.
 
 #![forbid(unsafe_code)]
 
@@ -11,31 +12,31 @@ pub mod layout;
 
 use crate::members::MemberRole;
 use crate::status::{self, Verdict};
-use children::{Death, Node, stop_all};
+use children::{Death, NodeProcess, stop_all};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use layout::{LayoutError, Place, Wanted};
+use layout::{LayoutError, NodeLayout, Wanted};
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Pause before a dead node is started again: one that cannot start must not take the machine's time.
+/// Pause before a dead node is restarted: one that cannot start must not use up the machine.
 pub const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often the nodes are asked whether they serve yet.
+/// Interval of the checks whether all nodes serve.
 const READY_POLL: Duration = Duration::from_millis(100);
 
-/// After this time without being ready the reason is told, once.
+/// Time without being ready after which the reason is printed, once.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
 
-/// What to run.
+/// Options of the command.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The ensemble and its directory.
     pub wanted: Wanted,
-    /// Flags handed to each `paddock serve`.
+    /// Flags for each `paddock serve`.
     pub flags: Vec<OsString>,
-    /// Dead nodes are started again.
+    /// Whether dead nodes are restarted.
     pub restart: bool,
 }
 
@@ -43,37 +44,26 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterError {
-    /// Its directory can't be used.
+    /// The directory cannot be used.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// A process could not be started.
     #[error("cannot start node {node}: {source}")]
-    Start {
-        /// Which.
-        node: u8,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Signals cannot be watched for, or the own program not be found.
+    Start { node: u8, source: io::Error },
+    /// Signals cannot be watched, or this program's file cannot be found.
     #[error("{doing}: {source}")]
-    System {
-        /// What was being done.
-        doing: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Nobody is left.
+    System { doing: &'static str, source: io::Error },
     #[error("all nodes have ended; their logs say why")]
     AllEnded,
-    /// Nodes that did not stop as they should.
+    /// Nodes that did not stop cleanly.
     #[error("{}", nodes.join("; "))]
     Unclean {
-        /// A sentence for each.
+        /// A sentence for each node.
         nodes: Vec<String>,
     },
 }
 
-/// Runs the ensemble until SIGTERM or SIGINT; tells on `out` what happens. A reader of `out` that goes away stops nothing.
+/// Runs the ensemble until SIGTERM or SIGINT, with a line on `out` for each event. Continues when the reader
+/// of `out` is gone.
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
     let stop = crate::server::stop_signal()
         .map_err(|source| ClusterError::System { doing: "watching for SIGTERM", source })?;
@@ -81,23 +71,23 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
         child_signal().map_err(|source| ClusterError::System { doing: "watching for SIGCHLD", source })?;
     let program: PathBuf = std::env::current_exe()
         .map_err(|source| ClusterError::System { doing: "finding this program", source })?;
-    let places = layout::prepare(&options.wanted)?;
-    let mut nodes: Vec<Node> = places.iter().cloned().map(Node::new).collect();
-    let start = |node: &mut Node, out: &mut dyn Write| -> Result<(), ClusterError> {
+    let layouts = layout::prepare(&options.wanted)?;
+    let mut nodes: Vec<NodeProcess> = layouts.iter().cloned().map(NodeProcess::new).collect();
+    let start = |node: &mut NodeProcess, out: &mut dyn Write| -> Result<(), ClusterError> {
         let started = node.start(&program, &options.flags);
-        let pid = started.map_err(|source| ClusterError::Start { node: node.place.node, source })?;
-        let Place { node, role, client, dir, .. } = &node.place;
-        let role = if places.len() == 1 { "standalone".to_owned() } else { role.to_string() };
+        let pid = started.map_err(|source| ClusterError::Start { node: node.layout.node, source })?;
+        let NodeLayout { node, role, client, dir, .. } = &node.layout;
+        let role = if layouts.len() == 1 { "standalone".to_owned() } else { role.to_string() };
         say(out, &format!("node {node}  {role:11}  {client}  pid {pid}  {}", dir.display()));
         Ok(())
     };
     for node in &mut nodes {
         start(node, out)?;
     }
-    let connect: Vec<String> = places.iter().map(|p| p.client.to_string()).collect();
+    let connect: Vec<String> = layouts.iter().map(|p| p.client.to_string()).collect();
     say(out, &format!("connect string: {}", connect.join(",")));
     say(out, &format!("logs: {}/node-*/log; stop with Ctrl-C or SIGTERM", options.wanted.dir.display()));
-    let (mut ready, _watching) = watch_ready(connect, &places);
+    let (mut ready, _watching) = watch_ready(connect, &layouts);
     let mut again: Vec<(u8, Instant)> = Vec::new();
     loop {
         let next = again.iter().map(|(_, at)| *at).min();
@@ -106,26 +96,26 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
             recv(stop) -> _ => break,
             recv(ready) -> line => match line {
                 Ok(line) => say(out, &line),
-                // All has been said; a channel that is closed would be ready for ever.
+                // The watcher is done. A closed channel would be ready for ever.
                 Err(_) => ready = crossbeam_channel::never(),
             },
             recv(ended) -> _ => {}
             recv(due) -> _ => {}
         }
-        for death in nodes.iter_mut().filter_map(Node::take_death) {
+        for death in nodes.iter_mut().filter_map(NodeProcess::take_death) {
             say(out, &describe(&death));
             if options.restart {
                 again.push((death.node, Instant::now() + RESTART_PAUSE));
             }
         }
         for node in &mut nodes {
-            let number = node.place.node;
+            let number = node.layout.node;
             if again.iter().any(|(n, at)| *n == number && Instant::now() >= *at) {
                 again.retain(|(n, _)| *n != number);
                 start(node, out)?;
             }
         }
-        if again.is_empty() && !nodes.iter().any(Node::runs) {
+        if again.is_empty() && !nodes.iter().any(NodeProcess::runs) {
             return Err(ClusterError::AllEnded);
         }
     }
@@ -135,7 +125,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
 }
 
 fn say(out: &mut dyn Write, line: &str) {
-    // Whoever read us may be gone; the ensemble is still wanted.
+    // The reader may be gone; the ensemble continues.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
@@ -143,25 +133,25 @@ fn describe(death: &Death) -> String {
     format!("node {} ended ({}): {}", death.node, death.status, death.last_line)
 }
 
-/// A message each time that a child may have ended; several at once are one.
+/// A message when a child may have ended. Several ends may share one message.
 fn child_signal() -> io::Result<Receiver<()>> {
     let (tell, told) = bounded(1);
     let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGCHLD])?;
     std::thread::Builder::new().name("paddock-children".to_owned()).spawn(move || {
         for _ in signals.forever() {
-            // Full: the message that waits is as good.
+            // A full channel holds a message already.
             let _ = tell.try_send(());
         }
     })?;
     Ok(told)
 }
 
-/// Asks the nodes until all serve, and gives the line that says so. Dropping the second end stops the asking.
-fn watch_ready(servers: Vec<String>, places: &[Place]) -> (Receiver<String>, Sender<()>) {
+/// Asks the nodes until all serve, and gives the line that says so. Dropping the sender stops it.
+fn watch_ready(servers: Vec<String>, layouts: &[NodeLayout]) -> (Receiver<String>, Sender<()>) {
     let (tell, told) = bounded(2);
     let (alive, gone) = bounded::<()>(0);
-    let voters = places.iter().filter(|p| p.role == MemberRole::Participant).count();
-    let observers = places.len() - voters;
+    let voters = layouts.iter().filter(|p| p.role == MemberRole::Participant).count();
+    let observers = layouts.len() - voters;
     let watch = move || {
         let begun = Instant::now();
         let mut complained = false;
@@ -184,7 +174,7 @@ fn watch_ready(servers: Vec<String>, places: &[Place]) -> (Receiver<String>, Sen
         }
     };
     if let Err(error) = std::thread::Builder::new().name("paddock-ready".to_owned()).spawn(watch) {
-        tracing::warn!("nobody watches whether the ensemble is ready: {error}");
+        tracing::warn!("it will not be reported when the ensemble is ready: {error}");
     }
     (told, alive)
 }

@@ -1,39 +1,39 @@
-//! Which ensemble a configuration describes, and which of its servers this one is.
+//! The ensemble that a configuration describes, and the number of this server in it.
 //!
-//! Owns the meaning of server lines, of the dynamic file and of `myid`, as ZooKeeper 3.9 reads them. Never resolves a name.
-//! It stays correct because whatever does not fit together is an error before anything is opened: a node that
-//! believed to be another one could vote twice.
+//! Owns the meaning of server lines, of the dynamic file and of `myid`, as in ZooKeeper 3.9.
+//! Never dials a server.
+//! Correct because every contradiction is an error before anything is opened: a node with another node's
+//! number could vote twice.
 
 #![forbid(unsafe_code)]
 
-use super::file::Values;
-use super::findings::{ConfigError, Finding, Place};
+use super::findings::{ConfigError, Finding, LinePosition};
 use super::keys;
 use super::listeners::{any_address, resolve};
-use super::properties::{Property, parse};
+use super::values::{self, Values};
 use crate::members::{MemberRole, Members, MembersError, NODE_MAX, is_wildcard, parse_node};
+use crate::properties::{Property, parse};
 use paddock_transport::engine::Address;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Name of the file in the data directory that holds this server's number.
+/// File in the data directory that holds this server's number.
 pub const MYID: &str = "myid";
 
-/// The servers of an ensemble as this one's configuration tells them.
+/// The servers of an ensemble, as this server's configuration lists them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ensemble {
-    /// This server's number.
     pub node: u8,
-    /// Everybody, this server too. The cluster's number is zero, the version 0, and no identity is known: what the ensemble
-    /// agreed on since stands in its data directories.
+    /// All servers, including this one. Cluster number and version are zero and no identity is set: the data
+    /// directories hold what the ensemble has agreed on since.
     pub members: Members,
-    /// The peer link listens on every interface instead of the address in the server's own line.
+    /// Whether the peer listener uses every interface instead of the address in the server's own line.
     pub listen_all: bool,
 }
 
 impl Ensemble {
-    /// Where to listen for peers: the address in this server's own line, or every interface.
+    /// The listener for peers: on the address in this server's own line, or on every interface.
     pub fn peer_listener(&self) -> Result<Address, PeerAddressError> {
         let Some(me) = self.members.get(self.node) else {
             return Err(PeerAddressError { host: String::new(), port: 0 });
@@ -45,41 +45,38 @@ impl Ensemble {
             .map_err(|()| PeerAddressError { host: me.host.clone(), port: me.peer_port })
     }
 
-    /// What this server does, by its line.
+    /// The role in this server's own line.
     pub fn role(&self) -> MemberRole {
         self.members.get(self.node).map_or(MemberRole::Observer, |m| m.role)
     }
 }
 
-/// The host in this server's own line is not known here.
+/// The host in this server's own line cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{host}:{port}, the address in this server's own line, cannot be resolved: correct the line, or let the server listen on \
      every interface with quorumListenOnAllIPs=true"
 )]
 pub struct PeerAddressError {
-    /// As written.
     pub host: String,
-    /// As written.
     pub port: u16,
 }
 
-/// What the files say about servers.
+/// The settings that server lines and `myid` decide.
 #[derive(Debug)]
 pub(super) struct Servers {
-    /// `None`: this is a standalone server.
+    /// `None` on a standalone server.
     pub ensemble: Option<Ensemble>,
-    /// This server's number; 1 if nothing says otherwise.
+    /// This server's number; 1 unless a server line or `myid` sets it.
     pub node: u8,
-    /// Address for clients from the server's own line, as host and port.
+    /// Address for clients in the server's own line, as host and port.
     pub client: Option<(String, u16)>,
-    /// The dynamic file, if one is named.
+    /// File of the key `dynamicConfigFile`.
     pub dynamic: Option<PathBuf>,
-    /// `standaloneEnabled`.
     pub standalone_enabled: bool,
 }
 
-/// Puts together server lines, dynamic file and `myid`.
+/// Combines server lines, the dynamic file and `myid`.
 pub(super) fn settle(
     file: &Values<'_>,
     data_dir: &Path,
@@ -108,7 +105,7 @@ pub(super) fn settle(
     let nowhere = members.members.iter().filter(|(_, m)| is_wildcard(&m.host));
     findings.extend(nowhere.map(|(n, _)| {
         let line = at.get(n).copied().unwrap_or_default();
-        Finding::Nowhere { at: Place { line, dynamic: dynamic.clone() }, node: *n, own: *n == node }
+        Finding::Nowhere { at: LinePosition { line, dynamic: dynamic.clone() }, node: *n, own: *n == node }
     }));
     let client = me.client_parts();
     let listen_all = file.switch("quorumListenOnAllIPs")?.unwrap_or(false);
@@ -116,7 +113,8 @@ pub(super) fn settle(
     Ok(Servers { ensemble, node, client, dynamic, standalone_enabled })
 }
 
-/// A single server line: ZooKeeper runs standalone and says that the line is ignored.
+/// A single server line: as in ZooKeeper the server runs standalone, with a finding that the line is
+/// ignored.
 fn one_server(
     members: Members,
     at: &BTreeMap<u8, u32>,
@@ -125,12 +123,12 @@ fn one_server(
 ) -> Result<Servers, ConfigError> {
     let Some((node, me)) = members.members.first_key_value() else { return Err(ConfigError::NoParticipants) };
     let line = at.get(node).copied().unwrap_or_default();
-    findings.push(Finding::OneServer { at: Place { line, dynamic: dynamic.clone() }, node: *node });
+    findings.push(Finding::OneServer { at: LinePosition { line, dynamic: dynamic.clone() }, node: *node });
     let client = me.client_parts();
     Ok(Servers { ensemble: None, node: *node, client, dynamic, standalone_enabled: true })
 }
 
-/// The servers, and the numbers of their lines.
+/// The servers, and the line of each in its file.
 #[derive(Default)]
 struct Lines {
     members: Members,
@@ -157,7 +155,7 @@ fn members(
     let found = collect(properties.iter().filter(|p| p.key != "version"), |p, error| {
         wrong(format!("line {}: {}: {error}", p.line, p.key))
     })?;
-    // Without servers the file was lost or cut: standalone would be another, empty server.
+    // Without servers the file was lost or truncated. A standalone start would serve an empty tree.
     if found.at.is_empty() { Err(wrong("no server.N lines".to_owned())) } else { Ok(found) }
 }
 
@@ -203,7 +201,7 @@ fn myid(
     Ok(node)
 }
 
-/// `peerType` must agree with the server's line; if it does not, the line counts, as in ZooKeeper.
+/// Reports a `peerType` that contradicts the server's own line. The line counts, as in ZooKeeper.
 fn check_role(
     file: &Values<'_>,
     node: u8,
@@ -214,7 +212,7 @@ fn check_role(
     let told = match p.value.to_ascii_lowercase().as_str() {
         "observer" => MemberRole::Observer,
         "participant" => MemberRole::Participant,
-        _ => return Err(super::file::bad(p, "participant or observer".to_owned())),
+        _ => return Err(values::bad(p, "participant or observer".to_owned())),
     };
     if told != role {
         findings.push(Finding::PeerType { line: p.line, node, told, role });
@@ -222,8 +220,8 @@ fn check_role(
     Ok(())
 }
 
-/// Replaces a dynamic file by the server lines of `members`: whoever reads it finds the old text or the new one, whole,
-/// also after a power cut. A symbolic link stays one, its target is replaced.
+/// Replaces a dynamic file by the server lines of `members`. A reader finds the old text or the new one,
+/// complete, even after a power failure. A symbolic link stays, and its target is replaced.
 pub fn write_dynamic(path: &Path, members: &Members) -> io::Result<()> {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = match path.parent() {

@@ -1,8 +1,9 @@
-//! A `zoo.cfg` becomes a [`Config`].
+//! Reads a `zoo.cfg` into a [`Config`].
 //!
-//! Owns the meaning and range of each key. Never drops one silently: what has no effect, is unknown, or is refused comes
-//! back as a [`Finding`] or an error that names key and line. It stays correct because values are read by one
-//! function per type, with the range beside the key.
+//! Owns the meaning and range of each key.
+//! Never ignores a key silently: a key that has no effect, is unknown, or is refused becomes a [`Finding`]
+//! or an error with key and line.
+//! Correct because one function for each type reads the values, with the range beside the key.
 
 #![forbid(unsafe_code)]
 
@@ -10,31 +11,33 @@ use super::ensemble::{self, Servers};
 use super::findings::{ConfigError, Finding};
 use super::keys::{self, Known};
 use super::listeners::listeners;
-use super::properties::{Property, parse};
+use super::values::Values;
 use super::{
     Config, INIT_LIMIT_TICKS, JUTE_MAX_BUFFER_BYTES, MAX_CLIENT_CNXNS_FILE, MAX_STALENESS_MIN_MS, RaftClock,
     SESSION_TIMEOUT_MAX_MS, SYNC_LIMIT_TICKS, TICK_TIME_FILE_MS,
 };
 use crate::admin::words::Words;
 use crate::members::MembersError;
+use crate::properties::parse;
 use paddock_transport::engine::Address;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Reads a configuration file and what it refers to. `data_dir` replaces the file's own.
+/// Reads a configuration file and the files it refers to. `data_dir` replaces the file's own.
 pub fn load(path: &Path, data_dir: Option<&Path>) -> Result<(Config, Vec<Finding>), String> {
     let text = read_text(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     read(&text, data_dir, &read_text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// UTF-8, or else Latin-1, in which Java reads every properties file: a name with an umlaut in an old comment keeps nobody
-/// from starting.
+/// Reads UTF-8, or else Latin-1, which Java uses for properties files: an umlaut in an old comment must not
+/// prevent a start.
 fn read_text(path: &Path) -> io::Result<String> {
     let bytes = std::fs::read(path)?;
     Ok(String::from_utf8(bytes).unwrap_or_else(|e| e.into_bytes().into_iter().map(char::from).collect()))
 }
 
-/// Reads the text of a configuration file; `other` gives the files it refers to (`myid`, the dynamic file).
+/// Reads the text of a configuration file. `other` reads the files that it refers to (`myid`, the dynamic
+/// file).
 pub fn read(
     text: &str,
     data_dir: Option<&Path>,
@@ -96,10 +99,11 @@ pub fn read(
     Ok((config, findings))
 }
 
-/// Clients and other servers cannot connect to one port; told here, it is not taken for another process that holds it.
+/// Refuses one port for clients and for other servers. Without this check the bind would fail as if another
+/// process held the port.
 fn apart(config: &Config) -> Result<(), ConfigError> {
     let peers = config.ensemble.as_ref().map(|e| e.peer_listener());
-    // A name that is not known yet may be at the start; it is told then.
+    // A host name that cannot be resolved now may resolve at the start, which reports the error otherwise.
     let Some(Ok(Address::Tcp(peers))) = peers else { return Ok(()) };
     let clash = config.listeners().find_map(|clients| match clients {
         Address::Tcp(at) if at.port() == peers.port() && at.port() != 0 => {
@@ -116,10 +120,10 @@ fn apart(config: &Config) -> Result<(), ConfigError> {
     }
 }
 
-/// What matters between servers.
+/// Settings of the ensemble: limits, Raft's clock, and the servers.
 fn quorum(config: &mut Config, file: &Values<'_>, servers: Servers) -> Result<(), ConfigError> {
     let tick_ms = u64::from(config.tick_time_ms);
-    // What a sum in ms may be at most: the protocol's and the metrics' signed 32 bits.
+    // Sums in ms must fit the signed 32 bits of the protocol and of the metrics.
     let ticks_max = (i32::MAX as u64 / tick_ms).max(1);
     let limit = |key: &'static str, default: u32| -> Result<u32, ConfigError> {
         match file.number(key, 1, ticks_max)? {
@@ -157,7 +161,7 @@ fn raft_clock(file: &Values<'_>) -> Result<RaftClock, ConfigError> {
 }
 
 fn session_range(file: &Values<'_>, tick_ms: u32) -> Result<(u32, u32), ConfigError> {
-    // -1 is ZooKeeper's way to say "the default".
+    // -1 stands for the default, as in ZooKeeper.
     let get = |key, default: u64| -> Result<u64, ConfigError> {
         Ok(file
             .integer(key, -1, SESSION_TIMEOUT_MAX_MS as i64)?
@@ -172,7 +176,7 @@ fn session_range(file: &Values<'_>, tick_ms: u32) -> Result<(u32, u32), ConfigEr
     Ok((min as u32, max.min(SESSION_TIMEOUT_MAX_MS) as u32))
 }
 
-/// Whether a superuser can have it: a name, and a SHA-1 digest in base64. An empty one is none.
+/// Whether the value is a name and a SHA-1 digest in base64, or empty (no superuser).
 fn is_digest(value: &str) -> bool {
     let base64 = |c: u8| c.is_ascii_alphanumeric() || c == b'+' || c == b'/';
     value.is_empty()
@@ -183,52 +187,6 @@ fn is_digest(value: &str) -> bool {
 
 fn is_off(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "false" | "no" | "off" | "0" | "")
-}
-
-pub(super) fn bad(p: &Property, expected: String) -> ConfigError {
-    ConfigError::Value { line: p.line, key: p.key.clone(), value: p.value.clone(), expected }
-}
-
-/// The file's pairs, read by type. Of a key that comes twice the last one counts.
-pub(super) struct Values<'a>(&'a [Property]);
-
-impl<'a> Values<'a> {
-    pub fn all(&self) -> impl Iterator<Item = &'a Property> + use<'a> {
-        self.0.iter()
-    }
-    pub fn last(&self, key: &str) -> Option<&'a Property> {
-        self.0.iter().rev().find(|p| keys::plain(&p.key) == key)
-    }
-    pub fn text(&self, key: &str) -> Option<&'a str> {
-        self.last(key).map(|p| p.value.as_str()).filter(|v| !v.is_empty())
-    }
-    pub fn number(&self, key: &str, min: u64, max: u64) -> Result<Option<u64>, ConfigError> {
-        let Some(p) = self.last(key) else { return Ok(None) };
-        match p.value.parse::<u64>() {
-            Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
-            _ => Err(bad(p, format!("a whole number from {min} to {max}"))),
-        }
-    }
-    /// Decimal or 0x…, as Java's `Integer.getInteger` takes it.
-    fn integer(&self, key: &str, min: i64, max: i64) -> Result<Option<i64>, ConfigError> {
-        let Some(p) = self.last(key) else { return Ok(None) };
-        let parsed = match p.value.strip_prefix("0x").or_else(|| p.value.strip_prefix("0X")) {
-            Some(hex) => i64::from_str_radix(hex, 16),
-            None => p.value.parse(),
-        };
-        match parsed {
-            Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
-            _ => Err(bad(p, format!("a whole number from {min} to {max}"))),
-        }
-    }
-    pub fn switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
-        let Some(p) = self.last(key) else { return Ok(None) };
-        match p.value.to_ascii_lowercase().as_str() {
-            "yes" | "true" => Ok(Some(true)),
-            "no" | "false" => Ok(Some(false)),
-            _ => Err(bad(p, "yes or no (true or false)".to_owned())),
-        }
-    }
 }
 
 #[cfg(test)]

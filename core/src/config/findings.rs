@@ -1,24 +1,26 @@
-//! What there is to say about a configuration file: what an operator should know, and why it can't be used.
+//! Messages about a configuration file: findings for the operator, and errors that make the file unusable.
 //!
-//! Owns the words. Never reads a file. It stays correct because each message names its place and says what to do.
+//! Owns the texts.
+//! Never reads a file.
+//! Correct because each message names the line or file, and says how to correct it.
 
 #![forbid(unsafe_code)]
 
-use super::properties::BadEscape;
 use crate::admin::words::Misfit;
 use crate::members::{MemberRole, MembersError, NODE_MAX};
+use crate::properties::BadEscape;
 use std::path::PathBuf;
 
-/// Where a server line stands.
+/// Position of a server line.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
-    /// Line.
+pub struct LinePosition {
+    /// Counted from 1.
     pub line: u32,
     /// The dynamic file; `None`: the configuration file itself.
     pub dynamic: Option<PathBuf>,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for LinePosition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.dynamic {
             Some(path) => write!(f, "dynamicConfigFile={}: line {}", path.display(), self.line),
@@ -27,72 +29,43 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// Something an operator should know about a file that is valid all the same.
+/// A message about a file that is valid.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Finding {
-    /// A ZooKeeper key that changes nothing here.
-    NoEffect {
-        /// Line.
-        line: u32,
-        /// Key.
-        key: String,
-    },
-    /// Not a key of ZooKeeper, which would take it as a system property.
+    /// A ZooKeeper key without effect in Paddock.
+    NoEffect { line: u32, key: String },
+    /// Not a key of ZooKeeper, which would set it as a system property.
     Unknown {
-        /// Line.
         line: u32,
-        /// Key.
         key: String,
-        /// The known key that was perhaps meant.
+        /// The most similar known key, if there is one.
         nearest: Option<&'static str>,
     },
-    /// An ensemble that stands still when one voter is lost.
-    NoLossTolerated {
-        /// How many voters.
-        voters: usize,
-    },
-    /// One voter more than needed.
-    EvenVoters {
-        /// How many voters.
-        voters: usize,
-    },
-    /// A server line whose address is no place.
+    /// An ensemble that stops when one voter is lost.
+    NoLossTolerated { voters: usize },
+    /// An even number of voters, one more than needed.
+    EvenVoters { voters: usize },
+    /// A server line with a wildcard address.
     Nowhere {
-        /// The server line.
-        at: Place,
-        /// The server's number.
+        at: LinePosition,
         node: u8,
-        /// Whether it is this server's own line.
+        /// Whether the line is this server's own.
         own: bool,
     },
     /// A single server line: the server runs standalone.
-    OneServer {
-        /// The line.
-        at: Place,
-        /// Its number.
-        node: u8,
-    },
+    OneServer { at: LinePosition, node: u8 },
     /// A name in `4lw.commands.whitelist` that enables nothing.
-    Word {
-        /// Line.
-        line: u32,
-        /// The name.
-        misfit: Misfit,
-    },
-    /// A superuser whom nobody can be.
-    SuperDigest {
-        /// Line.
-        line: u32,
-    },
+    Word { line: u32, misfit: Misfit },
+    /// A `superDigest` that no password has.
+    SuperDigest { line: u32 },
     /// `peerType` and the server's own line contradict each other.
     PeerType {
         /// Line of `peerType`.
         line: u32,
-        /// This server.
         node: u8,
-        /// What `peerType` says.
+        /// The role in `peerType`.
         told: MemberRole,
-        /// What the server's line says; it counts.
+        /// The role in the server's own line, which counts.
         role: MemberRole,
     },
 }
@@ -145,7 +118,7 @@ impl std::fmt::Display for Finding {
             Finding::SuperDigest { line } => write!(
                 f,
                 "line {line}: DigestAuthenticationProvider.superDigest is not NAME:DIGEST with the SHA-1 digest of NAME:PASSWORD in \
-                 base64 (28 characters): nobody can be the superuser"
+                 base64 (28 characters): no client can be the superuser"
             ),
             Finding::PeerType { line, node, told, role } => write!(
                 f,
@@ -155,73 +128,48 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// Why a file can't be used.
+/// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The text is not a properties file.
+    /// Not Java's properties syntax.
     #[error(transparent)]
     Syntax(#[from] BadEscape),
-    /// A value out of its range or of the wrong kind.
+    /// A value out of range or of the wrong type.
     #[error("line {line}: {key}={value}: write {expected}")]
     Value {
-        /// Line.
         line: u32,
-        /// Key.
         key: String,
-        /// As written.
         value: String,
-        /// What would be right.
+        /// Values that would be accepted.
         expected: String,
     },
-    /// `dataDir` is missing.
     #[error("dataDir is missing; add a line such as dataDir=/var/lib/paddock")]
     NoDataDir,
-    /// No listener.
     #[error("no clientPort; add a line such as clientPort=2181 (secureClientPort is not served yet)")]
     NoListener,
-    /// The minimum is above the maximum.
     #[error(
         "minSessionTimeout ({min} ms) is above maxSessionTimeout ({max} ms); raise the one or lower the other"
     )]
     SessionRange {
-        /// Minimum, ms.
+        /// In ms.
         min: u64,
-        /// Maximum, ms.
+        /// In ms.
         max: u64,
     },
     /// A server line that cannot be used.
     #[error("line {line}: {key}: {error}")]
-    Server {
-        /// Line.
-        line: u32,
-        /// Key.
-        key: String,
-        /// What is wrong with it.
-        error: MembersError,
-    },
+    Server { line: u32, key: String, error: MembersError },
     /// Server lines beside a dynamic file.
     #[error(
         "line {line}: {key} must stand in the file that dynamicConfigFile names, or dynamicConfigFile must go"
     )]
-    ServerBesideDynamic {
-        /// Line.
-        line: u32,
-        /// Key.
-        key: String,
-    },
-    /// The dynamic file cannot be used.
+    ServerBesideDynamic { line: u32, key: String },
     #[error("dynamicConfigFile={}: {reason}", path.display())]
-    Dynamic {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Nobody votes.
+    Dynamic { path: PathBuf, reason: String },
     #[error("standaloneEnabled=false needs at least one server.N line of a participant")]
     NoParticipants,
-    /// Observers with nobody to follow.
+    /// Observers without a participant to follow.
     #[error(
         "observers need an ensemble to follow: add server.N lines of participants (one participant with observers needs \
          standaloneEnabled=false)"
@@ -230,21 +178,19 @@ pub enum ConfigError {
     /// A key without which an ensemble cannot run.
     #[error("{key} is missing: with several server.N lines add a line such as {key}={example} (in ticks)")]
     LimitMissing {
-        /// Key.
         key: &'static str,
-        /// A usual value.
+        /// A usual value, in ticks.
         example: u32,
     },
-    /// Address for clients told twice.
+    /// Two different addresses for clients.
     #[error(
         "clientPort/clientPortAddress say {file}, but the line of this server (server.{node}) says {line}: remove one of them"
     )]
     ClientAddress {
-        /// This server.
         node: u8,
-        /// By the keys.
+        /// Address from `clientPort` and `clientPortAddress`.
         file: String,
-        /// By the server's line.
+        /// Address from the server's own line.
         line: String,
     },
     /// Clients and other servers on one port.
@@ -253,100 +199,62 @@ pub enum ConfigError {
          servers: give clients another one"
     )]
     ClientsAtPeers {
-        /// This server.
         node: u8,
-        /// The port.
         port: u16,
-        /// Where clients would connect.
+        /// Address of the client listener.
         clients: String,
     },
-    /// Both kinds of reads on one port.
+    /// One port for local and for linearizable reads.
     #[error(
         "paddock.linearizableClientPort={port} is the other port for clients as well: give it one of its own (or write \
          paddock.readConsistency=linearizable, and no second port)"
     )]
-    TwoPortsInOne {
-        /// The port.
-        port: u16,
-    },
-    /// The client address of the server's own line.
+    TwoPortsInOne { port: u16 },
+    /// A client address in the server's own line that is no address of this machine.
     #[error(
         "the line of this server names '{host}' as its address for clients, which is no address of this machine"
     )]
-    ClientHost {
-        /// The host.
-        host: String,
-    },
-    /// No number.
+    ClientHost { host: String },
     #[error(
         "{} is missing: with several server.N lines each server needs its own number there, such as: echo 1 > {}",
         path.display(), path.display()
     )]
     MyIdMissing {
-        /// Where it is looked for.
+        /// Where the file is expected.
         path: PathBuf,
     },
-    /// The number cannot be read.
     #[error("cannot read this server's number from {}: {reason}", path.display())]
-    MyIdUnreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// Something else than a number.
+    MyIdUnreadable { path: PathBuf, reason: String },
     #[error("{} holds '{text}', which is not a number; write the N of this server's server.N line", path.display())]
     MyIdNoNumber {
-        /// The file.
         path: PathBuf,
-        /// Its beginning.
+        /// First 20 characters of the file.
         text: String,
     },
-    /// A number that no server can have.
+    /// A number outside of 1 to [`NODE_MAX`].
     #[error("{} holds {number}; server numbers are 1 to {NODE_MAX}", path.display())]
-    MyIdRange {
-        /// The file.
-        path: PathBuf,
-        /// Its number.
-        number: i64,
-    },
+    MyIdRange { path: PathBuf, number: i64 },
     /// A number without a server line.
     #[error(
         "{} says that this is server {node}, but there is no server.{node} line (there are: {known}); correct the one or the \
          other", path.display()
     )]
     MyIdStranger {
-        /// The file.
         path: PathBuf,
-        /// Its number.
         node: u8,
         /// The numbers of the server lines.
         known: String,
     },
-    /// Raft's clock contradicts itself.
+    /// Times that are no multiples of the tick, or too close to each other.
     #[error(
         "paddock.raft.tick={tick_ms}, paddock.raft.heartbeat={heartbeat_ms}, paddock.raft.election={election_ms}: a heartbeat \
          must be a multiple of the tick, and an election timeout a multiple of the tick of at least three heartbeats"
     )]
-    RaftClock {
-        /// Tick.
-        tick_ms: u64,
-        /// Heartbeat.
-        heartbeat_ms: u64,
-        /// Election timeout.
-        election_ms: u64,
-    },
-    /// A protection that this version cannot give is asked for.
+    RaftClock { tick_ms: u64, heartbeat_ms: u64, election_ms: u64 },
+    /// A key asks for a protection that this version cannot give.
     #[error(
         "line {line}: {key}={value} asks for a protection that this version cannot give: clients would be served without it; \
          remove the line to accept that"
     )]
-    Unprotected {
-        /// Line.
-        line: u32,
-        /// Key.
-        key: String,
-        /// As written.
-        value: String,
-    },
+    Unprotected { line: u32, key: String, value: String },
 }

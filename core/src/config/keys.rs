@@ -1,22 +1,23 @@
 //! The keys that ZooKeeper 3.9 knows, and what Paddock does with each.
 //!
-//! Owns the list. Never parses values. It stays correct because a key is in exactly one of the tables (a test), so
-//! none is both obeyed and reported as having no effect.
+//! Owns the tables of keys.
+//! Never reads a value.
+//! Correct because a key is in exactly one table (a test), so no effective key is reported as having no
+//! effect.
 
 #![forbid(unsafe_code)]
 
-/// What a key of a configuration file is to Paddock.
+/// How Paddock treats a key of a configuration file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Known {
-    /// Obeyed.
+    /// The key has its effect.
     Effective,
-    /// A ZooKeeper key without effect here (yet): one line says so.
+    /// A ZooKeeper key that has no effect here yet. A finding reports it.
     NoEffect,
-    /// Asks for protection that this version cannot give: refused unless it is switched off.
+    /// Asks for a protection that this version cannot give: refused unless it is switched off.
     Guard,
-    /// ZooKeeper's hierarchical quorums: refused, since a majority that counts otherwise would be another promise.
+    /// Hierarchical quorums: refused, since Paddock counts majorities of servers only.
     Hierarchy,
-    /// Not a key of ZooKeeper.
     Unknown,
 }
 
@@ -112,7 +113,7 @@ const NO_EFFECT: &[&str] = &[
     "txnLogSizeLimitInKb",
 ];
 
-/// Families of keys without effect.
+/// Prefixes of ZooKeeper keys without effect.
 const NO_EFFECT_PREFIXES: &[&str] = &[
     "X509AuthenticationProvider.superUser.",
     "admin.",
@@ -133,7 +134,7 @@ const NO_EFFECT_PREFIXES: &[&str] = &[
     "znode.container.",
 ];
 
-/// What `key` is. A leading `zookeeper.`, as in a system property, is ignored.
+/// Classifies `key`. A leading `zookeeper.`, as in a system property, is ignored.
 pub fn known(key: &str) -> Known {
     let key = plain(key);
     if EFFECTIVE.contains(&key) || key.starts_with("server.") {
@@ -149,17 +150,16 @@ pub fn known(key: &str) -> Known {
     }
 }
 
-/// Whether it is one of the lines that tell the servers.
+/// Whether the key is that of a server line, `server.N`.
 pub fn is_server_line(key: &str) -> bool {
     plain(key).starts_with("server.")
 }
 
-/// The key without `zookeeper.` in front.
 pub fn plain(key: &str) -> &str {
     key.strip_prefix("zookeeper.").unwrap_or(key)
 }
 
-/// The known key that looks most like `key`, if one is near enough to be meant.
+/// The known key most similar to `key`, within an edit distance of a third of its length.
 pub fn nearest(key: &str) -> Option<&'static str> {
     let key = plain(key);
     let near =
@@ -167,7 +167,7 @@ pub fn nearest(key: &str) -> Option<&'static str> {
     (near.0 <= key.chars().count().div_ceil(3)).then_some(near.1)
 }
 
-/// Edit distance, capitals counting as small letters.
+/// Edit distance, ignoring case.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.to_lowercase().chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

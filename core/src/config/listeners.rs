@@ -1,21 +1,22 @@
-//! Where clients connect: the listeners that a file asks for.
+//! The client listeners that a file asks for.
 //!
-//! Owns the meaning of `clientPort`, `clientPortAddress`, the client part of the server's own line, and of the keys that
-//! make reads linearizable. Never opens a socket that clients could reach. It stays correct because an address told twice is
-//! an error unless both say the same.
+//! Owns the meaning of `clientPort`, `clientPortAddress`, the client part of the server's own line, and the
+//! keys that make reads linearizable.
+//! Never opens a client listener.
+//! Correct because two addresses for the same listener are an error unless they are equal.
 
 #![forbid(unsafe_code)]
 
 use super::Config;
 use super::ensemble::Servers;
-use super::file::{Values, bad};
 use super::findings::ConfigError;
-use super::properties::Property;
+use super::values::{Values, bad};
 use crate::members::is_wildcard;
+use crate::properties::Property;
 use paddock_transport::engine::Address;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
-/// Every interface, both families where the kernel has IPv6, as Java binds.
+/// Every interface, IPv4 and IPv6 where the kernel has IPv6, as Java binds.
 pub(super) fn any_address(port: u16) -> Address {
     let v6 = std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
     Address::Tcp(if v6 {
@@ -25,8 +26,8 @@ pub(super) fn any_address(port: u16) -> Address {
     })
 }
 
-/// Settles where clients connect. The port may stand in the server's own line instead of `clientPort`; when both are told
-/// they must agree, as in ZooKeeper.
+/// Decides where clients connect. The server's own line may give the port instead of `clientPort`. If both
+/// do, they must agree, as in ZooKeeper.
 pub(super) fn listeners(
     config: &mut Config,
     file: &Values<'_>,
@@ -88,7 +89,7 @@ pub(super) fn listeners(
     Ok(())
 }
 
-/// `port` on the interface that `clientPortAddress` names, on all without it.
+/// `port` on the interface that `clientPortAddress` names, or on all interfaces.
 fn at(host: Option<&Property>, port: u16) -> Result<Address, ConfigError> {
     let Some(p) = host else { return Ok(any_address(port)) };
     resolve(&p.value, port).map_err(|()| bad(p, "a host name or an address of this machine".to_owned()))

@@ -1,7 +1,9 @@
-//! What the server runs with, once files, flags and defaults are settled.
+//! The settings of the server, from files, flags and defaults.
 //!
-//! Owns every setting, its default and its range. Never opens a socket or a data directory. It stays correct because
-//! a [`Config`] is only made by [`Config::standalone`] and [`read`], and both end in the same validation.
+//! Owns every setting, its default and its range.
+//! Never opens a client listener or a data directory.
+//! Correct because a [`Config`] comes from [`Config::standalone`], whose values are constants, or from
+//! [`read`], which checks every value.
 
 #![forbid(unsafe_code)]
 
@@ -10,58 +12,58 @@ mod file;
 mod findings;
 pub mod keys;
 mod listeners;
-pub mod properties;
+mod values;
 
 pub use ensemble::{Ensemble, MYID, PeerAddressError, write_dynamic};
 pub use file::{load, read};
-pub use findings::{ConfigError, Finding, Place};
+pub use findings::{ConfigError, Finding, LinePosition};
 
 use paddock_transport::engine::Address;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// ZooKeeper's client port.
+/// ZooKeeper's port for clients.
 pub const CLIENT_PORT: u16 = 2181;
 /// ZooKeeper's default limit of a request frame, bytes: 1 MiB less one.
 pub const JUTE_MAX_BUFFER_BYTES: u32 = 0xf_ffff;
 /// Tick without a configuration file, ms: that of ZooKeeper's sample files.
 pub const TICK_TIME_MS: u32 = 2000;
-/// Tick with a configuration file that names none, ms: ZooKeeper's default.
+/// Tick with a configuration file that sets none, ms: ZooKeeper's default.
 pub const TICK_TIME_FILE_MS: u32 = 3000;
-/// Connections per client address with a configuration file that names no limit.
+/// Connections per client address with a configuration file that sets no limit: ZooKeeper's default.
 pub const MAX_CLIENT_CNXNS_FILE: u32 = 60;
-/// Commands between two checkpoints.
+/// Commands between two checkpoints: ZooKeeper's default.
 pub const SNAP_COUNT: u64 = 100_000;
 /// `initLimit` of ZooKeeper's sample files, ticks.
 pub const INIT_LIMIT_TICKS: u32 = 10;
 /// `syncLimit` of ZooKeeper's sample files, ticks.
 pub const SYNC_LIMIT_TICKS: u32 = 5;
-/// Smallest `paddock.maxStaleness`, ms: below the time of a few confirmations by the quorum clients would be closed all the
-/// time.
+/// Smallest `paddock.maxStaleness`, ms. Below a few confirmations by the quorum, clients would be closed
+/// again and again.
 pub const MAX_STALENESS_MIN_MS: u32 = 100;
-/// Largest session timeout accepted, ms: what the protocol's signed field can carry.
+/// Longest session timeout, ms: the maximum of the protocol's signed field.
 const SESSION_TIMEOUT_MAX_MS: u64 = i32::MAX as u64;
 
-/// Every setting, settled.
+/// Complete settings of one server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// Where log, snapshots and identity live.
+    /// Directory of log, snapshots and identity.
     pub data_dir: PathBuf,
     /// This server's number, 1 to 254. Without an ensemble 1, or that of the only server line.
     pub node: u8,
-    /// The ensemble; `None`: standalone.
+    /// `None` on a standalone server.
     pub ensemble: Option<Ensemble>,
-    /// One voter is no ensemble: neither at the start nor as the outcome of a `reconfig`.
+    /// Whether one voter is no ensemble: neither at the start nor as the result of a `reconfig`.
     pub standalone_enabled: bool,
-    /// The file that holds the server lines, rewritten with [`write_dynamic`] when the membership changes.
+    /// File of the server lines, rewritten with [`write_dynamic`] when the membership changes.
     pub dynamic_file: Option<PathBuf>,
-    /// Client listeners.
+    /// Listeners for clients.
     pub listen: Vec<Address>,
-    /// Further client listeners, numbered behind those of `listen`, on which every read is linearizable.
+    /// Further listeners for clients, numbered after those of `listen`. All their reads are linearizable.
     pub listen_linearizable: Vec<Address>,
-    /// Reads are linearizable on all listeners.
+    /// Whether reads are linearizable on all listeners.
     pub linearizable: bool,
-    /// The unit of session expiry, ms.
+    /// Unit of session expiry, ms.
     pub tick_time_ms: u32,
     /// Shortest session timeout granted, ms.
     pub min_session_timeout_ms: u32,
@@ -75,59 +77,60 @@ pub struct Config {
     pub force_sync: bool,
     /// Commands between two checkpoints.
     pub snap_count: u64,
-    /// Four-letter words that are answered: names and commas, or `*`; see [`crate::admin::words::Words::parse`].
+    /// Enabled four-letter words: names separated by commas, or `*`; see
+    /// [`crate::admin::words::Words::parse`].
     pub whitelist: String,
-    /// `super:hash` of the superuser, if there is one.
+    /// The superuser, as `super:hash`.
     pub super_digest: Option<String>,
-    /// No ACL is checked.
+    /// Whether ACLs are ignored.
     pub skip_acl: bool,
-    /// TTL znodes are allowed.
+    /// Whether TTL znodes are allowed.
     pub extended_types: bool,
-    /// `reconfig` is allowed.
+    /// Whether `reconfig` is allowed.
     pub reconfig: bool,
-    /// `initLimit`, ms: a server that is not in service so long after its start says why, and goes on trying: whoever joins is fed
-    /// for as long as it takes.
+    /// `initLimit`, ms. A server that is not in service so long after its start logs why and keeps trying: a
+    /// joining server gets all the time that its catch-up needs.
     pub init_limit_ms: u32,
-    /// How long a follower may be silent, ms; see `max_staleness_ms`.
+    /// Longest silence of a follower, ms; see `max_staleness_ms`.
     pub sync_limit_ms: u32,
-    /// How long after the quorum's last confirmation this server goes on answering reads, ms.
+    /// How long after the quorum's last confirmation this server answers reads, ms.
     pub max_staleness_ms: u32,
-    /// Read-only clients are served without a quorum.
+    /// Whether read-only clients are served without a quorum.
     pub read_only_mode: bool,
-    /// Raft's own clock.
     pub raft: RaftClock,
 }
 
 /// Raft's clock, independent of `tickTime`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RaftClock {
-    /// Its unit, ms.
+    /// Unit of Raft's clock, ms.
     pub tick_ms: u32,
-    /// The leader's beat, ms; a multiple of the tick.
+    /// Interval of the leader's heartbeats, ms; a multiple of the tick.
     pub heartbeat_ms: u32,
-    /// Shortest election timeout, ms, a multiple of the tick; each node draws its own between this and twice this.
+    /// Shortest election timeout, ms; a multiple of the tick. Each node draws its own between this and twice
+    /// this.
     pub election_ms: u32,
 }
 
 impl RaftClock {
-    /// Its unit, ns.
+    /// Unit of Raft's clock, ns.
     pub fn tick_ns(self) -> u64 {
         u64::from(self.tick_ms) * 1_000_000
     }
 
-    /// Ticks between two beats of the leader.
+    /// Ticks between two heartbeats of the leader.
     pub fn heartbeat_ticks(self) -> usize {
         (self.heartbeat_ms / self.tick_ms) as usize
     }
 
-    /// Least ticks before a node stands for election.
+    /// Fewest ticks without a leader before a node becomes a candidate.
     pub fn election_ticks(self) -> usize {
         (self.election_ms / self.tick_ms) as usize
     }
 }
 
-/// Fine enough that beats and elections are multiples of the tick; five lost beats make an election, and its span is wide
-/// enough that two nodes seldom stand at once.
+/// Heartbeats and elections are multiples of the tick. Five lost heartbeats lead to an election. The range
+/// of timeouts makes simultaneous candidates rare.
 impl Default for RaftClock {
     fn default() -> Self {
         Self { tick_ms: 20, heartbeat_ms: 60, election_ms: 300 }
@@ -135,7 +138,8 @@ impl Default for RaftClock {
 }
 
 impl Config {
-    /// What runs without a configuration file: loopback only, no limit per client address, all four-letter words.
+    /// Settings without a configuration file: loopback only, no limit per client address, all four-letter
+    /// words.
     pub fn standalone(data_dir: PathBuf) -> Self {
         Self {
             data_dir,
@@ -166,7 +170,7 @@ impl Config {
         }
     }
 
-    /// Every client listener, in the order of [`paddock_transport::engine::Origin::listener`].
+    /// All client listeners, in the order of [`paddock_transport::engine::Origin::listener`].
     pub fn listeners(&self) -> impl Iterator<Item = &Address> {
         self.listen.iter().chain(&self.listen_linearizable)
     }
@@ -176,7 +180,7 @@ impl Config {
         self.linearizable || usize::from(listener) >= self.listen.len()
     }
 
-    /// `name = value` of everything that is in force, one a line, for `paddock check` and the log.
+    /// `name = value` of every setting in force, for `paddock check` and the log.
     pub fn effective(&self) -> Vec<(String, String)> {
         let joined = |all: &[Address]| all.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
         let mut all: Vec<(String, String)> = [
@@ -222,8 +226,8 @@ impl Config {
 }
 
 impl Config {
-    /// The lines of the word `conf`: ZooKeeper's keys in its order and with its values, then what only Paddock has. The
-    /// servers are not among them: the membership stands behind.
+    /// The lines of the word `conf`: ZooKeeper's keys in its order and with its values, then Paddock's own.
+    /// The membership, which follows in the answer, is not included.
     pub fn conf_lines(&self) -> Vec<String> {
         let port =
             self.listeners().find_map(|a| if let Address::Tcp(at) = a { Some(at.port()) } else { None });
@@ -260,7 +264,7 @@ impl Config {
     }
 }
 
-/// Reads `HOST:PORT`, `PORT` (loopback), `:PORT` (every interface) or `unix:PATH`; names are resolved.
+/// Reads `HOST:PORT`, `PORT` (loopback), `:PORT` (every interface) or `unix:PATH`. Names are resolved.
 pub fn parse_listen(text: &str) -> Result<Vec<Address>, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         if path.is_empty() {

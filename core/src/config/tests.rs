@@ -1,5 +1,5 @@
-//! What a configuration of an ensemble may get wrong, and what this node must then not do: start as somebody else, count
-//! another majority, or serve on an address that was not meant.
+//! Hazards of an ensemble's configuration. The node starts under another node's number, counts another
+//! majority, or serves on an address that was not meant.
 
 use super::*;
 use crate::members::{MemberRole, Members};
@@ -10,7 +10,7 @@ const THREE: &str = "tickTime=1000\ninitLimit=10\nsyncLimit=5\ndataDir=/data\ncl
                      server.1=127.0.0.1:2888:3888\nserver.2=127.0.0.1:2889:3889\nserver.3=127.0.0.1:2890:3890:observer\n\
                      server.4=127.0.0.1:2891:3891\n";
 
-/// Reads `text` beside the other files `files`.
+/// Reads `text`, which may refer to `files`.
 fn with(text: &str, files: &[(&str, &str)]) -> Result<(Config, Vec<Finding>), ConfigError> {
     read(text, None, &|path: &Path| {
         let found = files.iter().find(|(name, _)| Path::new(name) == path);
@@ -90,7 +90,7 @@ fn one_server_is_a_standalone_with_its_number() {
     let (config, findings) = with(text, &[]).unwrap();
     assert_eq!((config.node, config.ensemble), (7, None));
     assert!(config.listen[0].to_string().ends_with(":2182"));
-    assert_eq!(findings, [Finding::OneServer { at: Place { line: 2, dynamic: None }, node: 7 }]);
+    assert_eq!(findings, [Finding::OneServer { at: LinePosition { line: 2, dynamic: None }, node: 7 }]);
     let text = "dataDir=/data\nserver.7=a:1:2;2182\nstandaloneEnabled=false\ninitLimit=1\nsyncLimit=1\n";
     let (config, _) = settled(text, "7");
     assert!(!config.standalone_enabled);
@@ -122,7 +122,7 @@ fn numbers_of_voters_that_waste_or_tolerate_nothing_are_told() {
 #[test]
 fn an_address_that_is_no_place_is_told() {
     let lines = "dataDir=/data\nclientPort=3\ninitLimit=1\nsyncLimit=1\nserver.1=0.0.0.0:1:2\nserver.2=[::]:1:2\nserver.3=c:1:2\n";
-    let at = |line| Place { line, dynamic: None };
+    let at = |line| LinePosition { line, dynamic: None };
     let want = [
         Finding::Nowhere { at: at(5), node: 1, own: true },
         Finding::Nowhere { at: at(6), node: 2, own: false },
@@ -249,7 +249,7 @@ fn linearizable_listeners_are_told_from_the_others() {
     assert_eq!((config.is_linearizable(0), config.is_linearizable(1)), (false, true));
     let (config, _) = with(&format!("{base}paddock.readConsistency=linearizable\n"), &[]).unwrap();
     assert!(config.is_linearizable(0));
-    // A server line that keeps clients to one address keeps them there on both ports.
+    // A server line that limits clients to one address limits them on both ports.
     let lines = THREE.replace("clientPort=2181\n", "").replacen(":3888", ":3888;127.0.0.1:2181", 1);
     let (config, _) = settled(&format!("{lines}paddock.linearizableClientPort=2182\n"), "1");
     assert_eq!(config.listen_linearizable[0].to_string(), "127.0.0.1:2182");
@@ -284,7 +284,7 @@ fn clients_do_not_get_the_port_of_the_other_servers() {
         let error = refused(&THREE.replace(one, other), &[("/data/myid", "1")]);
         assert!(error.contains("port 2888") && error.contains("server.1"), "{error}");
     }
-    // Another server's port on another host, and another address of this one, are nobody's business.
+    // Another server's port on another host, and another address of this one, do not collide.
     settled(&THREE.replace("clientPort=2181", "clientPort=2889"), "1");
     settled(&THREE.replace("clientPort=2181", "clientPort=2888\nclientPortAddress=127.0.0.2"), "1");
 }

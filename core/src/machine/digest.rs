@@ -1,13 +1,15 @@
-//! Digests: sums that must be equal on all nodes at the same zxid.
+//! Digests of the replicated state: sums that must be equal on all nodes at the same zxid.
 //!
-//! Owns ZooKeeper's digest of the tree (spec 02 §12) and our own over what that leaves out: ACLs, sessions, streams.
-//! Never walks the tree while commands are applied: a znode's part is subtracted before and added after each change,
-//! and the checksum of its path and data is cached in the tree. It stays correct because addition commutes, so
-//! the sum does not depend on history; a test recomputes it after random histories. The constants here are part of
-//! the semantics version: other sums on other nodes are taken for divergence.
+//! Owns ZooKeeper's digest of the tree (spec 02 §12), and Paddock's own digest of ACLs, sessions, streams
+//! and membership.
+//! Never walks the tree while commands are applied. Each change subtracts the znode's part before it and
+//! adds the part after it. The tree caches the checksum of a znode's path and data.
+//! Correct because addition commutes, so the sum does not depend on the order of past changes. A test
+//! recomputes the sums after random histories. The constants belong to the semantics version: nodes that sum
+//! differently appear to diverge.
 #![forbid(unsafe_code)]
 
-use super::{Joint, MembershipState, Pending, StreamPosition};
+use super::{Joint, MembershipState, PendingReconfig, StreamPosition};
 use crate::acl::{AclList, AclRef};
 use crate::members::{Member, MemberRole, Members};
 use crate::path::ZOOKEEPER;
@@ -16,36 +18,33 @@ use crate::tree::Znode;
 use crc_fast::CrcAlgorithm::{Crc32IsoHdlc, Crc64Nvme};
 use std::collections::VecDeque;
 
-/// Digests of past zxids that are kept for comparison: a batch each, far more than proposals can be under way.
+/// Digests of past zxids kept for comparison, one a batch: far more than the proposals that can be in
+/// flight.
 pub const AT_ZXIDS_MAX: usize = 1024;
 
-/// Bytes of the stat in a znode's part of the tree's digest.
+/// Bytes of stat fields in a znode's part of the tree's digest.
 const BLOCK_BYTES: usize = 60;
 
-/// The running sums.
+/// Running sums, updated by every change.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Sums {
     tree: u64,
     acls: u64,
     sessions: u64,
     streams: u64,
-    /// Zero while there is no ensemble: nothing of it was in digests before.
+    /// Zero while there is no ensemble, so that a standalone node's digest does not include it.
     membership: u64,
 }
 
-/// The tree is not the one that the digests belong to.
+/// The digests of a loaded snapshot differ from those recorded in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "digests differ: tree {tree:016x} (recorded {recorded_tree:016x}), ACLs {acls:016x} (recorded {recorded_acls:016x})"
 )]
 pub struct DigestMismatch {
-    /// As found.
     pub tree: u64,
-    /// As recorded.
     pub recorded_tree: u64,
-    /// As found.
     pub acls: u64,
-    /// As recorded.
     pub recorded_acls: u64,
 }
 
@@ -54,17 +53,15 @@ impl Sums {
         Sums { tree, acls, ..Sums::default() }
     }
 
-    /// ZooKeeper's digest of the tree.
     pub fn tree(&self) -> u64 {
         self.tree
     }
 
-    /// Our digest of all ACLs.
     pub fn acls(&self) -> u64 {
         self.acls
     }
 
-    /// One number for everything.
+    /// One digest of all sums. A membership of zero leaves it unchanged.
     pub fn combined(&self) -> u64 {
         let sum = [self.acls, self.sessions, self.streams].into_iter().fold(self.tree, mix);
         if self.membership == 0 { sum } else { mix(sum, self.membership) }
@@ -133,8 +130,8 @@ impl Sums {
     }
 }
 
-/// A znode's part of the tree's digest: CRC-32 of path, data and stat block. Everything below `/zookeeper` is left
-/// out; the root counts once, under the empty path.
+/// A znode's part of the tree's digest: the CRC-32 of path, data and stat fields. Nothing below `/zookeeper`
+/// is included. The root counts once, under the empty path.
 pub(super) fn part(znode: &Znode<'_>) -> u64 {
     let path = znode.path();
     if path.len() > ZOOKEEPER.len() && path.starts_with(ZOOKEEPER) && path.as_bytes()[ZOOKEEPER.len()] == b'/'
@@ -150,7 +147,7 @@ pub(super) fn part(znode: &Znode<'_>) -> u64 {
     block[44..48].copy_from_slice(&stat.cversion.to_be_bytes());
     block[48..52].copy_from_slice(&stat.aversion.to_be_bytes());
     block[52..60].copy_from_slice(&stat.ephemeral_owner.to_be_bytes());
-    // The register before its final inversion: the checksum goes on as if path and data had just been fed.
+    // Undo the final inversion of CRC-32: the checksum continues as if path and data had just been fed.
     let mut digest = crc_fast::Digest::new_with_init_state(Crc32IsoHdlc, u64::from(!znode.checksum()));
     digest.update(&block);
     digest.finalize()
@@ -166,7 +163,7 @@ fn acl_part(path: &str, acl: &AclList) -> u64 {
     sum
 }
 
-/// Ephemerals are not in it: they are the tree's, by their owner.
+/// A session's part of the digest, without its ephemerals: the tree's digest covers their owners.
 fn session_part(id: i64, session: &Session) -> u64 {
     let (first, second) = session.password.split_at(8);
     let mut sum = mix(id as u64, u64::from(session.timeout_ms as u32) << 32 | u64::from(session.attachment));
@@ -179,7 +176,7 @@ fn session_part(id: i64, session: &Session) -> u64 {
 fn membership_sum(state: &MembershipState) -> u64 {
     let MembershipState { members, pending, leaving, joint, number } = state;
     let mut sum = mix(members_sum(members), *number);
-    if let Some(Pending { number, node, incarnation, seq, members }) = pending {
+    if let Some(PendingReconfig { number, node, incarnation, seq, members }) = pending {
         sum =
             [*number, u64::from(*node), *incarnation, *seq, members_sum(members)].into_iter().fold(sum, mix);
     }
@@ -217,7 +214,8 @@ fn bytes(bytes: &[u8]) -> u64 {
     mix(bytes.len() as u64, crc_fast::checksum(Crc64Nvme, bytes))
 }
 
-/// Stirs a word into a state, so that parts cannot cancel each other by being shifted copies (splitmix64's finish).
+/// Mixes a word into a state, so that shifted copies of parts cannot cancel each other (the finisher of
+/// splitmix64).
 fn mix(state: u64, word: u64) -> u64 {
     let mut z = (state.rotate_left(29) ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -225,7 +223,7 @@ fn mix(state: u64, word: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Recent digests by zxid.
+/// Digests of recent batches, found by zxid.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     last: (i64, u64),
@@ -233,12 +231,12 @@ pub(super) struct History {
 }
 
 impl History {
-    /// The state just after the command of `zxid`.
+    /// Records the digest just after the command of `zxid`.
     pub(super) fn seal(&mut self, zxid: i64, digest: u64) {
         self.last = (zxid, digest);
     }
 
-    /// A batch is over: others may ask for its last zxid.
+    /// Ends a batch: its last zxid can be looked up from now on.
     pub(super) fn note(&mut self) {
         if self.noted.back() != Some(&self.last) {
             if self.noted.len() == AT_ZXIDS_MAX {

@@ -1,8 +1,6 @@
-//! The machine in a snapshot.
-//!
-//! Owns the durable shape of everything beside the tree. Never holds a znode. It stays correct because it is taken
-//! at the same version as the tree's held one and lists everything in order, so equal machines give equal bytes;
-//! the snapshot's format version covers it.
+//! The part of a snapshot that is not the tree: zxid, digests, sessions and streams. Correct because the
+//! image is taken at the same version as the tree, and lists everything in order: equal machines give equal
+//! bytes. The format version of the snapshot covers it.
 #![forbid(unsafe_code)]
 
 use super::digest::History;
@@ -12,35 +10,33 @@ use crate::session::{PASSWORD_BYTES, Session, SessionTable};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Everything beside the tree.
+/// The machine in a snapshot, without the membership.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct MachineImage {
-    /// Last zxid taken.
+    /// Last zxid assigned.
     pub zxid: i64,
-    /// Digest just after the command of `zxid`.
     pub stamped_digest: u64,
     /// ZooKeeper's digest of the tree.
     pub tree_digest: u64,
-    /// Our digest of all ACLs.
+    /// Paddock's digest of all ACLs.
     pub acl_digest: u64,
-    /// By id.
+    /// In the order of their ids.
     pub sessions: Vec<SessionImage>,
-    /// By node: (node, incarnation, seq) of the last command taken.
+    /// In the order of nodes: (node, incarnation, seq) of the last command accepted.
     pub streams: Vec<(u8, u64, u64)>,
 }
 
-/// One session.
+/// A session of the replicated table.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct SessionImage {
-    /// Its id.
     pub id: i64,
     /// Negotiated timeout, ms.
     pub timeout_ms: i32,
-    /// What a reattach must present.
+    /// A client must present this password to reattach.
     pub password: [u8; PASSWORD_BYTES],
     /// Number of the attachment that may write.
     pub attachment: u32,
-    /// Paths of its ephemerals, sorted.
+    /// Paths of the session's ephemeral znodes, sorted.
     pub ephemerals: Vec<String>,
 }
 

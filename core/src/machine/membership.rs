@@ -1,19 +1,23 @@
 //! The membership as replicated state.
 //!
-//! Owns the members, the reconfiguration that is under way, the members that are on their way out, and the command that
-//! waits for the end of Raft's joint state. Never decides when anything of it happens: every step is a command of the
-//! leader or of a client. It stays correct because each of the leader's commands may come twice or too late without harm: it
-//! names what it is about, and does nothing where that is no longer so. Bounded by the node ids, of which there are 254,
-//! and by one reconfiguration at a time.
+//! Owns the members, the pending reconfiguration, former members that are not dropped yet, and the commands
+//! that wait for the end of Raft's joint state. Bounded by the 254 node ids and by one reconfiguration at a
+//! time.
+//! Never decides when a step happens: each step is a command of the leader or of a client.
+//! Correct because a repeated or late command of the leader does no harm. Each command names what it applies
+//! to, and has no effect where that is no longer the case.
 //!
 //! # The life of a reconfiguration
 //!
 //! 1. The client's request is ordered like any other. If [`super::plan_reconfig`] accepts it, it becomes
-//!    [`MembershipState::pending`] and its result is [`Outcome::Deferred`]; otherwise it is answered with the error.
-//! 2. Whoever leads sees it pending, makes the joining nodes learners, waits until enough of them are caught up, and changes the
-//!    voters; [`MembershipCommand::Conclude`] rides in that entry ([`Machine::begin_reconfig`]) and takes effect when the joint
-//!    state is left ([`Machine::finish_reconfig`]). If the time is over first: [`MembershipCommand::Refuse`].
-//! 3. The request's result comes then, under its number in its node's stream. A new leader goes on where the old one was.
+//!    [`MembershipState::pending`] with the result [`Outcome::Deferred`]. Otherwise the result is the
+//!    error.
+//! 2. The leader makes the joining nodes learners, waits until enough of them have caught up, and changes
+//!    the voters. [`MembershipCommand::Conclude`] travels in that entry ([`Machine::begin_reconfig`]) and
+//!    takes effect when Raft leaves the joint state ([`Machine::finish_reconfig`]). If the time limit
+//!    passes first, the leader orders [`MembershipCommand::Refuse`].
+//! 3. Then the request gets its result, under its number in its node's stream. After a change of leader,
+//!    the new leader continues from the replicated state.
 #![forbid(unsafe_code)]
 
 use super::write::Code;
@@ -28,107 +32,106 @@ use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What the leader orders for the membership; see [`Op::Membership`].
+/// A command of the leader about the membership; see [`Op::Membership`].
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub enum MembershipCommand {
-    /// The first leader of an ensemble names its members. Ignored where there are any.
+    /// Names the members of a new ensemble. Ignored where there are members already.
     Bootstrap {
         /// Random number of the ensemble.
         cluster: [u8; 16],
-        /// The members as configured.
+        /// Members as configured on the first leader.
         members: BTreeMap<u8, Member>,
     },
-    /// A node's data directory is met for the first time. Ignored where another one is recorded.
+    /// Records the data directory of a node seen for the first time. Ignored where an identity is recorded.
     Identify {
-        /// The node.
         node: u8,
-        /// Identity of its directory.
+        /// Identity of the node's data directory.
         identity: [u8; 16],
     },
-    /// A node has lost its data directory and comes with another one. Rides in the change that takes its vote.
+    /// Replaces the recorded identity of a node that lost its data directory. Travels in the change that
+    /// removes its vote.
     Adopt {
-        /// The node.
         node: u8,
-        /// Identity of the new directory.
+        /// Identity of the new data directory.
         identity: [u8; 16],
     },
-    /// The pending reconfiguration takes effect. Rides in the change of voters, or alone where they stay the same.
+    /// Puts the pending reconfiguration into effect. Travels in the change of voters, or alone where the
+    /// voters stay the same.
     Conclude {
-        /// Its [`Pending::number`].
+        /// [`PendingReconfig::number`] of the reconfiguration.
         number: u64,
     },
-    /// No quorum of the new members was caught up in time: the pending reconfiguration ends with NewConfigNoQuorum.
+    /// Ends the pending reconfiguration with NewConfigNoQuorum: no quorum of the new members caught up in
+    /// time.
     Refuse {
-        /// Its [`Pending::number`].
+        /// [`PendingReconfig::number`] of the reconfiguration.
         number: u64,
     },
-    /// Nobody needs to talk to these former members any more. Rides in the change that drops them.
-    Forget {
-        /// The nodes.
-        nodes: Vec<u8>,
-    },
-    /// The ensemble begins again with the data of one server, the only voter of the change in which this rides: whoever
-    /// belongs to what was before is a stranger. An operator's step, see `consensus::force_new_ensemble`.
+    /// Drops former members that no node needs to reach any more. Travels in the change that removes them as
+    /// learners.
+    Forget { nodes: Vec<u8> },
+    /// Makes a new ensemble from the data of one server, the only voter of the change that carries this
+    /// command. Nodes of the former ensemble are rejected from then on. Written by an operator's command,
+    /// see `consensus::force_new_ensemble`.
     Refound {
-        /// The ensemble's new random number.
+        /// Random number of the new ensemble.
         cluster: [u8; 16],
-        /// That server. An observer votes from now on.
+        /// The only voter. An observer becomes a participant.
         node: u8,
     },
 }
 
 impl MembershipCommand {
-    /// As it goes into a batch.
+    /// The operation that carries this command in a batch.
     pub fn to_op(&self) -> Op {
-        // Serializing to memory fails only where memory does.
+        // Serializing into memory fails only when memory is exhausted.
         let body =
             rkyv::to_bytes::<rkyv::rancor::Error>(self).map(|bytes| bytes.to_vec()).unwrap_or_default();
         Op::Membership { body }
     }
 }
 
-/// A reconfiguration that is accepted and not concluded.
+/// A reconfiguration that was accepted and has not taken effect.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Pending {
-    /// Counts the reconfigurations of the ensemble.
+pub struct PendingReconfig {
+    /// Number of the reconfiguration, counted from 1.
     pub number: u64,
-    /// Node whose client asked.
+    /// Node that serves the client.
     pub node: u8,
-    /// Incarnation of that node.
+    /// Incarnation of `node` at the request.
     pub incarnation: u64,
-    /// Number of the request in its stream.
+    /// Number of the request in the node's stream.
     pub seq: u64,
-    /// The members that are wanted; version and ensemble as they are now.
+    /// Members after the change, with the present version and ensemble number.
     pub members: Members,
 }
 
-/// What waits until Raft's joint state is left.
+/// Commands that take effect when Raft leaves the joint state.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Joint {
-    /// Time of the batch that came with the change.
+    /// Time of the batch that entered the joint state, ms.
     pub time_ms: i64,
     /// Bodies of its [`Op::Membership`] commands.
     pub bodies: Vec<Vec<u8>>,
 }
 
-/// The whole of it, as it stands in snapshots, too.
+/// The replicated membership, also as stored in snapshots.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct MembershipState {
-    /// Who belongs to the ensemble. Empty on a standalone node.
+    /// Empty on a standalone node.
     pub members: Members,
-    /// The reconfiguration under way.
-    pub pending: Option<Pending>,
-    /// Nodes that are learners without being members: removed, or joining in vain. They are still talked to, so that they
-    /// hear of it.
+    pub pending: Option<PendingReconfig>,
+    /// Learners that are not members: removed, or given up while joining. They stay connected until they
+    /// learn of it.
     pub leaving: BTreeMap<u8, Member>,
-    /// The command of the joint state.
+    /// Present while Raft is in a joint state.
     pub joint: Option<Joint>,
     /// Number of the last reconfiguration.
     pub number: u64,
 }
 
 impl MembershipState {
-    /// Everybody with whom there are links: members, those that join, those that leave.
+    /// Nodes that this node keeps links to: members, joining nodes and leaving nodes.
     pub fn linked(&self) -> Members {
         let mut all = self.members.clone();
         let joining = self.pending.iter().flat_map(|pending| &pending.members.members);
@@ -138,48 +141,48 @@ impl MembershipState {
         all
     }
 
-    /// Whether a node with the directory `identity` is somebody else than the member of this number: nothing of Raft goes to
-    /// it or is taken from it while the node has a vote.
+    /// Whether `identity` is not the recorded data directory of the member `node`. While the node has a
+    /// vote, Raft messages to and from a foreign directory are dropped.
     pub fn is_foreign(&self, node: u8, identity: &[u8; 16]) -> bool {
         self.recorded(node).is_some_and(|known| known != identity)
     }
 
-    /// The recorded identity of a node's directory.
+    /// The recorded identity of a node's data directory.
     pub fn recorded(&self, node: u8) -> Option<&[u8; 16]> {
         let joining = self.pending.iter().find_map(|pending| pending.members.get(node));
         self.members.get(node).or(joining)?.identity.as_ref()
     }
 }
 
-/// What a change of the membership means for whoever runs the node.
+/// Effects of a membership change on the rest of the node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MembershipEffect {
-    /// Links, files and counters follow [`MembershipState`] anew.
+    /// Links, the dynamic file and counters must be updated from [`MembershipState`].
     pub changed: bool,
-    /// Members that are members no more. A node that finds itself here stops.
+    /// Nodes that ceased to be members. A node that finds itself here stops.
     pub removed: Vec<u8>,
-    /// Nodes whose streams begin anew: they come with another data directory, whose starts are counted from one again.
+    /// Nodes with a new data directory, which counts its starts from 1: their command streams are reset.
     pub anew: Vec<u8>,
 }
 
 impl Machine {
-    /// The members. Empty on a standalone node.
+    /// Empty on a standalone node.
     pub fn members(&self) -> &Members {
         &self.membership.members
     }
 
-    /// All that is replicated about the membership.
+    /// The complete replicated membership state.
     pub fn membership(&self) -> &MembershipState {
         &self.membership
     }
 
-    /// Puts the membership of a snapshot beside the machine of its image.
+    /// Restores the membership of a snapshot. [`Machine::from_image`] does not.
     pub fn restore_membership(&mut self, state: MembershipState) {
         self.membership = state;
         self.sums.set_membership(&self.membership);
     }
 
-    /// The joint state is entered: keeps what came with the change until it is left.
+    /// Raft enters the joint state: keeps the commands of `batch` until the joint state is left.
     pub fn begin_reconfig(&mut self, batch: &ArchivedBatch) {
         let bodies = batch.commands.iter().filter_map(|command| match &command.op {
             ArchivedOp::Membership { body } if command.node == NO_STREAM => Some(body.to_vec()),
@@ -189,7 +192,7 @@ impl Machine {
         self.sums.set_membership(&self.membership);
     }
 
-    /// The joint state is left, by an entry of `term`: what was kept takes effect.
+    /// Raft leaves the joint state with an entry of `term`: the kept commands take effect.
     pub fn finish_reconfig(&mut self, tree: &mut Writer, term: u64, out: &mut Applied) {
         let Some(Joint { time_ms, bodies }) = self.membership.joint.take() else { return };
         self.sums.set_membership(&self.membership);
@@ -199,7 +202,7 @@ impl Machine {
         self.history.note();
     }
 
-    /// One command of the leader. What cannot be read is nobody's command and does nothing, on every node alike.
+    /// Applies one command of the leader. A body that cannot be decoded has no effect, on every node alike.
     pub(super) fn apply_membership(
         &mut self,
         tree: &mut Writer,
@@ -234,7 +237,7 @@ impl Machine {
         }
     }
 
-    /// Takes no zxid: like in ZooKeeper the first version is the beginning of the leader's epoch.
+    /// Assigns no zxid: as in ZooKeeper, the first version is the beginning of the leader's epoch.
     fn bootstrap(
         &mut self,
         tree: &mut Writer,
@@ -328,7 +331,7 @@ impl Machine {
         self.answer_deferred(pending.node, pending.incarnation, pending.seq, outcome, out);
     }
 
-    /// Accepts a reconfiguration that was validated: its result comes later.
+    /// Accepts a validated reconfiguration. Its result follows when the reconfiguration ends.
     pub(super) fn defer_reconfig(
         &mut self,
         node: u8,
@@ -339,17 +342,17 @@ impl Machine {
     ) {
         let state = &mut self.membership;
         for joining in members.members.keys().filter(|node| state.members.get(**node).is_none()) {
-            // A member of old perhaps, with another disk.
+            // A joining node may be a former member with a new data directory.
             self.streams.begin_anew(*joining, &mut self.sums);
             out.membership.anew.push(*joining);
         }
         state.number += 1;
-        state.pending = Some(Pending { number: state.number, node, incarnation, seq, members });
+        state.pending = Some(PendingReconfig { number: state.number, node, incarnation, seq, members });
         self.sums.set_membership(&self.membership);
         out.membership.changed = true;
     }
 
-    /// Whether a reconfiguration may begin, apart from what it asks for.
+    /// Whether a reconfiguration may begin, whatever it requests.
     pub(super) fn may_reconfigure(&self) -> Result<(), Code> {
         match &self.membership {
             state if state.members.members.is_empty() => Err(error::UNIMPLEMENTED),
@@ -361,7 +364,7 @@ impl Machine {
     fn write_config(&mut self, tree: &mut Writer, zxid: i64, time_ms: i64, out: &mut Applied) {
         out.membership.changed = true;
         let text = self.membership.members.config_text();
-        // Below /zookeeper nothing counts towards the tree's digest, and the ACL stays.
+        // Znodes below /zookeeper are not part of the tree's digest, and the ACL stays.
         tree.set_data(path::CONFIG, Some(text.as_bytes()), zxid, time_ms).expect("reserved: always there");
         tree.set_version(path::CONFIG, -1).expect("reserved: always there");
         let Some(acl) = tree.get(path::CONFIG).map(|znode| znode.acl().clone()) else { return };
@@ -374,7 +377,7 @@ impl Machine {
     }
 }
 
-/// An archive inside of another one stands wherever there was room.
+/// Copies an archive that lies unaligned inside another archive.
 fn aligned(body: &[u8]) -> rkyv::util::AlignedVec {
     let mut bytes = rkyv::util::AlignedVec::with_capacity(body.len());
     bytes.extend_from_slice(body);

@@ -1,11 +1,13 @@
-//! The deterministic state machine: a batch of commands and the tree before become the tree after, results and
-//! changes.
+//! The deterministic state machine. From the tree and a batch of commands it computes the next tree, the
+//! results and the changes.
 //!
-//! Owns the session table, the numbered streams of commands, the zxid counter and the digests, and is the only
-//! caller of the tree's writer. Never reads a clock or a configuration, draws nothing at random, does no I/O: time,
-//! policy, identities, session ids and passwords come with the command. It stays correct because it is a function of the
-//! log: every node applies the same batches in the same order with the same outcome, failures included, and a
-//! command that comes twice is recognised by its number in its node's stream and skipped.
+//! Owns the session table, the streams of commands, the zxid counter and the digests. Only the machine calls
+//! the tree's writer.
+//! Never reads a clock or a configuration, draws random numbers, or does I/O. Time, policy, identities,
+//! session ids and passwords come with the command.
+//! Correct because it is a function of the log: every node applies the same batches in the same order with
+//! the same outcome, failures included. The number of a command in its node's stream reveals a repetition,
+//! which is skipped.
 //!
 //! | part | does |
 //! |---|---|
@@ -13,9 +15,9 @@
 //! | [`write`] | the single operations, each validated in ZooKeeper's order |
 //! | [`multi`] | several of them, all or none |
 //! | [`sessions`] | open, attach, close, expire |
-//! | [`membership`] | who belongs to the ensemble, and a change of it under way |
-//! | [`reconfig`] | a client's request to the members that it wants |
-//! | [`stream`] | once and in order |
+//! | [`membership`] | the members of the ensemble, and a reconfiguration in progress |
+//! | [`reconfig`] | from a `reconfig` request to the new members |
+//! | [`stream`] | every command once and in order |
 //! | [`digest`] | sums that must be equal on all nodes |
 //! | [`image`] | the machine in a snapshot |
 //! | [`stat`] | what clients see of a stat |
@@ -34,7 +36,7 @@ mod write;
 
 pub use digest::{AT_ZXIDS_MAX, DigestMismatch, Sums};
 pub use image::{MachineImage, SessionImage};
-pub use membership::{Joint, MembershipCommand, MembershipEffect, MembershipState, Pending};
+pub use membership::{Joint, MembershipCommand, MembershipEffect, MembershipState, PendingReconfig};
 pub use reconfig::{ReconfigRequest, plan_reconfig};
 pub use stat::{CONTAINER_OWNER, session_owner, wire_stat};
 pub use stream::StreamPosition;
@@ -45,36 +47,35 @@ use crate::commit::{Change, Outcome, SessionEvent};
 use crate::session::SessionTable;
 use crate::tree::{Writer, Znode};
 use digest::History;
-use stream::{Streams, Turn};
+use stream::{CommandStreams, Turn};
 
-/// The state beside the tree.
+/// The replicated state beside the tree.
 #[derive(Debug, Default)]
 pub struct Machine {
     zxid: i64,
     sessions: SessionTable,
-    streams: Streams,
+    streams: CommandStreams,
     interner: Interner,
     sums: Sums,
     history: History,
     membership: MembershipState,
 }
 
-/// What a batch did. Reused from batch to batch: [`Machine::apply`] appends.
+/// Effects of a batch. Reused for the next one: [`Machine::apply`] appends.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// Changes of the tree, in order.
+    /// In the order of the log.
     pub changes: Vec<Change>,
-    /// What connections must know, in order.
+    /// Session events that connections must learn of, in order.
     pub sessions: Vec<SessionEvent>,
-    /// One per command that was not skipped, in order; [`Outcome::Deferred`] for one that is decided later, and then its
-    /// result among those of others.
+    /// One for each command that was not skipped, in order. A command with [`Outcome::Deferred`] gets a
+    /// second result, in a later batch.
     pub results: Vec<CommandResult>,
-    /// What happened to the membership.
     pub membership: MembershipEffect,
 }
 
 impl Applied {
-    /// Empties it and keeps its room.
+    /// Empties the lists and keeps their capacity.
     pub fn clear(&mut self) {
         self.changes.clear();
         self.sessions.clear();
@@ -83,47 +84,45 @@ impl Applied {
     }
 }
 
-/// How one command ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CommandResult {
-    /// Node whose stream it is of.
+    /// Node that submitted the command.
     pub node: u8,
     /// Incarnation of that node.
     pub incarnation: u64,
-    /// Its number in the stream.
+    /// Number of the command in the node's stream.
     pub seq: u64,
-    /// Its zxid, or the last one where it took none: for the reply's header.
+    /// Zxid for the reply's header: that of the command, or the last one if the command has none.
     pub zxid: i64,
-    /// How it ended.
     pub outcome: Outcome,
 }
 
-/// The log holds what no correct leader writes. What stands before it in the batch is applied; the node must stop.
+/// The log holds something that no correct leader writes. The commands before it in the batch are applied;
+/// the node must stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApplyError {
-    /// A command of a stream is missing.
+    /// The log skips a command of a stream.
     #[error("stream of node {node}, incarnation {incarnation}: command {expected} was due, {found} came")]
     StreamGap {
-        /// The stream's node.
         node: u8,
-        /// The incarnation in the command.
+        /// Incarnation in the command.
         incarnation: u64,
-        /// The number that was due.
+        /// Number that had to come next.
         expected: u64,
-        /// The number that came.
+        /// Number that came.
         found: u64,
     },
     /// The batch follows rules that this build does not know.
     #[error("the batch needs semantics version {needed}, this build knows {SEMANTICS}")]
     Semantics {
-        /// The batch's version.
+        /// Semantics version of the batch.
         needed: u32,
     },
 }
 
 impl Machine {
-    /// The machine of an ensemble that never did anything, beside a fresh tree.
+    /// The machine beside a fresh tree, before any command.
     pub fn new(tree: &Writer) -> Machine {
         let mut machine = Machine::default();
         for path in [crate::path::ROOT, crate::path::ZOOKEEPER, crate::path::QUOTA, crate::path::CONFIG] {
@@ -135,7 +134,8 @@ impl Machine {
         machine
     }
 
-    /// Applies a batch of the log to the tree: `term` is that of its entry. Does not publish.
+    /// Applies a batch of the log to the tree, where `term` is the term of its entry. Does not publish a
+    /// version of the tree.
     pub fn apply(
         &mut self,
         tree: &mut Writer,
@@ -163,12 +163,12 @@ impl Machine {
         Ok(())
     }
 
-    /// Last zxid taken.
+    /// Last zxid assigned.
     pub fn zxid(&self) -> i64 {
         self.zxid
     }
 
-    /// Digest of the whole state: the tree, ACLs, sessions and streams.
+    /// Digest of the whole state: tree, ACLs, sessions, streams and membership.
     pub fn digest(&self) -> u64 {
         self.sums.combined()
     }
@@ -178,54 +178,53 @@ impl Machine {
         self.sums.tree()
     }
 
-    /// The last zxid with the digest just after its command: what a proposer stamps into its batches. (Commands
-    /// that take no zxid change the state too, so the present digest belongs to no zxid.)
+    /// The last zxid and the digest just after its command, which a proposer stamps into its batches.
+    /// Commands without a zxid change the state too, so the current digest may belong to no zxid.
     pub fn stamp(&self) -> (i64, u64) {
         self.history.last()
     }
 
-    /// The digest just after the command of `zxid`, if that was the last one of one of the recent batches.
+    /// The digest just after the command of `zxid`, if that command ended one of the recent batches.
     pub fn digest_at(&self, zxid: i64) -> Option<u64> {
         self.history.at(zxid)
     }
 
-    /// Makes this node's state another one than it should be, as a defect of its memory would.
+    /// Corrupts the digest, as a memory error would.
     #[cfg(test)]
     pub(crate) fn spoil(&mut self) {
         self.sums.add_part(1);
     }
 
-    /// The sessions.
     pub fn sessions(&self) -> &SessionTable {
         &self.sessions
     }
 
-    /// Where each node's stream stands, by node.
+    /// Positions of all streams, in the order of nodes.
     pub fn streams(&self) -> impl Iterator<Item = (u8, StreamPosition)> + '_ {
         self.streams.iter()
     }
 
-    /// Where one node's stream stands: nothing was ever applied of it if `None`.
+    /// Position of a node's stream; `None`: no command of it was ever applied.
     pub fn stream(&self, node: u8) -> Option<StreamPosition> {
         self.streams.get(node)
     }
 
-    /// The shared list equal to `list`: for whoever restores znodes from a snapshot.
+    /// The shared list equal to `list`, for znodes that are restored from a snapshot.
     pub fn intern_acl(&mut self, list: AclList) -> AclRef {
         self.interner.intern(list)
     }
 
-    /// The machine for a snapshot, taken at the same version as the tree's.
+    /// The image for a snapshot, taken at the same version as the tree's.
     pub fn image(&self) -> MachineImage {
         image::take(self)
     }
 
-    /// The machine of a snapshot.
+    /// The machine of a snapshot, without the membership.
     pub fn from_image(image: MachineImage) -> Machine {
         image::restore(image)
     }
 
-    /// Whether the digests are those of this tree: each znode is read once. For a snapshot just loaded.
+    /// Compares the digests of a loaded snapshot with its tree. Reads each znode once.
     pub fn verify<'t>(&self, nodes: impl IntoIterator<Item = Znode<'t>>) -> Result<(), DigestMismatch> {
         self.sums.verify(nodes)
     }
@@ -255,7 +254,7 @@ impl Machine {
             ),
             ArchivedOp::CloseSession => self.close_session(tree, term, batch, command, out),
             ArchivedOp::ExpireSession => self.expire_session(tree, term, batch, command, out),
-            // The leader's alone, which stand in no stream.
+            // Membership commands belong to no stream.
             ArchivedOp::Membership { .. } => Outcome::Drop,
         };
         if self.zxid != before {
@@ -270,7 +269,8 @@ impl Machine {
         });
     }
 
-    /// Looks like ZooKeeper's, always grows, and a full counter carries on into the next epoch's half.
+    /// Assigns the next zxid: the term above a counter, as ZooKeeper's epoch. A counter that is full carries
+    /// into the upper half, so zxids always grow.
     fn take_zxid(&mut self, term: u64) -> i64 {
         self.zxid = ((term << 32) as i64 | 1).max(self.zxid.saturating_add(1));
         self.zxid

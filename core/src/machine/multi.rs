@@ -1,8 +1,6 @@
-//! Several operations, all or none (spec 01 §6.6).
-//!
-//! Owns the order, the rollback and the results of a multi. Never answers with an error of its own: what cannot be
-//! decoded was refused before. It stays correct because each operation runs against the tree as the ones before it left it,
-//! and a failing one takes the whole back to the savepoint.
+//! Multi: several operations, all or none (spec 01 §6.6). Each operation sees the tree as the previous ones
+//! left it, and a failing one rolls back to the savepoint. The request cannot be malformed here: decoding
+//! refused that before.
 #![forbid(unsafe_code)]
 
 use super::request::answers_stat;
@@ -10,11 +8,11 @@ use super::write::{Code, Transaction};
 use paddock_transport::wire::{Multi, MultiResult, Request, error};
 use std::borrow::Cow;
 
-/// The results of a multi.
+/// One result for each operation of a multi.
 pub(super) struct Results(Vec<MultiResult<'static>>);
 
 impl Results {
-    /// Appends their wire form, terminator included.
+    /// Appends the wire form of the results, terminator included.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         Multi::new(&self.0).put(out);
     }
@@ -58,7 +56,7 @@ fn run_one(transaction: &mut Transaction<'_>, op: &Request<'_>) -> Result<MultiR
             transaction.check(path, *version)?;
             MultiResult::Check
         }
-        // The decoder lets nothing else into a multi.
+        // The decoder refuses other operations in a multi.
         _ => return Err(error::MARSHALLING_ERROR),
     })
 }

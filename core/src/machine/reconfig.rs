@@ -1,12 +1,13 @@
-//! From a client's `reconfig` to the members that it wants (spec 02 §9).
+//! From a client's `reconfig` request to the new members (spec 02 §9).
 //!
-//! Owns the order and the codes of ZooKeeper's refusals. Never changes anything: whoever leads and every node that applies
-//! the request ask the same function. It stays correct because it is a function of the members, the request and the batch's
-//! policy, and the texts are read by the one grammar of [`crate::members`].
+//! Owns the order and the codes of ZooKeeper's refusals.
+//! Never changes the membership. The leader and every node that applies the request call the same function.
+//! Correct because the result depends only on the members, the request and the batch's policy. All texts are
+//! read by the one grammar of [`crate::members`].
 //!
-//! It differs from ZooKeeper in three places. Whoever may not write `/zookeeper/config` hears so (-102) without waiting for a
-//! quorum of the new members (-13). Numbers are 1 to 254. And no two servers share an address on the loopback interface
-//! either, which ZooKeeper lets pass: -8.
+//! Three differences from ZooKeeper. A client that may not write `/zookeeper/config` gets -102 at once,
+//! without waiting for a quorum of the new members (-13). Numbers are 1 to 254. Two servers may not share an
+//! address on the loopback interface, which ZooKeeper allows: -8.
 #![forbid(unsafe_code)]
 
 use super::write::Code;
@@ -19,21 +20,22 @@ use crate::path;
 use crate::tree::Writer;
 use paddock_transport::wire::error;
 
-/// A reconfiguration as it is asked for.
+/// The fields of a `reconfig` request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReconfigRequest<'a> {
-    /// Servers to be added or changed: `server.N=…`, by commas.
+    /// Servers to add or change, as `server.N=…` separated by commas.
     pub joining: Option<&'a str>,
-    /// Numbers of servers to be removed, by commas.
+    /// Numbers of servers to remove, separated by commas.
     pub leaving: Option<&'a str>,
-    /// All servers there shall be: `server.N=…`, by commas or lines.
+    /// All servers of the new membership, as `server.N=…` separated by commas or lines.
     pub new_members: Option<&'a str>,
-    /// Version that the client means to change; -1: whichever.
+    /// Version that the client means to change; -1: any.
     pub config_id: i64,
 }
 
-/// The members that `request` makes of `current`, or the code with which it is refused. `policy` as in
-/// [`crate::command::policy`]. The version stays the current one: it becomes the zxid under which the change is concluded.
+/// The members that `request` makes of `current`, or the error code. `policy` as in
+/// [`crate::command::policy`]. The version stays the current one: when the change takes effect, it becomes
+/// that zxid.
 pub fn plan_reconfig(current: &Members, request: &ReconfigRequest<'_>, policy: u32) -> Result<Members, Code> {
     if request.config_id != -1 && request.config_id != current.version {
         return Err(error::BAD_VERSION);
@@ -42,7 +44,7 @@ pub fn plan_reconfig(current: &Members, request: &ReconfigRequest<'_>, policy: u
         Some(text) => whole(text, policy)?,
         None => incremental(current, request)?,
     };
-    // One voter is no ensemble to ZooKeeper, unless it was told never to run standalone.
+    // ZooKeeper needs two voters for an ensemble, unless standaloneEnabled=false.
     let voters_min = if policy & policy::ONE_VOTER == 0 { 2 } else { 1 };
     if planned.voters().count() < voters_min {
         return Err(error::BAD_ARGUMENTS);
@@ -57,7 +59,7 @@ fn whole(text: &str, policy: u32) -> Result<Members, Code> {
     let planned = Members::parse_text(&text.replace(',', "\n")).map_err(|e| code_of(&e))?;
     let one_voter = policy & policy::ONE_VOTER != 0;
     match (planned.voters().count(), planned.observers().count()) {
-        // ZooKeeper fails over these in a way that it answers like a request that it cannot read.
+        // ZooKeeper throws here, and answers as for a request that it cannot decode.
         (0, 0) if one_voter => Err(error::MARSHALLING_ERROR),
         (0, 1..) => Err(error::MARSHALLING_ERROR),
         (1, 1..) if !one_voter => Err(error::MARSHALLING_ERROR),
@@ -68,7 +70,7 @@ fn whole(text: &str, policy: u32) -> Result<Members, Code> {
 fn incremental(current: &Members, request: &ReconfigRequest<'_>) -> Result<Members, Code> {
     let mut planned = current.clone();
     for leaving in items(request.leaving) {
-        // Any number will do, a stranger's too; what is none fails as in `whole`.
+        // Any number is accepted, even one of no member. A text that is no number fails as in `whole`.
         let node: i64 = leaving.parse().map_err(|_| error::MARSHALLING_ERROR)?;
         if let Ok(node) = u8::try_from(node) {
             planned.members.remove(&node);
@@ -92,13 +94,13 @@ fn incremental(current: &Members, request: &ReconfigRequest<'_>) -> Result<Membe
     Ok(planned)
 }
 
-/// The parts of a list by commas, as ZooKeeper splits it: trimmed, empty ones left out.
+/// The items of a comma-separated list, trimmed and without empty ones, as in ZooKeeper.
 fn items(list: Option<&str>) -> impl Iterator<Item = &str> {
     list.unwrap_or_default().split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// ZooKeeper's code for a text that is no member. Numbers that it cannot read, and ports that no address can have, end its
-/// processing in a way that it answers like a request that it cannot read.
+/// ZooKeeper's code for a text that names no member. ZooKeeper throws on unreadable numbers and impossible
+/// ports, and answers as for a request that it cannot decode.
 fn code_of(error: &MembersError) -> Code {
     match error {
         MembersError::Number { text } if text.trim().parse::<i64>().is_err() => error::MARSHALLING_ERROR,
@@ -111,7 +113,7 @@ fn code_of(error: &MembersError) -> Code {
 }
 
 impl Machine {
-    /// A client's reconfig, whose session is there. Accepted, it takes no zxid yet.
+    /// Applies a client's reconfig, whose session was checked. An accepted request gets no zxid yet.
     pub(super) fn apply_reconfig(
         &mut self,
         tree: &Writer,

@@ -1,8 +1,9 @@
-//! From a client's request to its outcome.
+//! From a client's write to its outcome.
 //!
-//! Owns the session check, the choice of operation and the form of each answer. Never answers reads. It stays correct
-//! against bad bytes because the request is decoded again by the same decoder that the shard used: what that
-//! refuses is an error code here, too.
+//! Owns the session check, the choice of operation and the form of each reply.
+//! Never answers reads.
+//! Correct for malformed bytes because the same decoder runs here and on the shard: a request that it
+//! refuses becomes an error code.
 #![forbid(unsafe_code)]
 
 use super::write::{Code, Context, Transaction};
@@ -28,10 +29,11 @@ impl Machine {
     ) -> Outcome {
         match self.sessions.get(command.session.to_native()) {
             Some(session) if session.attachment == command.attachment.to_native() => {}
-            // Gone, or moved: nobody is there to be answered, and nothing was ordered.
+            // The session is closed, or attached to another connection: no client waits for the reply, and
+            // nothing was changed.
             _ => return Outcome::Drop,
         }
-        // Lengths were limited where the request came in.
+        // The shard that received the request has limited the lengths.
         let request = Request::decode(opcode, body, Limits::NONE);
         if let Ok(Request::Reconfig { joining, leaving, new_members, config_id }) = &request {
             let [joining, leaving, new_members] = [joining, leaving, new_members].map(Option::as_deref);
@@ -73,13 +75,13 @@ fn answer(transaction: &mut Transaction<'_>, request: &Request<'_>) -> Result<Ve
             transaction.stat(path).put(&mut record);
         }
         Request::Multi(ops) => multi::run(transaction, *ops).put(&mut record),
-        // Containers, a check on its own, and what is no write at all.
+        // Containers, a check outside a multi, and reads.
         _ => return Err(error::UNIMPLEMENTED),
     }
     Ok(record)
 }
 
-/// create answers the path alone, the later opcodes a Stat too.
+/// A create answers the path alone; the later opcodes also answer a Stat.
 pub(super) fn answers_stat(create: &Create<'_>) -> bool {
     create.op != CreateOp::Create
 }

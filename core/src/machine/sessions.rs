@@ -1,8 +1,9 @@
-//! Open, attach, close, expire.
+//! Opening, attaching, closing and expiring sessions.
 //!
-//! Owns the rules by which the log changes the session table. Never decides when a session dies: an expiry is a
-//! command like a close. It stays correct because whoever may write for a session is one number, the attachment,
-//! raised here and compared here.
+//! Owns the rules by which the log changes the session table.
+//! Never decides when a session dies: an expiry is a command, like a close.
+//! Correct because one number, the attachment, says which connection may write for a session. It is raised
+//! here and compared here.
 #![forbid(unsafe_code)]
 
 use super::write::{Context, Transaction};
@@ -15,7 +16,7 @@ use crate::tree::Writer;
 use std::collections::BTreeSet;
 
 impl Machine {
-    /// An id that exists, or that no session may have, is refused: ids are given out by nodes, each from its own range.
+    /// Refuses an id that exists, or that no session may have. Nodes assign ids, each from its own range.
     pub(super) fn open_session(
         &mut self,
         term: u64,
@@ -34,8 +35,8 @@ impl Machine {
         outcome
     }
 
-    /// Takes no zxid. A client that has seen more than this log holds is turned away without an answer and nothing
-    /// happens. A wrong password is refused, and like in ZooKeeper costs the session its connection.
+    /// Assigns no zxid. A client that has seen a later zxid than this log holds gets no answer, and nothing
+    /// changes. A wrong password is refused and, as in ZooKeeper, closes the session's connection.
     pub(super) fn attach_session(
         &mut self,
         id: i64,
@@ -89,7 +90,7 @@ impl Machine {
         }
     }
 
-    /// The session and all its ephemerals go under one zxid.
+    /// Removes the session and all its ephemeral znodes under one zxid.
     fn end_session(
         &mut self,
         tree: &mut Writer,

@@ -1,25 +1,23 @@
-//! What clients see of a stat.
-//!
-//! Owns the two fields that are not shown as they are stored: the child counter and the owner. Never changes a
-//! stored value. It stays correct because machine and shards both go through [`wire_stat`].
+//! Conversion of a stored stat to the one that clients see. Child counter and owner differ from the stored
+//! form; machine and shards both use [`wire_stat`].
 #![forbid(unsafe_code)]
 
 use crate::tree::NodeStat;
 use paddock_transport::wire::Stat;
 
-/// The stored owner of a container.
 pub const CONTAINER_OWNER: i64 = i64::MIN;
 
-/// Top byte of the stored owner of a TTL znode. No node has the id 255, so no session id begins so.
+/// Top byte of the stored owner of a TTL znode. No session id begins with it, since no node has the number
+/// 255.
 const TTL_OWNER_BYTE: u64 = 0xff;
 
-/// The session that a stored owner names: none for persistent, container and TTL znodes.
+/// The session of a stored owner; `None` for persistent, container and TTL znodes.
 pub fn session_owner(stored: i64) -> Option<i64> {
     let session = stored != 0 && stored != CONTAINER_OWNER && (stored as u64) >> 56 != TTL_OWNER_BYTE;
     session.then_some(stored)
 }
 
-/// The stat as it goes to clients.
+/// The stat in the form that clients see.
 pub fn wire_stat(stored: &NodeStat) -> Stat {
     Stat {
         czxid: stored.czxid,

@@ -1,9 +1,9 @@
-//! Once and in order: the numbered stream of each node's commands.
+//! The stream of each node's commands: every command once and in order.
 //!
-//! Owns (incarnation, seq) of the last command taken, per node. Never holds a result: the node that asked gets it by
-//! applying the log itself. It stays correct because a stream advances by exactly one per command taken, with effect
-//! or without, so what was proposed twice is recognised and what is missing cannot be passed over. Bounded by the
-//! node ids, of which there are 254.
+//! Owns (incarnation, seq) of the last command accepted from each of at most 254 nodes.
+//! Never holds a result: the node that submitted the command gets its result by applying the log itself.
+//! Correct because an accepted command advances its stream by exactly one, whatever its effect. A command
+//! proposed twice is therefore recognised, and a missing one cannot be passed over.
 #![forbid(unsafe_code)]
 
 use super::{ApplyError, Sums};
@@ -11,42 +11,40 @@ use crate::command::ArchivedCommand;
 use crate::sim::{Mutation, mutated};
 use std::collections::BTreeMap;
 
-/// The last command taken of a stream.
+/// Incarnation and number of the last command accepted from a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamPosition {
-    /// Incarnation of the node.
     pub incarnation: u64,
     /// Number of the command, from 1 in each incarnation.
     pub seq: u64,
 }
 
 impl StreamPosition {
-    /// Whether the stream was begun anew and nothing of it was taken since.
+    /// Whether the stream was reset and no command was accepted since.
     pub fn is_anew(self) -> bool {
         self == ANEW
     }
 }
 
-/// Where the stream of a node stands that begins anew. No start has the number zero.
+/// Position of a stream that was reset. No incarnation is zero.
 const ANEW: StreamPosition = StreamPosition { incarnation: 0, seq: 0 };
 
-/// What to do with a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Turn {
-    /// It is the next one.
+    /// The command is the next one of its stream.
     Apply,
-    /// It was taken before, or its node has since started anew.
+    /// The command was accepted before, or its node has restarted since.
     Skip,
 }
 
-/// All streams.
+/// The streams of all nodes.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Streams {
+pub(super) struct CommandStreams {
     last: BTreeMap<u8, StreamPosition>,
 }
 
-impl Streams {
-    /// Advances the command's stream, or says that it stays where it is.
+impl CommandStreams {
+    /// Advances the command's stream, unless the command must be skipped.
     pub(super) fn take(&mut self, command: &ArchivedCommand, sums: &mut Sums) -> Result<Turn, ApplyError> {
         let node = command.node;
         let came =
@@ -63,7 +61,7 @@ impl Streams {
                 }
                 last.seq + 1
             }
-            // The rest of a life that is over: nobody waits for it.
+            // A late command of the former data directory: no client waits for it.
             Some(last) if last.is_anew() && came.seq != 1 => return Ok(Turn::Skip),
             _ => 1,
         };
@@ -79,14 +77,15 @@ impl Streams {
         Ok(Turn::Apply)
     }
 
-    /// The node comes with another data directory, whose starts are counted from one again: whichever comes first counts.
+    /// Resets the stream of a node with a new data directory, which counts its starts from 1. The first
+    /// incarnation to come is accepted.
     pub(super) fn begin_anew(&mut self, node: u8, sums: &mut Sums) {
         if self.last.contains_key(&node) {
             self.set(node, ANEW, sums);
         }
     }
 
-    /// Puts a stream where it stands.
+    /// Replaces the position of a node's stream.
     pub(super) fn set(&mut self, node: u8, position: StreamPosition, sums: &mut Sums) {
         let before = self.last.insert(node, position);
         sums.replace_stream(node, before, position);

@@ -1,9 +1,10 @@
 //! The single operations on the tree, each validated in ZooKeeper's order (spec 01 §7.1).
 //!
-//! Owns what a create, delete, setData, setACL and check do to the tree, the ephemerals of sessions, the digests and
-//! the list of changes: all four move together, here and nowhere else. Never checks the session: that was done
-//! before. It stays correct because every check comes before the first change, so a failed operation has changed
-//! nothing, and what a failed multi has changed is undone by [`Transaction::rollback`].
+//! Owns the effects of create, delete, setData, setACL and check on the tree, the ephemerals of sessions,
+//! the digests and the list of changes. All four are changed together, only here.
+//! Never checks the session: the caller did.
+//! Correct because every check comes before the first change, so a failed operation changes nothing.
+//! [`Transaction::rollback`] undoes the changes of a failed multi.
 #![forbid(unsafe_code)]
 
 use super::digest::part;
@@ -18,10 +19,10 @@ use paddock_transport::wire::{self, Create, CreateOp, List, create_flags, error}
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// An error code of the protocol.
+/// An error code of ZooKeeper's protocol.
 pub(super) type Code = i32;
 
-/// What the operations of one command have in common.
+/// The inputs that all operations of one command share.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     zxid: i64,
@@ -43,7 +44,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// One command's access to everything it may change.
+/// Access of one command to all the state that it may change.
 pub(super) struct Transaction<'a> {
     tree: &'a mut Writer,
     machine: &'a mut Machine,
@@ -52,14 +53,14 @@ pub(super) struct Transaction<'a> {
     saved: Option<Saved>,
 }
 
-/// What the tree's own savepoint does not cover.
+/// State beside the tree's own savepoint.
 struct Saved {
     sums: Sums,
     changes: usize,
     ephemerals: Vec<Ephemeral>,
 }
 
-/// A session gained or lost an ephemeral.
+/// A session gained or lost an ephemeral znode.
 struct Ephemeral {
     session: i64,
     path: Arc<str>,
@@ -76,21 +77,21 @@ impl<'a> Transaction<'a> {
         Transaction { tree, machine, context, changes, saved: None }
     }
 
-    /// From here on everything can be undone.
+    /// Makes all further changes undoable.
     pub(super) fn savepoint(&mut self) {
         self.tree.savepoint();
         let (sums, changes) = (self.machine.sums, self.changes.len());
         self.saved = Some(Saved { sums, changes, ephemerals: Vec::new() });
     }
 
-    /// Keeps what was done since the savepoint.
+    /// Keeps the changes since the savepoint.
     pub(super) fn release(&mut self) {
         if self.saved.take().is_some() {
             self.tree.release();
         }
     }
 
-    /// Undoes what was done since the savepoint.
+    /// Undoes the changes since the savepoint.
     pub(super) fn rollback(&mut self) {
         let Some(saved) = self.saved.take() else { return };
         self.tree.rollback();
@@ -103,7 +104,7 @@ impl<'a> Transaction<'a> {
 
     /// Creates a znode and gives its final path.
     pub(super) fn create(&mut self, create: &Create<'_>) -> Result<Arc<str>, Code> {
-        let Mode { ephemeral, sequential } = mode(create, self.context.policy)?;
+        let CreateMode { ephemeral, sequential } = mode(create, self.context.policy)?;
         let parent_path = path::parent_for_create(&create.path).map_err(|_| error::BAD_ARGUMENTS)?;
         let list = self.fixup(create.acl)?;
 
@@ -151,7 +152,7 @@ impl<'a> Transaction<'a> {
         Ok(full)
     }
 
-    /// Deletes a znode. Its own ACL does not matter, its parent's does.
+    /// Deletes a znode. The parent's ACL decides, not the znode's own.
     pub(super) fn delete(&mut self, path: &str, version: i32) -> Result<(), Code> {
         let parent_path = path::parent_for_delete(path).map_err(|_| error::BAD_ARGUMENTS)?;
         let parent = self.tree.get(parent_path).ok_or(error::NO_NODE)?;
@@ -166,7 +167,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Takes a childless znode out of the tree, whatever its version and ACLs. One that is not there stays so.
+    /// Removes a childless znode, whatever its version and ACLs. Does nothing if there is none.
     pub(super) fn remove(&mut self, path: Arc<str>) {
         let parent_path = path::parent(&path).unwrap_or_default();
         let (Some(parent), Some(node)) = (self.tree.get(parent_path), self.tree.get(&path)) else { return };
@@ -184,7 +185,6 @@ impl<'a> Transaction<'a> {
         self.changes.push(Change { zxid, kind: ChangeKind::Deleted, path, acl, parent_acl });
     }
 
-    /// Replaces a znode's data.
     pub(super) fn set_data(&mut self, path: &str, data: Option<&[u8]>, version: i32) -> Result<(), Code> {
         path::validate(path).map_err(|_| error::BAD_ARGUMENTS)?;
         let node = self.tree.get(path).ok_or(error::NO_NODE)?;
@@ -201,7 +201,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Replaces a znode's ACL. No watch hears of it.
+    /// Replaces a znode's ACL. Fires no watch.
     pub(super) fn set_acl(
         &mut self,
         path: &str,
@@ -222,7 +222,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Changes nothing; fails unless the version is the expected one.
+    /// Fails unless the version is the expected one. Changes nothing.
     pub(super) fn check(&self, path: &str, version: i32) -> Result<(), Code> {
         path::validate(path).map_err(|_| error::BAD_ARGUMENTS)?;
         let node = self.tree.get(path).ok_or(error::NO_NODE)?;
@@ -230,7 +230,7 @@ impl<'a> Transaction<'a> {
         check_version(version, node.stat().version)
     }
 
-    /// The znode's stat as clients see it, after what was done so far.
+    /// The znode's stat as clients see it, after the operations so far.
     pub(super) fn stat(&self, path: &str) -> wire::Stat {
         let stat = self.tree.get(path).map(|znode| znode.stat()).unwrap_or_default();
         super::wire_stat(&stat)
@@ -271,34 +271,34 @@ impl<'a> Transaction<'a> {
     }
 }
 
-struct Mode {
+struct CreateMode {
     ephemeral: bool,
     sequential: bool,
 }
 
-/// What the flags ask for. The opcode decides the kind of znode: flags 4 in a plain create are just persistent.
-/// Containers and TTL znodes need a collector, which does not exist yet: they are refused as a server refuses TTL
-/// znodes without extended types.
-fn mode(create: &Create<'_>, policy: u32) -> Result<Mode, Code> {
+/// The mode that the flags request. The opcode decides the kind of znode: flags 4 in a plain create mean
+/// persistent. Containers and TTL znodes are refused, since nothing collects them yet: as a server without
+/// extended types refuses TTL znodes.
+fn mode(create: &Create<'_>, policy: u32) -> Result<CreateMode, Code> {
     use create_flags::*;
     if !(PERSISTENT..=PERSISTENT_SEQUENTIAL_WITH_TTL).contains(&create.flags) {
         return Err(error::BAD_ARGUMENTS);
     }
     match (create.op, create.flags) {
         (CreateOp::CreateContainer | CreateOp::CreateTtl { .. }, _) => Err(error::UNIMPLEMENTED),
-        // A plain create has no ttl, so it is wrong even where TTL znodes exist.
+        // A plain create carries no TTL, so these flags are wrong even with extended types.
         (_, PERSISTENT_WITH_TTL | PERSISTENT_SEQUENTIAL_WITH_TTL) => match policy & policy::EXTENDED_TYPES {
             0 => Err(error::UNIMPLEMENTED),
             _ => Err(error::BAD_ARGUMENTS),
         },
-        (_, flags) => Ok(Mode {
+        (_, flags) => Ok(CreateMode {
             ephemeral: matches!(flags, EPHEMERAL | EPHEMERAL_SEQUENTIAL),
             sequential: matches!(flags, PERSISTENT_SEQUENTIAL | EPHEMERAL_SEQUENTIAL),
         }),
     }
 }
 
-/// -1 expects nothing.
+/// Accepts any version if `expected` is -1.
 fn check_version(expected: i32, current: i32) -> Result<(), Code> {
     if expected == -1 || expected == current { Ok(()) } else { Err(error::BAD_VERSION) }
 }

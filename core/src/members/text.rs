@@ -1,88 +1,63 @@
-//! The membership as text: `server.N=` lines of configuration files, of `/zookeeper/config` and of reconfig requests.
+//! The membership as text: `server.N=` lines of configuration files, of `/zookeeper/config` and of reconfig
+//! requests.
 //!
-//! Owns the grammar, both ways. Never resolves a name and never decides whether a membership makes sense. It stays correct
-//! because what [`Member::spec`] writes is what [`Member::parse`] reads (a test), and nothing is dropped: a line with another
-//! meaning than ours is an error.
+//! Owns the grammar for reading and writing.
+//! Never resolves a name, and never decides whether a membership makes sense.
+//! Correct because [`Member::parse`] reads what [`Member::spec`] writes (a test), and because a line that
+//! Paddock does not understand is an error.
 
 use super::{Member, MemberRole, Members, NODE_MAX};
-use crate::config::properties;
+use crate::properties;
 
-/// Why a text is no membership.
+/// Why a text is not a membership.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MembersError {
-    /// Not the form of a server's value.
+    /// The value of a server line has another form.
     #[error("'{spec}' is not HOST:PORT:PORT[:participant|:observer][;[HOST:]PORT]")]
-    Form {
-        /// As written.
-        spec: String,
-    },
-    /// Not a port.
+    Form { spec: String },
+    /// Not a whole number from 1 to 65535.
     #[error("'{text}' is not a port: a whole number from 1 to 65535")]
-    Port {
-        /// As written.
-        text: String,
-    },
-    /// Peer link and election on one port.
+    Port { text: String },
+    /// Peer link and election have the same port.
     #[error("the second port must differ from the first one ({port})")]
-    SamePorts {
-        /// The port.
-        port: u16,
-    },
+    SamePorts { port: u16 },
     /// Neither participant nor observer.
     #[error("'{text}' is no role: write participant or observer")]
-    Role {
-        /// As written.
-        text: String,
-    },
-    /// ZooKeeper's several addresses of one server.
+    Role { text: String },
+    /// Several addresses of one server, which ZooKeeper allows.
     #[error("several addresses of one server (multiAddress, '|') are not supported: keep one of them")]
     MultiAddress,
-    /// Not a number that a node can have.
+    /// Not a number from 1 to [`NODE_MAX`].
     #[error("'{text}' is no server number: write server.N with N from 1 to {NODE_MAX}")]
-    Number {
-        /// As written.
-        text: String,
-    },
-    /// A line of another kind.
+    Number { text: String },
+    /// The key is neither `server.N` nor `version`.
     #[error("'{key}' does not belong here: only server.N=… and version=… lines do")]
-    Key {
-        /// As written.
-        key: String,
-    },
+    Key { key: String },
     /// ZooKeeper's hierarchical quorums.
     #[error("'{key}': groups and weights (hierarchical quorums) are not supported; remove these lines")]
-    Hierarchy {
-        /// As written.
-        key: String,
-    },
-    /// Not a hexadecimal number.
+    Hierarchy { key: String },
+    /// The version is not a hexadecimal number.
     #[error("version={text} is not a hexadecimal number")]
-    Version {
-        /// As written.
-        text: String,
-    },
-    /// One number for two servers.
+    Version { text: String },
+    /// Two lines for one server number.
     #[error("server.{node} comes twice")]
-    Twice {
-        /// Number.
-        node: u8,
-    },
-    /// Two servers that would listen on one address.
+    Twice { node: u8 },
+    /// Two servers with the same host and port.
     #[error("server.{first} and server.{second} have an address in common")]
     SharedAddress {
-        /// Smaller number.
+        /// The smaller number.
         first: u8,
-        /// Larger number.
+        /// The larger number.
         second: u8,
     },
-    /// An escape of the properties syntax.
+    /// A bad escape of the properties syntax.
     #[error(transparent)]
     Escape(#[from] properties::BadEscape),
 }
 
 impl Member {
-    /// Reads the value of a server line: `host:2888:3888:observer;2181`.
+    /// Reads the value of a server line, such as `host:2888:3888:observer;2181`.
     pub fn parse(spec: &str) -> Result<Member, MembersError> {
         let form = || MembersError::Form { spec: spec.to_owned() };
         let (server, client) = match spec.split_once(';') {
@@ -112,14 +87,15 @@ impl Member {
         Ok(Member { host, peer_port, election_port, role, client, identity: None })
     }
 
-    /// What stands behind `server.N=`: `host:2888:3888:participant;0.0.0.0:2181`.
+    /// The value of a server line, such as `host:2888:3888:participant;0.0.0.0:2181`.
     pub fn spec(&self) -> String {
         let host = bracketed(&self.host);
         let client = self.client.as_ref().map_or_else(String::new, |c| format!(";{c}"));
         format!("{host}:{}:{}:{}{client}", self.peer_port, self.election_port, self.role)
     }
 
-    /// Whether both would use one of their addresses. Clients' addresses on all interfaces say nothing about the host.
+    /// Whether the two members have a host and port in common. A wildcard client address counts as the
+    /// member's own host.
     pub fn shares_address(&self, other: &Member) -> bool {
         let mine = self.endpoints();
         other.endpoints().iter().any(|e| mine.contains(e))
@@ -135,7 +111,7 @@ impl Member {
         all
     }
 
-    /// Host and port for clients, if the line told them.
+    /// Host and port for clients, if the line gives them.
     pub fn client_parts(&self) -> Option<(String, u16)> {
         let (host, port) = split_host(self.client.as_deref()?)?;
         Some((host, port.parse().ok()?))
@@ -143,7 +119,8 @@ impl Member {
 }
 
 impl Members {
-    /// The text of `/zookeeper/config`: a line a server and the version, without a line's end. Empty without servers.
+    /// The text of `/zookeeper/config`: a line for each server, then the version without a newline. Empty
+    /// without servers.
     pub fn config_text(&self) -> String {
         if self.members.is_empty() {
             return String::new();
@@ -151,13 +128,13 @@ impl Members {
         format!("{}version={:x}", self.server_lines(), self.version)
     }
 
-    /// The server lines alone, each with its line's end: the content of a dynamic configuration file.
+    /// The server lines, each with a newline: the content of a dynamic configuration file.
     pub fn server_lines(&self) -> String {
         self.members.iter().map(|(node, member)| format!("server.{node}={}\n", member.spec())).collect()
     }
 
-    /// Reads server lines, one a line, and perhaps `version=`: the reverse of [`Members::config_text`]. Identities and the
-    /// ensemble's number are not in the text.
+    /// Reads server lines and an optional `version=` line: the reverse of [`Members::config_text`].
+    /// Identities and the ensemble's number are not in the text.
     pub fn parse_text(text: &str) -> Result<Members, MembersError> {
         let mut members = Members::default();
         for property in properties::parse(text)? {
@@ -172,7 +149,7 @@ impl Members {
         Ok(members)
     }
 
-    /// Adds what `key=value` of a configuration says.
+    /// Adds the server of a line `key=value`.
     pub fn add_line(&mut self, key: &str, value: &str) -> Result<(), MembersError> {
         if key.starts_with("group") || key.starts_with("weight") {
             return Err(MembersError::Hierarchy { key: key.to_owned() });
@@ -183,7 +160,7 @@ impl Members {
         self.add(parse_node(number)?, Member::parse(value)?)
     }
 
-    /// Adds a member whose number and addresses are nobody else's.
+    /// Adds a member, unless its number or one of its addresses is taken.
     pub fn add(&mut self, node: u8, member: Member) -> Result<(), MembersError> {
         if self.members.contains_key(&node) {
             return Err(MembersError::Twice { node });
@@ -206,7 +183,7 @@ impl std::fmt::Display for MemberRole {
     }
 }
 
-/// Reads one `server.N=spec`, as reconfig's `joiningServers` lists them.
+/// Reads one `server.N=spec` item of reconfig's `joiningServers`.
 pub fn parse_assignment(text: &str) -> Result<(u8, Member), MembersError> {
     let text = text.trim();
     let (key, value) = text.split_once('=').ok_or_else(|| MembersError::Form { spec: text.to_owned() })?;
@@ -215,7 +192,7 @@ pub fn parse_assignment(text: &str) -> Result<(u8, Member), MembersError> {
     Ok((parse_node(number)?, Member::parse(value.trim())?))
 }
 
-/// Reads a server's number.
+/// Reads a server number, 1 to [`NODE_MAX`].
 pub fn parse_node(text: &str) -> Result<u8, MembersError> {
     match text.trim().parse::<u8>() {
         Ok(node) if (1..=NODE_MAX).contains(&node) => Ok(node),
@@ -223,7 +200,7 @@ pub fn parse_node(text: &str) -> Result<u8, MembersError> {
     }
 }
 
-/// `host` as it stands before a colon: IPv6 in brackets.
+/// The host in the form that precedes a port: IPv6 in brackets.
 pub fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
@@ -233,7 +210,7 @@ pub fn is_wildcard(host: &str) -> bool {
     host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified())
 }
 
-/// Host (without brackets) and what follows its colon.
+/// Splits at the colon after the host. Removes the brackets of an IPv6 host.
 fn split_host(text: &str) -> Option<(String, &str)> {
     let (host, rest) = match text.strip_prefix('[') {
         Some(inner) => {
@@ -247,7 +224,7 @@ fn split_host(text: &str) -> Option<(String, &str)> {
     good.then(|| (host.to_owned(), rest))
 }
 
-/// `[host:]port` with the host filled in as ZooKeeper shows it.
+/// Reads `[host:]port`. A missing host becomes `0.0.0.0`, as ZooKeeper shows it.
 fn client_address(text: &str) -> Result<String, MembersError> {
     if !text.contains(':') {
         return Ok(format!("0.0.0.0:{}", port(text)?));

@@ -7,7 +7,7 @@
 use super::config::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, COMPLAINT_NS, PeerAddress, SAME_COMPLAINT_NS};
 use super::frame::{FrameError, Inbox};
 use super::greeting::{Greeting, GreetingError, Hex, Refusal};
-use crate::complaint::Complaint;
+use crate::log_throttle::LogThrottle;
 use crate::random::splitmix;
 use paddock_transport::engine::{Address, ConnId};
 use thiserror::Error;
@@ -271,7 +271,7 @@ impl Peer {
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     text: String,
-    said: Complaint,
+    said: LogThrottle,
 }
 
 impl Complaints {

@@ -1,22 +1,20 @@
-//! Which cores the server may use, and who gets which.
-//!
-//! Owns the placement. Never widens what the process inherited (cgroup, `taskset`). It stays correct on any mask: with
-//! one usable core everything shares one thread, and more shards than cores share cores in turn.
+//! Placement of threads on cores. Uses only the cores that the process inherited (cgroup, `taskset`). With
+//! one usable core everything shares one thread; more shards than cores share cores in turn.
 
 #![forbid(unsafe_code)]
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 
-/// Shards beyond which `--shards` is refused: a commit is read by every shard.
+/// Most shards that `--shards` accepts: every shard reads every commit.
 pub const SHARDS_MAX: usize = 256;
 
-/// Who runs where.
+/// A core number for each thread.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placement {
-    /// The consensus core's; `None`: it shares the first shard's thread.
+    /// Core of the consensus core; `None`: it shares the thread of the first shard.
     pub consensus: Option<usize>,
-    /// Each shard's core.
+    /// Core of each shard.
     pub shards: Vec<usize>,
 }
 
@@ -26,7 +24,7 @@ pub fn usable() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|core| mask.is_set(*core)).collect())
 }
 
-/// Deals `cores` out: the first to consensus, one shard to each other, or `shards` of them in turn.
+/// Assigns the first core to consensus and one shard to each other core, or `shards` of them in turn.
 pub fn place(cores: &[usize], shards: Option<usize>) -> Placement {
     let (Some(first), rest) = (cores.first().copied(), cores.get(1..).unwrap_or(&[])) else {
         return Placement { consensus: None, shards: vec![0] };
@@ -39,7 +37,6 @@ pub fn place(cores: &[usize], shards: Option<usize>) -> Placement {
     Placement { consensus: Some(first), shards: pool.iter().copied().cycle().take(count).collect() }
 }
 
-/// Binds the calling thread to `core`.
 pub fn pin(core: usize) -> io::Result<()> {
     let mut mask = CpuSet::new();
     mask.set(core);

@@ -1,8 +1,9 @@
-//! Keeps the file that `dynamicConfigFile` names as the ensemble's membership is.
+//! Keeps the file of `dynamicConfigFile` equal to the ensemble's membership.
 //!
-//! Owns when that file is written. Never decides who belongs to the ensemble and never reads the file again for that: the
-//! membership comes from the log. It stays correct because it only ever writes what the core has told as applied, and a
-//! file that cannot be written is told once and costs nothing but its being out of date.
+//! Owns the time of each write.
+//! Never takes the membership from the file: it comes from the log.
+//! Correct because only an applied membership is written. A failed write is reported once, and leaves the
+//! file out of date.
 
 #![forbid(unsafe_code)]
 
@@ -12,32 +13,31 @@ use crossbeam_channel::Receiver;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How often the membership is compared: an operator who looks at the file after a change should find it there.
+/// Interval of the comparisons: soon after a change an operator should find it in the file.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// See the module doc.
+/// The file, and the membership that it was last compared with.
 pub(super) struct DynamicFile {
     path: Option<PathBuf>,
-    /// This node. With a file that does not name it, it could not start again: while it joins, and once it was removed, the
-    /// file stays.
+    /// Number of this node, which could not start with a file that does not name it. While the node joins,
+    /// and after its removal, the file stays unchanged.
     node: u8,
-    /// The text that was looked at last: nothing is written twice, and a failure is told once.
+    /// The text compared last: nothing is written twice, and a failure is reported once.
     seen: String,
 }
 
 impl DynamicFile {
-    /// For the file that `config` names, if it names one.
     pub(super) fn new(config: &Config) -> Self {
         let path = config.dynamic_file.clone().filter(|_| config.ensemble.is_some());
         Self { path, node: config.node, seen: String::new() }
     }
 
-    /// When to look. Never, without a file: an idle server is not woken for it.
+    /// The times of comparisons. Without a file there are none: an idle server is not woken.
     pub(super) fn ticks(&self) -> Receiver<Instant> {
         if self.path.is_some() { crossbeam_channel::tick(LOOK) } else { crossbeam_channel::never() }
     }
 
-    /// Brings the file up to date with the text of `/zookeeper/config`; an empty one is not known yet.
+    /// Updates the file from the text of `/zookeeper/config`. An empty text is not known yet.
     pub(super) fn look(&mut self, config_text: String) {
         let Some(path) = &self.path else { return };
         if config_text.is_empty() || config_text == self.seen {
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(read(), own, "it is not in it");
         file.look("server.1=a:1:2:participant\nserver.3=c:1:2:observer\nversion=100000009".to_owned());
         assert_eq!(read(), "server.1=a:1:2:participant\nserver.3=c:1:2:observer\n");
-        // What an operator writes into it afterwards stays until the next change.
+        // An operator's later edit stays until the next change.
         std::fs::write(&path, own).unwrap();
         file.look("server.1=a:1:2:participant\nserver.3=c:1:2:observer\nversion=100000009".to_owned());
         assert_eq!(read(), own);

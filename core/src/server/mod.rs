@@ -1,9 +1,10 @@
-//! The assembly: threads, cores, listeners; from a [`Config`] to a running server and back.
+//! The assembly of a server: from a [`Config`] to running threads, and the way back.
 //!
-//! Owns the threads and the order of start and stop. Never looks into a request. It stays correct because nothing is
-//! accepted before recovery is over, shards stop before the consensus core that they wait for, and a thread that
-//! ends by itself stops the whole server with its reason. After an installed snapshot that stop is followed by another
-//! start, the same one as at first: there is no second way to load state.
+//! Owns the threads, and the order of start and stop.
+//! Never looks into a request.
+//! Correct because connections are accepted only after recovery, and shards stop before the consensus core
+//! that they wait for. A thread that ends by itself stops the whole server, with its reason. An installed
+//! snapshot leads to a stop and a start of the usual kind: there is no second way to load state.
 
 #![forbid(unsafe_code)]
 
@@ -42,12 +43,9 @@ use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use stop::Stoppable;
 
-/// How to start.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// The settings.
     pub config: Config,
-    /// Which event loop.
     pub transport: Choice,
     /// Number of shards; `None`: one for each usable core but the first.
     pub shards: Option<usize>,
@@ -56,7 +54,7 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// `config` with everything else chosen by the server.
+    /// `config`, with defaults for everything else.
     pub fn new(config: Config) -> Self {
         Self { config, transport: Choice::Auto, shards: None, cores: None }
     }
@@ -66,42 +64,34 @@ impl ServerOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The data directory holds ZooKeeper's own files and none of ours: starting empty beside them would look like
-    /// the loss of everything.
+    /// The data directory holds ZooKeeper's files and none of Paddock's. An empty start would look like the
+    /// loss of all data.
     #[error(
         "{} holds a ZooKeeper database (version-2) that this version does not read; choose another directory with \
          --data-dir, or move version-2 away", dir.display()
     )]
-    ZooKeeperData {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The address of this server's own line cannot be listened on.
+    ZooKeeperData { dir: PathBuf },
+    /// The address in this server's own line cannot be resolved.
     #[error(transparent)]
     PeerAddress(#[from] PeerAddressError),
-    /// The consensus core did not come up: directory, log or snapshots.
+    /// The consensus core did not start: directory, log or snapshots.
     #[error(transparent)]
     Consensus(#[from] ConsensusStartError),
-    /// An address cannot be listened on.
+    /// A client listener cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The address of this server's own line is there, and cannot be listened on.
+    /// The address in this server's own line cannot be bound.
     #[error(
         "{0} (this is the address in this server's own server.N line; quorumListenOnAllIPs=true listens on every interface \
          instead)"
     )]
     ListenForPeers(#[source] ListenError),
-    /// The transport is not available.
+    /// The event loop is not available.
     #[error(transparent)]
     Loop(#[from] LoopError),
     /// The kernel refused something that a healthy system grants.
     #[error("{doing}: {source}")]
-    System {
-        /// What was being done.
-        doing: &'static str,
-        /// What it said.
-        source: std::io::Error,
-    },
+    System { doing: &'static str, source: std::io::Error },
 }
 
 impl StartError {
@@ -114,39 +104,39 @@ impl StartError {
 #[derive(Debug, thiserror::Error)]
 #[error("{thread} stopped: {reason}")]
 pub struct RunError {
-    /// Which thread.
+    /// Name of the thread that ended.
     pub thread: String,
-    /// Why.
     pub reason: String,
-    /// The node was removed from its ensemble: nothing is wrong, and starting it again changes nothing.
+    /// Whether the node was removed from its ensemble. Then nothing is wrong, and a restart would end the
+    /// same way.
     pub removed: bool,
 }
 
-/// The end of a thread that nothing went wrong with.
+/// The end of a thread without an error.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum End {
-    /// It was told to.
+enum ThreadEnd {
+    /// The server is stopping.
     Told,
-    /// The data directory is to be opened again; why.
+    /// The data directory must be opened again, for this reason.
     Reopen(String),
 }
 
-/// The end of a thread.
-type Ended = Result<End, RunError>;
+/// The end of a thread, or its error.
+type Ended = Result<ThreadEnd, RunError>;
 
 /// A running server. Dropping it stops it.
 pub struct Server {
-    /// As given, to open the data directory again.
+    /// Options of the start, for opening the data directory again.
     options: ServerOptions,
-    /// Held besides the acceptor's: whoever connects while the data directory is opened again waits instead of being
-    /// refused, and nobody else takes the address.
+    /// Second handles of the listening sockets. While the data directory is opened again, connecting clients
+    /// wait, and no other process takes the address.
     listeners: Vec<Listener>,
     addresses: Vec<Address>,
     stats: Arc<Stats>,
     kind: LoopKind,
     recovered: Recovered,
     ended: Receiver<Ended>,
-    /// Up: the shards' loops end.
+    /// Raised to end the loops of the shards.
     stop_shards: Arc<AtomicBool>,
     shard_loops: Vec<LoopHandle>,
     shard_threads: Vec<JoinHandle<()>>,
@@ -155,10 +145,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Recovers the data directory, binds the listeners, and serves.
+    /// Binds the listeners, recovers the data directory, and serves.
     pub fn start(options: ServerOptions) -> Result<Server, StartError> {
         refuse_zookeeper_data(&options.config)?;
-        // Bound before recovery, so that an address in use is told at once; accepted from only afterwards.
+        // Bound before recovery, so that an address in use is reported at once. Accepting starts after
+        // recovery.
         let mut listeners = options.config.listeners().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
         if let Some(ensemble) = &options.config.ensemble {
             let bound = Listener::bind(&ensemble.peer_listener()?);
@@ -167,7 +158,7 @@ impl Server {
         Self::open(options, listeners)
     }
 
-    /// Recovers the data directory and serves on `listeners`; in an ensemble the last one is for peers.
+    /// Recovers the data directory and serves on `listeners`. In an ensemble the last one is for peers.
     fn open(options: ServerOptions, listeners: Vec<Listener>) -> Result<Server, StartError> {
         let ServerOptions { mut config, transport, shards, cores } = options.clone();
         let (kind, _) = choose(transport)?;
@@ -180,7 +171,7 @@ impl Server {
         let mut shared: Vec<Listener> = shared.map_err(StartError::system("sharing a listening socket"))?;
         let peers = if config.ensemble.is_some() { shared.pop() } else { None };
         let addresses: Vec<Address> = shared.iter().map(|l| l.local_address().clone()).collect();
-        // A port 0 was a free one: `conf` tells which, as ZooKeeper's does.
+        // Port 0 was replaced by a free port, which `conf` reports, as ZooKeeper does.
         let (listen, linearizable) = addresses.split_at(config.listen.len());
         (config.listen, config.listen_linearizable) = (listen.to_vec(), linearizable.to_vec());
         let mut loops = Loops::new(kind, &placement)?;
@@ -244,33 +235,32 @@ impl Server {
         Ok(server)
     }
 
-    /// Where clients connect, ports filled in.
+    /// Addresses of the client listeners, with their actual ports.
     pub fn client_addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// The counters.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
     }
 
-    /// Which event loop was chosen.
     pub fn transport(&self) -> LoopKind {
         self.kind
     }
 
-    /// What the data directory held.
+    /// Results of recovering the data directory.
     pub fn recovered(&self) -> &Recovered {
         &self.recovered
     }
 
-    /// The core's ends: to stop it, or to have the data directory opened again.
+    /// Stops the consensus core, or makes it open the data directory again.
     pub fn control(&self) -> &Arc<Control> {
         &self.core
     }
 
-    /// Serves until a message comes from `stop`, or a thread fails. When a snapshot of another node is in place, everything
-    /// is stopped, all clients are closed, and the server goes on with the data directory as it is then, on the same addresses.
+    /// Serves until a message on `stop`, or until a thread fails. After a snapshot of another node was
+    /// installed, all threads stop and all clients are closed. The server then continues with the new data
+    /// directory on the same addresses.
     pub fn run_until(mut self, stop: &Receiver<i32>) -> Result<(), RunError> {
         let mut reopenings = Reopenings::default();
         let mut dynamic = DynamicFile::new(&self.options.config);
@@ -283,7 +273,7 @@ impl Server {
                 }
                 recv(stop) -> _ => {
                     tracing::info!("stopping");
-                    Ok(End::Told)
+                    Ok(ThreadEnd::Told)
                 }
                 recv(self.ended) -> end => end.unwrap_or_else(|_| Err(RunError {
                     thread: "a server thread".to_owned(),
@@ -292,8 +282,8 @@ impl Server {
                 })),
             };
             let why = match end {
-                Ok(End::Reopen(why)) => why,
-                Ok(End::Told) => return self.stop(),
+                Ok(ThreadEnd::Reopen(why)) => why,
+                Ok(ThreadEnd::Told) => return self.stop(),
                 Err(error) => {
                     let removed = matches!(self.core.reason(), Some(StopReason::Removed { .. }));
                     let _ = self.stop();
@@ -313,7 +303,7 @@ impl Server {
                 return Err(RunError { thread: "the server".to_owned(), reason, removed: false });
             }
             let (options, listeners) = (self.options.clone(), std::mem::take(&mut self.listeners));
-            // Its end of the data directory goes before the new one comes.
+            // The old server must release the data directory before the new one opens it.
             drop(self);
             self = Self::open(options, listeners).map_err(|error| RunError {
                 thread: "the server".to_owned(),
@@ -323,22 +313,22 @@ impl Server {
         }
     }
 
-    /// Stops cleanly: clients are closed, what was ordered is made durable.
+    /// Stops cleanly: closes clients and makes proposed commands durable.
     pub fn stop(mut self) -> Result<(), RunError> {
-        // From now on connecting is refused.
+        // From now on connections are refused.
         self.listeners.clear();
         self.stop_threads()
     }
 
     fn stop_threads(&mut self) -> Result<(), RunError> {
         if self.shard_threads.is_empty() {
-            // Core and shard are one: the core says when what is ordered is settled.
+            // Core and shard share a thread: it ends when proposed commands are settled.
             self.core.stop();
             self.core_thread.take().map(JoinHandle::join);
         }
         self.stop_shards.store(true, Ordering::Release);
         self.shard_loops.iter().for_each(|l| l.waker().wake());
-        // A thread that panicked has said so on standard error.
+        // The panic message is on standard error already.
         self.shard_threads.drain(..).for_each(|thread| drop(thread.join()));
         self.core.stop();
         self.core_thread.take().map(JoinHandle::join);
@@ -356,14 +346,14 @@ impl Server {
     ) -> Result<(), StartError> {
         let control = Arc::clone(&self.core);
         let core_ended = move || match control.reason() {
-            None | Some(StopReason::Asked) => Ok(End::Told),
-            Some(reason @ StopReason::Reopen { .. }) => Ok(End::Reopen(reason.to_string())),
+            None | Some(StopReason::Asked) => Ok(ThreadEnd::Told),
+            Some(reason @ StopReason::Reopen { .. }) => Ok(ThreadEnd::Reopen(reason.to_string())),
             Some(reason) => Err(reason.to_string()),
         };
         let flag = &self.stop_shards;
         let Some(core) = placement.consensus else {
             let shard = shards.remove(0);
-            // One thread for both: the flag stops it, and the core's own reason is looked at when it has ended.
+            // One thread for both: the flag stops it. The core's own reason is read after the end.
             let pair = Stoppable::new(Pair::new(consensus, shard, peers), Arc::clone(flag));
             let thread = run("paddock", placement.shards[0], loops.core, pair, core_ended, tell.clone())?;
             self.core_thread = Some(thread);
@@ -379,7 +369,7 @@ impl Server {
                 *core,
                 on,
                 engine,
-                || Ok(End::Told),
+                || Ok(ThreadEnd::Told),
                 tell.clone(),
             )?);
         }
@@ -393,11 +383,12 @@ impl Drop for Server {
     }
 }
 
-/// The loops that will carry core and shards. With one thread for both, the core's carries the shard's connections.
+/// The event loops of core and shards. With one thread for both, the core's loop also carries the shard's
+/// connections.
 struct Loops {
     core: EventLoop,
     shards: Vec<EventLoop>,
-    /// The ways to each shard, in order.
+    /// Handles of the shards' loops, in order.
     shard_handles: Vec<LoopHandle>,
 }
 
@@ -415,8 +406,8 @@ impl Loops {
         Ok(Self { core, shards, shard_handles })
     }
 
-    /// Lets clients come to the shards and peers to the core. With one loop for both, the number of the peers' listener is
-    /// what tells their connections apart.
+    /// Accepts clients for the shards and peers for the core. With one loop for both, gives the number of
+    /// the peers' listener, which tells their connections apart.
     fn accept(&mut self, mut clients: Vec<Listener>, peers: Option<Listener>) -> Option<u16> {
         let own = vec![self.core.handle()];
         match self.shards.first_mut() {
@@ -437,13 +428,13 @@ impl Loops {
     }
 }
 
-/// Runs `engine` on a thread of its own, bound to `core`, and tells how it ended.
+/// Runs `engine` on its own thread, bound to `core`, and sends how it ended.
 fn run(
     name: &str,
     core: usize,
     on: EventLoop,
     mut engine: impl Engine + Send + 'static,
-    reason: impl FnOnce() -> Result<End, String> + Send + 'static,
+    reason: impl FnOnce() -> Result<ThreadEnd, String> + Send + 'static,
     tell: Sender<Ended>,
 ) -> Result<JoinHandle<()>, StartError> {
     let thread = name.to_owned();
@@ -464,8 +455,8 @@ fn wall_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
-/// Makes the server that `config` describes, and that does not run, the beginning of its ensemble.
-pub fn refound(config: &Config) -> Result<Refounded, RefoundError> {
+/// Makes a new ensemble from the data of the server that `config` describes. That server must not run.
+pub fn force_new_ensemble(config: &Config) -> Result<Refounded, RefoundError> {
     let settings = consensus_config(config, &cores::place(&[], None)).and_then(|settings| {
         refuse_zookeeper_data(config)?;
         Ok((settings, random_bytes()?))

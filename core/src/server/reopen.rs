@@ -1,28 +1,26 @@
-//! How often a server may open its data directory again.
-//!
-//! Owns the times of the last reopenings. Never opens anything. It stays correct because only what was admitted counts, and
-//! because the server stops with an error where it would otherwise turn in a circle.
+//! A limit on how often a server opens its data directory again. Beyond it the server stops with an error,
+//! since it would otherwise repeat for ever.
 
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Reopenings within [`REOPENINGS_WINDOW`]. A node that is far behind needs one; a second and a third if the log was let go
-/// before it had caught up. More of them mean that something does not work, and each drops all clients.
+/// Most reopenings within [`REOPENINGS_WINDOW`], since each closes all clients. A node that is far behind
+/// needs one. It needs a second or third if the leader truncated its log before the node had caught up.
 pub const REOPENINGS_MAX: usize = 5;
 
 /// See [`REOPENINGS_MAX`].
 pub const REOPENINGS_WINDOW: Duration = Duration::from_secs(60);
 
-/// See the module doc.
+/// Times of the admitted reopenings within the window.
 #[derive(Debug, Default)]
 pub(super) struct Reopenings {
     times: VecDeque<Instant>,
 }
 
 impl Reopenings {
-    /// Whether one more is admitted.
+    /// Whether one more is admitted at `now`. A refused one does not count.
     pub(super) fn admit(&mut self, now: Instant) -> bool {
         self.times.retain(|&at| now.saturating_duration_since(at) < REOPENINGS_WINDOW);
         let admitted = self.times.len() < REOPENINGS_MAX;

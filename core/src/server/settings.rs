@@ -1,6 +1,5 @@
-//! From the configuration to the settings of core and shards, and the random numbers that they start with.
-//!
-//! Owns nothing. Never reads a file. It stays correct because each setting is taken from one place.
+//! The settings of the consensus core and of the shards, each from one place of the configuration, and the
+//! random numbers that they start with. Nothing here reads a file.
 
 use super::StartError;
 use super::cores::Placement;
@@ -17,14 +16,14 @@ pub(super) fn random_bytes() -> Result<[u8; 16], StartError> {
     Ok(bytes)
 }
 
-/// A session's password. The kernel's generator was seeded when [`random_bytes`] succeeded at the start, and never fails
-/// from then on.
+/// Password of a new session. The kernel's generator was ready when [`random_bytes`] succeeded at the start,
+/// and cannot fail later.
 pub(super) fn draw_password() -> [u8; 16] {
     random_bytes().expect("the kernel's random numbers ended while the server ran")
 }
 
 pub(super) fn shard_config(config: &Config, id: u16) -> ShardConfig {
-    // What enables nothing was told when the file was read.
+    // Names that enable nothing were reported when the file was read.
     let (words, _) = Words::parse(&config.whitelist);
     ShardConfig {
         id,

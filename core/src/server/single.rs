@@ -1,9 +1,11 @@
-//! Consensus core and shard on one thread, when there is one usable core.
+//! Consensus core and shard on one thread, for a machine with one usable core.
 //!
-//! Owns the order of the two within a turn, and which connections are the core's: those that it dialled, and those that
-//! came to the listener of peers. Never looks into one. It stays correct because the rings between the two are the same as between threads; only who runs when is different: the
-//! core first, so that a write that is durable is answered in this turn, and once more behind the shard, so that what
-//! it has just forwarded goes to the disk in this turn.
+//! Owns the order of the two within a turn. Owns which connections are the core's: those that it dialled,
+//! and those of the peers' listener.
+//! Never looks into a connection.
+//! Correct because core and shard use the same rings as between threads. The core runs first, so that a
+//! durable write is answered in this turn. It runs again after the shard, so that forwarded writes reach the
+//! disk in this turn.
 
 #![forbid(unsafe_code)]
 
@@ -14,9 +16,9 @@ use paddock_transport::io::Io;
 pub(super) struct Pair<C, S> {
     pub(super) core: C,
     pub(super) shard: S,
-    /// Number of the listener of peers, if there is one.
+    /// Number of the peers' listener, if there is one.
     pub(super) peers: Option<u16>,
-    /// The core's connections. Few: one for each peer.
+    /// The core's connections: one for each peer.
     links: Vec<ConnId>,
 }
 
@@ -67,7 +69,7 @@ impl<C: Engine, S: Engine> Engine for Pair<C, S> {
         } else {
             self.shard.closed(now, conn, why, io);
         }
-        // One that was dialled in vain was never opened; of strangers' connections the core knows nothing.
+        // A failed dial was never opened, and the core ignores connections that it does not know.
         self.core.closed(now, conn, why, io);
     }
     fn turn(&mut self, now: Now, io: &mut Io) -> Next {
@@ -80,7 +82,7 @@ impl<C: Engine, S: Engine> Engine for Pair<C, S> {
         soonest(shard, core)
     }
     fn late(&mut self, now: Now, io: &mut Io) {
-        // What the core says is dated: by terms, and by the numbers of rounds that others began.
+        // The core's statements stay valid: they carry terms, and numbers of rounds that other nodes began.
         self.shard.late(now, io);
     }
     fn park(&mut self) -> bool {

@@ -1,9 +1,9 @@
-//! How a running server is told to stop, and who tells it.
+//! How a running server is told to stop.
 //!
-//! Owns the flag between the process and its loops, the watch for SIGTERM and SIGINT, and that a limit on the size of files
-//! is an error of the disk and no signal. Never ends anything itself.
-//! It stays correct because the flag only goes up, and each loop is woken after it: a loop that is about to sleep
-//! looks at it once more ([`Engine::park`]).
+//! Owns the flag between the process and its loops, and the handlers of SIGTERM, SIGINT and SIGXFSZ.
+//! Never ends anything itself, except on a second signal.
+//! Correct because the flag is raised once, and each loop is woken after that. A loop checks the flag again
+//! before it sleeps ([`Engine::park`]).
 
 #![forbid(unsafe_code)]
 
@@ -15,8 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Gives SIGTERM and SIGINT as messages from now on. A second signal ends the process at once, as an operator who
-/// repeats it wants.
+/// Delivers SIGTERM and SIGINT as messages from now on. A second signal ends the process at once.
 pub fn stop_signal() -> io::Result<Receiver<i32>> {
     let (told, tells) = bounded(1);
     outlive_file_size_limit()?;
@@ -31,20 +30,19 @@ pub fn stop_signal() -> io::Result<Receiver<i32>> {
     Ok(tells)
 }
 
-/// A file beyond the process's limit (`ulimit -f`) would end it without a word. Handled, the write fails with EFBIG, and
-/// whoever wrote says what that means.
+/// Handles SIGXFSZ, which would end the process when a file exceeds its limit (`ulimit -f`). The write then
+/// fails with EFBIG, and the writer reports it.
 fn outlive_file_size_limit() -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
-/// An engine that stops when the flag is up.
+/// An engine that stops when the flag is raised.
 pub struct Stoppable<E> {
     inner: E,
     flag: Arc<AtomicBool>,
 }
 
 impl<E> Stoppable<E> {
-    /// `inner` until `flag` goes up.
     pub fn new(inner: E, flag: Arc<AtomicBool>) -> Self {
         Self { inner, flag }
     }
@@ -88,7 +86,7 @@ mod tests {
     #[test]
     fn a_limit_on_the_size_of_files_does_not_end_the_process_without_a_word() {
         outlive_file_size_limit().expect("a handler");
-        // Unhandled it ends this process, and the test with it.
+        // Without the handler this signal ends the process, and the test with it.
         signal_hook::low_level::raise(SIGXFSZ).expect("a signal");
     }
 }

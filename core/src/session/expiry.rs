@@ -1,11 +1,11 @@
-//! The leader's deadlines.
+//! The leader's session deadlines.
 //!
-//! Owns one deadline per session, rounded up to whole ticks as ZooKeeper rounds (spec 02 §7.2): a session dies
-//! between its timeout and one tick more after it was last heard from. Never expires anything itself: it
-//! names the sessions that are due, once. It stays cheap because a touch only writes the new deadline into the
-//! session's entry; the session moves to its later bucket when the earlier one comes up, so each session lies in
-//! one valid bucket and is looked at once per timeout. It stays fair because a stall of ours shifts all deadlines
-//! in one addition ([`Expiry::shift`]).
+//! Owns one deadline for each session, rounded up to whole ticks as in ZooKeeper (spec 02 §7.2). A session
+//! expires between its timeout and one tick more after its last sign of life.
+//! Never expires a session itself: it names the sessions that are due, once.
+//! Correct because each session lies in one valid bucket, not later than its deadline. A touch only writes
+//! the new deadline; the session moves to its later bucket when the earlier one comes due. A stall of this
+//! node shifts all deadlines in one addition ([`Expiry::shift`]).
 #![forbid(unsafe_code)]
 
 use foldhash::fast::RandomState;
@@ -13,28 +13,30 @@ use std::collections::{BTreeMap, HashMap};
 
 const NS_PER_MS: u64 = 1_000_000;
 
-/// Deadlines of all sessions.
+/// Deadlines of all sessions. Times are in ns of the caller's clock.
 #[derive(Debug)]
 pub struct Expiry {
     tick_ns: u64,
-    /// What stalls have added: everything inside is reckoned in `now - shifted_ns`.
+    /// Sum of all stalls. Deadlines are kept in `now - shifted_ns`.
     shifted_ns: u64,
     sessions: HashMap<i64, Armed, RandomState>,
-    /// Sessions by the tick at which to look at them. May name sessions that are gone or lie elsewhere by now.
+    /// Sessions by the tick at which to check them. May name sessions that are gone or lie in another bucket
+    /// by now.
     buckets: BTreeMap<u64, Vec<i64>>,
 }
 
 #[derive(Debug)]
 struct Armed {
     timeout_ns: u64,
-    /// The tick at which it dies.
+    /// Tick at which the session expires.
     deadline: u64,
-    /// The bucket in which it lies, never later than `deadline`; none once it was named as expired.
+    /// Bucket that holds the session, never later than `deadline`; `None` once the session was named as
+    /// expired.
     bucket: Option<u64>,
 }
 
 impl Expiry {
-    /// No sessions yet. `tick_ns` is the tick time, at least 1.
+    /// `tick_ns` is ZooKeeper's tick time; 0 counts as 1.
     pub fn new(tick_ns: u64) -> Expiry {
         Expiry {
             tick_ns: tick_ns.max(1),
@@ -44,8 +46,8 @@ impl Expiry {
         }
     }
 
-    /// Gives a session its full timeout from now: it was opened or attached to, its expiry could not be proposed, or
-    /// this node has just become the one that expires.
+    /// Gives a session its full timeout from now. For a session that was opened or attached, whose expiry
+    /// could not be proposed, or that a new leader takes over.
     pub fn arm(&mut self, session: i64, timeout_ms: i32, now_ns: u64) {
         let timeout_ns = u64::try_from(timeout_ms).unwrap_or(0) * NS_PER_MS;
         let deadline = self.round(now_ns, timeout_ns);
@@ -59,8 +61,8 @@ impl Expiry {
         self.sessions.insert(session, Armed { timeout_ns, deadline, bucket: Some(bucket) });
     }
 
-    /// The session was heard from. Late news never shorten a life. A session that was named as expired, or is
-    /// unknown, stays so.
+    /// Extends a session that showed a sign of life. A late report never shortens the deadline. Sessions
+    /// that are unknown, or were named as expired, stay so.
     pub fn touch(&mut self, session: i64, now_ns: u64) {
         let logical_ns = now_ns.saturating_sub(self.shifted_ns);
         if let Some(armed) = self.sessions.get_mut(&session) {
@@ -69,8 +71,8 @@ impl Expiry {
         }
     }
 
-    /// A session that was named as expired was heard from before its expiry was proposed: it lives on, with its full timeout
-    /// from now.
+    /// Gives an expired session its full timeout again: it showed a sign of life before its expiry was
+    /// proposed.
     pub fn revive(&mut self, session: i64, now_ns: u64) {
         let Some(timeout_ns) = self.sessions.get(&session).map(|armed| armed.timeout_ns) else { return };
         let deadline = self.round(now_ns, timeout_ns);
@@ -81,13 +83,13 @@ impl Expiry {
         }
     }
 
-    /// The session is gone: closed or expired, as applied.
+    /// Drops a session whose close or expiry was applied.
     pub fn remove(&mut self, session: i64) {
         self.sessions.remove(&session);
     }
 
-    /// Forgets everything and gives each of `sessions` (id, timeout in ms) its full timeout from now: after a restart
-    /// or an election.
+    /// Replaces all sessions by `sessions` (id, timeout in ms), each with its full timeout from now. For a
+    /// restart or an election.
     pub fn restart(&mut self, sessions: impl IntoIterator<Item = (i64, i32)>, now_ns: u64) {
         self.sessions.clear();
         self.buckets.clear();
@@ -96,7 +98,8 @@ impl Expiry {
         }
     }
 
-    /// Sessions whose deadline has passed, each named once: propose their expiry, or [`arm`](Expiry::arm) them again.
+    /// Sessions whose deadline has passed, each named once. The caller proposes their expiry or calls
+    /// [`arm`](Expiry::arm).
     pub fn expired(&mut self, now_ns: u64) -> Vec<i64> {
         let now_tick = now_ns.saturating_sub(self.shifted_ns) / self.tick_ns;
         let mut due = Vec::new();
@@ -122,28 +125,28 @@ impl Expiry {
         due
     }
 
-    /// Moves all deadlines: for `by_ns` nobody could be heard, or nothing could be logged, because of us.
+    /// Moves all deadlines by a time in which this node could not hear clients or not write its log.
     pub fn shift(&mut self, by_ns: u64) {
         self.shifted_ns = self.shifted_ns.saturating_add(by_ns);
     }
 
-    /// When to ask again; nobody expires before. It may be early, by touches that have not moved their session yet.
+    /// The time to call [`expired`](Expiry::expired) again. No session expires earlier. May be too early,
+    /// since a touch does not move its session.
     pub fn next_deadline(&self) -> Option<u64> {
         let (tick, _) = self.buckets.first_key_value()?;
         Some(tick.saturating_mul(self.tick_ns).saturating_add(self.shifted_ns))
     }
 
-    /// Sessions known, those named as expired and not yet removed included.
+    /// Sessions known, including those that were named as expired and not removed yet.
     pub fn len(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Whether no session is known.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
 
-    /// `floor((now + timeout) / tick + 1)`: always later than the timeout, at most one tick.
+    /// `floor((now + timeout) / tick + 1)`: later than the timeout by at most one tick.
     fn round(&self, now_ns: u64, timeout_ns: u64) -> u64 {
         now_ns.saturating_sub(self.shifted_ns).saturating_add(timeout_ns) / self.tick_ns + 1
     }
@@ -168,7 +171,7 @@ mod tests {
         assert!(expiry.expired(at(2_999)).is_empty());
         assert_eq!(expiry.expired(at(3_000)), [1]);
         assert!(expiry.expired(at(9_000)).is_empty(), "named once");
-        // Exactly on a tick it still gets one more: floor(x / tick + 1).
+        // Exactly on a tick the session still gets one more tick: floor(x / tick + 1).
         expiry.arm(2, 3_000, at(1_000));
         assert!(expiry.expired(at(4_999)).is_empty());
         assert_eq!(expiry.expired(at(5_000)), [2]);
@@ -240,7 +243,8 @@ mod tests {
         assert_eq!(expiry.expired(at(106_000)), [2]);
     }
 
-    /// Against the definition, over random histories: nobody dies early, nobody lives a tick too long.
+    /// Compares with the definition over random histories: no session expires early, and none lives a tick
+    /// too long.
     #[test]
     fn lazy_buckets_agree_with_one_deadline_per_session() {
         use proptest::prelude::*;

@@ -1,18 +1,22 @@
-//! Which session ids a node may give out.
+//! Assignment of session ids by each node.
 //!
-//! Owns the layout of a session id, and the blocks of ids of this start: which is the next, and up to which the data directory
-//! has recorded that they may be used. Never writes that down itself, and never reads a clock. No id comes twice, because
-//! a node's ids have its number on top, a block belongs to one shard of one start, and a start begins above everything that was
-//! recorded for the starts before it: blocks are used only below what is durably recorded. No calendar has a part in it: it may be
-//! set back. A directory that was emptied has no record. It begins at a place that is drawn out of half of all. Each start
-//! leaves a drawn number of blocks out: one from an older copy of the directory gives others than the start that the copy
-//! does not know of.
+//! Owns the layout of a session id, and the blocks of ids of one start: the next block, and the end up to
+//! which the data directory has recorded them as used.
+//! Never writes that record, and never reads a clock, which may be set back.
+//! Correct because no id is assigned twice. An id begins with its node's number, and a block belongs to one
+//! shard of one start. A start begins above everything recorded for earlier starts, and uses only blocks
+//! that are durably recorded.
+//!
+//! An emptied directory has no record: it begins at a block drawn at random. Each start also skips a random
+//! number of blocks. A start from an older copy of the directory therefore gets other ids than the start
+//! that the copy does not know.
 //!
 //! ```text
 //! node (8 bits) | block (40 bits) | count in the block, from 1 (16 bits)
 //! ```
 //!
-//! That is the form of ZooKeeper's ids, where the middle is a clock. A million starts find room behind the last place that can be drawn.
+//! The form of ZooKeeper's ids, in which a clock is the middle part. More than a million starts fit above
+//! the last block that can be drawn.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,29 +25,29 @@ const NODE_SHIFT: u32 = 56;
 const BLOCK_SHIFT: u32 = 16;
 const BLOCKS: u64 = 1 << (NODE_SHIFT - BLOCK_SHIFT);
 
-/// Ids of a block are counted from 1 to here. Not from 0: an id is never the node's bare number, which owners of containers
-/// look like.
+/// Largest count of an id in its block. Counts begin at 1, so that no id is the node's bare number, which
+/// would look like the owner of a container.
 pub const ID_COUNT_MAX: u64 = (1 << BLOCK_SHIFT) - 1;
 
-/// Where ids of a directory without a record begin at the lowest. Those from before ends were recorded had 36 bits of the calendar
-/// on top, and stand below this if they are from before March 2027.
+/// Lowest first block of a directory without a record. Ids of earlier releases had 36 bits of the clock in
+/// this place, and lie below it if they were assigned before March 2027.
 const BLOCKS_UNRECORDED: u64 = 1 << 38;
 
-/// Places to begin at where nothing is recorded: two lives of a node that have used a thousand blocks each have one in common once
-/// in half a million cases.
+/// First blocks that can be drawn. Of two directories of one node with a thousand used blocks each, at most
+/// one pair in half a million shares a block.
 const BLOCKS_DRAWN: u64 = BLOCKS / 2;
 
-/// Blocks that a start leaves out at most. It uses a handful: one for 65535 sessions, of each shard.
+/// Most blocks that a start skips. A start uses a handful: one for 65535 sessions, on each shard.
 const BLOCKS_LEFT_OUT: u64 = 1 << 19;
 
-/// Blocks that are recorded as allowed at once: 268 million sessions.
+/// Blocks that are recorded at once, for 268 million sessions.
 const BLOCKS_AHEAD: u64 = 4096;
 
-/// Blocks left at which more are to be allowed: shards may take one each meanwhile.
+/// Remaining blocks at which to record more: each shard may take one meanwhile.
 const BLOCKS_LOW: u64 = BLOCKS_AHEAD / 2;
 
-/// Where the ids of a start begin: of a directory that recorded this end of its ids (0: none), with this random `identity`. `drawn`
-/// is random, too, and of this start.
+/// First block of a start. `recorded` is the end of ids that the data directory has recorded (0: none).
+/// `identity` is the random identity of the directory; `drawn` is random for each start.
 pub fn first_block(recorded: u64, identity: &[u8; 16], drawn: u64) -> u64 {
     let place = BLOCKS_UNRECORDED + (u128::from_le_bytes(*identity) % u128::from(BLOCKS_DRAWN)) as u64;
     (if recorded == 0 { place } else { recorded }) + drawn % BLOCKS_LEFT_OUT
@@ -54,44 +58,42 @@ pub fn id_of(node: u8, block: u64, count: u64) -> i64 {
     (u64::from(node) << NODE_SHIFT | (block % BLOCKS) << BLOCK_SHIFT | count) as i64
 }
 
-/// The blocks of one start. The core allows blocks, the shards take them.
+/// Blocks of one start. The consensus core allows blocks, the shards take them.
 #[derive(Debug)]
 pub struct IdBlocks {
     node: u8,
-    /// The next one to be taken.
     next: AtomicU64,
-    /// Where the allowed ones end.
+    /// First block that is not allowed yet.
     end: AtomicU64,
 }
 
 impl IdBlocks {
-    /// Blocks of `node` from `first` on, none of which may be taken yet.
+    /// Blocks of `node` from `first` on. None may be taken before [`Self::allow`].
     pub fn new(node: u8, first: u64) -> Self {
         Self { node, next: AtomicU64::new(first), end: AtomicU64::new(first) }
     }
 
-    /// The node.
     pub fn node(&self) -> u8 {
         self.node
     }
 
-    /// A block for the caller alone, if one is allowed.
+    /// A block for the caller alone; `None`: no block is allowed.
     pub fn take(&self) -> Option<u64> {
         let below_end = |next: u64| (next < self.end.load(Ordering::Acquire)).then_some(next + 1);
         self.next.try_update(Ordering::AcqRel, Ordering::Acquire, below_end).ok()
     }
 
-    /// Whether more are to be allowed.
+    /// Whether more blocks should be recorded and allowed.
     pub fn is_low(&self) -> bool {
         self.end.load(Ordering::Acquire) < self.next.load(Ordering::Acquire).saturating_add(BLOCKS_LOW)
     }
 
-    /// Up to where it would have them allowed.
+    /// The end to record next.
     pub fn wanted(&self) -> u64 {
         self.next.load(Ordering::Acquire).saturating_add(BLOCKS_AHEAD)
     }
 
-    /// Blocks below `end` may be taken: it is durably recorded that they are not free any more.
+    /// Allows blocks below `end`, which the data directory has durably recorded.
     pub fn allow(&self, end: u64) {
         self.end.fetch_max(end, Ordering::AcqRel);
     }
@@ -122,7 +124,7 @@ mod tests {
 
     #[test]
     fn ids_from_before_ends_were_recorded_lie_below_those_from_now_on() {
-        // Node, 36 bits of the calendar, shard, count: as they were.
+        // The layout of earlier releases: node, 36 bits of the clock, shard, count.
         let before = |ms: i64| 1 << 56 | (ms as u64 & ((1 << 36) - 1)) << 20 | 255 << 12 | 4095;
         for wall_ms in [TODAY_MS, TODAY_MS + 90 * 86_400_000] {
             assert!(before(wall_ms) < id_of(1, first_block(0, &[0; 16], 0), 1) as u64);

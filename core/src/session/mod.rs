@@ -1,10 +1,6 @@
-//! Sessions: the replicated table and the leader's deadlines.
-//!
-//! Owns which sessions exist, with timeout, password, attachment number and ephemerals ([`table`]: state of the
-//! machine, the same on every node), when they die ([`expiry`]: the leader's alone, never replicated), and from which ids new
-//! ones get theirs ([`ids`]: each node's own). Never
-//! reads a clock: times are arguments. It stays correct because only the log changes the table; a deadline that has
-//! passed merely proposes an expiry.
+//! Sessions: the replicated table ([`table`]), the leader's deadlines ([`expiry`]), and the assignment of
+//! ids by each node ([`ids`]). Nothing here reads a clock: times are arguments. Only the log changes the
+//! table; a passed deadline merely leads to a proposal.
 #![forbid(unsafe_code)]
 
 mod expiry;

@@ -1,81 +1,75 @@
 //! The replicated session table.
 //!
-//! Owns each session's timeout, password, attachment number and the paths of its ephemerals. Never decides
-//! when a session dies. It stays the same on all nodes because only the machine changes it, in log order, and it
-//! is listed in the order of ids wherever order can be seen.
+//! Owns each session's timeout, password, attachment number and the paths of its ephemeral znodes.
+//! Never decides when a session dies.
+//! Correct because only the state machine changes it, in the order of the log. Where the order of sessions
+//! is visible, they are listed by id.
 #![forbid(unsafe_code)]
 
 use foldhash::fast::RandomState;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Length of a session's password: the protocol's.
+/// Fixed by ZooKeeper's protocol.
 pub const PASSWORD_BYTES: usize = 16;
 
-/// One session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Session {
     /// Negotiated timeout, ms.
     pub timeout_ms: i32,
-    /// What a reattach must present.
+    /// A client must present this password to reattach.
     pub password: [u8; PASSWORD_BYTES],
     /// Number of the attachment that may write, from 1.
     pub attachment: u32,
-    /// Its ephemerals, in the order in which they go when it closes.
+    /// Paths of the session's ephemeral znodes, in the order of their removal at the close.
     pub ephemerals: BTreeSet<Arc<str>>,
 }
 
-/// All sessions.
+/// All live sessions, by id.
 #[derive(Clone, Default, Debug)]
 pub struct SessionTable {
     sessions: HashMap<i64, Session, RandomState>,
 }
 
 impl SessionTable {
-    /// The session, if it lives.
     pub fn get(&self, id: i64) -> Option<&Session> {
         self.sessions.get(&id)
     }
 
-    /// The session, to be changed.
     pub fn get_mut(&mut self, id: i64) -> Option<&mut Session> {
         self.sessions.get_mut(&id)
     }
 
-    /// Adds a session, or replaces one.
     pub fn insert(&mut self, id: i64, session: Session) {
         self.sessions.insert(id, session);
     }
 
-    /// Takes a session out.
     pub fn remove(&mut self, id: i64) -> Option<Session> {
         self.sessions.remove(&id)
     }
 
-    /// All sessions, in no order.
+    /// In no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (i64, &Session)> {
         self.sessions.iter().map(|(id, session)| (*id, session))
     }
 
-    /// All sessions by id.
+    /// In the order of ids.
     pub fn sorted(&self) -> Vec<(i64, &Session)> {
         let mut sessions: Vec<_> = self.iter().collect();
         sessions.sort_unstable_by_key(|(id, _)| *id);
         sessions
     }
 
-    /// How many.
     pub fn len(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
 }
 
-/// Whether `presented` is the password. Takes the same time wherever the first difference is.
+/// Whether `presented` is the password. The time does not depend on the position of the first difference.
 pub fn password_matches(password: &[u8; PASSWORD_BYTES], presented: &[u8]) -> bool {
     presented.len() == PASSWORD_BYTES
         && password.iter().zip(presented).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0

@@ -8,7 +8,7 @@ use crate::acl::{self, perms};
 use crate::command::Identity;
 use crate::machine::wire_stat;
 use crate::tree::{Reader, Znode};
-use crate::watch::Mode;
+use crate::watch::WatcherMode;
 use paddock_transport::io::OutBuf;
 use paddock_transport::wire::multi::MultiOp;
 use paddock_transport::wire::{
@@ -46,11 +46,11 @@ impl Read {
         matches!(self, Read::Exists | Read::GetData | Read::GetChildren | Read::GetChildren2)
     }
     /// The watch that a true flag arms when `err` is the answer.
-    pub fn arms(self, err: i32) -> Option<Mode> {
+    pub fn arms(self, err: i32) -> Option<WatcherMode> {
         match self {
-            Read::Exists if err == 0 || err == error::NO_NODE => Some(Mode::Data),
-            Read::GetData if err == 0 => Some(Mode::Data),
-            Read::GetChildren | Read::GetChildren2 if err == 0 => Some(Mode::Child),
+            Read::Exists if err == 0 || err == error::NO_NODE => Some(WatcherMode::Data),
+            Read::GetData if err == 0 => Some(WatcherMode::Data),
+            Read::GetChildren | Read::GetChildren2 if err == 0 => Some(WatcherMode::Child),
             _ => None,
         }
     }

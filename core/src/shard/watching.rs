@@ -6,26 +6,26 @@
 
 use super::connection::Connection;
 use super::reads::View;
-use crate::watch::{Kind, Mode, Watches, WatchesFull};
+use crate::watch::{WatcherFilter, WatcherMode, Watches, WatchesFull};
 use paddock_transport::wire::{SetWatches, WatchMode, WatcherKind, event, reply};
 
 /// Zxid of events that no transaction of now fired.
 const CATCH_UP_ZXID: i64 = -1;
 
-pub(super) fn kind(of: WatcherKind) -> Kind {
+pub(super) fn kind(of: WatcherKind) -> WatcherFilter {
     match of {
-        WatcherKind::Children => Kind::Children,
-        WatcherKind::Data => Kind::Data,
-        WatcherKind::Any => Kind::Any,
-        WatcherKind::Persistent => Kind::Persistent,
-        WatcherKind::PersistentRecursive => Kind::Recursive,
+        WatcherKind::Children => WatcherFilter::Children,
+        WatcherKind::Data => WatcherFilter::Data,
+        WatcherKind::Any => WatcherFilter::Any,
+        WatcherKind::Persistent => WatcherFilter::Persistent,
+        WatcherKind::PersistentRecursive => WatcherFilter::Recursive,
     }
 }
 
-pub(super) fn mode(of: WatchMode) -> Mode {
+pub(super) fn mode(of: WatchMode) -> WatcherMode {
     match of {
-        WatchMode::Persistent => Mode::Persistent,
-        WatchMode::PersistentRecursive => Mode::Recursive,
+        WatchMode::Persistent => WatcherMode::Persistent,
+        WatchMode::PersistentRecursive => WatcherMode::Recursive,
     }
 }
 
@@ -49,27 +49,27 @@ pub(super) fn set_watches(
         match view.reader.get(&path) {
             None => tell(event::NODE_DELETED, &path),
             Some(znode) if znode.stat().mzxid > since => tell(event::NODE_DATA_CHANGED, &path),
-            Some(_) => watches.add(slot, &path, Mode::Data)?,
+            Some(_) => watches.add(slot, &path, WatcherMode::Data)?,
         }
     }
     for path in request.exist.iter() {
         match view.reader.get(&path) {
             Some(_) => tell(event::NODE_CREATED, &path),
-            None => watches.add(slot, &path, Mode::Data)?,
+            None => watches.add(slot, &path, WatcherMode::Data)?,
         }
     }
     for path in request.child.iter() {
         match view.reader.get(&path) {
             None => tell(event::NODE_DELETED, &path),
             Some(znode) if znode.stat().pzxid > since => tell(event::NODE_CHILDREN_CHANGED, &path),
-            Some(_) => watches.add(slot, &path, Mode::Child)?,
+            Some(_) => watches.add(slot, &path, WatcherMode::Child)?,
         }
     }
     for path in request.persistent.iter() {
-        watches.add(slot, &path, Mode::Persistent)?;
+        watches.add(slot, &path, WatcherMode::Persistent)?;
     }
     for path in request.persistent_recursive.iter() {
-        watches.add(slot, &path, Mode::Recursive)?;
+        watches.add(slot, &path, WatcherMode::Recursive)?;
     }
     Ok(events)
 }

@@ -7,7 +7,7 @@
 use super::net::{End, WireId};
 use crate::consensus::{Consensus, ConsensusConfig, Control, Parts, Recovered, StartError, StopReason};
 use crate::shard::{self, CountedIds, Neighbours, Shard, ShardConfig};
-use crate::stats::{Mode, Stats};
+use crate::stats::{ServerState, Stats};
 use paddock_storage::fault::FaultDisk;
 use paddock_transport::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::io::{CloseRequest, Io};
@@ -213,7 +213,7 @@ impl Process {
 
     /// Whether it says that it leads the others.
     pub fn leads(&self) -> bool {
-        self.stats.mode() == Mode::Leader
+        self.stats.mode() == ServerState::Leader
     }
 
     /// Asks it to stop cleanly.

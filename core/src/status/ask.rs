@@ -1,7 +1,5 @@
-//! Asking a server with four-letter words, from outside.
-//!
-//! Owns one short conversation: a word goes out, text comes back, the server closes. Never waits longer than it was told and
-//! never keeps more than [`ANSWER_MAX_BYTES`]: whoever answers may be anything.
+//! A client for four-letter words: sends a word, reads the answer until the server closes. Bounded in time
+//! by the caller and in bytes by [`ANSWER_MAX_BYTES`], since the other end may be any program.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-/// Longest answer read, bytes: far above any `mntr` or `srvr`, which is some KiB.
+/// Longest answer read, bytes. `mntr` and `srvr` are a few KiB.
 pub const ANSWER_MAX_BYTES: u64 = 1024 * 1024;
 
 /// Why there is no answer.
@@ -19,21 +17,20 @@ pub enum AskError {
     /// The name has no address.
     #[error("no such host")]
     NoSuchHost,
-    /// Nobody answered in time.
     #[error("no answer within {} ms", patience.as_millis())]
     TimedOut {
-        /// How long was waited.
+        /// Time limit of the whole conversation.
         patience: Duration,
     },
-    /// Closed without a word: a server that refuses clients, or no server of this protocol.
+    /// Closed without an answer: a server that refuses clients, or another protocol.
     #[error("it closes the connection without an answer")]
     Silent,
-    /// The network said no.
+    /// The network reported an error.
     #[error("{0}")]
     Failed(io::Error),
 }
 
-/// Sends `word` to `server` (`HOST:PORT`) and gives the whole answer.
+/// Sends `word` to `server` (`HOST:PORT`) and gives the complete answer.
 pub fn ask(server: &str, word: &str, patience: Duration) -> Result<String, AskError> {
     let until = Instant::now() + patience;
     let left = || match until.saturating_duration_since(Instant::now()) {
@@ -63,7 +60,7 @@ pub fn ask(server: &str, word: &str, patience: Duration) -> Result<String, AskEr
                 Ok(0) => break,
                 Ok(n) => answer.extend_from_slice(&piece[..n]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What came before a reset is the answer: the server closes while our end is still open.
+                // Bytes before a reset are the answer: the server closes while this end is still open.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !answer.is_empty() => break,
                 Err(error) => return Err(failed(error)),
             }

@@ -1,8 +1,10 @@
-//! `paddock status`: how the servers of an ensemble are, seen from outside.
+//! `paddock status`: the state of an ensemble, seen from outside.
 //!
-//! Owns the questions, the table and the verdict. Never speaks the client protocol and never changes anything: it only
-//! asks four-letter words, which any ZooKeeper answers too. It stays correct because a figure that a server does not
-//! tell is shown as absent, not guessed, and the verdict rests on roles that servers tell of themselves.
+//! Owns the queries, the table and the verdict.
+//! Never speaks the client protocol, and never changes a server. Four-letter words are enough, and ZooKeeper
+//! answers them too.
+//! Correct because the verdict rests on the roles that servers report of themselves. A figure that a server
+//! does not report is shown as absent.
 
 #![forbid(unsafe_code)]
 
@@ -10,76 +12,75 @@ mod ask;
 mod report;
 
 pub use ask::{ANSWER_MAX_BYTES, AskError, ask};
-pub use report::{Report, Verdict};
+pub use report::{EnsembleStatus, Verdict};
 
 use crate::admin::text::NO_LEADER;
 use std::time::{Duration, Instant};
 
-/// Servers asked at once, each by a thread of its own: as many as an ensemble can have.
+/// Servers asked at once, each by its own thread: the maximum of an ensemble.
 pub const SERVERS_MAX: usize = 254;
 
-/// How long a server may take for one answer unless told otherwise: longer than any turn of a healthy one.
+/// Default time limit for one answer, longer than any turn of a healthy server.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Between two looks whether a server leads.
+/// Pause between two checks whether a server leads.
 const LEAD_POLL: Duration = Duration::from_millis(200);
 
-/// What a four-letter word answers on a server that has no quorum.
+/// Beginning of the answer of a server without a quorum.
 const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requests";
 
-/// How a server ends its answer to a word that it does not take.
+/// End of the answer to a word that is not enabled.
 const NOT_ALLOWED: &str = "not in the whitelist";
 
-/// What one server tells. `None`: it does not.
+/// Figures of one server. `None`: not reported.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Node {
-    /// Its number.
+pub struct NodeStatus {
     pub id: Option<u64>,
-    /// leader, follower, observer, standalone, read-only, or what it says instead of serving.
+    /// leader, follower, observer, standalone, read-only, or not serving.
     pub role: String,
-    /// Raft's term.
     pub term: Option<u64>,
-    /// Last zxid that it applied.
+    /// Last zxid applied.
     pub zxid: Option<u64>,
-    /// Last entry applied.
+    /// Index of the last entry applied.
     pub applied: Option<u64>,
-    /// Last entry that it knows to be committed.
+    /// Index of the last entry that the server knows to be committed.
     pub commit: Option<u64>,
-    /// Entries that it is behind.
+    /// Committed entries that the server has not applied.
     pub lag_entries: Option<u64>,
-    /// Time since the quorum confirmed that it is up to date, ms.
+    /// Time since the quorum confirmed that the server is up to date, ms.
     pub lag_ms: Option<u64>,
-    /// Number of the leader that it follows; 0: none.
+    /// Number of the leader; 0: none.
     pub leader: Option<u64>,
-    /// Why nothing is written, as far as it knows; empty while writes go on.
+    /// Why the server accepts no writes; empty while it accepts them.
     pub blocked: String,
-    /// What a change of the membership waits for, or who has no vote yet, as far as it leads; empty: nothing, nobody.
+    /// On the leader: what a membership change waits for, or which members have no vote yet; empty: neither.
     pub membership_wait: String,
-    /// Members that miss entries and acknowledge none, how far each is behind and why, as far as it leads; empty: there are none.
+    /// On the leader: members that miss entries and acknowledge none, how far behind each is, and why;
+    /// empty: none.
     pub left_behind: String,
-    /// Its log has no room for more.
+    /// Whether the log has no room for another segment.
     pub disk_full: bool,
     /// Open client connections.
     pub connections: Option<u64>,
-    /// Latency of requests, ms: average and largest.
+    /// Average latency of requests, ms.
     pub latency_avg_ms: Option<f64>,
-    /// See `latency_avg_ms`.
+    /// Largest latency of a request, ms.
     pub latency_max_ms: Option<f64>,
-    /// Version.
+    /// Version without the build date.
     pub version: Option<String>,
 }
 
-/// One server's row.
+/// A row of the table.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Row {
-    /// As asked.
+    /// As given by the operator.
     pub server: String,
-    /// What it told, or why it told nothing.
-    pub told: Result<Node, String>,
+    /// The server's figures, or why there is no answer.
+    pub told: Result<NodeStatus, String>,
 }
 
-/// Asks all servers at once and gives their rows in the same order.
-pub fn ask_all(servers: &[String], patience: Duration) -> Report {
+/// Asks all servers in parallel. Gives their rows in the same order.
+pub fn ask_all(servers: &[String], patience: Duration) -> EnsembleStatus {
     let rows = std::thread::scope(|scope| {
         let asking: Vec<_> = servers.iter().map(|s| scope.spawn(move || ask_one(s, patience))).collect();
         let told = asking.into_iter().map(|thread| match thread.join() {
@@ -88,10 +89,11 @@ pub fn ask_all(servers: &[String], patience: Duration) -> Report {
         });
         servers.iter().zip(told).map(|(server, told)| Row { server: server.clone(), told }).collect()
     });
-    Report { rows }
+    EnsembleStatus { rows }
 }
 
-/// Reads a connect string: `HOST[:PORT]` with commas; a path behind it (a client's chroot) is ignored.
+/// Reads a connect string: `HOST[:PORT]` separated by commas. A path at the end (a client's chroot) is
+/// ignored.
 pub fn parse_servers(text: &str) -> Result<Vec<String>, String> {
     let mut servers = Vec::new();
     let list = text.split('/').next().unwrap_or_default();
@@ -116,10 +118,10 @@ pub fn parse_servers(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// Asks a server to become the leader, and waits until it is.
+/// Asks a server to become the leader, and waits until it leads.
 pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
     let until = Instant::now() + patience;
-    let (mut found, mut leaderless) = (Node::default(), false);
+    let (mut found, mut leaderless) = (NodeStatus::default(), false);
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -130,7 +132,7 @@ pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
             return Ok(());
         }
         let answer = ask(server, "lead", left).map_err(|e| e.to_string())?;
-        // As long as an election takes, also the one by which it comes to lead.
+        // True during an election too, which this server may win.
         leaderless = answer.starts_with(NO_LEADER);
         if !leaderless && !answer.starts_with("asked") {
             return Err(match answer.contains(NOT_ALLOWED) {
@@ -140,15 +142,15 @@ pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
                 false => format!("it answers: {}", answer.trim()),
             });
         }
-        // An election among servers that agree takes a few round trips; the word may be said again without harm.
+        // A transfer of leadership takes a few round trips. Repeating the word does no harm.
         std::thread::sleep(LEAD_POLL.min(left));
     }
 }
 
-/// It was asked, and the time is over.
-fn why_it_does_not_lead(found: &Node, leaderless: bool, patience: Duration) -> String {
+/// The reason after the time limit has passed.
+fn why_it_does_not_lead(found: &NodeStatus, leaderless: bool, patience: Duration) -> String {
     let after = format!("it is {} after {} ms", found.role, patience.as_millis());
-    // A server of an earlier release says that it was asked, whatever its disk is like.
+    // Servers of earlier releases accept `lead` even when their disk is full.
     if found.disk_full {
         return format!(
             "{after}, and its disk is full: free space on it and ask again, or ask another server to lead"
@@ -164,17 +166,17 @@ fn why_it_does_not_lead(found: &Node, leaderless: bool, patience: Duration) -> S
     )
 }
 
-fn ask_one(server: &str, patience: Duration) -> Result<Node, String> {
+fn ask_one(server: &str, patience: Duration) -> Result<NodeStatus, String> {
     let srvr = ask(server, "srvr", patience).map_err(|e| e.to_string())?;
-    // Without `mntr` in its whitelist a server tells less; that is no reason to tell nothing.
+    // A server that does not enable `mntr` still answers `srvr`.
     let mntr = ask(server, "mntr", patience).unwrap_or_default();
     read(&srvr, &mntr)
 }
 
 /// Reads the answers of `srvr` and `mntr`.
-fn read(srvr: &str, mntr: &str) -> Result<Node, String> {
+fn read(srvr: &str, mntr: &str) -> Result<NodeStatus, String> {
     if srvr.starts_with(NOT_SERVING) {
-        return Ok(Node { role: "not serving".to_owned(), ..monitored(mntr) });
+        return Ok(NodeStatus { role: "not serving".to_owned(), ..monitored(mntr) });
     }
     let line = |name: &str| srvr.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
     let Some(version) = line("Zookeeper version:") else {
@@ -194,15 +196,15 @@ fn read(srvr: &str, mntr: &str) -> Result<Node, String> {
     Ok(node)
 }
 
-/// What `mntr` tells.
-fn monitored(mntr: &str) -> Node {
+/// Reads the answer of `mntr`.
+fn monitored(mntr: &str) -> NodeStatus {
     let text = |key: &str| {
         let find = |key: &str| mntr.lines().filter_map(|l| l.split_once('\t')).find(|(k, _)| *k == key);
         find(key).or_else(|| find(&format!("zk_{key}"))).map(|(_, value)| value.trim().to_owned())
     };
-    // Floating values, as some metrics providers print all of them, count as whole ones; -1 stands for "unknown".
+    // Some metrics providers print all values as floating point. -1 stands for "unknown".
     let number = |key: &str| text(key)?.parse::<f64>().ok().filter(|v| *v >= 0.0).map(|v| v as u64);
-    Node {
+    NodeStatus {
         id: number("paddock_node").or_else(|| number("node_id")),
         role: String::new(),
         term: number("paddock_term"),

@@ -1,35 +1,37 @@
 //! The table of an ensemble's servers, its JSON form, and the verdict.
 //!
-//! Owns what counts as healthy. Never asks. It stays correct because only roles count that servers tell of themselves: a
-//! leader that nobody asked is not assumed.
+//! Owns the definition of a healthy ensemble.
+//! Never asks a server.
+//! Correct because only roles that servers report of themselves count: a leader that was not asked is not
+//! assumed.
 
 #![forbid(unsafe_code)]
 
-use super::{Node, Row};
+use super::{NodeStatus, Row};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// How the ensemble is.
+/// Health of the ensemble.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// All asked serve, one of them leads (or is alone).
+    /// All servers that were asked serve, and one leads or is standalone.
     Healthy,
-    /// There is one leader, and something else is wrong.
+    /// One server leads, and something else is wrong.
     Degraded {
-        /// What, one sentence each.
+        /// One sentence for each problem.
         why: Vec<String>,
     },
-    /// Nobody leads, or more than one do.
+    /// No server leads, or more than one does.
     NoSingleLeader {
-        /// What, one sentence each.
+        /// One sentence for each problem.
         why: Vec<String>,
     },
 }
 
-/// All rows.
+/// The answers of all servers that were asked.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Report {
-    /// In the order in which servers were named.
+pub struct EnsembleStatus {
+    /// In the order in which the operator named the servers.
     pub rows: Vec<Row>,
 }
 
@@ -48,11 +50,10 @@ const HEAD: [&str; 12] = [
     "VERSION",
 ];
 
-impl Report {
-    /// How the ensemble is.
+impl EnsembleStatus {
     pub fn verdict(&self) -> Verdict {
         let told = || self.rows.iter().filter_map(|r| r.told.as_ref().ok().map(|n| (&r.server, n)));
-        let leads = |n: &Node| n.role == "leader" || (n.role == "standalone" && self.rows.len() == 1);
+        let leads = |n: &NodeStatus| n.role == "leader" || (n.role == "standalone" && self.rows.len() == 1);
         let leaders: Vec<&String> = told().filter(|(_, n)| leads(n)).map(|(server, _)| server).collect();
         let mut why = Vec::new();
         for row in &self.rows {
@@ -88,7 +89,7 @@ impl Report {
             return if why.is_empty() { Verdict::Healthy } else { Verdict::Degraded { why } };
         }
         if leaders.is_empty() {
-            // The leader may be well, and only not asked.
+            // A leader may exist that was not asked.
             let followed: std::collections::BTreeSet<u64> =
                 told().filter_map(|(_, n)| n.leader).filter(|leader| *leader != 0).collect();
             let followed: Vec<String> = followed.iter().map(u64::to_string).collect();
@@ -106,7 +107,7 @@ impl Report {
         Verdict::NoSingleLeader { why }
     }
 
-    /// What is not wrong, and worth knowing: what a change of the membership waits for, who has no vote yet.
+    /// Remarks that are no problems: what a membership change waits for, and members without a vote.
     pub fn notes(&self) -> Vec<String> {
         let told = self.rows.iter().filter_map(|r| r.told.as_ref().ok().map(|n| (&r.server, n)));
         told.filter(|(_, n)| !n.membership_wait.is_empty())
@@ -114,7 +115,7 @@ impl Report {
             .collect()
     }
 
-    /// The table, with a line's end behind each row.
+    /// The table, one line for each row.
     pub fn table(&self) -> String {
         let cells: Vec<[String; 12]> = self.rows.iter().map(cells).collect();
         let width =
@@ -139,7 +140,7 @@ impl Report {
         out
     }
 
-    /// The same as JSON: a figure that a server does not tell is `null`.
+    /// The table as JSON. A figure that a server does not report is `null`.
     pub fn json(&self) -> String {
         let servers: Vec<Value> = self.rows.iter().map(server_json).collect();
         let (health, why) = match self.verdict() {
@@ -177,7 +178,7 @@ fn server_json(row: &Row) -> Value {
     }
 }
 
-/// The cells of a row; those of an unreachable server are empty behind its name.
+/// The cells of a row. Only the first is set for an unreachable server.
 fn cells(row: &Row) -> [String; 12] {
     let mut cells: [String; 12] = Default::default();
     cells[0].clone_from(&row.server);

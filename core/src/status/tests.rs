@@ -1,4 +1,4 @@
-//! What could make the table lie: figures that are not told, servers that are none, two leaders, none.
+//! Hazards of the table: figures that are not reported, answers of other programs, several leaders, none.
 
 use super::*;
 use std::io::{Read, Write};
@@ -12,13 +12,13 @@ const MNTR: &str = "zk_version\t3.9.6-paddock-0.1.0, built on 2026-01-01 00:00 U
                     paddock_node\t2\npaddock_term\t7\npaddock_applied_index\t90\npaddock_commit_index\t95\n\
                     paddock_lag_entries\t5\npaddock_lag_ms\t12\npaddock_leader\t3\nzk_num_alive_connections\t4\n";
 
-fn node(role: &str) -> Node {
-    Node { role: role.to_owned(), ..Node::default() }
+fn node(role: &str) -> NodeStatus {
+    NodeStatus { role: role.to_owned(), ..NodeStatus::default() }
 }
 
-fn report(told: Vec<Result<Node, String>>) -> Report {
+fn report(told: Vec<Result<NodeStatus, String>>) -> EnsembleStatus {
     let rows = told.into_iter().enumerate().map(|(i, told)| Row { server: format!("h{i}:2181"), told });
-    Report { rows: rows.collect() }
+    EnsembleStatus { rows: rows.collect() }
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn an_answer_of_something_else_is_not_taken_for_a_server() {
     assert!(error.contains("HTTP/1.1 400"), "{error}");
     assert_eq!(read(&format!("{NOT_SERVING}\n"), "").unwrap().role, "not serving");
     for garbage in ["zk_version", "paddock_term\tx\npaddock_node\t-1\n", "\t\t\n\t", "paddock_term\tNaN\n"] {
-        assert_eq!(monitored(garbage), Node::default(), "{garbage:?}");
+        assert_eq!(monitored(garbage), NodeStatus::default(), "{garbage:?}");
     }
 }
 
@@ -68,27 +68,27 @@ fn healthy_means_exactly_one_leader_and_nobody_missing() {
     ] {
         assert!(matches!(report(rows.clone()).verdict(), Verdict::NoSingleLeader { .. }), "{rows:?}");
     }
-    let alone = report(vec![Ok(Node { leader: Some(3), ..follower.clone() })]);
+    let alone = report(vec![Ok(NodeStatus { leader: Some(3), ..follower.clone() })]);
     assert!(
         matches!(alone.verdict(), Verdict::NoSingleLeader { why } if why[0].contains("they follow node 3: name all"))
     );
-    let full = Node { blocked: "the disk is full".to_owned(), ..leader.clone() };
-    let stuck = report(vec![Ok(full), Ok(Node { leader: Some(0), ..follower.clone() })]);
+    let full = NodeStatus { blocked: "the disk is full".to_owned(), ..leader.clone() };
+    let stuck = report(vec![Ok(full), Ok(NodeStatus { leader: Some(0), ..follower.clone() })]);
     assert!(
         matches!(stuck.verdict(), Verdict::Degraded { why } if why == ["h0:2181: nothing is written: the disk is full"])
     );
-    let lonely = Node { left_behind: "node 2 is 9 entries behind".to_owned(), ..leader.clone() };
+    let lonely = NodeStatus { left_behind: "node 2 is 9 entries behind".to_owned(), ..leader.clone() };
     assert!(
         matches!(report(vec![Ok(lonely), Ok(follower.clone())]).verdict(), Verdict::Degraded { why } if why == ["h0:2181 leads, and node 2 is 9 entries behind"])
     );
-    // Whoever's disk is full serves for a while, as if nothing was wrong.
+    // A server with a full disk serves for a while as if nothing was wrong.
     let behind = monitored("paddock_disk_full\t1\n");
-    let behind = Node { role: "follower".to_owned(), ..behind };
+    let behind = NodeStatus { role: "follower".to_owned(), ..behind };
     let behind = report(vec![Ok(leader.clone()), Ok(behind)]);
     assert!(
         matches!(behind.verdict(), Verdict::Degraded { why } if why[0].starts_with("h1:2181: its disk is full"))
     );
-    let follows = |n: u64| Node { leader: Some(n), ..follower.clone() };
+    let follows = |n: u64| NodeStatus { leader: Some(n), ..follower.clone() };
     let torn = report(vec![Ok(leader), Ok(follows(1)), Ok(follows(2))]);
     assert!(matches!(torn.verdict(), Verdict::Degraded { why } if why[0].contains("disagree")));
 }
@@ -96,7 +96,7 @@ fn healthy_means_exactly_one_leader_and_nobody_missing() {
 #[test]
 fn a_reconfiguration_that_waits_is_told_and_makes_nobody_ill() {
     let waits = monitored("paddock_membership_wait\treconfiguration 2 waits for server 4\n");
-    let waits = report(vec![Ok(Node { role: "leader".to_owned(), ..waits }), Ok(node("follower"))]);
+    let waits = report(vec![Ok(NodeStatus { role: "leader".to_owned(), ..waits }), Ok(node("follower"))]);
     assert_eq!(waits.notes(), ["h0:2181: reconfiguration 2 waits for server 4"]);
     assert_eq!(waits.verdict(), Verdict::Healthy);
 }
@@ -160,14 +160,14 @@ fn leadership_that_cannot_be_had_is_told_with_its_reason_and_what_to_do() {
     };
     let full = why(MNTR.to_owned(), "the disk of this server's data directory is full\n");
     assert_eq!(full, "it answers: the disk of this server's data directory is full");
-    // One that says nothing of it.
+    // A server that does not report its full disk.
     let full = why(format!("{MNTR}paddock_disk_full\t1\n"), "asked\n");
     assert!(full.contains("its disk is full: free space") && !full.contains("vote"), "{full}");
     let none =
         MNTR.replace("paddock_leader\t3", "paddock_leader\t0") + "paddock_write_block_reason\tno leader\n";
     let none = why(none, "asked\n");
     assert!(none.ends_with("knows no leader that could hand over: no leader"), "{none}");
-    // One that says so itself, and whose election ends in time.
+    // A server that reports that it knows no leader, until the election ends.
     let none = why(MNTR.to_owned(), crate::admin::text::NO_LEADER);
     assert!(none.contains("300 ms") && none.contains("knows no leader that could hand over"), "{none}");
     let (looks, led) = (AtomicU64::new(0), SRVR.replace("Mode: follower", "Mode: leader"));

@@ -19,8 +19,7 @@ use super::reader::{BATCH_LOOKUPS, PublishedVersion, Reader, Shared, descend, ge
 use super::reclaim::Heap;
 use super::snapshot_view::SnapshotView;
 use super::znode::{self, Header, Raw, Znode, check_lengths};
-use crate::acl::{Acl, AclList, AclRef};
-use crate::command::Identity;
+use crate::acl::{AclList, AclRef};
 use std::ptr::null_mut;
 use std::sync::Arc;
 
@@ -115,10 +114,7 @@ pub(super) fn tree(readers: usize, hasher: PathHasher) -> (Writer, Vec<Reader>) 
         saved: None,
         restored_parent: null_mut(),
     };
-    let list = |perms| -> AclRef {
-        let id = Identity { scheme: "world".into(), id: "anyone".into() };
-        Arc::new(AclList { entries: vec![Acl { perms, id }] })
-    };
+    let list = |perms| -> AclRef { Arc::new(AclList::world(perms)) };
     let open = list(PERMS_ALL);
     let config = (list(PERM_READ), -1);
     let reserved = [

@@ -1,10 +1,11 @@
-//! A shard's watch tables and what fires them.
+//! The watch tables of one shard, and which watches a change fires.
 //!
-//! Owns which connection of this shard waits for which path, and in which of ZooKeeper's modes. Never sends, never
-//! looks at the tree, never checks an ACL (the shard does, with the ACLs that come in the change), and is never shared
-//! between cores. It stays correct because a watch exists in exactly two places that are changed together, the path's
-//! list of watchers and the connection's list of paths, and each knows its position in the other: firing, removing and
-//! closing cost what they touch, however large the tables are.
+//! Owns which connection of this shard watches which path, in which of ZooKeeper's modes.
+//! Never sends, reads the tree, or checks an ACL: the shard does that, with the ACLs in the change. Never
+//! shared between cores.
+//! Correct because a watch is stored in exactly two places, which are changed together: the path's list of
+//! watchers and the connection's list of paths. Each entry knows its position in the other list. Firing,
+//! removing and closing therefore cost what they touch, however large the tables are.
 //!
 //! ```text
 //!   index: path ──► entry ──► watchers, sorted by connection: (connection, modes, position)
@@ -12,9 +13,9 @@
 //!                     └─────────── connections[c].entries[position] ◄───────────┘
 //! ```
 //!
-//! ZooKeeper's two tables (data and child) are one here: a watcher's modes say in which of them it stands. A one-shot
-//! data watch and a one-shot child watch are a bit each; a persistent watch stands in both tables; a recursive one in the
-//! data table of its path and of all paths below.
+//! ZooKeeper's data table and child table are one table here: the modes of a watcher say which of them it
+//! belongs to. A one-shot data watch and a one-shot child watch are one bit each. A persistent watch belongs
+//! to both tables. A recursive watch belongs to the data tables of its path and of all paths below.
 
 #![forbid(unsafe_code)]
 
@@ -22,57 +23,56 @@ mod table;
 
 pub use table::{Watches, WatchesFull, parent};
 
-/// One way to watch a path.
+/// How a watcher watches its path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    /// Set by getData and exists: one event.
+pub enum WatcherMode {
+    /// One event. Set by getData and exists.
     Data,
-    /// Set by getChildren: one event.
+    /// One event. Set by getChildren.
     Child,
-    /// Set by addWatch: every event of the path and of its list of children, until removed.
+    /// Every event of the path and of its list of children, until removed. Set by addWatch.
     Persistent,
-    /// Set by addWatch: every event of the path and of all paths below, until removed; never NodeChildrenChanged.
+    /// Every event of the path and of all paths below, except NodeChildrenChanged, until removed. Set by
+    /// addWatch.
     Recursive,
 }
 
-impl Mode {
+impl WatcherMode {
     const fn bit(self) -> u8 {
         1 << self as u8
     }
 }
 
-/// What checkWatches and removeWatches ask for, since 3.9.
+/// Which watches a checkWatches or removeWatches request (since 3.9) applies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// A one-shot child watch.
+pub enum WatcherFilter {
+    /// One-shot child watches.
     Children,
-    /// A one-shot data watch.
+    /// One-shot data watches.
     Data,
-    /// Whatever there is.
+    /// Watches of every mode.
     Any,
-    /// A persistent watch.
     Persistent,
-    /// A recursive watch.
     Recursive,
 }
 
-impl Kind {
+impl WatcherFilter {
     const fn bits(self) -> u8 {
         match self {
-            Kind::Children => Mode::Child.bit(),
-            Kind::Data => Mode::Data.bit(),
-            Kind::Any => 0xff,
-            Kind::Persistent => Mode::Persistent.bit(),
-            Kind::Recursive => Mode::Recursive.bit(),
+            WatcherFilter::Children => WatcherMode::Child.bit(),
+            WatcherFilter::Data => WatcherMode::Data.bit(),
+            WatcherFilter::Any => 0xff,
+            WatcherFilter::Persistent => WatcherMode::Persistent.bit(),
+            WatcherFilter::Recursive => WatcherMode::Recursive.bit(),
         }
     }
 }
 
-/// Who is to be told of one change: slots of connections, each at most once in each list.
+/// The connections to notify of one change, as slots. A slot occurs at most once in each list.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Hits {
-    /// Told of the change of the path itself. Sent first.
+    /// To be notified of the change of the path itself. Sent first.
     pub own: Vec<u32>,
-    /// Told that the parent's children changed.
+    /// To be notified that the children of the parent changed.
     pub parent: Vec<u32>,
 }

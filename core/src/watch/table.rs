@@ -1,6 +1,11 @@
-//! The table itself.
+//! The table of one shard: paths with their watchers, and connections with their paths.
+//!
+//! Owns the entries, their indices and the counts of watches.
+//! Never moves an entry: a free slot is reused for another path.
+//! Correct because a watcher knows its position in the connection's list, and [`Watches::unlink`] updates
+//! the one watcher whose position changes.
 
-use super::{Hits, Kind, Mode};
+use super::{Hits, WatcherFilter, WatcherMode};
 use crate::commit::{Change, ChangeKind};
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
@@ -8,49 +13,49 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// A connection holds as many watches as it may.
+/// The connection already holds the maximum of watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[error("the connection holds {max} watches, as many as it may")]
 pub struct WatchesFull {
-    /// The bound.
+    /// Paths that one connection may watch.
     pub max: usize,
 }
 
 #[derive(Clone, Copy)]
 struct Watcher {
     connection: u32,
-    /// Where the entry stands in the connection's list.
+    /// Index of the path in the connection's list.
     position: u32,
     modes: u8,
 }
 
-struct Entry {
+struct WatchedPath {
     path: Arc<str>,
-    /// Sorted by connection. Most paths have one watcher, which costs no allocation.
+    /// Sorted by connection. Most paths have one watcher, which needs no allocation.
     watchers: SmallVec<[Watcher; 1]>,
 }
 
-impl Entry {
+impl WatchedPath {
     fn find(&self, connection: u32) -> Result<usize, usize> {
         self.watchers.binary_search_by_key(&connection, |w| w.connection)
     }
 }
 
 #[derive(Default)]
-struct Connection {
-    /// Indices into `entries`.
+struct ConnectionWatches {
+    /// Indices into [`Watches::entries`].
     entries: Vec<u32>,
-    /// Number of the firing that last hit it: at most one event for each.
+    /// Number of the last firing that hit the connection: at most one event for each firing.
     fired: u64,
 }
 
-/// The watches of one shard.
+/// All watches of one shard.
 pub struct Watches {
     index: HashMap<Arc<str>, u32, RandomState>,
-    entries: Vec<Entry>,
+    entries: Vec<WatchedPath>,
     free: Vec<u32>,
-    /// By slot of the connection.
-    connections: Vec<Connection>,
+    /// Indexed by the connection's slot.
+    connections: Vec<ConnectionWatches>,
     per_connection_max: usize,
     watching: usize,
     pairs: usize,
@@ -60,11 +65,11 @@ pub struct Watches {
 }
 
 /// Modes that end with their first event.
-const ONE_SHOT: u8 = Mode::Data.bit() | Mode::Child.bit();
-/// Modes that stand in the data table.
-const IN_DATA: u8 = Mode::Data.bit() | Mode::Persistent.bit() | Mode::Recursive.bit();
-/// Modes that stand in the child table.
-const IN_CHILD: u8 = Mode::Child.bit() | Mode::Persistent.bit();
+const ONE_SHOT: u8 = WatcherMode::Data.bit() | WatcherMode::Child.bit();
+/// Modes that belong to the data table.
+const IN_DATA: u8 = WatcherMode::Data.bit() | WatcherMode::Persistent.bit() | WatcherMode::Recursive.bit();
+/// Modes that belong to the child table.
+const IN_CHILD: u8 = WatcherMode::Child.bit() | WatcherMode::Persistent.bit();
 
 impl Watches {
     /// An empty table in which one connection may watch `per_connection_max` paths.
@@ -82,28 +87,28 @@ impl Watches {
             firing: 0,
         }
     }
-    /// Whether nobody watches anything.
+    /// Whether no watch is armed.
     pub fn is_empty(&self) -> bool {
         self.pairs == 0
     }
-    /// Watches armed: each mode of each pair of connection and path.
+    /// Armed watches: each mode of each pair of connection and path counts.
     pub fn armed(&self) -> usize {
         self.armed
     }
-    /// Paths with a watch.
+    /// Paths with at least one watch.
     pub fn paths(&self) -> usize {
         self.index.len()
     }
-    /// Connections with a watch.
+    /// Connections with at least one watch.
     pub fn watching(&self) -> usize {
         self.watching
     }
 
-    /// Arms a watch. Arming the same one again changes nothing.
-    pub fn add(&mut self, connection: u32, path: &str, mode: Mode) -> Result<(), WatchesFull> {
+    /// Arms a watch. Arming it again changes nothing.
+    pub fn add(&mut self, connection: u32, path: &str, mode: WatcherMode) -> Result<(), WatchesFull> {
         let slot = connection as usize;
         if self.connections.len() <= slot {
-            self.connections.resize_with(slot + 1, Connection::default);
+            self.connections.resize_with(slot + 1, ConnectionWatches::default);
         }
         let held = self.connections[slot].entries.len();
         let known = self.index.get(path).copied();
@@ -113,7 +118,7 @@ impl Watches {
             if watcher.modes & mode.bit() == 0 {
                 watcher.modes |= mode.bit();
                 self.armed += 1;
-                self.recursive += usize::from(mode == Mode::Recursive);
+                self.recursive += usize::from(mode == WatcherMode::Recursive);
             }
             return Ok(());
         }
@@ -131,20 +136,20 @@ impl Watches {
         self.watching += usize::from(held == 0);
         self.pairs += 1;
         self.armed += 1;
-        self.recursive += usize::from(mode == Mode::Recursive);
+        self.recursive += usize::from(mode == WatcherMode::Recursive);
         Ok(())
     }
 
-    /// Whether the connection has such a watch on exactly this path.
-    pub fn has(&self, connection: u32, path: &str, kind: Kind) -> bool {
+    /// Whether the connection has a matching watch on exactly this path.
+    pub fn has(&self, connection: u32, path: &str, kind: WatcherFilter) -> bool {
         self.index.get(path).is_some_and(|e| {
             let entry = &self.entries[*e as usize];
             entry.find(connection).is_ok_and(|at| entry.watchers[at].modes & kind.bits() != 0)
         })
     }
 
-    /// Removes such watches from exactly this path; whether there was one.
-    pub fn remove(&mut self, connection: u32, path: &str, kind: Kind) -> bool {
+    /// Removes the matching watches from exactly this path. Gives whether there was one.
+    pub fn remove(&mut self, connection: u32, path: &str, kind: WatcherFilter) -> bool {
         let Some(e) = self.index.get(path).copied() else { return false };
         let Ok(at) = self.entries[e as usize].find(connection) else { return false };
         let removed = self.disarm(e, at, kind.bits());
@@ -152,7 +157,7 @@ impl Watches {
         removed
     }
 
-    /// Drops everything that the connection watches.
+    /// Removes all watches of the connection.
     pub fn drop_connection(&mut self, connection: u32) {
         let Some(held) = self.connections.get_mut(connection as usize) else { return };
         let entries = std::mem::take(&mut held.entries);
@@ -168,7 +173,7 @@ impl Watches {
         }
     }
 
-    /// Takes a change: one-shot watches that it fires are gone, and `hits` says whom to tell. Clears `hits` first.
+    /// Finds the watchers of a change and removes the one-shot watches that fire. Clears `hits` first.
     pub fn fire(&mut self, change: &Change, hits: &mut Hits) {
         hits.own.clear();
         hits.parent.clear();
@@ -177,13 +182,13 @@ impl Watches {
         }
         self.firing += 1;
         let path: &str = &change.path;
-        // A deletion also fires the child table of the path, but a connection that the data table told is told once.
+        // A deletion also fires the child table of the path. A connection in both tables gets one event.
         let tables = if change.kind == ChangeKind::Deleted { IN_DATA | IN_CHILD } else { IN_DATA };
         self.fire_at(path, tables, &mut hits.own);
         if self.recursive > 0 {
             let mut above = parent(path);
             while let Some(ancestor) = above {
-                self.fire_at(ancestor, Mode::Recursive.bit(), &mut hits.own);
+                self.fire_at(ancestor, WatcherMode::Recursive.bit(), &mut hits.own);
                 above = parent(ancestor);
             }
         }
@@ -195,8 +200,9 @@ impl Watches {
         }
     }
 
-    /// Collects the watchers of `path` that stand in `tables`, once in this firing, and ends their one-shot modes there. Those
-    /// that end go all together: one by one each would move all behind it, and ten thousand may wait for one path.
+    /// Collects the watchers of `path` in `tables`, each connection once a firing, and ends their one-shot
+    /// modes. All that end are removed in one pass: ten thousand may watch one path, and each single removal
+    /// would move those behind it.
     fn fire_at(&mut self, path: &str, tables: u8, hits: &mut Vec<u32>) {
         let Some(e) = self.index.get(path).copied() else { return };
         let mut watchers = std::mem::take(&mut self.entries[e as usize].watchers);
@@ -221,7 +227,8 @@ impl Watches {
         self.prune(e);
     }
 
-    /// Takes `bits` off the watcher at `at`, and the watcher itself when none is left. The entry stays.
+    /// Removes the modes in `bits` from the watcher at `at`, and the watcher when no mode is left. Keeps the
+    /// path's entry.
     fn disarm(&mut self, e: u32, at: usize, bits: u8) -> bool {
         let watcher = &mut self.entries[e as usize].watchers[at];
         let removed = watcher.modes & bits;
@@ -235,13 +242,13 @@ impl Watches {
         removed != 0
     }
 
-    /// Takes the place of a watcher that is gone out of its connection's list.
+    /// Removes a path from its connection's list, after its watcher was removed.
     fn unlink(&mut self, connection: u32, position: usize) {
         self.pairs -= 1;
         let held = &mut self.connections[connection as usize].entries;
         held.swap_remove(position);
         self.watching -= usize::from(held.is_empty());
-        // The last entry of the list took the place: its watcher must know. It is another path's.
+        // `swap_remove` moved the last path of the list to `position`: tell its watcher.
         if let Some(moved) = held.get(position).copied() {
             let entry = &mut self.entries[moved as usize];
             if let Ok(at) = entry.find(connection) {
@@ -252,12 +259,12 @@ impl Watches {
 
     fn uncount(&mut self, modes: u8) {
         self.armed -= modes.count_ones() as usize;
-        self.recursive -= usize::from(modes & Mode::Recursive.bit() != 0);
+        self.recursive -= usize::from(modes & WatcherMode::Recursive.bit() != 0);
     }
 
     fn intern(&mut self, path: &str) -> u32 {
         let path: Arc<str> = path.into();
-        let entry = Entry { path: path.clone(), watchers: SmallVec::new() };
+        let entry = WatchedPath { path: path.clone(), watchers: SmallVec::new() };
         let e = match self.free.pop() {
             Some(e) => {
                 self.entries[e as usize] = entry;
@@ -272,7 +279,7 @@ impl Watches {
         e
     }
 
-    /// Forgets a path that nobody watches any more.
+    /// Removes the path if it has no watcher left.
     fn prune(&mut self, e: u32) {
         let entry = &mut self.entries[e as usize];
         if entry.watchers.is_empty() {
@@ -283,7 +290,7 @@ impl Watches {
     }
 }
 
-/// The parent as events name it: "/" for "/a", none for "/" (and for a path without a slash).
+/// The parent as events name it: "/" for "/a"; `None` for "/" and for a path without a slash.
 pub fn parent(path: &str) -> Option<&str> {
     match path.rfind('/')? {
         0 if path.len() == 1 => None,

@@ -1,4 +1,4 @@
-//! The firing table of spec 02 section 8.2, and a model.
+//! The firing table of spec 02 section 8.2, and a comparison with a model.
 
 use super::*;
 use crate::acl::AclRef;
@@ -22,18 +22,18 @@ use ChangeKind::{Created, DataChanged, Deleted};
 
 #[test]
 fn the_firing_table_row_by_row() {
-    // Connection n holds the one watch of column n: data on P, child on P, child on Q, persistent on P, persistent on
-    // Q, recursive on P, recursive on an ancestor.
+    // Connection n holds the one watch of column n: data on P, child on P, child on Q, persistent on P,
+    // persistent on Q, recursive on P, recursive on an ancestor.
     let arm = || {
         let mut w = Watches::new(100);
         let columns = [
-            ("/q/p", Mode::Data),
-            ("/q/p", Mode::Child),
-            ("/q", Mode::Child),
-            ("/q/p", Mode::Persistent),
-            ("/q", Mode::Persistent),
-            ("/q/p", Mode::Recursive),
-            ("/", Mode::Recursive),
+            ("/q/p", WatcherMode::Data),
+            ("/q/p", WatcherMode::Child),
+            ("/q", WatcherMode::Child),
+            ("/q/p", WatcherMode::Persistent),
+            ("/q", WatcherMode::Persistent),
+            ("/q/p", WatcherMode::Recursive),
+            ("/", WatcherMode::Recursive),
         ];
         for (connection, (path, mode)) in columns.into_iter().enumerate() {
             w.add(connection as u32, path, mode).unwrap();
@@ -50,7 +50,7 @@ fn the_firing_table_row_by_row() {
 #[test]
 fn a_one_shot_watch_fires_once_and_the_others_stay() {
     let mut w = Watches::new(100);
-    for mode in [Mode::Data, Mode::Child, Mode::Persistent, Mode::Recursive] {
+    for mode in [WatcherMode::Data, WatcherMode::Child, WatcherMode::Persistent, WatcherMode::Recursive] {
         w.add(3, "/a", mode).unwrap();
         w.add(3, "/a", mode).unwrap();
     }
@@ -58,9 +58,13 @@ fn a_one_shot_watch_fires_once_and_the_others_stay() {
     assert_eq!(fire(&mut w, Deleted, "/a"), (vec![3], vec![]));
     assert_eq!(w.armed(), 2);
     assert_eq!(fire(&mut w, Created, "/a"), (vec![3], vec![]));
-    assert!(!w.has(3, "/a", Kind::Data) && w.has(3, "/a", Kind::Persistent) && w.has(3, "/a", Kind::Any));
-    assert!(!w.remove(3, "/a", Kind::Children));
-    assert!(w.remove(3, "/a", Kind::Any));
+    assert!(
+        !w.has(3, "/a", WatcherFilter::Data)
+            && w.has(3, "/a", WatcherFilter::Persistent)
+            && w.has(3, "/a", WatcherFilter::Any)
+    );
+    assert!(!w.remove(3, "/a", WatcherFilter::Children));
+    assert!(w.remove(3, "/a", WatcherFilter::Any));
     assert!(w.is_empty());
     assert_eq!((w.armed(), w.paths(), w.watching()), (0, 0, 0));
 }
@@ -68,21 +72,21 @@ fn a_one_shot_watch_fires_once_and_the_others_stay() {
 #[test]
 fn recursive_watches_on_two_levels_give_one_event() {
     let mut w = Watches::new(100);
-    w.add(1, "/", Mode::Recursive).unwrap();
-    w.add(1, "/a", Mode::Recursive).unwrap();
-    w.add(1, "/a/b", Mode::Data).unwrap();
-    w.add(1, "/a", Mode::Child).unwrap();
+    w.add(1, "/", WatcherMode::Recursive).unwrap();
+    w.add(1, "/a", WatcherMode::Recursive).unwrap();
+    w.add(1, "/a/b", WatcherMode::Data).unwrap();
+    w.add(1, "/a", WatcherMode::Child).unwrap();
     assert_eq!(fire(&mut w, Created, "/a/b"), (vec![1], vec![1]));
 }
 
 #[test]
 fn a_connection_at_its_bound_may_still_change_modes_of_what_it_has() {
     let mut w = Watches::new(2);
-    w.add(1, "/a", Mode::Data).unwrap();
-    w.add(1, "/b", Mode::Data).unwrap();
-    assert_eq!(w.add(1, "/c", Mode::Data), Err(WatchesFull { max: 2 }));
-    w.add(1, "/a", Mode::Child).unwrap();
-    assert!(!w.has(1, "/c", Kind::Any));
+    w.add(1, "/a", WatcherMode::Data).unwrap();
+    w.add(1, "/b", WatcherMode::Data).unwrap();
+    assert_eq!(w.add(1, "/c", WatcherMode::Data), Err(WatchesFull { max: 2 }));
+    w.add(1, "/a", WatcherMode::Child).unwrap();
+    assert!(!w.has(1, "/c", WatcherFilter::Any));
     assert_eq!(w.paths(), 2);
 }
 
@@ -94,8 +98,15 @@ fn parents_are_named_as_events_name_them() {
 }
 
 const PATHS: [&str; 6] = ["/", "/a", "/a/b", "/a/b/c", "/ab", ""];
-const MODES: [Mode; 4] = [Mode::Data, Mode::Child, Mode::Persistent, Mode::Recursive];
-const KINDS: [Kind; 5] = [Kind::Children, Kind::Data, Kind::Any, Kind::Persistent, Kind::Recursive];
+const MODES: [WatcherMode; 4] =
+    [WatcherMode::Data, WatcherMode::Child, WatcherMode::Persistent, WatcherMode::Recursive];
+const KINDS: [WatcherFilter; 5] = [
+    WatcherFilter::Children,
+    WatcherFilter::Data,
+    WatcherFilter::Any,
+    WatcherFilter::Persistent,
+    WatcherFilter::Recursive,
+];
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -114,31 +125,31 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The model: a map from (connection, path) to modes, searched whole at each step.
+/// The model: a map from (connection, path) to modes, searched completely at each step.
 type Model = BTreeMap<(u32, &'static str), BTreeSet<u8>>;
 
 fn model_fire(model: &mut Model, kind: ChangeKind, path: &'static str) -> (Vec<u32>, Vec<u32>) {
     let (mut own, mut above) = (BTreeSet::new(), BTreeSet::new());
-    let bit = |m: Mode| m as u8;
+    let bit = |m: WatcherMode| m as u8;
     for ((c, watched), modes) in model.iter_mut() {
-        let has = |m: Mode| modes.contains(&bit(m));
+        let has = |m: WatcherMode| modes.contains(&bit(m));
         let below = *watched == path
             || *watched == "/" && path.starts_with('/')
             || watched.len() > 1 && path.starts_with(&format!("{watched}/"));
-        let data = *watched == path && (has(Mode::Data) || has(Mode::Persistent));
-        let child_of_deleted = *watched == path && kind == Deleted && has(Mode::Child);
-        if data || child_of_deleted || below && has(Mode::Recursive) {
+        let data = *watched == path && (has(WatcherMode::Data) || has(WatcherMode::Persistent));
+        let child_of_deleted = *watched == path && kind == Deleted && has(WatcherMode::Child);
+        if data || child_of_deleted || below && has(WatcherMode::Recursive) {
             own.insert(*c);
         }
         let told = kind != DataChanged && parent(path) == Some(watched);
-        if told && (has(Mode::Child) || has(Mode::Persistent)) {
+        if told && (has(WatcherMode::Child) || has(WatcherMode::Persistent)) {
             above.insert(*c);
         }
         if *watched == path {
-            modes.remove(&bit(Mode::Data));
+            modes.remove(&bit(WatcherMode::Data));
         }
         if child_of_deleted || told {
-            modes.remove(&bit(Mode::Child));
+            modes.remove(&bit(WatcherMode::Child));
         }
     }
     model.retain(|_, modes| !modes.is_empty());

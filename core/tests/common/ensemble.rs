@@ -1,4 +1,4 @@
-//! Whole ensembles of real processes on loopback, for tests that kill, pause and restart them.
+//! Ensembles of real processes on loopback, for tests that kill, pause and restart them.
 
 use super::{Client, PATIENCE};
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,14 +11,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a four-letter word may take: a paused node never answers.
+/// Time limit of a four-letter word: a paused node never answers.
 const WORD_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two looks at something that is waited for, so that looking does not slow it down.
+/// Pause between two polls, so that polling does not slow the ensemble down.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Lines of each node's log that a failing test shows.
 const LOG_LINES_SHOWN: usize = 15;
 
-/// Asks until there is an answer.
+/// Repeats `ask` until it gives a value.
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -30,7 +30,7 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Tells threads to stop when it goes, also when a test fails before it says so itself.
+/// Stops threads when dropped, even when a test fails earlier.
 pub struct StopAtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -52,7 +52,8 @@ pub struct Ensemble {
 }
 
 impl Ensemble {
-    /// Starts `voters` nodes with `config` as further lines of their configuration, and waits until all serve.
+    /// Starts `voters` nodes with `config` as further lines of their configuration, and waits until all
+    /// serve.
     pub fn start(voters: u8, config: &str) -> Ensemble {
         let dir = tempfile::tempdir().unwrap();
         let ip = own_address();
@@ -86,22 +87,21 @@ impl Ensemble {
         &self.nodes[usize::from(node) - 1]
     }
 
-    /// Numbers of all nodes.
     pub fn all(&self) -> Vec<u8> {
         (1..=self.nodes.len() as u8).collect()
     }
 
-    /// Numbers of those whose process was not killed.
+    /// Numbers of the nodes whose process was not killed.
     pub fn running(&self) -> Vec<u8> {
         self.all().into_iter().filter(|n| self.node(*n).child.is_some()).collect()
     }
 
-    /// Its configuration file.
+    /// Path of the node's configuration file.
     pub fn config(&self, node: u8) -> PathBuf {
         self.node(node).dir.join("zoo.cfg")
     }
 
-    /// Starts a node, for the first time or again. Even ones on the epoll loop.
+    /// Starts or restarts a node. Even numbers use the epoll loop.
     pub fn launch(&mut self, node: u8) {
         let dir = self.node(node).dir.clone();
         let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
@@ -124,7 +124,7 @@ impl Ensemble {
         assert!(before.is_none(), "node {node} runs already");
     }
 
-    /// kill -9; it is dead afterwards.
+    /// Sends SIGKILL and waits until the process is dead.
     pub fn kill(&mut self, node: u8) {
         let mut child = self.nodes[usize::from(node) - 1].child.take().expect("the node runs");
         child.kill().unwrap();
@@ -139,7 +139,7 @@ impl Ensemble {
         status.code()
     }
 
-    /// Takes the disk of a node that does not run.
+    /// Empties the data directory of a node that does not run.
     pub fn lose_disk(&self, node: u8) {
         let data = self.node(node).dir.join("data");
         std::fs::remove_dir_all(&data).unwrap();
@@ -152,7 +152,7 @@ impl Ensemble {
         kill_process(Pid::from_child(child), signal).unwrap();
     }
 
-    /// SIGSTOP; none of its threads runs afterwards.
+    /// Sends SIGSTOP and waits until no thread of the node runs.
     pub fn pause(&self, node: u8) {
         self.signal(node, Signal::STOP);
         let pid = self.node(node).child.as_ref().expect("the node runs").id();
@@ -166,7 +166,7 @@ impl Ensemble {
         });
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&self, node: u8) {
         self.signal(node, Signal::CONT);
     }
@@ -181,7 +181,7 @@ impl Ensemble {
         Ok(answer)
     }
 
-    /// One value of `mntr`; `None` as long as there is none.
+    /// A value of `mntr`; `None` while there is none.
     pub fn value(&self, node: u8, key: &str) -> Option<String> {
         let answer = self.word(node, "mntr").ok()?;
         let value = answer.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('\t'))?;
@@ -192,7 +192,7 @@ impl Ensemble {
         self.value(node, key)?.parse().ok()
     }
 
-    /// The leader on which all running nodes agree, as soon as they do.
+    /// Waits until all running nodes agree on a leader, and gives it.
     pub fn leader(&self) -> u8 {
         let running = self.running();
         until("all nodes agree who leads", || {
@@ -230,7 +230,7 @@ impl Ensemble {
         Ok(socket)
     }
 
-    /// A client with a new session, as soon as the node gives one.
+    /// A client with a new session, as soon as the node grants one.
     pub fn client(&self, node: u8, timeout_ms: i32) -> Client {
         until(&format!("node {node} opens a session"), || {
             Client::open(self.socket(node).ok()?, 0, [0; 16], timeout_ms).ok().filter(|c| c.session != 0)
@@ -256,8 +256,8 @@ impl Drop for Ensemble {
     }
 }
 
-/// An address of loopback that no other ensemble has: the ports of a killed node stay free for it, because outgoing
-/// connections have 127.0.0.1 as their own address.
+/// A loopback address for one ensemble alone. The ports of a killed node stay free, because outgoing
+/// connections use 127.0.0.1 as their own address.
 fn own_address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [.., high, low] = std::process::id().to_be_bytes();

@@ -1,4 +1,4 @@
-//! A server process and a plain blocking client for tests that use the real binary.
+//! A server process and a blocking client for tests of the real binary.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -14,22 +14,22 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// How long anything may take before the test fails: far above what a loaded machine needs.
+/// Time limit of each wait, far above what a loaded machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One server process. Dropping it kills it.
+/// A server process. Dropping it kills it.
 pub struct Process {
     pub child: Child,
     pub address: SocketAddr,
 }
 
-/// Flags for every loop this machine can run: the epoll loop always, the default one where it differs.
+/// Flags for every event loop of this machine: epoll always, the default loop where it differs.
 pub fn transports() -> [&'static str; 2] {
     ["auto", "epoll"]
 }
 
 impl Process {
-    /// Starts the binary on `dir` with `config` as further lines of its configuration file, on a free port.
+    /// Starts the binary on `dir` and a free port, with `config` as further lines of its configuration file.
     pub fn start(dir: &Path, config: &str, flags: &[&str]) -> Process {
         let file = dir.join("zoo.cfg");
         let data = dir.join("data");
@@ -68,13 +68,13 @@ impl Process {
         }
     }
 
-    /// kill -9.
+    /// Sends SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM; gives the exit code.
+    /// Sends SIGTERM; gives the exit code.
     pub fn terminate(mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -109,7 +109,7 @@ impl Drop for Process {
     }
 }
 
-/// A message from the server, decoded lazily.
+/// A message from the server, decoded when asked for.
 pub struct Message {
     pub xid: i32,
     pub zxid: i64,
@@ -117,37 +117,37 @@ pub struct Message {
     pub body: Vec<u8>,
 }
 
-/// A blocking client.
+/// A blocking client with one session.
 pub struct Client {
     pub socket: TcpStream,
     pub session: i64,
     pub password: [u8; 16],
     pub timeout_ms: i32,
-    /// Highest zxid that any reply carried.
+    /// Highest zxid of all replies.
     pub zxid: i64,
-    /// The server said that it serves read-only.
+    /// Whether the server said that it serves read-only.
     pub read_only: bool,
     xid: i32,
 }
 
 impl Client {
-    /// Shakes hands. A refused reattach has `session` 0.
+    /// Performs the handshake. A refused reattach has `session` 0.
     pub fn open(socket: TcpStream, session: i64, password: [u8; 16], timeout_ms: i32) -> io::Result<Client> {
         Self::shake(socket, &greeting(session, &password, timeout_ms))
     }
 
-    /// Shakes hands as a client that takes a read-only server too.
+    /// Performs the handshake of a client that accepts a read-only server.
     pub fn open_read_only(socket: TcpStream, timeout_ms: i32) -> io::Result<Client> {
         Self::shake(socket, &ConnectRequest { read_only: Some(true), ..greeting(0, &[0; 16], timeout_ms) })
     }
 
-    /// The same session on another connection, as a client library moves it.
+    /// Moves the session to another connection, as a client library does.
     pub fn moved(&self, socket: TcpStream) -> io::Result<Client> {
         let greeting = greeting(self.session, &self.password, self.timeout_ms);
         Self::shake(socket, &ConnectRequest { last_zxid_seen: self.zxid, ..greeting })
     }
 
-    /// The same, where a server that only reads will do.
+    /// Moves the session, and accepts a read-only server.
     pub fn moved_read_only(&self, socket: TcpStream) -> io::Result<Client> {
         let greeting = greeting(self.session, &self.password, self.timeout_ms);
         let zxid = self.zxid;
@@ -175,7 +175,7 @@ impl Client {
         Ok(self.xid)
     }
 
-    /// The next message, notification or reply.
+    /// The next notification or reply.
     pub fn receive(&mut self) -> io::Result<Message> {
         let payload = read_frame(&mut self.socket)?;
         let (header, body) = ReplyHeader::split(&payload).map_err(io::Error::other)?;
@@ -183,7 +183,7 @@ impl Client {
         Ok(Message { xid: header.xid, zxid: header.zxid, err: header.err, body: body.to_vec() })
     }
 
-    /// Sends and waits for the reply, skipping notifications.
+    /// Sends a request and waits for its reply, skipping notifications.
     pub fn call(&mut self, request: &Request<'_>) -> io::Result<Message> {
         let xid = self.send(request)?;
         loop {
@@ -200,7 +200,7 @@ impl Client {
         self.call(&create(path, data, flags))
     }
 
-    /// Creates a sequential znode; gives the name it got.
+    /// Creates a sequential znode; gives its final path.
     pub fn create_sequential(&mut self, prefix: &str, data: &[u8]) -> io::Result<String> {
         const SEQUENTIAL: i32 = 2;
         let reply = self.create(prefix, data, SEQUENTIAL)?;
@@ -211,7 +211,7 @@ impl Client {
         }
     }
 
-    /// Waits until this server has everything that was committed before.
+    /// Waits until this server has applied everything that was committed before.
     pub fn sync(&mut self) -> io::Result<()> {
         let reply = self.call(&Request::Sync { path: "/".into() })?;
         assert_eq!(reply.err, 0, "sync");
@@ -222,7 +222,7 @@ impl Client {
         self.call(&Request::SetData { path: path.into(), data: Some(data), version: -1 })
     }
 
-    /// Data and version; `None` when there is no such znode.
+    /// Data and version; `None` without such a znode.
     pub fn get(&mut self, path: &str) -> io::Result<Option<(Vec<u8>, i32)>> {
         let reply = self.call(&Request::GetData { path: path.into(), watch: false })?;
         if reply.err != 0 {
@@ -269,7 +269,7 @@ pub fn create<'a>(path: &'a str, data: &'a [u8], flags: i32) -> Request<'a> {
 
 const OPEN: &[wire::Acl<'static>] = &[wire::Acl::OPEN];
 
-/// One frame's payload.
+/// The payload of one frame.
 pub fn read_frame(socket: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     socket.read_exact(&mut length)?;
@@ -278,14 +278,14 @@ pub fn read_frame(socket: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(payload)
 }
 
-/// A directory of its own for one test, removed at the end.
+/// A directory for one test, removed at its end.
 pub fn scratch() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_owned();
     (dir, path)
 }
 
-/// A small seeded generator for schedules: the seed is in the test's name or printed.
+/// A small seeded generator for schedules. The seed is in the test's name, or printed.
 pub struct Draw(pub u64);
 
 impl Draw {

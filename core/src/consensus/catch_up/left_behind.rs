@@ -4,7 +4,7 @@
 //! last named the follower. Never decides what the leader sends. It stays correct because it is drawn from
 //! Raft's own progress, and bounded because it holds one record for each member.
 
-use crate::complaint::Complaint;
+use crate::log_throttle::LogThrottle;
 use crate::consensus::raft::Progress;
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ struct Follower {
     /// When it acknowledged that, or last missed nothing.
     since_ns: u64,
     /// What the log says of it, and how often.
-    said: Complaint,
+    said: LogThrottle,
     named: bool,
 }
 
@@ -77,7 +77,7 @@ impl LeftBehind {
             let still_ns = now_ns.saturating_sub(follower.since_ns);
             if still_ns < LEFT_BEHIND_NS {
                 if std::mem::take(&mut follower.named) {
-                    follower.said = Complaint::default();
+                    follower.said = LogThrottle::default();
                     tracing::info!("node {} acknowledges entries again, up to entry {}", p.node, p.matched);
                 }
                 continue;

@@ -32,7 +32,7 @@ mod worker;
 
 pub use worker::Mode;
 
-use crate::complaint::Complaint;
+use crate::log_throttle::LogThrottle;
 use crate::peers::message::{Message, SnapshotMessage};
 use paddock_storage::Snapshots;
 use receiving::Receivings;
@@ -144,7 +144,7 @@ struct Failure {
     /// Index of the snapshot; 0 if none could be opened.
     index: u64,
     why: String,
-    said: Complaint,
+    said: LogThrottle,
 }
 
 impl Failure {

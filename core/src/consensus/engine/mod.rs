@@ -50,7 +50,7 @@ use crate::consensus::session_expiry::SessionExpiry;
 use crate::freshness::{ALWAYS, Freshness};
 use crate::machine::MembershipEffect;
 use crate::session::{IdBlocks, password_matches};
-use crate::stats::{Mode, Stats};
+use crate::stats::{ServerState, Stats};
 use crate::submit::{Inquiries, Inquiry};
 use leadership::Leadership;
 use membership_step::Removal;
@@ -396,7 +396,7 @@ impl Engine for Consensus {
             if why.is_failure() {
                 tracing::error!("the node stops: {why}");
             }
-            self.stats.set_mode(Mode::NotServing);
+            self.stats.set_mode(ServerState::NotServing);
             self.control.stopped(why);
             Next::Stop
         })

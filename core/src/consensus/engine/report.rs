@@ -8,7 +8,7 @@ use crate::consensus::catch_up::left_behind::LeftBehind;
 use crate::consensus::membership::bootstrap_guard::Servers;
 use crate::consensus::raft::{Membership, Progress, Role};
 use crate::peers::{Contact, Refusal};
-use crate::stats::Mode;
+use crate::stats::ServerState;
 use paddock_transport::engine::Now;
 
 /// Between two reports of what must be put together.
@@ -88,11 +88,11 @@ impl Consensus {
             }
         }
         self.stats.set_mode(match (self.raft.alone(), self.raft.role()) {
-            _ if !self.report.led => Mode::NotServing,
-            (true, _) => Mode::Standalone,
-            (false, Role::Leader) => Mode::Leader,
-            (false, _) if self.report.votes => Mode::Follower,
-            (false, _) => Mode::Observer,
+            _ if !self.report.led => ServerState::NotServing,
+            (true, _) => ServerState::Standalone,
+            (false, Role::Leader) => ServerState::Leader,
+            (false, _) if self.report.votes => ServerState::Follower,
+            (false, _) => ServerState::Observer,
         });
     }
 

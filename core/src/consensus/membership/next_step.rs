@@ -8,7 +8,7 @@
 use super::{
     Act, CATCH_UP_NS_MAX, CATCH_UP_STALL_NS, Membership, MembershipCommand, MembershipPlanner, Target, View,
 };
-use crate::machine::Pending;
+use crate::machine::PendingReconfig;
 use crate::members::Members;
 
 impl MembershipPlanner {
@@ -71,7 +71,7 @@ impl MembershipPlanner {
         })
     }
 
-    fn reconfigure(&self, view: &View<'_>, pending: &Pending) -> Option<Act> {
+    fn reconfigure(&self, view: &View<'_>, pending: &PendingReconfig) -> Option<Act> {
         let wanted = &pending.members;
         // A former member may come with another disk: Raft must not remember its progress.
         let returning: Vec<u8> =

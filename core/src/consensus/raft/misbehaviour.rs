@@ -4,7 +4,7 @@
 //! is. Correct because it counts the ticks of Raft's clock: one line in [`MISBEHAVIOUR_TICKS`] per node and
 //! kind. Bounded by the node ids.
 
-use crate::complaint::Complaint;
+use crate::log_throttle::LogThrottle;
 use std::collections::BTreeMap;
 
 /// Ticks between two lines about one misbehaviour of one node: ten seconds by the usual clock.
@@ -25,7 +25,7 @@ pub(super) enum Misbehaviour {
 #[derive(Debug, Default)]
 pub(super) struct Misbehaviours {
     ticks: u64,
-    said: BTreeMap<(u64, Misbehaviour), Complaint>,
+    said: BTreeMap<(u64, Misbehaviour), LogThrottle>,
 }
 
 impl Misbehaviours {

@@ -4,7 +4,7 @@
 use super::rig::*;
 use crate::command::Op;
 use crate::commit::Outcome;
-use crate::stats::Mode;
+use crate::stats::ServerState;
 use paddock_transport::engine::Next;
 
 #[test]
@@ -14,7 +14,7 @@ fn the_first_zxid_of_a_fresh_node_is_zookeepers() {
     node.open_session(ALICE);
     assert_eq!(node.create("/a", PERSISTENT), 0x1_0000_0002);
     assert!(node.exists("/a"));
-    assert_eq!(node.core.stats.mode(), Mode::Standalone);
+    assert_eq!(node.core.stats.mode(), ServerState::Standalone);
     assert_eq!(node.core.stats.zxid(), 0x1_0000_0002);
     assert_eq!(node.core.stats.node().znodes.get(), 6);
 }

@@ -1,8 +1,9 @@
-//! A machine that agrees with its specification and not with ZooKeeper: every write of a conversation recorded from a
-//! real ZooKeeper 3.9.4 (an ensemble of one, see `transport/tests/golden`) is applied here, and reply, error code and
-//! zxid must be those of the recording. Only times differ.
+//! Hazard: a machine that agrees with its specification and not with ZooKeeper. Applies every write of a
+//! conversation recorded from a real ZooKeeper 3.9.4 (an ensemble of one, see `transport/tests/golden`).
+//! Reply, error code and zxid must be those of the recording; only times differ.
 //!
-//! What needs a collector is played as what it looks like to a client: a container or TTL znode as a persistent one.
+//! A container or TTL znode, which would need a collector, is replayed as a persistent one, which looks the
+//! same to a client.
 
 use super::rig::*;
 use crate::acl::digest_id;
@@ -112,7 +113,7 @@ impl Replay {
                 }
                 return self.rig.identities.push(id("digest", &digest_id(user_password)));
             }
-            // A reconfiguration takes one, too; its answer is another room's.
+            // A reconfiguration also gets a zxid; its answer is tested elsewhere.
             Ok(Request::Reconfig { .. }) => drop(self.rig.request(self.session, decoded.as_ref().unwrap())),
             Ok(Request::CloseSession) => {
                 assert_eq!(self.rig.run(self.session, Op::CloseSession), Outcome::Ok(vec![]));
@@ -180,7 +181,7 @@ fn writes_are_answered_as_zookeeper_answered_them() {
 const PROBES: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../transport/tests/golden/probes-3.9.4.txt"));
 
-/// Odd and broken writes, in the order of the recording: each gets the code that ZooKeeper gave.
+/// Odd and broken writes, in the order of the recording: each must get ZooKeeper's code.
 #[test]
 fn odd_writes_are_refused_as_zookeeper_refused_them() {
     let mut rig = Rig::new();
@@ -203,8 +204,8 @@ fn odd_writes_are_refused_as_zookeeper_refused_them() {
             other => panic!("{other:?} for {line}"),
         };
         compared += 1;
-        // Containers and TTL znodes do not exist yet; ZooKeeper judges create flags before a null path (-8), our decoder
-        // refuses the path first (-5).
+        // Containers and TTL znodes do not exist yet. ZooKeeper checks create flags before a null path (-8);
+        // our decoder refuses the path first (-5).
         let no_collector = ours == error::UNIMPLEMENTED
             && matches!(opcode, opcode::CREATE_CONTAINER | opcode::CREATE_TTL | opcode::DELETE_CONTAINER);
         let null_path_and_bad_flags = what == "filled" && (ours, answer) == (-5, -8);

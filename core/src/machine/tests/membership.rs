@@ -1,6 +1,6 @@
-//! A change of membership is lost, doubled, or leaves the nodes with different members.
+//! Hazards: a membership change is lost, applied twice, or leaves the nodes with different members.
 //!
-//! The codes are those of a ZooKeeper 3.9.4 ensemble of three, asked the same questions by a super user.
+//! The error codes are those of a ZooKeeper 3.9.4 ensemble of three, for the same requests by a superuser.
 
 use super::rig::{ALICE, BOB, Rig, id, op_of};
 use crate::command::{ArchivedBatch, ArchivedOp, Command, NO_STREAM, Op, policy};
@@ -32,7 +32,7 @@ fn leaders(command: &MembershipCommand) -> Command {
 }
 
 impl Rig {
-    /// Three members, and Alice is super.
+    /// Three members. Alice's session is the superuser's.
     fn ensemble() -> Rig {
         let mut rig = Rig::new();
         rig.policy = policy::RECONFIG;
@@ -46,7 +46,7 @@ impl Rig {
         self.apply(&batch).unwrap();
     }
 
-    /// Through a joint state.
+    /// Orders the command in a change through a joint state.
     fn lead_jointly(&mut self, command: &MembershipCommand) {
         let batch = self.batch(vec![leaders(command)]);
         let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(&batch).unwrap();
@@ -102,7 +102,7 @@ fn the_first_leader_names_the_members_once() {
     let text = "server.1=10.0.0.1:2888:3888:participant;0.0.0.0:2181\n\
                 server.2=10.0.0.2:2888:3888:participant;0.0.0.0:2181\n\
                 server.3=10.0.0.3:2888:3888:participant;0.0.0.0:2181\nversion=100000001";
-    // Alice's session came before and took 0x100000001; nothing else is above the beginning of the epoch.
+    // Alice's session took 0x100000001 before; the version is the beginning of the epoch.
     assert_eq!(rig.config(), text);
     let stat = rig.stat("/zookeeper/config");
     assert_eq!((stat.version, stat.czxid, stat.aversion, stat.mzxid), (-1, 0, -1, 0x1_0000_0001));
@@ -243,7 +243,7 @@ fn what_zookeeper_accepts_is_accepted() {
     assert!(
         lines(plan(Some(&spec(3, "observer")), None, None)).contains("server.3=10.0.0.3:2888:3888:observer")
     );
-    // Out and in again in one request, on the same addresses.
+    // Out and in again in one request, at the same addresses.
     assert_eq!(lines(plan(Some(&spec(3, "participant")), Some("3"), None)), now);
     let whole = format!("{},{}\n{}", spec(1, "participant"), spec(2, "participant"), spec(3, "participant"));
     assert_eq!(lines(plan(None, None, Some(&whole))), now);
@@ -274,7 +274,7 @@ fn an_accepted_change_is_answered_when_it_is_done_and_not_before() {
     );
     let linked: Vec<u8> = rig.machine.membership().linked().members.into_keys().collect();
     assert_eq!(linked, [1, 2, 3, 4, 5]);
-    // Others go on, and what is learned meanwhile of a member or a joiner is kept.
+    // Other commands continue, and identities learned meanwhile are kept for members and joining nodes.
     rig.create("/a", 0).unwrap();
     rig.lead(&MembershipCommand::Identify { node: 2, identity: [2; 16] });
     rig.lead(&MembershipCommand::Identify { node: 4, identity: [4; 16] });
@@ -345,13 +345,13 @@ fn only_the_leader_orders_steps_and_nonsense_does_nothing() {
     }
     let forget = Op::Request { opcode: opcode::CREATE, body: vec![] };
     let batch = rig.batch(vec![Command { op: forget, ..leaders(&MembershipCommand::Refuse { number: 1 }) }]);
-    assert!(rig.apply(&batch).unwrap().is_empty(), "nobody's request");
+    assert!(rig.apply(&batch).unwrap().is_empty(), "no request waits for it");
     assert_eq!(rig.machine.digest(), digest);
     let smuggled = MembershipCommand::Bootstrap { cluster: [9; 16], members: three() }.to_op();
     assert_eq!(rig.run(ALICE, smuggled), Outcome::Drop, "a stream carries none");
 }
 
-/// Two machines, one of which is taken down and restored from its snapshot after every batch, in and out of joint states.
+/// Compares two machines. One is restored from its snapshot after every batch, in and out of joint states.
 #[test]
 fn replicas_agree_at_every_step_also_from_a_snapshot() {
     let mut rig = Rig::ensemble();
@@ -437,7 +437,8 @@ fn every_part_of_the_membership_counts_in_the_digest() {
     }
 }
 
-/// The starts of a new directory are counted from one again: as repeats of the old one's, its commands would never be answered.
+/// A new directory counts its starts from 1. Taken for repetitions of the old one's, its commands would
+/// never be answered.
 #[test]
 fn a_node_with_another_disk_begins_its_stream_anew() {
     let mut rig = Rig::ensemble();
@@ -453,7 +454,7 @@ fn a_node_with_another_disk_begins_its_stream_anew() {
     rig.lead_jointly(&MembershipCommand::Adopt { node: 2, identity: [9; 16] });
     assert_eq!(from(&mut rig, 7, 3), 0, "what the old one left behind is no gap");
     assert_eq!((from(&mut rig, 1, 1), from(&mut rig, 1, 2), from(&mut rig, 1, 2)), (1, 1, 0));
-    // Removed and added with a new disk.
+    // Removed, and added with a new disk.
     assert_eq!(rig.reconfig(None, Some("2"), None, -1), Outcome::Deferred);
     rig.lead_jointly(&MembershipCommand::Conclude { number: 1 });
     assert_eq!(rig.reconfig(Some(&spec(2, "observer")), None, None, -1), Outcome::Deferred);

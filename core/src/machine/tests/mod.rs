@@ -1,5 +1,4 @@
-//! The machine against the specification, and against itself: what a client is told, what is undone, what a replay
-//! or a restart may not change.
+//! The machine against its specification and against itself: results, rollback, replay and restart.
 
 mod golden;
 mod membership;

@@ -1,4 +1,4 @@
-//! All or none: results, rollback of everything, and what later operations see.
+//! Multi: results, complete rollback, and the state that later operations see.
 
 use super::rig::*;
 use crate::command::Op;

@@ -1,4 +1,4 @@
-//! Same log, same state: the digests against their definition, one replica against another, and a restart from an
+//! Same log, same state: digests against their definition, replica against replica, and a restart from an
 //! image in the middle.
 
 use super::rig::*;
@@ -17,7 +17,7 @@ const LISTS: &[&[Acl<'static>]] = &[
     &[Acl::new(31, "auth", "")],
 ];
 
-/// Draws of one write: what, where, and two small numbers.
+/// A drawn write: operation, path, and two small numbers.
 type Draw = (u8, usize, i32, u8);
 
 fn draw() -> impl Strategy<Value = Draw> {
@@ -54,7 +54,7 @@ fn op(draws: &[Draw]) -> Op {
     }
 }
 
-/// A step of a history: who, and one write or a multi, or something about sessions.
+/// A step of a history: client, kind, and the writes.
 type Step = (bool, u8, Vec<Draw>);
 
 fn history() -> impl Strategy<Value = Vec<Step>> {
@@ -101,7 +101,7 @@ fn listing(tree: &mut Writer) -> Vec<String> {
     lines
 }
 
-/// A tree with the znodes of another and a machine from its image, as a restart makes them.
+/// A copy of the tree, and a machine from its image, as after a restart.
 fn restart(rig: &mut Rig) -> (Writer, Machine) {
     let bytes = image(&rig.machine);
     let read = rkyv::from_bytes::<crate::machine::MachineImage, rkyv::rancor::Error>(&bytes).unwrap();
@@ -127,7 +127,7 @@ proptest! {
             rig.apply(&batch).unwrap();
             rig.verify();
         }
-        // Ephemerals in the table are exactly those in the tree.
+        // The ephemerals in the table are exactly those in the tree.
         let held = hold(&mut rig.tree);
         let mut in_tree: Vec<_> = held
             .iter()
@@ -148,7 +148,7 @@ proptest! {
         for (number, batch) in batches.iter().enumerate() {
             let results = one.apply(batch).unwrap().to_vec();
             prop_assert_eq!(two.apply(batch).unwrap(), &results[..]);
-            // A proposal that was repeated after a failover.
+            // A proposal repeated after a failover.
             let repeated = &batches[again.index(number + 1)];
             prop_assert_eq!(two.apply(repeated).unwrap(), &[]);
             prop_assert_eq!(one.machine.digest(), two.machine.digest());
@@ -176,7 +176,7 @@ proptest! {
         prop_assert_eq!(listing(&mut whole.tree), listing(&mut halved.tree));
     }
 
-    /// Whatever the log holds as a request: an outcome, never a panic, and the sums stay right.
+    /// Any bytes of a request in the log have an outcome: no panic, and the sums stay right.
     #[test]
     fn bytes_of_any_kind_end_in_an_outcome(
         steps in prop::collection::vec(
@@ -202,7 +202,7 @@ proptest! {
     }
 }
 
-/// Spec 02 §12 written out once more, byte by byte and with another implementation of nothing but the sum.
+/// Spec 02 §12 implemented a second time, byte by byte.
 #[test]
 fn the_tree_digest_is_zookeepers() {
     let mut rig = Rig::new();

@@ -1,4 +1,4 @@
-//! A tree, a machine, and commands to feed them with.
+//! A tree, a machine, and commands for them.
 
 use crate::command::{ArchivedBatch, Batch, Command, Identity, Op, SEMANTICS};
 use crate::commit::Outcome;
@@ -11,11 +11,11 @@ use std::borrow::Cow;
 
 /// The session that [`Rig::new`] opens.
 pub const ALICE: i64 = 0x0100_0000_0000_0001;
-/// Another one, opened by the tests that need it.
+/// A second session, opened by the tests that need it.
 pub const BOB: i64 = 0x0100_0000_0000_0002;
-/// The first zxid of a standalone server, taken by Alice's session.
+/// The first zxid of a standalone server: that of Alice's session.
 pub const FIRST_ZXID: i64 = 0x1_0000_0001;
-/// Time of all batches unless a test says otherwise.
+/// Time of all batches unless a test sets another, ms.
 pub const TIME_MS: i64 = 1_700_000_000_000;
 
 pub const OPEN: &[Acl<'static>] = &[Acl::OPEN];
@@ -23,7 +23,7 @@ pub const OPEN: &[Acl<'static>] = &[Acl::OPEN];
 pub struct Rig {
     pub tree: Writer,
     pub machine: Machine,
-    /// What the last batch did.
+    /// Effects of the last batch.
     pub applied: Applied,
     pub term: u64,
     pub policy: u32,
@@ -105,7 +105,7 @@ impl Rig {
         self.run(session, op_of(request))
     }
 
-    /// Alice's request: the record of its reply, or its error code.
+    /// Applies a request of Alice: the record of its reply, or its error code.
     pub fn ask(&mut self, request: &Request<'_>) -> Result<Vec<u8>, i32> {
         match self.request(ALICE, request) {
             Outcome::Ok(record) => Ok(record),
@@ -138,7 +138,7 @@ impl Rig {
             .map(|record| stat_of(&record))
     }
 
-    /// Codes of a multi's results; `Err` if the whole was refused.
+    /// Results of a multi; `Err` if the whole was refused.
     pub fn multi(&mut self, ops: &[Request<'_>]) -> Result<Vec<MultiResult<'static>>, i32> {
         let record = self.ask(&Request::Multi(Multi::new(ops)))?;
         let results = MultiResult::decode_all(&record, Limits::NONE).unwrap();
@@ -157,7 +157,7 @@ impl Rig {
         self.tree.get(path).unwrap().data().map(<[u8]>::to_vec)
     }
 
-    /// Digests as kept are those of the tree as it is.
+    /// The running digests must be those of the tree.
     pub fn verify(&mut self) {
         let held = hold(&mut self.tree);
         self.machine.verify(held.iter()).unwrap();

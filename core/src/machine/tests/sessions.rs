@@ -1,4 +1,4 @@
-//! Sessions through the log: who may write, who comes back, what goes with a session.
+//! Sessions through the log: which attachment may write, reattaching, and what a close removes.
 
 use super::rig::*;
 use crate::command::Op;
@@ -59,7 +59,8 @@ fn attaching_fails_without_the_password_or_the_session() {
         [vec![], vec![0; 16], vec![ALICE as u8; 15], vec![ALICE as u8; 17]].iter().enumerate()
     {
         assert_eq!(rig.run(ALICE, attach(wrong, 0)), Outcome::Refused, "{wrong:?}");
-        // As in ZooKeeper, the session's own connection closes too; the client comes back with the right one.
+        // As in ZooKeeper, the session's own connection closes too; the client reattaches with the right
+        // password.
         let attachment = number as u32 + 2;
         assert_eq!(rig.applied.sessions, [SessionEvent::Moved { session: ALICE, attachment }]);
     }

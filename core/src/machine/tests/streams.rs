@@ -1,4 +1,4 @@
-//! Once and in order, whatever a leader proposes twice.
+//! Commands are applied once and in order, even when a leader proposes them twice.
 
 use super::rig::*;
 use crate::command::{Batch, Command, Op};
@@ -98,7 +98,7 @@ fn the_stamp_is_the_digest_at_its_zxid() {
     let mut rig = Rig::new();
     let (zxid, digest) = rig.machine.stamp();
     assert_eq!((zxid, digest), (rig.machine.zxid(), rig.machine.digest()));
-    // An attach changes the state and takes no zxid: the stamp stays where it was.
+    // An attach changes the state and has no zxid: the stamp stays the same.
     rig.run(ALICE, Op::AttachSession { timeout_ms: 1, password: vec![ALICE as u8; 16], last_zxid_seen: 0 });
     assert_eq!(rig.machine.stamp(), (zxid, digest));
     assert_ne!(rig.machine.digest(), digest);

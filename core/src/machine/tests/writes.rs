@@ -1,4 +1,4 @@
-//! Single writes: which error wins, what is stored, what is answered.
+//! Single writes: the precedence of errors, the stored state, and the answers.
 
 use super::rig::*;
 use crate::acl::digest_id;
@@ -10,7 +10,7 @@ use paddock_transport::wire::{Acl, Create, CreateOp, Id, Limits, List, Request, 
 const READ_ONLY: &[Acl<'static>] = &[Acl::new(1, "world", "anyone")];
 const BAD_ACL: &[Acl<'static>] = &[Acl::new(31, "foo", "bar")];
 
-/// /a open, /closed without any permission, /eph ephemeral, /full with a child.
+/// /a is open, /closed grants no permission, /eph is ephemeral, /full has a child.
 fn furnished() -> Rig {
     let mut rig = Rig::new();
     rig.create("/a", 0).unwrap();
@@ -26,7 +26,7 @@ fn the_error_that_wins_a_create() {
     let mut rig = furnished();
     rig.policy = policy::EXTENDED_TYPES;
     for (path, flags, acl, code) in [
-        // flags, then the slash and NUL, then the ACL list, then the parent …
+        // Flags first, then the slash and NUL, then the ACL list, then the parent …
         ("noslash", 7, BAD_ACL, -8),
         ("/missing/x", -1, BAD_ACL, -8),
         ("/missing/x", 5, OPEN, -8),
@@ -38,7 +38,7 @@ fn the_error_that_wins_a_create() {
         ("/missing/x", 0, OPEN, -101),
         ("/missing/", 0, OPEN, -101),
         ("/missing/../x", 0, OPEN, -101),
-        // … then CREATE on it, before the path is looked at and before existence is told …
+        // … then CREATE permission on the parent, before path and existence …
         ("/closed/..", 0, OPEN, -102),
         ("/closed/x", 0, OPEN, -102),
         ("/closed/", 0, OPEN, -102),

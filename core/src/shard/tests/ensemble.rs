@@ -4,7 +4,7 @@ use super::rig::*;
 use crate::freshness::ALWAYS;
 use crate::shard::ShardConfig;
 use crate::shard::config::START_PATIENCE_NS;
-use crate::stats::Mode;
+use crate::stats::ServerState;
 use paddock_transport::engine::Next;
 use paddock_transport::wire::{ConnectRequest, Request, Response, WatchMode, error, event, opcode};
 
@@ -15,7 +15,7 @@ const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requ
 /// A node that the quorum confirmed just now.
 pub fn member(shards: usize, config: ShardConfig) -> World {
     let w = World::with(shards, 0, config);
-    w.stats.set_mode(Mode::Follower);
+    w.stats.set_mode(ServerState::Follower);
     w.freshness.confirm(w.now.mono_ns);
     w
 }

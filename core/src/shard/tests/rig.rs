@@ -7,7 +7,7 @@ use crate::machine::{Applied, Machine};
 use crate::ring::{COMMIT_RING_ENTRIES, CommitSender, Published, with_capacity};
 use crate::session::password_matches;
 use crate::shard::{Neighbours, Parts, Shard, ShardConfig};
-use crate::stats::{Mode, Stats};
+use crate::stats::{ServerState, Stats};
 use crate::submit::{Inquiries, Submit};
 use crate::tree::{Writer, tree};
 use paddock_transport::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
@@ -180,7 +180,7 @@ impl World {
         let (writer, readers) = tree(shards);
         let (sender, receivers) = with_capacity(shards, COMMIT_RING_ENTRIES);
         let stats = Arc::new(Stats::new(shards, 0));
-        stats.set_mode(Mode::Standalone);
+        stats.set_mode(ServerState::Standalone);
         let neighbours =
             Neighbours::new((0..shards).map(|_| Waker::new().unwrap()).collect(), per_address_max);
         let consensus = Waker::new().unwrap();

@@ -5,14 +5,12 @@ mod model;
 mod oracle;
 mod rules;
 
-use crate::acl::{Acl, AclList, AclRef};
-use crate::command::Identity;
+use crate::acl::{AclList, AclRef};
 use std::sync::Arc;
 
 /// An ACL identified by its permission bits.
 fn acl(perms: i32) -> AclRef {
-    let id = Identity { scheme: "world".into(), id: "anyone".into() };
-    Arc::new(AclList { entries: vec![Acl { perms, id }] })
+    Arc::new(AclList::world(perms))
 }
 
 /// Splitmix64: a stream of numbers from a seed.

@@ -1,18 +1,20 @@
 //! Java's properties syntax, as far as `zoo.cfg` files use it.
 //!
-//! Owns the text form. Never knows what a key means. It stays correct because every input is some list of pairs:
-//! the format has no syntax errors but a bad `\u` escape, which is reported with its line.
+//! Owns the text form of `key=value` pairs.
+//! Never interprets a key.
+//! Correct because every text is a list of pairs. The only syntax error is a bad `\u` escape, which is
+//! reported with its line.
 
 #![forbid(unsafe_code)]
 
-/// One `key=value` of a file.
+/// One `key=value` pair of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Property {
-    /// Line on which it begins, from 1.
+    /// Line where the pair begins, from 1.
     pub line: u32,
-    /// Key, unescaped.
+    /// Unescaped.
     pub key: String,
-    /// Value, unescaped, trailing white space removed as ZooKeeper does.
+    /// Unescaped, and without trailing white space, as in ZooKeeper.
     pub value: String,
 }
 
@@ -20,11 +22,11 @@ pub struct Property {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("line {line}: \\u must be followed by four hexadecimal digits")]
 pub struct BadEscape {
-    /// Line, from 1.
+    /// Counted from 1.
     pub line: u32,
 }
 
-/// Reads a whole file. A key that comes twice is returned twice; the last one counts.
+/// Reads a whole file. A repeated key is returned each time; the last one counts.
 pub fn parse(text: &str) -> Result<Vec<Property>, BadEscape> {
     let mut found = Vec::new();
     let mut lines = text.lines().enumerate();
@@ -57,7 +59,7 @@ fn continues(line: &str) -> bool {
     line.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1
 }
 
-/// Key and value are parted by the first unescaped `=`, `:` or white space.
+/// Splits at the first unescaped `=`, `:` or white space.
 fn split(line: &str) -> (&str, &str) {
     let mut escaped = false;
     let end = line.find(|c: char| {
