@@ -15,6 +15,7 @@ pub mod freshness;
 mod logged;
 pub mod machine;
 pub mod members;
+pub mod mutation;
 pub mod path;
 pub mod peers;
 mod random;
@@ -22,6 +23,7 @@ pub mod ring;
 pub mod server;
 pub mod session;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod stats;
 pub mod status;

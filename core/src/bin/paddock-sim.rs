@@ -3,7 +3,7 @@
 //! Exit code 0: no promise was broken (with `--mutations`: each defect was caught); 1: one was; 2: wrong flags, or no seed could be drawn.
 
 use clap::Parser;
-use paddock_core::sim::Mutation;
+use paddock_core::mutation::Mutation;
 use paddock_core::sim::run::{self, Sum};
 use std::process::ExitCode;
 use std::sync::Mutex;

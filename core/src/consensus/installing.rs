@@ -8,8 +8,8 @@ use super::control::StopReason;
 use super::engine::Consensus;
 use super::group::{Group, Role};
 use super::transfer::{Outcome, Standing, Transfers};
+use crate::mutation::{Mutation, mutated};
 use crate::peers::message::SnapshotMessage;
-use crate::sim::{Mutation, mutated};
 use paddock_transport::io::Io;
 
 /// See the module doc.

@@ -10,9 +10,9 @@ use super::deadlines::Heard;
 use super::engine::Consensus;
 use super::group::{Group, Role};
 use super::reads::Asked;
+use crate::mutation::{Mutation, mutated};
 use crate::peers::Message;
 use crate::shard::config::MAX_STALENESS_NS;
-use crate::sim::{Mutation, mutated};
 use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
 

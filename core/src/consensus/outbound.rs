@@ -15,7 +15,7 @@ use super::config::{OUTBOUND_BYTES_MAX, OUTBOUND_COMMANDS_MAX};
 use crate::command::{Command, Identity, Op};
 use crate::commit::Ticket;
 use crate::machine::StreamPosition;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use std::collections::VecDeque;
 
 /// Bytes that a command is reckoned to take beside its body and identities.

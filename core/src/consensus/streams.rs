@@ -14,7 +14,7 @@ use super::config::{FAIR_BURST, OUTBOUND_BYTES_MAX};
 use super::outbound::command_bytes;
 use crate::command::Command;
 use crate::machine::StreamPosition;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes of one node's commands that wait here: what an honest node can have undecided, twice over, for its own reckoning

@@ -68,10 +68,10 @@ pub const RESOLVE_NS: u64 = 10_000_000_000;
 pub const REMOVED_GRACE_NS: u64 = 10_000_000_000;
 
 /// Between two log lines of the same text about the same peer.
-pub const SAME_COMPLAINT_NS: u64 = 30_000_000_000;
+pub const SAME_LINE_PAUSE_NS: u64 = 30_000_000_000;
 
 /// Between two log lines of any text about the same peer, its links that come to stand apart, or about strangers.
-pub const COMPLAINT_NS: u64 = 1_000_000_000;
+pub const LINE_PAUSE_NS: u64 = 1_000_000_000;
 
 const _: () = assert!(BACKOFF_MIN_NS <= BACKOFF_MAX_NS && 2 * IDLE_NS < SILENCE_NS && PROBE_NS < SILENCE_NS);
 const _: () = assert!(FRAME_BYTES_MAX <= u32::MAX as usize);

@@ -6,10 +6,10 @@
 #![forbid(unsafe_code)]
 
 use super::config::{HANDSHAKE_NS, IDLE_NS, RESOLVE_NS, SILENCE_NS};
-use super::frame::Kind;
+use super::frame::FrameKind;
 use super::greeting::Refusal;
 use super::links::Peers;
-use super::peer::{Dial, Link, LinkError, Side, State};
+use super::peer::{Dial, Link, LinkError, LinkState, Side};
 use paddock_transport::engine::{Address, ConnId};
 use paddock_transport::io::Io;
 
@@ -38,7 +38,7 @@ impl Peers {
                 }
                 Due::Leaving(node, why) => self.refuse(node, why, io),
                 Due::Here => {
-                    self.put(conn, Kind::Here, &[], io);
+                    self.put(conn, FrameKind::Here, &[], io);
                     self.wake_at(self.now_ns.saturating_add(IDLE_NS));
                 }
             }
@@ -46,7 +46,7 @@ impl Peers {
     }
 
     fn due(&self, link: &Link) -> Due {
-        let State::Up(node) = link.state else {
+        let LinkState::Up(node) = link.state else {
             let end = link.since_ns.saturating_add(HANDSHAKE_NS);
             return if self.now_ns >= end { Due::End(LinkError::HandshakeTime) } else { Due::At(end) };
         };
@@ -111,8 +111,10 @@ impl Peers {
                     let remote = Address::Tcp(at);
                     let conn = io.connect(remote.clone());
                     peer.dial = Dial::Connecting(conn);
-                    self.links
-                        .insert(conn, Link::new(Side::Dialled(node), State::Connecting, remote, self.now_ns));
+                    self.links.insert(
+                        conn,
+                        Link::new(Side::Dialled(node), LinkState::Connecting, remote, self.now_ns),
+                    );
                     self.wake_at(self.now_ns.saturating_add(HANDSHAKE_NS));
                 }
                 Err(why) => self.dial_failed(node, LinkError::Resolve(why)),

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::config::{FRAME_BYTES_MAX, INBOX_KEEP_BYTES};
+use super::crc::crc32c;
 use super::greeting::{GREETING_BYTES, Greeting, GreetingError};
 use super::message::{ArchivedMessage, KINDS, Message};
 use rkyv::rancor::BoxedError;
@@ -28,14 +29,9 @@ const CHECKED_BYTES: usize = 12;
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN) && GREETING_BYTES.is_multiple_of(ALIGN));
 
-/// CRC-32C (Castagnoli).
-pub(super) fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
-}
-
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum FrameKind {
     /// A message.
     Message = 1,
     /// A sign of life, nothing in it.
@@ -135,7 +131,7 @@ impl Inbox {
         }
         let frame = read_body(kind, &body[..length])?;
         self.taken += HEADER_BYTES + padded;
-        self.give_back();
+        self.release_capacity();
         Ok(Some(frame))
     }
 
@@ -145,7 +141,7 @@ impl Inbox {
         self.bytes.capacity()
     }
 
-    fn give_back(&mut self) {
+    fn release_capacity(&mut self) {
         if self.taken == self.bytes.len() {
             self.taken = 0;
             match self.bytes.capacity() > INBOX_KEEP_BYTES {
@@ -156,7 +152,7 @@ impl Inbox {
     }
 }
 
-fn read_header(header: &[u8; HEADER_BYTES]) -> Result<(Kind, usize, u32), FrameError> {
+fn read_header(header: &[u8; HEADER_BYTES]) -> Result<(FrameKind, usize, u32), FrameError> {
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     if header[0] != MARK {
         return Err(FrameError::NotAFrame);
@@ -168,24 +164,25 @@ fn read_header(header: &[u8; HEADER_BYTES]) -> Result<(Kind, usize, u32), FrameE
     if length as usize > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong(length));
     }
-    let kind =
-        [Kind::Message, Kind::Here, Kind::Probe, Kind::Goodbye].into_iter().find(|k| *k as u8 == header[1]);
+    let kind = [FrameKind::Message, FrameKind::Here, FrameKind::Probe, FrameKind::Goodbye]
+        .into_iter()
+        .find(|k| *k as u8 == header[1]);
     let kind = kind.ok_or(FrameError::Kind(header[1]))?;
     Ok((kind, length as usize, word(8)))
 }
 
-fn read_body(kind: Kind, payload: &[u8]) -> Result<Frame, FrameError> {
+fn read_body(kind: FrameKind, payload: &[u8]) -> Result<Frame, FrameError> {
     Ok(match (kind, payload) {
-        (Kind::Message, _) => {
+        (FrameKind::Message, _) => {
             // The crate's usual error keeps no text in a release build.
             let message = rkyv::from_bytes::<Message, BoxedError>(payload).map_err(|e| {
                 FrameError::Message { kind: kind_of(payload), bytes: payload.len(), reason: e.to_string() }
             })?;
             Frame::Message(message, payload.len())
         }
-        (Kind::Here, []) => Frame::Here,
-        (Kind::Probe, []) => Frame::Probe,
-        (Kind::Goodbye, [code]) => Frame::Goodbye(*code),
+        (FrameKind::Here, []) => Frame::Here,
+        (FrameKind::Probe, []) => Frame::Probe,
+        (FrameKind::Goodbye, [code]) => Frame::Goodbye(*code),
         _ => return Err(FrameError::NotAFrame),
     })
 }
@@ -198,7 +195,7 @@ pub(super) fn kind_of(payload: &[u8]) -> &'static str {
 }
 
 /// Appends a frame without a message.
-pub(super) fn put(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+pub(super) fn put(kind: FrameKind, payload: &[u8], out: &mut Vec<u8>) {
     let start = begin(out);
     out.extend_from_slice(payload);
     finish(kind, start, out);
@@ -214,7 +211,7 @@ pub(super) fn put_message(message: &Message, out: &mut Vec<u8>) -> Option<usize>
         out.truncate(start);
         return None;
     }
-    finish(Kind::Message, start, out);
+    finish(FrameKind::Message, start, out);
     Some(length)
 }
 
@@ -224,7 +221,7 @@ fn begin(out: &mut Vec<u8>) -> usize {
     start
 }
 
-fn finish(kind: Kind, start: usize, out: &mut Vec<u8>) {
+fn finish(kind: FrameKind, start: usize, out: &mut Vec<u8>) {
     let body = start + HEADER_BYTES;
     let length = out.len() - body;
     out.resize(body + length.next_multiple_of(ALIGN), 0);

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::frame::crc32c;
+use super::crc::crc32c;
 use std::fmt;
 use thiserror::Error;
 

@@ -15,10 +15,10 @@
 
 use super::PeerEvent;
 use super::config::{IDLE_NS, PROBE_NS};
-use super::frame::Kind;
+use super::frame::FrameKind;
 use super::greeting::{Greeting, PROTOCOL_VERSION, Refusal};
 use super::links::Peers;
-use super::peer::{Contact, Dial, Known, LinkError, Peer, Side, State};
+use super::peer::{Contact, Dial, Known, LinkError, LinkState, Peer, Side};
 use crate::members::NODE_MAX;
 use paddock_transport::engine::ConnId;
 use paddock_transport::io::Io;
@@ -71,7 +71,7 @@ impl Peers {
             Err(why) => {
                 // For who was dialled the link stands already: he expects frames.
                 match side {
-                    Side::Dialled(_) => self.put(conn, Kind::Goodbye, &[why.code()], io),
+                    Side::Dialled(_) => self.put(conn, FrameKind::Goodbye, &[why.code()], io),
                     Side::Accepted => {
                         let answer = self.greeting(it.node, it.attempt, Some(why));
                         self.put_greeting(conn, &answer, io);
@@ -148,7 +148,7 @@ impl Peers {
         }
         let larger = self.node > it.node;
         let Some(conn) = peer.link else {
-            let greeted = matches!(peer.dial, Dial::Connecting(c) if self.links.get(&c).is_some_and(|l| l.state == State::Greeting));
+            let greeted = matches!(peer.dial, Dial::Connecting(c) if self.links.get(&c).is_some_and(|l| l.state == LinkState::Greeting));
             return if larger && greeted { Err(Refusal::Duplicate) } else { Ok(()) };
         };
         let (ours, known) = (self.links.get(&conn).is_some_and(|l| l.side != Side::Accepted), peer.known);
@@ -158,18 +158,18 @@ impl Peers {
             self.abort(conn, LinkError::Replaced, io);
             return Ok(());
         }
-        self.doubt(conn, io);
+        self.probe(conn, io);
         Err(Refusal::Duplicate)
     }
 
     /// Asks a link for a sign of life.
-    fn doubt(&mut self, conn: ConnId, io: &mut Io) {
+    fn probe(&mut self, conn: ConnId, io: &mut Io) {
         let until = self.now_ns.saturating_add(PROBE_NS);
         if let Some(link) = self.links.get_mut(&conn)
             && link.probe_ns.is_none()
         {
             link.probe_ns = Some(until);
-            self.put(conn, Kind::Probe, &[], io);
+            self.put(conn, FrameKind::Probe, &[], io);
             self.wake_at(until);
         }
     }
@@ -197,7 +197,7 @@ impl Peers {
         });
         let settled = it.data || it.cluster != UNKNOWN;
         peer.contact = if settled { Contact::Settled } else { Contact::Empty };
-        (link.state, link.since_ns) = (State::Up(node), self.now_ns);
+        (link.state, link.since_ns) = (LinkState::Up(node), self.now_ns);
         // Whoever comes again and again under a member's number fills no log: each place counts as something else to say.
         let remote = link.remote.to_string();
         if let Some(more) = peer.arrivals.admit(self.now_ns, &format!("{} {remote}", it.incarnation)) {
@@ -231,7 +231,7 @@ impl Peers {
         // A member's refusal is said under its number; what a stranger calls himself is not worth an entry.
         if accepted && self.peers.contains_key(&node) {
             self.links.remove(&conn);
-            self.complain(node, "a connection was refused", error);
+            self.log_failure(node, "a connection was refused", error);
         } else {
             self.drop_link(conn, error, io);
         }

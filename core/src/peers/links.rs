@@ -8,11 +8,11 @@
 
 use super::PeerEvent;
 use super::config::*;
-use super::frame::{self, Frame, Kind};
+use super::frame::{self, Frame, FrameKind};
 use super::greeting::Refusal;
 use super::handshake::UNKNOWN;
 use super::message::Message;
-use super::peer::{Complaints, Contact, Dial, Link, LinkError, Peer, Side, State, backoff};
+use super::peer::{Contact, Dial, Link, LinkError, LinkState, Peer, PeerLogThrottle, Side, backoff};
 use super::resolver::Resolver;
 use crate::members::{Members, is_wildcard};
 use crate::random::splitmix;
@@ -55,7 +55,7 @@ pub struct Peers {
     turned_ns: u64,
     /// When something is to be looked at.
     pub(super) due_ns: u64,
-    strangers: Complaints,
+    strangers: PeerLogThrottle,
 }
 
 impl Peers {
@@ -87,7 +87,7 @@ impl Peers {
             now_ns: 0,
             turned_ns: 0,
             due_ns: 0,
-            strangers: Complaints::default(),
+            strangers: PeerLogThrottle::default(),
         }
     }
 
@@ -140,7 +140,7 @@ impl Peers {
     /// What the last meeting with a node told.
     pub fn contact(&self, node: u8) -> Contact {
         let Some(peer) = self.peers.get(&node) else { return Contact::None };
-        let asked = |conn: &ConnId| self.links.get(conn).is_some_and(|l| l.state == State::Greeting);
+        let asked = |conn: &ConnId| self.links.get(conn).is_some_and(|l| l.state == LinkState::Greeting);
         match (peer.contact, peer.dial) {
             (Contact::None, Dial::Connecting(conn)) if asked(&conn) => Contact::Silent,
             (contact, _) => contact,
@@ -165,7 +165,7 @@ impl Peers {
         }
         match self.links.get_mut(&conn) {
             Some(link) => {
-                link.state = State::Greeting;
+                link.state = LinkState::Greeting;
                 self.greet(conn, io);
             }
             None => io.abort(conn),
@@ -186,8 +186,8 @@ impl Peers {
     /// Nodes that this node does not know as members get room for one large frame between them.
     fn bound_newcomers(&mut self, conn: ConnId, io: &mut Io) {
         let newcomer = |link: &Link| match link.state {
-            State::Up(node) => self.peers.get(&node).is_none_or(|p| !p.member),
-            State::Connecting | State::Greeting => true,
+            LinkState::Up(node) => self.peers.get(&node).is_none_or(|p| !p.member),
+            LinkState::Connecting | LinkState::Greeting => true,
         };
         let Some(link) = self.links.get(&conn) else { return };
         if link.inbox.waiting() <= NEWCOMER_BYTES || !newcomer(link) {
@@ -275,7 +275,7 @@ impl Peers {
             put
         };
         if put.is_none() {
-            if let Some(more) = peer.complaints.admit(self.now_ns, "too large") {
+            if let Some(more) = peer.log_throttle.admit(self.now_ns, "too large") {
                 warn!(
                     node = to,
                     more, "a message is larger than a frame between nodes may be and was not sent"
@@ -302,7 +302,7 @@ impl Peers {
             self.abort(conn, LinkError::WeRefused(why, None), io);
             return;
         }
-        self.put(conn, Kind::Goodbye, &[why.code()], io);
+        self.put(conn, FrameKind::Goodbye, &[why.code()], io);
         self.drop_link(conn, LinkError::WeRefused(why, None), io);
         io.close(conn);
     }
@@ -310,7 +310,7 @@ impl Peers {
     /// Takes one thing from a connection's bytes. `false`: there is none.
     fn take_one(&mut self, conn: ConnId, io: &mut Io) -> bool {
         let Some(link) = self.links.get_mut(&conn) else { return false };
-        let State::Up(node) = link.state else {
+        let LinkState::Up(node) = link.state else {
             return match link.inbox.greeting() {
                 Ok(Some(greeting)) => {
                     self.greeted(conn, greeting, io);
@@ -329,7 +329,7 @@ impl Peers {
             Ok(Some(Frame::Probe)) => {
                 // Who has that much to read hears of this node anyway; and who asks without reading costs no memory.
                 if io.unsent(conn) <= STRETCH_BYTES {
-                    self.put(conn, Kind::Here, &[], io);
+                    self.put(conn, FrameKind::Here, &[], io);
                 }
                 true
             }
@@ -359,7 +359,7 @@ impl Peers {
 
     /// Whatever was not heard while this node stood still may lie in the kernel.
     fn forgive(&mut self, paused_ns: u64) {
-        for link in self.links.values_mut().filter(|l| matches!(l.state, State::Up(_))) {
+        for link in self.links.values_mut().filter(|l| matches!(l.state, LinkState::Up(_))) {
             link.heard_ns = link.heard_ns.saturating_add(paused_ns).min(self.now_ns);
             link.probe_ns = link.probe_ns.map(|at| at.saturating_add(paused_ns));
         }
@@ -376,7 +376,7 @@ impl Peers {
     }
 
     /// Appends a frame without a message.
-    pub(super) fn put(&mut self, conn: ConnId, kind: Kind, payload: &[u8], io: &mut Io) {
+    pub(super) fn put(&mut self, conn: ConnId, kind: FrameKind, payload: &[u8], io: &mut Io) {
         if let (Some(out), Some(link)) = (io.out(conn), self.links.get_mut(&conn)) {
             frame::put(kind, payload, out.bytes());
             link.sent_ns = self.now_ns;
@@ -387,7 +387,7 @@ impl Peers {
     pub(super) fn drop_link(&mut self, conn: ConnId, why: LinkError, io: &mut Io) {
         let Some(link) = self.links.remove(&conn) else { return };
         match (link.state, link.side) {
-            (State::Up(node), _) => {
+            (LinkState::Up(node), _) => {
                 let steady = self.now_ns.saturating_sub(link.since_ns) >= STEADY_NS;
                 if let Some(peer) = self.peers.get_mut(&node) {
                     (peer.link, peer.leaving) = (None, None);
@@ -395,10 +395,10 @@ impl Peers {
                 }
                 self.tell(0, PeerEvent::Down { node });
                 self.plan_dial(node, true);
-                self.complain(node, "the link is down", why);
+                self.log_failure(node, "the link is down", why);
             }
             (state, Side::Dialled(node)) => {
-                let silent = state == State::Greeting && why == LinkError::HandshakeTime;
+                let silent = state == LinkState::Greeting && why == LinkError::HandshakeTime;
                 if let Some(peer) = self.peers.get_mut(&node)
                     && matches!(peer.contact, Contact::None | Contact::Silent)
                 {
@@ -428,7 +428,7 @@ impl Peers {
         );
         peer.failures = if refused { u32::MAX } else { peer.failures.saturating_add(1) };
         self.plan_dial(node, false);
-        self.complain(node, "no link", why);
+        self.log_failure(node, "no link", why);
     }
 
     /// Sets the time of the next dial. `patient`: the node with the smaller number waits for the other one's.
@@ -445,10 +445,10 @@ impl Peers {
     }
 
     /// Says in the log what became of a node's link, unless it was just said.
-    pub(super) fn complain(&mut self, node: u8, what: &str, why: LinkError) {
+    pub(super) fn log_failure(&mut self, node: u8, what: &str, why: LinkError) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let text = why.to_string();
-        if let Some(more) = peer.complaints.admit(self.now_ns, &text) {
+        if let Some(more) = peer.log_throttle.admit(self.now_ns, &text) {
             let place = peer.place();
             match why {
                 LinkError::Replaced => info!(more, "node {node} at {place}: {text}"),
@@ -482,7 +482,7 @@ impl Peers {
     }
 
     fn accepted(&mut self, conn: ConnId, remote: Address, io: &mut Io) {
-        let strangers = |l: &&Link| l.side == Side::Accepted && l.state == State::Greeting;
+        let strangers = |l: &&Link| l.side == Side::Accepted && l.state == LinkState::Greeting;
         if self.links.values().filter(strangers).count() >= STRANGERS_MAX {
             let oldest =
                 self.links.iter().filter(|(_, l)| strangers(l)).min_by_key(|(conn, l)| (l.since_ns, **conn));
@@ -490,7 +490,7 @@ impl Peers {
                 self.abort(oldest, LinkError::Crowded, io);
             }
         }
-        self.links.insert(conn, Link::new(Side::Accepted, State::Greeting, remote, self.now_ns));
+        self.links.insert(conn, Link::new(Side::Accepted, LinkState::Greeting, remote, self.now_ns));
         self.wake_at(self.now_ns.saturating_add(HANDSHAKE_NS));
     }
 }

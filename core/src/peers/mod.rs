@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod crc;
 mod dial;
 mod frame;
 mod greeting;

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::config::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, COMPLAINT_NS, PeerAddress, SAME_COMPLAINT_NS};
+use super::config::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, LINE_PAUSE_NS, PeerAddress, SAME_LINE_PAUSE_NS};
 use super::frame::{FrameError, Inbox};
 use super::greeting::{Greeting, GreetingError, Hex, Refusal};
 use crate::complaint::Complaint;
@@ -129,7 +129,7 @@ pub(super) enum Side {
 
 /// How far a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum State {
+pub(super) enum LinkState {
     /// Not established.
     Connecting,
     /// The other end's greeting is to come.
@@ -142,7 +142,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Link {
     pub side: Side,
-    pub state: State,
+    pub state: LinkState,
     pub remote: Address,
     pub inbox: Inbox,
     /// Since when it is in this state.
@@ -156,7 +156,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(side: Side, state: State, remote: Address, now_ns: u64) -> Self {
+    pub(super) fn new(side: Side, state: LinkState, remote: Address, now_ns: u64) -> Self {
         Self {
             side,
             state,
@@ -233,9 +233,9 @@ pub(super) struct Peer {
     pub contact: Contact,
     /// It belongs to the ensemble no more: when its link ends, and what it is told then.
     pub leaving: Option<(u64, Refusal)>,
-    pub complaints: Complaints,
+    pub log_throttle: PeerLogThrottle,
     /// What was said of links that came to stand.
-    pub arrivals: Complaints,
+    pub arrivals: PeerLogThrottle,
     /// Why its last link ended or its last dial did not succeed.
     #[cfg(test)]
     pub last_error: Option<String>,
@@ -253,8 +253,8 @@ impl Peer {
             known: None,
             contact: Contact::None,
             leaving: None,
-            complaints: Complaints::default(),
-            arrivals: Complaints::default(),
+            log_throttle: PeerLogThrottle::default(),
+            arrivals: PeerLogThrottle::default(),
             #[cfg(test)]
             last_error: None,
         }
@@ -269,15 +269,15 @@ impl Peer {
 
 /// What was last said in the log, so that it is not said in a loop.
 #[derive(Debug, Default)]
-pub(super) struct Complaints {
+pub(super) struct PeerLogThrottle {
     text: String,
     said: Complaint,
 }
 
-impl Complaints {
+impl PeerLogThrottle {
     /// Whether the log shall have it; the count of lines that it did not get.
     pub(super) fn admit(&mut self, now_ns: u64, text: &str) -> Option<u64> {
-        let pause = if self.text == text { SAME_COMPLAINT_NS } else { COMPLAINT_NS };
+        let pause = if self.text == text { SAME_LINE_PAUSE_NS } else { LINE_PAUSE_NS };
         let more = self.said.admit(now_ns, pause)?;
         text.clone_into(&mut self.text);
         Some(more)

@@ -6,7 +6,7 @@
 
 mod disks;
 
-use super::client::State;
+use super::client::ClientState;
 use super::net::Host;
 use super::node::{Process, SimNode};
 use super::rng::Rng;
@@ -236,7 +236,7 @@ impl Faults {
             FaultKind::Hush if world.nodes.len() > 1 => {
                 let short = |c: &usize| {
                     let client = &world.clients[*c];
-                    matches!(client.state, State::Open(_)) && HUSHED_MS.contains(&client.timeout_ms)
+                    matches!(client.state, ClientState::Open(_)) && HUSHED_MS.contains(&client.timeout_ms)
                 };
                 let open: Vec<usize> = (0..world.clients.len()).filter(short).collect();
                 let Some(leader) = Self::leader(world).filter(|_| !open.is_empty()) else { return false };

@@ -90,7 +90,7 @@ impl Input {
 
 /// What an engine wants of the network after its turn.
 #[derive(Debug)]
-pub enum Wish {
+pub enum Output {
     /// It takes the connection that came over the wire.
     Took(WireId),
     /// Bytes to the other end.
@@ -132,7 +132,7 @@ pub struct Process {
 /// How one turn ended.
 pub struct Turned {
     /// What the engine wants now.
-    pub wishes: Vec<Wish>,
+    pub outputs: Vec<Output>,
     /// When it wants to run again: at once, or at a time of the node's clock.
     pub next: Again,
 }
@@ -237,14 +237,14 @@ impl Process {
             0 => (&mut self.core, &mut self.loops[0]),
             n => (&mut self.shards[n - 1], &mut self.loops[n]),
         };
-        let mut wishes = Vec::new();
+        let mut outputs = Vec::new();
         if std::mem::take(&mut this.parked) {
             engine.unpark();
         }
         this.waker.lower();
-        this.take_input(engine, now, &mut wishes, listener_of);
+        this.take_input(engine, now, &mut outputs, listener_of);
         let next = engine.turn(now, &mut this.io);
-        this.carry_out(&mut wishes);
+        this.carry_out(&mut outputs);
         let next = match next {
             Next::Again => Again::Now,
             Next::Stop => Again::Never,
@@ -260,7 +260,7 @@ impl Process {
                 }
             }
         };
-        Turned { wishes, next }
+        Turned { outputs, next }
     }
 }
 
@@ -281,7 +281,7 @@ impl Loop {
         &mut self,
         engine: &mut dyn Engine,
         now: Now,
-        wishes: &mut Vec<Wish>,
+        outputs: &mut Vec<Output>,
         listener_of: impl Fn(WireId) -> Option<u16>,
     ) {
         let mut kept: VecDeque<Input> = VecDeque::new();
@@ -296,7 +296,7 @@ impl Loop {
                     if let Some(listener) = listener_of(wire) {
                         let conn = self.io.open();
                         self.wires.insert(conn.0, wire);
-                        wishes.push(Wish::Took(wire));
+                        outputs.push(Output::Took(wire));
                         engine.opened(now, conn, &origin(Some(listener)), &mut self.io);
                     }
                 }
@@ -327,12 +327,12 @@ impl Loop {
         self.inbox = kept;
     }
 
-    fn carry_out(&mut self, wishes: &mut Vec<Wish>) {
+    fn carry_out(&mut self, outputs: &mut Vec<Output>) {
         let (mut connects, mut dirty) = (Vec::new(), Vec::new());
         self.io.take_connects(&mut connects);
         for (conn, address) in connects {
             if self.io.is_open(conn) {
-                wishes.push(Wish::Connect(conn, address));
+                outputs.push(Output::Connect(conn, address));
             } else {
                 self.inbox.push_back(Input::Closed(conn, Closed::ByEngine));
             }
@@ -343,7 +343,7 @@ impl Loop {
             let wire = self.wires.get(&conn.0).copied();
             if wished.close == CloseWish::Now {
                 self.let_go(conn, Closed::ByEngine);
-                wishes.extend(wire.map(Wish::Abort));
+                outputs.extend(wire.map(Output::Abort));
                 continue;
             }
             let Some(wire) = wire else { continue };
@@ -358,11 +358,11 @@ impl Loop {
                 }
             }
             if !bytes.is_empty() {
-                wishes.push(Wish::Send(wire, bytes));
+                outputs.push(Output::Send(wire, bytes));
             }
             if wished.close == CloseWish::AfterOutput {
                 self.let_go(conn, Closed::ByEngine);
-                wishes.push(Wish::End(wire));
+                outputs.push(Output::End(wire));
             }
         }
     }

@@ -3,8 +3,8 @@
 //! Owns the sums over runs. A seed that fails is run a second time with its events kept as text: determinism makes the second
 //! run the same.
 
-use super::hooks::{self, Mutation};
-use super::world::{Plan, Report, SECOND, Violation, World};
+use super::world::{Plan, RunReport, SECOND, Violation, World};
+use crate::mutation::{self, Mutation};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,32 +12,32 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub const FAULTY_NS: u64 = 30 * SECOND;
 
 /// Runs a plan. A panic of a node is a broken promise like any other.
-fn run(plan: &Plan) -> Report {
+fn run(plan: &Plan) -> RunReport {
     catch_unwind(AssertUnwindSafe(|| World::run(plan))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let what = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
         let violation =
             Violation { checker: "panic".to_owned(), what: what.unwrap_or_else(|| "a panic".to_owned()) };
-        Report { seed: plan.seed, violation: Some(violation), ..Report::default() }
+        RunReport { seed: plan.seed, violation: Some(violation), ..RunReport::default() }
     })
 }
 
 /// Runs one seed, with a defect switched on or not; a failure comes with its last events.
-pub fn seed(seed: u64, voters: Option<usize>, mutation: Option<Mutation>) -> Report {
-    hooks::mutate(mutation);
+pub fn seed(seed: u64, voters: Option<usize>, mutation: Option<Mutation>) -> RunReport {
+    mutation::mutate(mutation);
     let mut plan = Plan { seed, trace: false, faulty_ns: FAULTY_NS, voters };
     let mut report = run(&plan);
     if report.violation.is_some() {
         plan.trace = true;
         report = run(&plan);
     }
-    hooks::mutate(None);
+    mutation::mutate(None);
     report
 }
 
 /// Tries seeds until a defect is caught by one of the checkers that shall catch it; which seed and which checker.
 pub fn catch(mutation: Mutation, seeds: u64) -> Option<(u64, String)> {
-    hooks::mutate(Some(mutation));
+    mutation::mutate(Some(mutation));
     let voters = Some(mutation.nodes_min());
     let caught = (0..seeds).find_map(|seed| {
         let report = run(&Plan { seed, trace: false, faulty_ns: FAULTY_NS, voters });
@@ -46,7 +46,7 @@ pub fn catch(mutation: Mutation, seeds: u64) -> Option<(u64, String)> {
             .filter(|c| mutation.caught_by().split('|').any(|name| name == c))
             .map(|checker| (seed, checker))
     });
-    hooks::mutate(None);
+    mutation::mutate(None);
     caught
 }
 
@@ -73,7 +73,7 @@ pub struct Sum {
 
 impl Sum {
     /// One more run.
-    pub fn add(&mut self, report: &Report) {
+    pub fn add(&mut self, report: &RunReport) {
         self.seeds += 1;
         self.simulated_ns += report.simulated_ns;
         self.answered += report.answered;
@@ -104,7 +104,7 @@ impl Sum {
 }
 
 /// What is printed of a failure.
-pub fn failure(report: &Report, voters: Option<usize>, mutation: Option<Mutation>) -> Vec<String> {
+pub fn failure(report: &RunReport, voters: Option<usize>, mutation: Option<Mutation>) -> Vec<String> {
     let Some(violation) = &report.violation else { return Vec::new() };
     let switched = mutation.map(|m| format!(" --mutation {}", m.name())).unwrap_or_default();
     let among = voters.map(|n| format!(" --voters {n}")).unwrap_or_default();

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::peers::config::*;
-use crate::peers::frame::{HEADER_BYTES, crc32c, kind_of};
+use crate::peers::crc::crc32c;
+use crate::peers::frame::{HEADER_BYTES, kind_of};
 use crate::peers::message::{ArchivedMessage, KINDS, RaftMessage, SnapshotMessage};
 
 /// A frame's header with both checksums right.
@@ -265,7 +266,7 @@ fn the_bytes_of_the_protocol_do_not_change_unnoticed() {
     assert_eq!(bytes[64..72], [6, 5, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[72..], [8, 7, 0, 0, 0, 0, 0, 0]);
     let mut here = Vec::new();
-    frame::put(Kind::Goodbye, &[5], &mut here);
+    frame::put(FrameKind::Goodbye, &[5], &mut here);
     assert_eq!(here[..8], [0xb5, 4, 0, 0, 1, 0, 0, 0]);
     assert_eq!(here.len(), HEADER_BYTES + 16);
 }

@@ -162,7 +162,7 @@ fn a_second_node_of_the_same_number_does_not_push_out_the_first() {
     assert_eq!(inbox.frame().unwrap(), Some(Frame::Probe));
     // It lives, so it stays.
     let mut here = Vec::new();
-    frame::put(Kind::Here, &[], &mut here);
+    frame::put(FrameKind::Here, &[], &mut here);
     rig.inproc.send(first, &here);
     rig.pass(2 * PROBE_NS);
     assert!(rig.node(1).peers.is_up(2));
@@ -204,7 +204,7 @@ fn an_answer_is_given_to_a_probe() {
     let mut rig = Rig::new(vec![config(1, &[1, 2])]);
     let wire = rig.link(2);
     let mut probe = Vec::new();
-    frame::put(Kind::Probe, &[], &mut probe);
+    frame::put(FrameKind::Probe, &[], &mut probe);
     rig.inproc.send(wire, &probe);
     rig.run();
     let mut inbox = Inbox::default();
@@ -294,7 +294,7 @@ fn a_peer_that_asks_and_does_not_read_is_not_answered_without_end() {
     let wire = rig.link(2);
     rig.inproc.set_window(wire, 0);
     let mut probes = Vec::new();
-    (0..10_000).for_each(|_| frame::put(Kind::Probe, &[], &mut probes));
+    (0..10_000).for_each(|_| frame::put(FrameKind::Probe, &[], &mut probes));
     for _ in 0..20 {
         rig.inproc.send(wire, &probes);
         rig.run();

@@ -134,7 +134,7 @@ fn a_stranger_who_dials_cannot_tell_a_node_that_it_was_removed() {
     let mut rig = rig_at(5, &[1, 2]);
     let wire = rig.wire(&of_member(9, 6));
     let mut goodbye = Vec::new();
-    frame::put(Kind::Goodbye, &[Refusal::Removed.code()], &mut goodbye);
+    frame::put(FrameKind::Goodbye, &[Refusal::Removed.code()], &mut goodbye);
     rig.inproc.send(wire, &goodbye);
     rig.run();
     assert!(rig.inproc.is_closed(wire));

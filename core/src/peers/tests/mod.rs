@@ -8,7 +8,7 @@ mod members;
 mod names;
 mod noise;
 
-use super::frame::{self, Frame, Inbox, Kind};
+use super::frame::{self, Frame, FrameKind, Inbox};
 use super::greeting::{GREETING_BYTES, Greeting, PROTOCOL_VERSION, Refusal};
 use super::*;
 use crate::members::{Member, MemberRole, Members};

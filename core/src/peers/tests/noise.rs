@@ -9,9 +9,9 @@ fn stream() -> Vec<u8> {
     for number in 0..4 {
         frame::put_message(&large(number, 50 * number as usize), &mut bytes).unwrap();
         frame::put_message(&message(number), &mut bytes).unwrap();
-        frame::put(Kind::Here, &[], &mut bytes);
+        frame::put(FrameKind::Here, &[], &mut bytes);
     }
-    frame::put(Kind::Probe, &[], &mut bytes);
+    frame::put(FrameKind::Probe, &[], &mut bytes);
     bytes
 }
 
@@ -108,7 +108,7 @@ proptest! {
         flips.iter().for_each(|(at, with)| { let at = at % real.len(); real[at] ^= with });
         for payload in [bytes, real] {
             let mut framed = Vec::new();
-            frame::put(Kind::Message, &payload, &mut framed);
+            frame::put(FrameKind::Message, &payload, &mut framed);
             let mut inbox = Inbox::default();
             inbox.push(&framed);
             let _ = inbox.frame();

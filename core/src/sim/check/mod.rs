@@ -19,9 +19,9 @@ mod sequences;
 mod session;
 mod watches;
 
-use super::hooks::AppliedEntry;
 use super::model::{Done, Model};
 use super::workload::Ask;
+use crate::mutation::AppliedEntry;
 
 pub use liveness::BOUND_NS as LIVENESS_BOUND_NS;
 

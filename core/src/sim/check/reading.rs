@@ -15,7 +15,7 @@ const SETTLES_NS: u64 = 4_000_000_000;
 /// Shorter sessions may be let go when the leader changes: a report that was on its way is made once more, and parcels may be late.
 const TIMEOUT_MS_MIN: i32 = 2000;
 
-struct Seen {
+struct OpenConnection {
     /// Since when the connection stands.
     open_ns: u64,
     /// Whether it was asked for something that waits for the log.
@@ -25,7 +25,7 @@ struct Seen {
 /// See the module doc.
 #[derive(Default)]
 pub struct Reading {
-    clients: BTreeMap<usize, Seen>,
+    clients: BTreeMap<usize, OpenConnection>,
     /// The last entry that each node has applied.
     applied: BTreeMap<u8, u64>,
     /// When any process ended last.
@@ -50,7 +50,7 @@ impl Checker for Reading {
             Event::Opened { client, timeout_ms, read_only, .. } => {
                 self.clients.remove(client);
                 if !read_only && *timeout_ms >= TIMEOUT_MS_MIN {
-                    self.clients.insert(*client, Seen { open_ns: facts.now, waits: false });
+                    self.clients.insert(*client, OpenConnection { open_ns: facts.now, waits: false });
                 }
                 Ok(())
             }

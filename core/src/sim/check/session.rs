@@ -9,7 +9,7 @@ use paddock_transport::wire::opcode;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
-struct Seen {
+struct ClientOrder {
     session: i64,
     answered: i64,
     notified: i64,
@@ -20,7 +20,7 @@ struct Seen {
 /// See the module doc.
 #[derive(Default)]
 pub struct SessionOrder {
-    clients: BTreeMap<usize, Seen>,
+    clients: BTreeMap<usize, ClientOrder>,
     /// Ids of all sessions, those of read-only service excepted.
     ids: BTreeSet<i64>,
 }
@@ -42,7 +42,7 @@ impl Checker for SessionOrder {
                             "client {client} was given {session:x}, as was another session before"
                         ));
                     }
-                    *seen = Seen { session: *session, ..Seen::default() };
+                    *seen = ClientOrder { session: *session, ..ClientOrder::default() };
                 }
                 Ok(())
             }

@@ -6,7 +6,7 @@
 
 use super::{Checker, Event, Facts};
 use crate::command::Identity;
-use crate::sim::model::{Change, Kind, allows, parent};
+use crate::sim::model::{Change, ChangeKind, allows, parent};
 use paddock_transport::wire::{
     Limits, Request, SetWatches, WatchMode, WatcherKind, error, event, opcode, perms,
 };
@@ -52,7 +52,7 @@ impl Eyes {
             };
             fire(&mut self.armed, path, Table::Data, true);
             fire(&mut self.armed, path, Table::Persistent, false);
-            if change.kind == Kind::Deleted {
+            if change.kind == ChangeKind::Deleted {
                 fire(&mut self.armed, path, Table::Child, true);
             }
             let mut at = path.as_str();
@@ -65,15 +65,15 @@ impl Eyes {
             }
             if own {
                 let kind = match change.kind {
-                    Kind::Created => event::NODE_CREATED,
-                    Kind::Deleted => event::NODE_DELETED,
-                    Kind::Changed => event::NODE_DATA_CHANGED,
+                    ChangeKind::Created => event::NODE_CREATED,
+                    ChangeKind::Deleted => event::NODE_DELETED,
+                    ChangeKind::Changed => event::NODE_DATA_CHANGED,
                 };
                 if allows(&change.acl, perms::READ, &self.who) {
                     self.due.push_back((change.zxid, kind, path.clone()));
                 }
             }
-            if change.kind != Kind::Changed {
+            if change.kind != ChangeKind::Changed {
                 let above = parent(path).to_owned();
                 let once = self.armed.remove(&(above.clone(), Table::Child));
                 if once || self.armed.contains(&(above.clone(), Table::Persistent)) {

@@ -25,7 +25,7 @@ const READ_ONLY_NS: u64 = 3_000_000_000;
 
 /// What a client does with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum ClientMode {
     /// Asks what its workload draws.
     Load,
     /// Asks nothing new; what is on its way is answered.
@@ -38,7 +38,7 @@ pub enum Mode {
 
 /// Where it stands with a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
+pub enum ClientState {
     /// No connection; it tries again at its next turn.
     Away,
     /// Connecting.
@@ -101,9 +101,9 @@ pub struct Client {
     /// What it asks.
     pub workload: Workload,
     /// What it does with its time.
-    pub mode: Mode,
+    pub mode: ClientMode,
     /// Where it stands.
-    pub state: State,
+    pub state: ClientState,
     /// Its session, 0 without one.
     pub session: i64,
     password: [u8; 16],
@@ -152,8 +152,8 @@ impl Client {
         let user = rng.one_in(2).then(|| *rng.pick(&USERS));
         Client {
             workload: Workload::new(&mut rng),
-            mode: Mode::Load,
-            state: State::Away,
+            mode: ClientMode::Load,
+            state: ClientState::Away,
             session: 0,
             password: [0; 16],
             timeout_ms: wanted_ms,
@@ -185,8 +185,8 @@ impl Client {
     /// The wire it talks over.
     pub fn wire(&self) -> Option<WireId> {
         match self.state {
-            State::Away => None,
-            State::Dialing(wire) | State::Opening(wire) | State::Open(wire) => Some(wire),
+            ClientState::Away => None,
+            ClientState::Dialing(wire) | ClientState::Opening(wire) | ClientState::Open(wire) => Some(wire),
         }
     }
 
@@ -203,9 +203,9 @@ impl Client {
     /// Whether it has nothing more to do.
     pub fn is_done(&self) -> bool {
         match &self.mode {
-            Mode::Load | Mode::Operate(_) => false,
-            Mode::Drain => self.waiting.is_empty() || self.state == State::Away,
-            Mode::Audit(left) => left.is_empty() && self.waiting.is_empty(),
+            ClientMode::Load | ClientMode::Operate(_) => false,
+            ClientMode::Drain => self.waiting.is_empty() || self.state == ClientState::Away,
+            ClientMode::Audit(left) => left.is_empty() && self.waiting.is_empty(),
         }
     }
 
@@ -217,14 +217,14 @@ impl Client {
 
     /// It dials.
     pub fn dial(&mut self, wire: WireId, now: u64) {
-        self.state = State::Dialing(wire);
+        self.state = ClientState::Dialing(wire);
         (self.heard_ns, self.said_ns, self.asked_ns) = (now, now, now);
         self.input.clear();
     }
 
     /// The connection is gone. What was on its way may have happened or not.
     pub fn lost(&mut self, now: u64) -> Vec<Ask> {
-        self.state = State::Away;
+        self.state = ClientState::Away;
         self.input.clear();
         self.next_ns = now + self.rng.range(1, 300) * 1_000_000;
         let unknown: Vec<Ask> = self.waiting.drain(..).collect();
@@ -232,7 +232,7 @@ impl Client {
             // Nobody else knows that session.
             self.die();
         }
-        if let Mode::Audit(left) = &mut self.mode {
+        if let ClientMode::Audit(left) = &mut self.mode {
             let again = unknown
                 .iter()
                 .filter(|a| ![opcode::PING, opcode::SET_WATCHES2, opcode::AUTH].contains(&a.opcode));
@@ -253,7 +253,7 @@ impl Client {
     /// The connection stands: the session is asked for.
     pub fn connected(&mut self, now: u64) -> Vec<u8> {
         let Some(wire) = self.wire() else { return Vec::new() };
-        self.state = State::Opening(wire);
+        self.state = ClientState::Opening(wire);
         (self.heard_ns, self.said_ns, self.asked_ns) = (now, now, now);
         let mut bytes = Vec::new();
         let request = ConnectRequest {
@@ -273,19 +273,19 @@ impl Client {
         let timeout_ns = self.timeout_ms as u64 * 1_000_000;
         let (mut bytes, mut asks) = (Vec::new(), Vec::new());
         let patience_ns = match self.state {
-            State::Open(_) => timeout_ns * 2 / 3,
+            ClientState::Open(_) => timeout_ns * 2 / 3,
             _ => timeout_ns / self.servers.len() as u64,
         };
         let elsewhere = self.read_only && now >= self.asked_ns + READ_ONLY_NS;
         if elsewhere || now >= self.heard_ns + patience_ns {
             return None;
         }
-        if let State::Open(_) = self.state {
+        if let ClientState::Open(_) = self.state {
             let burst = match &self.mode {
-                Mode::Load => self.rng.range(1, self.depth as u64) as usize,
-                Mode::Drain => 0,
-                Mode::Operate(left) => left.len().min(1),
-                Mode::Audit(left) => left.len().min(4),
+                ClientMode::Load => self.rng.range(1, self.depth as u64) as usize,
+                ClientMode::Drain => 0,
+                ClientMode::Operate(left) => left.len().min(1),
+                ClientMode::Audit(left) => left.len().min(4),
             };
             // Who only reads waits for nothing, and this would be waited for.
             let goodbye = if self.workload.writes_percent == 0 { 4000 } else { 400 };
@@ -295,13 +295,13 @@ impl Client {
                 }
                 *next_op += 1;
                 let (opcode, body) = match &mut self.mode {
-                    Mode::Load if self.rng.one_in(goodbye) => (opcode::CLOSE_SESSION, Vec::new()),
-                    Mode::Load => self.workload.next(*next_op, &mut self.rng),
-                    Mode::Audit(left) | Mode::Operate(left) => match left.pop_front() {
+                    ClientMode::Load if self.rng.one_in(goodbye) => (opcode::CLOSE_SESSION, Vec::new()),
+                    ClientMode::Load => self.workload.next(*next_op, &mut self.rng),
+                    ClientMode::Audit(left) | ClientMode::Operate(left) => match left.pop_front() {
                         Some(next) => next,
                         None => break,
                     },
-                    Mode::Drain => break,
+                    ClientMode::Drain => break,
                 };
                 asks.push(self.ask(*next_op, opcode, body, now, &mut bytes));
                 if opcode == opcode::CLOSE_SESSION {
@@ -314,7 +314,7 @@ impl Client {
             }
         }
         let pause_ns = match self.mode {
-            Mode::Load => self.rng.below(2 * self.pause_ns) + 1_000_000,
+            ClientMode::Load => self.rng.below(2 * self.pause_ns) + 1_000_000,
             _ => 20_000_000,
         };
         self.next_ns = now + pause_ns.min(timeout_ns / 6);
@@ -370,13 +370,13 @@ impl Client {
                 }
             };
             match self.state {
-                State::Opening(wire) => {
+                ClientState::Opening(wire) => {
                     self.take_session(wire, payload, now, next_op, &mut news, &mut out, &mut asks)
                 }
-                State::Open(_) => self.take_message(payload, &mut news),
+                ClientState::Open(_) => self.take_message(payload, &mut news),
                 _ => news.push(News::Nonsense("a message before the session".to_owned())),
             }
-            if self.state == State::Away {
+            if self.state == ClientState::Away {
                 break;
             }
         }
@@ -416,7 +416,7 @@ impl Client {
         }
         (self.session, self.timeout_ms) = (response.session_id, response.timeout_ms);
         self.password = response.password.and_then(|p| p.try_into().ok()).unwrap_or_default();
-        self.state = State::Open(wire);
+        self.state = ClientState::Open(wire);
         let (session, timeout_ms, asked_ns) = (self.session, self.timeout_ms, self.asked_ns);
         news.push(News::Opened { session, timeout_ms, asked_ns, again, read_only });
         if let Some(user) = self.user {

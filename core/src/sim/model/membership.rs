@@ -5,7 +5,7 @@
 //! servers by their lines, numbers to be removed, all servers at once.
 
 use super::access::allows;
-use super::{ANEW, By, Change, Code, Done, Kind, Model, Outcome, batch_of};
+use super::{ANEW, By, Change, ChangeKind, Code, Done, Model, WriteOutcome, batch_of};
 use crate::command::{Command, NO_STREAM, Op, policy};
 use crate::consensus::change_command;
 use crate::machine::MembershipCommand;
@@ -105,7 +105,7 @@ impl Model {
                 done.push(Done::Refused { strangers: strangers.collect() });
                 let zxid = self.take_zxid(term);
                 let err = error::NEW_CONFIG_NO_QUORUM;
-                return self.conclude_write(op, Outcome { zxid, err, body: Vec::new() });
+                return self.conclude_write(op, WriteOutcome { zxid, err, body: Vec::new() });
             }
             // An operator's, of whom there is none here who loses a majority of the disks.
             MembershipCommand::Refound { .. } => {
@@ -155,7 +155,7 @@ impl Model {
             Response::Data(znode.data.as_deref(), znode.wire_stat()).put(&mut body);
         }
         done.push(Done::Members { removed });
-        self.conclude_write(op, Outcome { zxid, err: 0, body })
+        self.conclude_write(op, WriteOutcome { zxid, err: 0, body })
     }
 
     fn write_config(&mut self, zxid: i64, time_ms: i64) {
@@ -166,7 +166,7 @@ impl Model {
         znode.data = Some(text.into_bytes());
         let acl = znode.acl.clone();
         self.put(CONFIG, Some(znode), zxid);
-        let (kind, path) = (Kind::Changed, CONFIG.to_owned());
+        let (kind, path) = (ChangeKind::Changed, CONFIG.to_owned());
         self.changes.push(Change { zxid, kind, path, acl, parent_acl: None });
     }
 

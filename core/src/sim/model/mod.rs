@@ -54,7 +54,7 @@ impl Znode {
 
 /// What a change did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum ChangeKind {
     /// Created.
     Created,
     /// Deleted.
@@ -69,7 +69,7 @@ pub struct Change {
     /// Its zxid.
     pub zxid: i64,
     /// What.
-    pub kind: Kind,
+    pub kind: ChangeKind,
     /// Where.
     pub path: String,
     /// Who may know of it.
@@ -80,7 +80,7 @@ pub struct Change {
 
 /// A living session.
 #[derive(Clone, Debug)]
-pub struct Session {
+pub struct ModelSession {
     /// Negotiated timeout.
     pub timeout_ms: i32,
     password: [u8; 16],
@@ -90,7 +90,7 @@ pub struct Session {
 
 /// How a write ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outcome {
+pub struct WriteOutcome {
     /// Its zxid.
     pub zxid: i64,
     /// Code in the reply's header.
@@ -145,12 +145,12 @@ pub struct Model {
     nodes: BTreeMap<String, Rc<Znode>>,
     past: BTreeMap<String, Past>,
     /// Living sessions.
-    pub sessions: BTreeMap<i64, Session>,
+    pub sessions: BTreeMap<i64, ModelSession>,
     streams: BTreeMap<u8, (u64, u64)>,
     /// All changes, in order.
     pub changes: Vec<Change>,
     /// By number.
-    pub outcomes: BTreeMap<u64, Outcome>,
+    pub outcomes: BTreeMap<u64, WriteOutcome>,
     /// Zxids at which a state was published: the last of each batch.
     published: BTreeSet<i64>,
     /// Who belongs to the ensemble.
@@ -283,7 +283,7 @@ impl Model {
         past.push((zxid, znode));
     }
 
-    fn conclude_write(&mut self, op: u64, outcome: Outcome) -> Result<(), String> {
+    fn conclude_write(&mut self, op: u64, outcome: WriteOutcome) -> Result<(), String> {
         let zxid = outcome.zxid;
         match self.outcomes.insert(op, outcome) {
             Some(_) => Err(format!("write {op:x} was applied twice, again at zxid {zxid:x}")),
@@ -331,7 +331,7 @@ impl Model {
                 {
                     self.undo(nodes, changes, zxid);
                 }
-                self.conclude_write(op, Outcome { zxid, err, body })?;
+                self.conclude_write(op, WriteOutcome { zxid, err, body })?;
                 Done::Write { op }
             }
             Op::OpenSession { timeout_ms, password } => {
@@ -340,7 +340,8 @@ impl Model {
                 }
                 self.take_zxid(term);
                 let (timeout_ms, password) = (*timeout_ms, *password);
-                let opened = Session { timeout_ms, password, attachment: 1, ephemerals: BTreeSet::new() };
+                let opened =
+                    ModelSession { timeout_ms, password, attachment: 1, ephemerals: BTreeSet::new() };
                 self.sessions.insert(session, opened);
                 Done::Opened { session }
             }

@@ -5,12 +5,12 @@
 
 use super::super::check::{Event, Fact, NodeState};
 use super::super::faults::Faults;
-use super::super::hooks;
 use super::super::model::Done;
 use super::super::net::{End, Host, Parcel};
 use super::super::node::{Again, Process, SimNode};
 use super::{Happening, SECOND, World, hash};
 use crate::consensus::{Recovered, StopReason};
+use crate::mutation;
 
 impl World {
     pub(super) fn start(&mut self, n: usize) {
@@ -21,7 +21,7 @@ impl World {
         node.life += 1;
         (node.disk_busy, node.refuses, node.paused_until) = (false, true, 0);
         let now = node.clock.now(self.now);
-        hooks::set_wall_ms(now.wall_ms);
+        mutation::set_wall_ms(now.wall_ms);
         let seed = self.rng.next();
         let node = &mut self.nodes[n];
         node.joins_with(&self.facts.model.ensemble.members);
@@ -40,7 +40,7 @@ impl World {
                 }
             }
             Err(error) => {
-                hooks::take_applied();
+                mutation::take_applied();
                 self.note(|| format!("node {number} does not start: {error}"));
                 Faults::refused(self, n, &error.to_string());
             }
@@ -49,7 +49,7 @@ impl World {
 
     pub(super) fn see_started(&mut self, number: u8, recovered: &Recovered) {
         let zxid = recovered.zxid;
-        let replayed = hooks::take_applied();
+        let replayed = mutation::take_applied();
         // The snapshot alone: what was replayed behind it is looked at entry by entry.
         self.see(&Event::Started { node: number, zxid: if replayed.is_empty() { zxid } else { 0 } });
         self.take_applied_entries(number, replayed, true);
@@ -59,7 +59,7 @@ impl World {
     pub(super) fn take_applied_entries(
         &mut self,
         number: u8,
-        entries: Vec<hooks::AppliedEntry>,
+        entries: Vec<mutation::AppliedEntry>,
         replayed: bool,
     ) {
         for entry in entries {
@@ -115,20 +115,20 @@ impl World {
             return self.schedule(n, engine, until);
         }
         let now = node.clock.now(self.now);
-        hooks::set_wall_ms(now.wall_ms);
+        mutation::set_wall_ms(now.wall_ms);
         let wires = &self.net.wires;
         let turned =
             process.turn(engine, now, |wire| wires.get(&wire).filter(|w| !w.gone[1]).map(|w| w.listener));
         hash(
             &mut self.report.trace_hash,
-            (n as u64) << 32 | (engine as u64) << 16 | turned.wishes.len() as u64,
+            (n as u64) << 32 | (engine as u64) << 16 | turned.outputs.len() as u64,
         );
         let number = node.setup.consensus.node;
-        let entries = hooks::take_applied();
+        let entries = mutation::take_applied();
         // What is applied is known before anything that tells of it travels.
         self.take_applied_entries(number, entries, false);
-        for wish in turned.wishes {
-            self.carry_out(n, engine, wish);
+        for output in turned.outputs {
+            self.carry_out(n, engine, output);
         }
         let cost = self.rng.range(1_000, 20_000);
         match turned.next {

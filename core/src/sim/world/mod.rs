@@ -11,14 +11,14 @@ mod setting;
 mod wiring;
 
 use super::check::{self, Checker, Event, Facts};
-use super::client::{Client, Mode};
+use super::client::{Client, ClientMode};
 use super::faults::{FaultKind, Faults};
-use super::hooks;
 use super::model::Model;
 use super::net::{Host, Net, Weather, WireId};
 use super::node::SimNode;
 use super::rng::Rng;
 use super::workload::encode;
+use crate::mutation;
 use paddock_transport::wire::Request;
 use setting::ensemble;
 use std::cmp::Reverse;
@@ -66,7 +66,7 @@ pub struct Violation {
 
 /// What a run did.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Report {
+pub struct RunReport {
     /// The seed.
     pub seed: u64,
     /// Virtual time.
@@ -125,7 +125,7 @@ pub struct World {
     violation: Option<Violation>,
     next_op: u64,
     applied: BTreeMap<u8, u64>,
-    report: Report,
+    report: RunReport,
     trace: Option<VecDeque<String>>,
     /// The client that changes the members, where they change.
     operator: Option<usize>,
@@ -151,7 +151,7 @@ impl World {
         let operator = (changes && nodes.len() > 1).then_some(clients.len());
         if operator.is_some() {
             let mut client = Client::operator(rng.fork(), nodes.len());
-            client.mode = Mode::Operate(VecDeque::new());
+            client.mode = ClientMode::Operate(VecDeque::new());
             clients.push(client);
         }
         let facts = Facts {
@@ -177,18 +177,18 @@ impl World {
             violation: None,
             next_op: 0x5100_0000_0000_0000,
             applied: BTreeMap::new(),
-            report: Report { seed: plan.seed, ..Report::default() },
+            report: RunReport { seed: plan.seed, ..RunReport::default() },
             trace: plan.trace.then(VecDeque::new),
             operator,
         }
     }
 
     /// Runs a plan to its end, or to the first violation.
-    pub fn run(plan: &Plan) -> Report {
-        hooks::watch_applied(true);
+    pub fn run(plan: &Plan) -> RunReport {
+        mutation::watch_applied(true);
         let mut world = World::new(plan);
         world.live(plan);
-        hooks::watch_applied(false);
+        mutation::watch_applied(false);
         world.into_report()
     }
 
@@ -222,7 +222,7 @@ impl World {
         self.want_members();
         Faults::undo_all(self);
         if let Some(operator) = self.operator {
-            self.clients[operator].mode = Mode::Load;
+            self.clients[operator].mode = ClientMode::Load;
         }
         self.facts.calm_since = Some(self.now);
         self.note(|| "the faults end".to_owned());
@@ -230,7 +230,7 @@ impl World {
 
     fn drain(&mut self) {
         for client in &mut self.clients {
-            client.mode = Mode::Drain;
+            client.mode = ClientMode::Drain;
         }
     }
 
@@ -251,7 +251,7 @@ impl World {
                 reads.push_back(encode(&Request::GetAcl { path: path() }, None));
             }
             let mut client = Client::operator(self.rng.fork(), self.nodes.len());
-            (client.mode, client.home, client.next_ns) = (Mode::Audit(reads), Some(node), self.now);
+            (client.mode, client.home, client.next_ns) = (ClientMode::Audit(reads), Some(node), self.now);
             self.clients.push(client);
             self.at(self.now, Happening::Client(self.clients.len() - 1));
         }
@@ -275,7 +275,7 @@ impl World {
         for (n, client) in self.clients.iter().enumerate() {
             let overdue = client.waiting.iter().filter(|ask| ask.sent_ns + UNANSWERED_NS < self.now);
             unanswered.extend(overdue.map(|ask| (n, ask.sent_ns)));
-            if let Mode::Audit(left) = &client.mode
+            if let ClientMode::Audit(left) = &client.mode
                 && !left.is_empty()
             {
                 unanswered.push((n, self.facts.calm_since.unwrap_or(0)));
@@ -284,7 +284,7 @@ impl World {
         self.see(&Event::Ended { applied: &applied, unanswered: &unanswered });
     }
 
-    fn into_report(self) -> Report {
+    fn into_report(self) -> RunReport {
         let mut report = self.report;
         report.simulated_ns = self.now;
         report.entries = self.facts.log.len() as u64;

@@ -3,7 +3,7 @@
 //! Owns the choice of changes and starts nodes that shall join, some with an empty disk. Never asks for what no operator would:
 //! it leaves at least two participants, and waits while a change is under way.
 
-use super::super::client::Mode;
+use super::super::client::ClientMode;
 use super::super::node::SimNode;
 use super::super::workload::encode;
 use super::{Happening, SECOND, World};
@@ -31,7 +31,7 @@ impl World {
         let next = self.now + self.rng.range(SECOND / 2, 6 * SECOND);
         self.at(next, Happening::Reconfigure);
         let ensemble = &self.facts.model.ensemble;
-        let idle = matches!(&self.clients[operator].mode, Mode::Operate(todo) if todo.is_empty());
+        let idle = matches!(&self.clients[operator].mode, ClientMode::Operate(todo) if todo.is_empty());
         if ensemble.members.members.is_empty() || ensemble.is_changing() || !idle {
             return;
         }
@@ -113,7 +113,7 @@ impl World {
         let asked = encode(&request, Some(self.next_op));
         self.count_change();
         self.note(|| format!("the operator wants {all} (leaving {leaving})"));
-        if let Mode::Operate(todo) = &mut self.clients[operator].mode {
+        if let ClientMode::Operate(todo) = &mut self.clients[operator].mode {
             todo.push_back(asked);
         }
     }

@@ -4,7 +4,7 @@
 //! checkers in the order in which it came.
 
 use super::super::check::Event;
-use super::super::client::{News, State};
+use super::super::client::{ClientState, News};
 use super::super::net::{End, Parcel, WireId};
 use super::super::workload::Ask;
 use super::{Happening, World, hash};
@@ -124,7 +124,7 @@ impl World {
         if self.clients[c].next_ns > self.now {
             return;
         }
-        if self.clients[c].state == State::Away {
+        if self.clients[c].state == ClientState::Away {
             if self.clients[c].is_done() {
                 return;
             }

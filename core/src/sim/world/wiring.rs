@@ -4,19 +4,19 @@
 //! process that is gone is answered for as a kernel does it, and a silent host by nobody.
 
 use super::super::net::{End, Parcel, WireId};
-use super::super::node::{Input, Wish};
+use super::super::node::{Input, Output};
 use super::{Happening, World};
 use paddock_transport::engine::{Closed, ConnId};
 
 impl World {
-    pub(super) fn carry_out(&mut self, n: usize, engine: usize, wish: Wish) {
+    pub(super) fn carry_out(&mut self, n: usize, engine: usize, output: Output) {
         let from = self.nodes[n].end(n, engine);
-        match wish {
-            Wish::Took(wire) => self.send(wire, 0, Parcel::Accepted),
-            Wish::Send(wire, bytes) => self.send_from(wire, from, Parcel::Bytes(bytes)),
-            Wish::End(wire) => self.let_go(wire, from, Parcel::End),
-            Wish::Abort(wire) => self.let_go(wire, from, Parcel::Reset),
-            Wish::Connect(conn, address) => {
+        match output {
+            Output::Took(wire) => self.send(wire, 0, Parcel::Accepted),
+            Output::Send(wire, bytes) => self.send_from(wire, from, Parcel::Bytes(bytes)),
+            Output::End(wire) => self.let_go(wire, from, Parcel::End),
+            Output::Abort(wire) => self.let_go(wire, from, Parcel::Reset),
+            Output::Connect(conn, address) => {
                 let to = self.nodes.iter().position(|node| node.address.as_ref() == Some(&address));
                 let Some(to) = to else {
                     return self.tell(n, engine, Input::Closed(conn, Closed::ConnectFailed(111)));
