@@ -1,12 +1,13 @@
 //! Deliberate defects, by which the simulation shows that each of its checkers can fail.
 //!
-//! Owns the list of [`Mutation`]s and, for each thread, the active defect and the entries that its nodes applied.
+//! Owns the list of [`Mutation`]s and, for each thread, the active defect and the entries that its nodes
+//! applied.
 //!
-//! Never costs anything in a release build: without the feature `sim`, and outside tests, every function here is
-//! empty and inlined.
+//! Never costs anything in a release build. Without the feature `sim`, and outside tests, every function
+//! here is empty and inlined.
 //!
-//! Correct because a node reads this state only through [`mutated`] and [`apply_time_ms`]. Both change nothing unless
-//! the simulation switched a defect on for this thread.
+//! Correct because a node reads this state only through [`mutated`] and [`apply_time_ms`]. Both change
+//! nothing unless the simulation switched a defect on for this thread.
 
 #![forbid(unsafe_code)]
 

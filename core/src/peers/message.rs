@@ -37,11 +37,7 @@ pub enum Message {
     ///
     /// From any node, on a new link to a node that runs from an older copy of its directory: the position
     /// of that node's stream, in a later incarnation than its own.
-    Expect {
-        term: u64,
-        incarnation: u64,
-        seq: u64,
-    },
+    Expect { term: u64, incarnation: u64, seq: u64 },
     /// To the leader: a read round, with the sessions heard from since the sender's last confirmed round.
     Round {
         /// The leader's term, as the sender knows it.

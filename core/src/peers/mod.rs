@@ -45,14 +45,9 @@ pub enum PeerEvent {
         identity: [u8; 16],
     },
     /// The link to the node is gone.
-    Down {
-        node: u8,
-    },
+    Down { node: u8 },
     /// A message from the node.
-    Message {
-        node: u8,
-        message: Message,
-    },
+    Message { node: u8, message: Message },
     /// A node reports that this node was removed from the ensemble.
     Removed {
         /// Number of the node that reports it.

@@ -37,8 +37,9 @@ impl InlineResolver {
 impl Resolver for InlineResolver {
     fn request(&mut self, node: u8, host: &str, port: u16) {
         let at = numeric(host).or_else(|| self.names.get(host).copied());
-        let answer =
-            at.map(|ip| SocketAddr::new(ip, port)).ok_or_else(|| format!("no address is known for the name '{host}'"));
+        let answer = at
+            .map(|ip| SocketAddr::new(ip, port))
+            .ok_or_else(|| format!("no address is known for the name '{host}'"));
         self.answers.push_back((node, answer));
     }
 

@@ -1,4 +1,4 @@
-//! A slice of the simulation for `cargo test`; `paddock-sim` runs the rest.
+//! A few seeds of the simulation for `cargo test`; `paddock-sim` runs many.
 
 use super::run;
 use super::world::{Plan, World};

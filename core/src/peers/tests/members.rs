@@ -113,7 +113,7 @@ fn a_node_without_a_place_is_taken_in_by_whoever_is_a_member() {
     rig.wire(&of_member(9, 6));
     assert_eq!(rig.told(1), ["up 9.1 9"]);
     let wire = rig.wire(&hello(8));
-    assert_eq!(rig.refusal(wire), Some(Refusal::UnknownNode), "nobody knows it and it knows nobody");
+    assert_eq!(rig.refusal(wire), Some(Refusal::UnknownNode), "neither node knows the other");
 }
 
 #[test]

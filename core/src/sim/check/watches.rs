@@ -1,8 +1,14 @@
-//! Event before data, none lost, none doubled.
+//! Checks watches: an event comes before the data, and none is lost or repeated.
 //!
-//! Keeps: before an answer at zxid z a client was told of every change up to z that one of its watches waited for; each is
-//! told once, in order, with its zxid, and nothing else is; watches that a client brings along after a reconnect are either
-//! armed or told at once what they missed. A change that a client may not read is not told, and uses its watch up.
+//! Owns the watches of each client, and the events that are due.
+//!
+//! Before an answer at zxid z the client was told of every change up to z that fired one of its watches.
+//! Each change is told once, in order, with its zxid, and nothing else is told. Watches that a client sets
+//! again after a reconnect are armed, or fire at once for what they missed. A change that the client may
+//! not read is not told, and uses its watch up.
+//!
+//! Never asks a node. Correct because the model knows every change, and a client's requests and answers
+//! determine its watches.
 
 use super::{Checker, Event, Facts};
 use crate::command::Identity;
@@ -24,18 +30,18 @@ enum Table {
 #[derive(Default)]
 struct Eyes {
     armed: BTreeSet<(String, Table)>,
-    /// Changes before this place of the model's list have been looked at.
+    /// Number of the model's changes that were matched so far.
     looked: usize,
-    /// Fired, not told yet.
+    /// Events that fired and are not told yet.
     due: VecDeque<(i64, i32, String)>,
-    /// Events without a zxid since the last request was answered.
+    /// Events without a zxid since the last answer.
     catch_up: Vec<(i32, String)>,
-    /// As whom its client speaks on this connection.
+    /// Ids of the client's connection.
     who: Rc<[Identity]>,
 }
 
 impl Eyes {
-    /// Looks at all changes up to a zxid.
+    /// Matches all changes up to a zxid.
     fn look(&mut self, changes: &[Change], zxid: i64) {
         while let Some(change) = changes.get(self.looked).filter(|c| c.zxid <= zxid) {
             self.looked += 1;

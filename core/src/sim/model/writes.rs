@@ -1,7 +1,7 @@
-//! A client's write to its outcome.
+//! The effect of a client's write.
 //!
-//! Owns the few lines of each operation. Never answers reads. It stays correct because whatever it does to the tree goes
-//! through `put`, which keeps the past.
+//! Owns the few lines of each operation. Never answers reads. Correct because every change of the tree
+//! goes through `put`, which keeps the past.
 
 use super::access::{Entries, allows};
 use super::{By, Change, ChangeKind, Code, Model, Znode, parent};
