@@ -25,8 +25,8 @@ impl Checker for Replicas {
                 let Some(fact) = facts.log.get(entry.index as usize - 1) else { return Ok(()) };
                 if fact.payload == entry.payload && (fact.zxid, fact.digest) != (entry.zxid, entry.digest) {
                     return Err(format!(
-                        "node {node} stands at zxid {:x} with digest {:016x} behind entry {}; the first to apply it \
-                         stood at {:x} with {:016x}",
+                        "node {node} is at zxid {:x} with digest {:016x} after entry {}; the first to apply it \
+                         was at {:x} with {:016x}",
                         entry.zxid, entry.digest, entry.index, fact.zxid, fact.digest
                     ));
                 }
