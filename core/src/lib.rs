@@ -16,6 +16,7 @@ mod log_throttle;
 mod logged;
 pub mod machine;
 pub mod members;
+pub mod mutation;
 pub mod path;
 pub mod peers;
 pub mod properties;
@@ -24,6 +25,7 @@ pub mod ring;
 pub mod server;
 pub mod session;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod stats;
 pub mod status;

@@ -1,50 +1,54 @@
-//! `paddock-sim`: runs seeds of the simulation and tells what it found.
+//! `paddock-sim`: runs seeds of the simulation and reports violations.
 //!
-//! Exit code 0: no promise was broken (with `--mutations`: each defect was caught); 1: one was; 2: wrong flags, or no seed could be drawn.
+//! Exit codes:
+//!
+//! - 0: no promise was broken; with `--mutations`, each defect was caught.
+//! - 1: a promise was broken, or a defect was missed.
+//! - 2: wrong flags, or no seed could be drawn.
 
 use clap::Parser;
-use paddock_core::sim::Mutation;
+use paddock_core::mutation::Mutation;
 use paddock_core::sim::run::{self, Sum};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Fresh seeds are below this number: short enough to be typed, and far above the ranges that CI keeps.
+/// Upper bound of fresh seeds: short enough to type, and far above the ranges that CI keeps.
 const FRESH_BELOW: u64 = 1_000_000_000_000;
 
 /// Deterministic simulation of whole nodes: the same seed is the same run, everywhere and always.
 #[derive(Parser)]
 #[command(after_help = "Example: paddock-sim --seeds 0..2000 --jobs 2 --minutes 15")]
 struct Arguments {
-    /// One seed.
+    /// Runs only this seed.
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
-    /// Seeds FROM..TO.
+    /// Runs the seeds FROM..TO.
     #[arg(long, default_value = "0..100", value_parser = range)]
     seeds: (u64, u64),
-    /// So many seeds in a row, the first of which is drawn at random and printed.
+    /// Runs this many seeds in a row. The first is drawn at random and printed.
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["seed", "seeds"])]
     fresh: Option<u64>,
-    /// Goes on after a seed that fails, and prints every one of them.
+    /// Goes on after a seed that fails, and prints each failure.
     #[arg(long)]
     keep_going: bool,
-    /// Voters in every run; otherwise the seed decides.
+    /// Number of voters in every run; otherwise the seed decides.
     #[arg(long)]
     voters: Option<usize>,
-    /// Runs side by side.
+    /// Number of runs in parallel.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Ends after so many minutes, with as many seeds as were run.
+    /// Ends after this many minutes, even if seeds are left.
     #[arg(long)]
     minutes: Option<u64>,
-    /// Switches a deliberate defect on.
+    /// Switches a deliberate defect on in every run.
     #[arg(long, value_parser = mutation)]
     mutation: Option<Mutation>,
-    /// Shows the nodes' own log lines, among the events once a seed has failed.
+    /// Shows the nodes' log lines, with the events among them once a seed has failed.
     #[arg(long)]
     log: bool,
-    /// Shows that each deliberate defect is caught, within so many seeds.
+    /// Shows that each deliberate defect is caught within this many seeds.
     #[arg(long, value_name = "SEEDS")]
     mutations: Option<u64>,
 }
@@ -117,7 +121,7 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(failed.into_inner()))
 }
 
-/// The first seed of a fresh range, drawn by the system: two ranges hardly ever meet.
+/// Draws the first seed of a fresh range from the system; two ranges hardly ever overlap.
 fn draw_first() -> std::io::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;

@@ -16,8 +16,8 @@
 use crate::commit::{Outcome, SessionEvent};
 use crate::consensus::config::{EXPIRIES_PER_BATCH_MAX, STALL_NS};
 use crate::machine::{Applied, Machine};
+use crate::mutation::{Mutation, mutated};
 use crate::session::Expiry;
-use crate::sim::{Mutation, mutated};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What a shard's report may take beyond its beat: being scheduled, a full turn.

@@ -10,7 +10,7 @@ use super::write::{Code, Context, Transaction};
 use super::{Applied, Machine, ReconfigRequest, multi};
 use crate::command::{ArchivedBatch, ArchivedCommand};
 use crate::commit::Outcome;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use crate::tree::Writer;
 use paddock_transport::wire::primitives::put_text;
 use paddock_transport::wire::{Create, CreateOp, Limits, Request, error};

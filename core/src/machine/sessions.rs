@@ -10,8 +10,8 @@ use super::write::{Context, Transaction};
 use super::{Applied, Machine};
 use crate::command::{ArchivedBatch, ArchivedCommand};
 use crate::commit::{Outcome, SessionEvent};
+use crate::mutation::{Mutation, mutated};
 use crate::session::{PASSWORD_BYTES, Session, password_matches};
-use crate::sim::{Mutation, mutated};
 use crate::tree::Writer;
 use std::collections::BTreeSet;
 

@@ -8,7 +8,7 @@
 
 use super::{ApplyError, Sums};
 use crate::command::ArchivedCommand;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use std::collections::BTreeMap;
 
 /// Incarnation and number of the last command accepted from a node.

@@ -1,32 +1,33 @@
-//! What time brings: dials, signs of life, and the end of what takes too long.
+//! Timers of the links: dials, keep-alives, and the end of what takes too long.
 //!
-//! Owns the look through the tables when something is due. Never waits. It stays correct because each look plans the next
-//! one: whatever has a time of its own calls [`Peers::wake_at`] with it.
+//! Owns the pass through the tables when something is due. Never waits.
+//!
+//! Correct because each pass plans the next one: everything with a deadline of its own calls
+//! [`Peers::wake_at`] with it.
 
 #![forbid(unsafe_code)]
 
 use super::config::{HANDSHAKE_NS, IDLE_NS, RESOLVE_NS, SILENCE_NS};
-use super::frame::Kind;
+use super::frame::FrameKind;
 use super::greeting::Refusal;
 use super::links::Peers;
-use super::peer::{Dial, Link, LinkError, Side, State};
+use super::peer::{Dial, Link, LinkError, LinkState, Side};
 use paddock_transport::engine::{Address, ConnId};
 use paddock_transport::io::Io;
 
-/// What is due on a connection.
+/// The next thing to do on a connection.
 enum Due {
-    /// Nothing before.
+    /// Nothing before this time.
     At(u64),
-    /// The end.
+    /// Close the connection now.
     End(LinkError),
-    /// The end, since the node belongs to the ensemble no more.
+    /// Close the link now, because the node was removed from the ensemble.
     Leaving(u8, Refusal),
-    /// A sign of life.
+    /// Send a keep-alive frame.
     Here,
 }
 
 impl Peers {
-    /// Looks through all connections.
     pub(super) fn check_links(&mut self, io: &mut Io) {
         let conns: Vec<ConnId> = self.links.keys().copied().collect();
         for conn in conns {
@@ -38,7 +39,7 @@ impl Peers {
                 }
                 Due::Leaving(node, why) => self.refuse(node, why, io),
                 Due::Here => {
-                    self.put(conn, Kind::Here, &[], io);
+                    self.put(conn, FrameKind::Here, &[], io);
                     self.wake_at(self.now_ns.saturating_add(IDLE_NS));
                 }
             }
@@ -46,7 +47,7 @@ impl Peers {
     }
 
     fn due(&self, link: &Link) -> Due {
-        let State::Up(node) = link.state else {
+        let LinkState::Up(node) = link.state else {
             let end = link.since_ns.saturating_add(HANDSHAKE_NS);
             return if self.now_ns >= end { Due::End(LinkError::HandshakeTime) } else { Due::At(end) };
         };
@@ -55,7 +56,7 @@ impl Peers {
         if self.now_ns >= leaving {
             return Due::Leaving(node, told);
         }
-        // Whom we do not read is not heard.
+        // A paused link is not read, so its silence means nothing.
         let silence = if link.paused { u64::MAX } else { link.heard_ns.saturating_add(SILENCE_NS) };
         let end = silence.min(link.probe_ns.unwrap_or(u64::MAX));
         if self.now_ns >= end {
@@ -68,7 +69,7 @@ impl Peers {
         Due::At(end.min(idle).min(leaving))
     }
 
-    /// Looks through all nodes without a link.
+    /// Advances the dial of every node without a link.
     pub(super) fn check_dials(&mut self) {
         let nodes: Vec<u8> =
             self.peers.iter().filter(|(_, p)| p.link.is_none()).map(|(node, _)| *node).collect();
@@ -92,7 +93,7 @@ impl Peers {
                 }
                 Dial::Resolving(until) if self.now_ns < until => self.wake_at(until),
                 Dial::Resolving(_) => self.dial_failed(node, LinkError::ResolveTime),
-                // Its connection has a time of its own.
+                // The connection has a deadline of its own.
                 Dial::Connecting(_) | Dial::New => {}
             }
         }
@@ -102,7 +103,7 @@ impl Peers {
     pub(super) fn take_addresses(&mut self, io: &mut Io) {
         while let Some((node, answer)) = self.resolver.poll() {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
-            // The answer to a question that is not of interest any more.
+            // A late answer that no dial waits for.
             if !matches!(peer.dial, Dial::Resolving(_)) || peer.link.is_some() {
                 continue;
             }
@@ -111,8 +112,10 @@ impl Peers {
                     let remote = Address::Tcp(at);
                     let conn = io.connect(remote.clone());
                     peer.dial = Dial::Connecting(conn);
-                    self.links
-                        .insert(conn, Link::new(Side::Dialled(node), State::Connecting, remote, self.now_ns));
+                    self.links.insert(
+                        conn,
+                        Link::new(Side::Dialled(node), LinkState::Connecting, remote, self.now_ns),
+                    );
                     self.wake_at(self.now_ns.saturating_add(HANDSHAKE_NS));
                 }
                 Err(why) => self.dial_failed(node, LinkError::Resolve(why)),

@@ -1,12 +1,17 @@
-//! The framing of a link: what stands between its bytes and its messages.
+//! The framing of a link: from bytes to messages and back.
 //!
-//! Owns the frame header (`docs/formats/peers.md`), its checks, and the bytes of a frame that has not arrived whole. Never
-//! trusts a length before its own checksum fits, and never reserves what has not arrived. It stays correct because frames begin at
-//! multiples of 16 bytes of the stream and of the buffer, so that an archive is read where it arrived.
+//! Owns the frame header (`docs/formats/peers.md`), its checks, and the bytes of an incomplete frame.
+//!
+//! Never trusts a length before the header's checksum matches, and never reserves memory for bytes that
+//! have not arrived.
+//!
+//! Correct because frames begin at multiples of 16 bytes of both stream and buffer, so an archive is read
+//! in place.
 
 #![forbid(unsafe_code)]
 
 use super::config::{FRAME_BYTES_MAX, INBOX_KEEP_BYTES};
+use super::crc::crc32c;
 use super::greeting::{GREETING_BYTES, Greeting, GreetingError};
 use super::message::{ArchivedMessage, KINDS, Message};
 use rkyv::rancor::BoxedError;
@@ -14,39 +19,31 @@ use rkyv::ser::{Positional, Writer};
 use rkyv::util::AlignedVec;
 use thiserror::Error;
 
-/// Alignment of frames in stream and buffer.
+/// Alignment of frames, in bytes, in stream and buffer.
 pub(super) const ALIGN: usize = 16;
 
-/// Bytes before the payload.
 pub(super) const HEADER_BYTES: usize = 16;
 
-/// First byte of every frame.
 const MARK: u8 = 0xb5;
 
-/// Bytes that the first checksum covers.
+/// Length of the header's part that the header checksum covers.
 const CHECKED_BYTES: usize = 12;
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN) && GREETING_BYTES.is_multiple_of(ALIGN));
 
-/// CRC-32C (Castagnoli).
-pub(super) fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
-}
-
-/// What a frame is.
+/// The kind of a frame, as on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    /// A message.
+pub(super) enum FrameKind {
     Message = 1,
-    /// A sign of life, nothing in it.
+    /// A keep-alive, without payload.
     Here = 2,
-    /// Wants a sign of life at once, nothing in it.
+    /// Asks for a keep-alive at once, without payload.
     Probe = 3,
-    /// The sender closes the link; one byte tells why.
+    /// The sender closes the link. The payload is the code of a [`Refusal`](super::Refusal).
     Goodbye = 4,
 }
 
-/// Why a link's bytes are no frames.
+/// Why a link's bytes are not valid frames.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub(super) enum FrameError {
     #[error("it sent something that is no frame")]
@@ -64,34 +61,33 @@ pub(super) enum FrameError {
          one's: run the same release on all nodes"
     )]
     Message {
-        /// What it says it is.
+        /// The kind that the message claims.
         kind: &'static str,
         bytes: usize,
         reason: String,
     },
 }
 
-/// What arrived.
+/// A decoded frame of a link.
 #[derive(PartialEq, Debug)]
 pub(super) enum Frame {
-    /// A message and the size of its payload.
+    /// The message, and its payload's size in bytes.
     Message(Message, usize),
     Here,
     Probe,
-    /// A refusal's code.
+    /// The code of a refusal.
     Goodbye(u8),
 }
 
-/// Bytes of a link that are not taken apart yet.
+/// Received bytes of a link that are not decoded yet.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     bytes: AlignedVec<ALIGN>,
-    /// Up to here they are taken; a multiple of [`ALIGN`].
+    /// Bytes decoded so far; a multiple of [`ALIGN`].
     taken: usize,
 }
 
 impl Inbox {
-    /// More arrived.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if self.taken > 0 {
             let rest = self.bytes.len() - self.taken;
@@ -102,12 +98,12 @@ impl Inbox {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Bytes of what has not arrived whole.
+    /// Length of the incomplete rest, in bytes.
     pub(super) fn waiting(&self) -> usize {
         self.bytes.len() - self.taken
     }
 
-    /// The other end's greeting; `None`: it has not arrived whole.
+    /// The other end's greeting, or `None` while it is incomplete.
     pub(super) fn greeting(&mut self) -> Result<Option<Greeting>, GreetingError> {
         let found = Greeting::decode(&self.bytes[self.taken..])?;
         if found.is_some() {
@@ -116,11 +112,11 @@ impl Inbox {
         Ok(found)
     }
 
-    /// The next frame; `None`: it has not arrived whole.
+    /// The next frame, or `None` while it is incomplete.
     pub(super) fn frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let rest = &self.bytes[self.taken..];
         let Some(header) = rest.first_chunk::<HEADER_BYTES>() else {
-            // Whoever speaks another protocol is told apart by the first byte, however little he sends.
+            // The first byte already tells another protocol, even if no more arrives.
             return if rest.first().is_some_and(|b| *b != MARK) {
                 Err(FrameError::NotAFrame)
             } else {
@@ -135,17 +131,16 @@ impl Inbox {
         }
         let frame = read_body(kind, &body[..length])?;
         self.taken += HEADER_BYTES + padded;
-        self.give_back();
+        self.release_capacity();
         Ok(Some(frame))
     }
 
-    /// Bytes reserved.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    fn give_back(&mut self) {
+    fn release_capacity(&mut self) {
         if self.taken == self.bytes.len() {
             self.taken = 0;
             match self.bytes.capacity() > INBOX_KEEP_BYTES {
@@ -156,7 +151,7 @@ impl Inbox {
     }
 }
 
-fn read_header(header: &[u8; HEADER_BYTES]) -> Result<(Kind, usize, u32), FrameError> {
+fn read_header(header: &[u8; HEADER_BYTES]) -> Result<(FrameKind, usize, u32), FrameError> {
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     if header[0] != MARK {
         return Err(FrameError::NotAFrame);
@@ -168,43 +163,45 @@ fn read_header(header: &[u8; HEADER_BYTES]) -> Result<(Kind, usize, u32), FrameE
     if length as usize > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong(length));
     }
-    let kind =
-        [Kind::Message, Kind::Here, Kind::Probe, Kind::Goodbye].into_iter().find(|k| *k as u8 == header[1]);
+    let kind = [FrameKind::Message, FrameKind::Here, FrameKind::Probe, FrameKind::Goodbye]
+        .into_iter()
+        .find(|k| *k as u8 == header[1]);
     let kind = kind.ok_or(FrameError::Kind(header[1]))?;
     Ok((kind, length as usize, word(8)))
 }
 
-fn read_body(kind: Kind, payload: &[u8]) -> Result<Frame, FrameError> {
+fn read_body(kind: FrameKind, payload: &[u8]) -> Result<Frame, FrameError> {
     Ok(match (kind, payload) {
-        (Kind::Message, _) => {
-            // The crate's usual error keeps no text in a release build.
+        (FrameKind::Message, _) => {
+            // `rkyv`'s default error keeps no text in a release build.
             let message = rkyv::from_bytes::<Message, BoxedError>(payload).map_err(|e| {
                 FrameError::Message { kind: kind_of(payload), bytes: payload.len(), reason: e.to_string() }
             })?;
             Frame::Message(message, payload.len())
         }
-        (Kind::Here, []) => Frame::Here,
-        (Kind::Probe, []) => Frame::Probe,
-        (Kind::Goodbye, [code]) => Frame::Goodbye(*code),
+        (FrameKind::Here, []) => Frame::Here,
+        (FrameKind::Probe, []) => Frame::Probe,
+        (FrameKind::Goodbye, [code]) => Frame::Goodbye(*code),
         _ => return Err(FrameError::NotAFrame),
     })
 }
 
-/// The kind that an archive's first byte names, however wrong the rest is.
+/// The kind that an archive's tag byte names, however invalid the rest is.
 pub(super) fn kind_of(payload: &[u8]) -> &'static str {
     let tag = payload.get(rkyv::api::root_position::<ArchivedMessage>(payload.len()));
     let name = tag.and_then(|tag| KINDS.get(usize::from(*tag)));
     name.copied().unwrap_or("a kind that this build does not know")
 }
 
-/// Appends a frame without a message.
-pub(super) fn put(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+/// Appends a frame that carries no message.
+pub(super) fn put(kind: FrameKind, payload: &[u8], out: &mut Vec<u8>) {
     let start = begin(out);
     out.extend_from_slice(payload);
     finish(kind, start, out);
 }
 
-/// Appends a message, archived in its place. `None`: it is larger than a frame may be, and nothing was appended.
+/// Appends a message, archived in place, and returns its payload's size. `None` if it exceeds the largest
+/// frame; then nothing is appended.
 pub(super) fn put_message(message: &Message, out: &mut Vec<u8>) -> Option<usize> {
     let start = begin(out);
     let payload = Payload { from: out.len(), out };
@@ -214,7 +211,7 @@ pub(super) fn put_message(message: &Message, out: &mut Vec<u8>) -> Option<usize>
         out.truncate(start);
         return None;
     }
-    finish(Kind::Message, start, out);
+    finish(FrameKind::Message, start, out);
     Some(length)
 }
 
@@ -224,7 +221,7 @@ fn begin(out: &mut Vec<u8>) -> usize {
     start
 }
 
-fn finish(kind: Kind, start: usize, out: &mut Vec<u8>) {
+fn finish(kind: FrameKind, start: usize, out: &mut Vec<u8>) {
     let body = start + HEADER_BYTES;
     let length = out.len() - body;
     out.resize(body + length.next_multiple_of(ALIGN), 0);
@@ -238,8 +235,8 @@ fn finish(kind: Kind, start: usize, out: &mut Vec<u8>) {
     header[CHECKED_BYTES..].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Lets `rkyv` write behind what the output holds already; positions count from the payload's beginning, where the
-/// reader's alignment begins too.
+/// Lets `rkyv` append to existing output. Positions count from the payload's beginning, where the reader's
+/// alignment begins too.
 struct Payload<'a> {
     out: &'a mut Vec<u8>,
     from: usize,

@@ -1,56 +1,57 @@
-//! The handshake's record: who talks, to whom, and whether he is welcome.
+//! The handshake's record: the sender, the node that it wants, and whether it is accepted.
 //!
-//! Owns the 80 bytes that each end sends first (`docs/formats/peers.md`), and the reasons for which one is refused. Never decides:
-//! that is `handshake`'s. It stays correct across versions because this record keeps its shape in all of them: a
-//! newer node can tell an older one that it is too old.
+//! Owns the 80 bytes that each end sends first (`docs/formats/peers.md`), and the reasons for a refusal.
+//! Never decides; `handshake` does.
+//!
+//! Correct across versions because this record keeps its shape in all of them. A newer node can tell an
+//! older one that it is too old.
 
 #![forbid(unsafe_code)]
 
-use super::frame::crc32c;
+use super::crc::crc32c;
 use std::fmt;
 use thiserror::Error;
 
-/// Version of everything that follows the greeting.
+/// Version of everything that follows the greeting on the wire.
 pub const PROTOCOL_VERSION: u16 = 3;
 
-/// Size of a greeting.
 pub(super) const GREETING_BYTES: usize = 80;
 
-/// How a greeting begins.
+/// First bytes of a greeting.
 const MAGIC: [u8; 4] = *b"PDKP";
 
-/// Set: by the membership that the sender knows, it is a member.
+/// The sender is a member, by the membership that it knows.
 const FLAG_MEMBER: u8 = 1;
-/// Set: the sender's log or snapshots hold something.
+/// The sender's log or snapshots hold anything.
 const FLAG_DATA: u8 = 2;
 
-/// Where the checksum stands; for the checksum it counts as zero.
+/// Offset of the checksum, which counts as zero while it is computed.
 const CHECKSUM_AT: usize = 12;
 
-/// First bytes of a stranger that are shown in the log.
+/// How many bytes of an unknown protocol the log shows.
 const SHOWN_BYTES: usize = 16;
 
 /// Why a link is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Another version of the protocol.
+    /// The greeting has another protocol version.
     WrongVersion,
-    /// Another ensemble.
+    /// The other node belongs to another ensemble.
     WrongCluster,
-    /// Not a member.
+    /// The node is not a member.
     UnknownNode,
     /// The dialler wanted to reach another node.
     NotForMe,
-    /// No member any more.
+    /// The node was a member and was removed.
     Removed,
-    /// There is a link with this node already.
+    /// A link with this node is up already.
     Duplicate,
-    /// Both belong to no ensemble yet, and would count other votes.
+    /// Neither node belongs to an ensemble yet, and their lists of voters differ.
     OtherFounders,
-    /// The node was met in another life under the same number of a start: its data directory was put back to before that.
+    /// The node ran before with the same start number: an older copy of its data directory was restored.
     OldCopy,
-    /// A reason of a later version.
+    /// A reason of a later version, by its code.
     Other(u8),
 }
 
@@ -77,7 +78,7 @@ impl Refusal {
     }
 }
 
-/// Why a connection is not a peer's.
+/// Why the first bytes are not a valid greeting.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub(super) enum GreetingError {
     #[error("{}", stranger(.0))]
@@ -86,34 +87,35 @@ pub(super) enum GreetingError {
     Checksum,
 }
 
-/// What each end says first.
+/// The first record that each end sends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Greeting {
-    /// Its version of the protocol.
+    /// Protocol version of the sender.
     pub version: u16,
-    /// Its number.
+    /// Number of the sender.
     pub node: u8,
-    /// The node that it wants to talk to.
+    /// Number of the node that the sender wants to reach.
     pub wanted: u8,
-    /// `None`: welcome. In the dialler's first greeting always `None`.
+    /// `None` if accepted. Always `None` in the dialler's first greeting.
     pub refusal: Option<Refusal>,
-    /// By the membership that it knows, it is a member.
+    /// Whether the sender is a member, by the membership that it knows.
     pub member: bool,
-    /// Its log or its snapshots hold something.
+    /// Whether the sender's log or snapshots hold anything.
     pub data: bool,
-    /// Drawn at each start, to tell two with the same number apart; 0: not said.
+    /// Drawn at each start, so that two nodes with the same number differ. 0 if not given.
     pub life: u16,
-    /// Number of its ensemble; all zero: not known.
+    /// Id of the sender's ensemble; all zero if unknown.
     pub cluster: [u8; 16],
-    /// Identity of its data directory.
+    /// Identity of the sender's data directory.
     pub identity: [u8; 16],
-    /// Number of its start.
+    /// Number of the sender's start.
     pub incarnation: u64,
-    /// The dialler's count of its dials since its start; the answer repeats it.
+    /// The dialler's count of its dials since its start. The answer repeats it.
     pub attempt: u64,
-    /// Version of the membership that it knows; 0: none.
+    /// Version of the membership that the sender knows; 0 if none.
     pub members_version: i64,
-    /// For comparison alone: the voters with whom it would found an ensemble. 0: it would found none.
+    /// Hash of the voters with which the sender would bootstrap an ensemble, for comparison only. 0 if it
+    /// would bootstrap none.
     pub founders: u64,
 }
 
@@ -138,7 +140,7 @@ impl Greeting {
         bytes
     }
 
-    /// The greeting at the beginning of `bytes`; `None`: it is not whole.
+    /// The greeting at the beginning of `bytes`, or `None` if it is incomplete.
     pub(super) fn decode(bytes: &[u8]) -> Result<Option<Self>, GreetingError> {
         let known = bytes.len().min(MAGIC.len());
         if bytes[..known] != MAGIC[..known] {
@@ -168,8 +170,8 @@ impl Greeting {
     }
 }
 
-/// What a node's greeting says of the voters with whom it would found an ensemble: equal for equal voters, never zero. Ascending,
-/// as a membership has them. FNV-1a: nobody gains from making two lists look the same.
+/// Hash of the voters with which a node would bootstrap an ensemble. Equal for equal voters, never zero;
+/// voters are in ascending order. FNV-1a is enough, because nothing is gained by making two lists collide.
 pub fn founders(voters: &[u64]) -> u64 {
     let bytes = voters.iter().flat_map(|voter| voter.to_le_bytes());
     let mixed = bytes
@@ -177,7 +179,7 @@ pub fn founders(voters: &[u64]) -> u64 {
     mixed.max(1)
 }
 
-/// A number of 16 bytes as the log shows it.
+/// Bytes in hexadecimal, for the log.
 pub(super) struct Hex<'a>(pub &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
@@ -192,7 +194,7 @@ fn field<const N: usize>(bytes: &[u8; GREETING_BYTES], at: usize) -> [u8; N] {
     field
 }
 
-/// What a stranger seems to be, so that the log says what to change.
+/// Guesses the protocol of an unknown sender, so that the log can say what to change.
 fn stranger(first: &[u8]) -> String {
     let known = if [&b"GET "[..], b"POST", b"HEAD", b"PUT "].iter().any(|word| first.starts_with(word)) {
         "it speaks HTTP; this is the port for the ensemble's other nodes"

@@ -1,34 +1,36 @@
-//! Who may have a link.
+//! Decides which connections become links.
 //!
-//! Owns the judgement of a greeting and what follows from it. Never trusts more of it than a number can be compared
-//! with. It stays correct because there is one link per pair at most, and of two connections of a pair both ends keep
-//! the same one:
+//! Owns the check of a greeting and its consequences. Never trusts a greeting further than its numbers can
+//! be compared.
 //!
-//! - A dialler counts its dials; of two dials of one start the later one is in force, whichever is read first.
-//! - A node dials only while it has no link. So a dial of a node with which there is a link says that the link is dead,
-//!   or that both dialled at the same time. In the second case the dial of the larger number is kept: the larger one refuses
-//!   the other's dial while its own has said its greeting, the smaller one drops its own dial when it accepts.
-//! - A refused dial puts the present link in doubt: it is asked for a sign of life, and one that is dead is gone before the
-//!   next dial comes.
+//! Correct because a pair of nodes has one link at most, and both ends keep the same one of two
+//! connections:
+//!
+//! - A dialler counts its dials. Of two dials of one start the later one counts, whichever is read first.
+//! - A node dials only while it has no link. A dial from a linked node therefore means that the link is
+//!   dead, or that both nodes dialled at once.
+//! - If both dialled at once, the dial of the larger number is kept. The larger node refuses the other's
+//!   dial once its own greeting is sent; the smaller drops its own dial when it accepts.
+//! - A refused dial makes the node probe the present link. A dead link is gone before the next dial comes.
 
 #![forbid(unsafe_code)]
 
 use super::PeerEvent;
 use super::config::{IDLE_NS, PROBE_NS};
-use super::frame::Kind;
+use super::frame::FrameKind;
 use super::greeting::{Greeting, PROTOCOL_VERSION, Refusal};
 use super::links::Peers;
-use super::peer::{Contact, Dial, Known, LinkError, Peer, Side, State};
+use super::peer::{Contact, Dial, Known, LinkError, LinkState, Peer, Side};
 use crate::members::NODE_MAX;
 use paddock_transport::engine::ConnId;
 use paddock_transport::io::Io;
 use tracing::info;
 
-/// The number of an ensemble that is not known.
+/// The id of an unknown ensemble.
 pub(super) const UNKNOWN: [u8; 16] = [0; 16];
 
 impl Peers {
-    /// Says the first greeting on a connection that we dialled.
+    /// Sends the first greeting on a connection that this node dialled.
     pub(super) fn greet(&mut self, conn: ConnId, io: &mut Io) {
         let Some(Side::Dialled(wanted)) = self.links.get(&conn).map(|l| l.side) else { return };
         self.attempts += 1;
@@ -36,7 +38,7 @@ impl Peers {
         self.put_greeting(conn, &greeting, io);
     }
 
-    /// The other end's greeting is here.
+    /// Handles the other end's greeting.
     pub(super) fn greeted(&mut self, conn: ConnId, it: Greeting, io: &mut Io) {
         let Some(link) = self.links.get(&conn) else { return };
         let side = link.side;
@@ -44,7 +46,8 @@ impl Peers {
             let by = it.node;
             if let Side::Dialled(to) = side {
                 self.meet(to, why);
-                // Who has nothing and knows no membership but his own file's has lost nothing that was ours.
+                // A node without data that knows only its configured members has lost nothing of this
+                // ensemble.
                 if why == Refusal::UnknownNode
                     && !it.data
                     && it.members_version == 0
@@ -69,9 +72,9 @@ impl Peers {
         };
         match judged {
             Err(why) => {
-                // For who was dialled the link stands already: he expects frames.
+                // A dialled node already counts the link as up, and expects frames.
                 match side {
-                    Side::Dialled(_) => self.put(conn, Kind::Goodbye, &[why.code()], io),
+                    Side::Dialled(_) => self.put(conn, FrameKind::Goodbye, &[why.code()], io),
                     Side::Accepted => {
                         let answer = self.greeting(it.node, it.attempt, Some(why));
                         self.put_greeting(conn, &answer, io);
@@ -89,7 +92,7 @@ impl Peers {
         }
     }
 
-    /// What holds for every greeting.
+    /// The checks that every greeting must pass.
     fn judge(&self, it: &Greeting) -> Result<(), Refusal> {
         if it.version != PROTOCOL_VERSION {
             Err(Refusal::WrongVersion)
@@ -110,8 +113,9 @@ impl Peers {
         }
     }
 
-    /// Whether another life of the node was met under the same number of a start. Starts are counted durably, so the directory was put
-    /// back to where it was before that one: a copy taken while the node did not run, which knows nothing of its promises since.
+    /// Whether this node met another start of the sender under the same start number. Starts are counted
+    /// durably, so the sender runs from an older copy of its data directory. That copy misses every
+    /// promise made since.
     fn is_old_copy(&self, it: &Greeting) -> bool {
         let known = self.peers.get(&it.node).and_then(|peer| peer.known);
         known.is_some_and(|k| {
@@ -125,19 +129,19 @@ impl Peers {
         if self.peers.get(&it.node).is_some_and(|p| p.member) {
             return Ok(());
         }
-        // Who has no place in a membership yet is told by its members.
+        // A node that is in no membership yet accepts every node that claims to be a member.
         let known = self.member && self.version > 0;
         let same = it.cluster == self.cluster && it.member;
         match it.members_version.cmp(&self.version) {
             _ if !known && it.member => Ok(()),
             _ if !known || !same => Err(Refusal::UnknownNode),
             std::cmp::Ordering::Less => Err(Refusal::Removed),
-            // A node that joins is talked to before the version grows.
+            // A joining node gets its link before the version grows.
             std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => Ok(()),
         }
     }
 
-    /// Whether the dialler's connection takes the place of what there is between both.
+    /// Whether the dialler's connection replaces the present link or dial.
     fn admit(&mut self, it: &Greeting, io: &mut Io) -> Result<(), Refusal> {
         let Some(peer) = self.peers.get(&it.node) else { return Ok(()) };
         if let Some(known) = peer.known
@@ -148,7 +152,7 @@ impl Peers {
         }
         let larger = self.node > it.node;
         let Some(conn) = peer.link else {
-            let greeted = matches!(peer.dial, Dial::Connecting(c) if self.links.get(&c).is_some_and(|l| l.state == State::Greeting));
+            let greeted = matches!(peer.dial, Dial::Connecting(c) if self.links.get(&c).is_some_and(|l| l.state == LinkState::Greeting));
             return if larger && greeted { Err(Refusal::Duplicate) } else { Ok(()) };
         };
         let (ours, known) = (self.links.get(&conn).is_some_and(|l| l.side != Side::Accepted), peer.known);
@@ -158,23 +162,23 @@ impl Peers {
             self.abort(conn, LinkError::Replaced, io);
             return Ok(());
         }
-        self.doubt(conn, io);
+        self.probe(conn, io);
         Err(Refusal::Duplicate)
     }
 
-    /// Asks a link for a sign of life.
-    fn doubt(&mut self, conn: ConnId, io: &mut Io) {
+    /// Asks for a keep-alive, and gives the link [`PROBE_NS`] to answer.
+    fn probe(&mut self, conn: ConnId, io: &mut Io) {
         let until = self.now_ns.saturating_add(PROBE_NS);
         if let Some(link) = self.links.get_mut(&conn)
             && link.probe_ns.is_none()
         {
             link.probe_ns = Some(until);
-            self.put(conn, Kind::Probe, &[], io);
+            self.put(conn, FrameKind::Probe, &[], io);
             self.wake_at(until);
         }
     }
 
-    /// The connection is the link with its node from now on.
+    /// Makes the connection the link with its node.
     fn establish(&mut self, conn: ConnId, it: &Greeting, io: &mut Io) {
         let node = it.node;
         let peer = self.peers.entry(node).or_insert_with(Peer::new);
@@ -197,14 +201,16 @@ impl Peers {
         });
         let settled = it.data || it.cluster != UNKNOWN;
         peer.contact = if settled { Contact::Settled } else { Contact::Empty };
-        (link.state, link.since_ns) = (State::Up(node), self.now_ns);
-        // Whoever comes again and again under a member's number fills no log: each place counts as something else to say.
+        (link.state, link.since_ns) = (LinkState::Up(node), self.now_ns);
+        // Repeated connections under a member's number must not fill the log. Each remote address counts
+        // as another text.
         let remote = link.remote.to_string();
         if let Some(more) = peer.arrivals.admit(self.now_ns, &format!("{} {remote}", it.incarnation)) {
             let (incarnation, dialled) = (it.incarnation, !accepted);
             info!(incarnation, dialled, more, "node {node} at {remote}: the link is up");
         }
-        // Our own dial is not needed any more; a question for an address is answered to nobody.
+        // This node's own dial is no longer needed. An address request that is still open is ignored when
+        // answered.
         if let Dial::Connecting(dialled) = given_up
             && dialled != conn
         {
@@ -228,17 +234,18 @@ impl Peers {
             }
         };
         let error = LinkError::WeRefused(why, Some(Box::new(it)));
-        // A member's refusal is said under its number; what a stranger calls himself is not worth an entry.
+        // A member's refusal is logged under its number. A stranger's claimed number gets no table entry.
         if accepted && self.peers.contains_key(&node) {
             self.links.remove(&conn);
-            self.complain(node, "a connection was refused", error);
+            self.log_failure(node, "a connection was refused", error);
         } else {
             self.drop_link(conn, error, io);
         }
         io.close(conn);
     }
 
-    /// A refusal names neither ensemble nor data directory: with these numbers a stranger could come back as a member.
+    /// Fills in this node's greeting. A refusal omits ensemble id and directory identity: with them a
+    /// stranger could come back as a member.
     fn greeting(&self, wanted: u8, attempt: u64, refusal: Option<Refusal>) -> Greeting {
         let shown = |number| if refusal.is_none() { number } else { [0; 16] };
         Greeting {
@@ -258,12 +265,12 @@ impl Peers {
         }
     }
 
-    /// Who belongs to an ensemble founds none.
+    /// A node that belongs to an ensemble bootstraps none.
     fn founders(&self) -> u64 {
         if self.cluster == UNKNOWN { self.founders } else { 0 }
     }
 
-    /// Notes a refusal, ours or the other's, if it says something about who is there.
+    /// Notes a refusal by either side, if it tells anything about the other node.
     pub(super) fn meet(&mut self, node: u8, why: Refusal) {
         if !matches!(why, Refusal::Duplicate | Refusal::NotForMe)
             && let Some(peer) = self.peers.get_mut(&node)

@@ -1,18 +1,21 @@
-//! The component: what the consensus core calls.
+//! The component that the consensus core calls.
 //!
-//! Owns the tables of nodes and connections and the queue of events. Never blocks, reads a clock or draws randomness that was not
-//! given to it. It stays correct because a connection is in the table exactly as long as something of it counts:
-//! whatever arrives for one that is not is dropped, and a node's link is the one whose number stands in its entry.
+//! Owns the tables of nodes and connections, and the queue of events.
+//!
+//! Never blocks, reads a clock, or draws randomness that was not passed in.
+//!
+//! Correct because a connection is in the table exactly as long as it matters: input for any other
+//! connection is dropped. A node's link is the connection that its entry names.
 
 #![forbid(unsafe_code)]
 
 use super::PeerEvent;
 use super::config::*;
-use super::frame::{self, Frame, Kind};
+use super::frame::{self, Frame, FrameKind};
 use super::greeting::Refusal;
 use super::handshake::UNKNOWN;
 use super::message::Message;
-use super::peer::{Complaints, Contact, Dial, Link, LinkError, Peer, Side, State, backoff};
+use super::peer::{Contact, Dial, Link, LinkError, LinkState, Peer, PeerLogThrottle, Side, backoff};
 use super::resolver::Resolver;
 use crate::members::{Members, is_wildcard};
 use crate::random::splitmix;
@@ -21,45 +24,45 @@ use paddock_transport::io::Io;
 use std::collections::{BTreeMap, VecDeque};
 use tracing::{info, warn};
 
-/// The links of one node.
+/// All links of this node.
 pub struct Peers {
     pub(super) node: u8,
     pub(super) identity: [u8; 16],
     pub(super) incarnation: u64,
-    /// What this start has drawn, for others to tell it from one with the same number; never 0.
+    /// Random number of this start, so that others notice two processes with one number. Never 0.
     pub(super) life: u16,
-    /// Number of the ensemble; all zero: not known.
+    /// Id of the ensemble; all zero if unknown.
     pub(super) cluster: [u8; 16],
-    /// Whether this node has data.
+    /// Whether the log or the snapshots hold anything.
     pub(super) data: bool,
-    /// The voters with whom it would found an ensemble.
+    /// Hash of the voters with which this node would bootstrap an ensemble; 0 if none.
     pub(super) founders: u64,
-    /// Version of the membership in force; 0: the configured one.
+    /// Version of the membership in force; 0 for the configured one.
     pub(super) version: i64,
-    /// Whether the replicated membership has this node.
+    /// Whether this node is in the replicated membership.
     pub(super) member: bool,
     pub(super) peers: BTreeMap<u8, Peer>,
     pub(super) links: BTreeMap<ConnId, Link>,
-    /// What the core has not taken, and the payload that it holds.
+    /// Events that the core has not taken, each with its payload's size in bytes.
     events: VecDeque<(usize, PeerEvent)>,
     untaken_bytes: usize,
-    /// Whether a link may be left unread since too much was not taken.
+    /// Whether some link may be paused because too many events wait.
     pausing: bool,
     pub(super) resolver: Box<dyn Resolver + Send>,
     pub(super) random: u64,
-    /// Dials since the start.
+    /// Number of dials since the start.
     pub(super) attempts: u64,
-    /// The time of the latest call.
+    /// Time of the latest call.
     pub(super) now_ns: u64,
-    /// The time of the latest turn.
+    /// Time of the latest turn.
     turned_ns: u64,
-    /// When something is to be looked at.
+    /// Earliest deadline; the tables are checked then.
     pub(super) due_ns: u64,
-    strangers: Complaints,
+    strangers: PeerLogThrottle,
 }
 
 impl Peers {
-    /// Links to the configured members; they are dialled at the first turn.
+    /// Creates links to the configured members. The first turn dials them.
     pub fn new(config: PeersConfig, resolver: Box<dyn Resolver + Send>) -> Self {
         let mut peers: BTreeMap<u8, Peer> = BTreeMap::new();
         for address in config.members.into_iter().filter(|a| a.node != config.node) {
@@ -87,12 +90,12 @@ impl Peers {
             now_ns: 0,
             turned_ns: 0,
             due_ns: 0,
-            strangers: Complaints::default(),
+            strangers: PeerLogThrottle::default(),
         }
     }
 
-    /// Everybody with whom there shall be links by the replicated state: at the start and after each change of it. A node that is not
-    /// in it any more keeps its link for [`REMOVED_GRACE_NS`], so that it learns of it by the log.
+    /// Takes the replicated membership, at the start and after each change. A node that was removed keeps
+    /// its link for [`REMOVED_GRACE_NS`], so that it learns of the removal through the log.
     pub fn update(&mut self, members: &Members) {
         if members.cluster != UNKNOWN {
             self.cluster = members.cluster;
@@ -104,8 +107,8 @@ impl Peers {
         self.member = members.get(self.node).is_some();
         for (&node, member) in members.members.iter().filter(|(node, _)| **node != self.node) {
             let peer = self.peers.entry(node).or_insert_with(Peer::new);
-            // What a server says of where it listens ("every interface") tells nobody else where it is: the own configuration's
-            // line for it may.
+            // A wildcard address says where a server listens, not where others reach it. The configured
+            // address may do that.
             let nowhere = is_wildcard(&member.host);
             if !nowhere || peer.address.as_ref().is_none_or(|a| a.port != member.peer_port) {
                 let address = PeerAddress { node, host: member.host.clone(), port: member.peer_port };
@@ -113,7 +116,7 @@ impl Peers {
             }
             (peer.member, peer.leaving) = (true, None);
         }
-        // Who is not in it himself may be older or newer than it: he drops nobody.
+        // If this node is not in the membership, its view may be stale or ahead, so it keeps all links.
         for (_, peer) in
             self.peers.iter_mut().filter(|(node, _)| self.member && members.get(**node).is_none())
         {
@@ -132,22 +135,22 @@ impl Peers {
         self.due_ns = 0;
     }
 
-    /// This node's log holds something from now on.
+    /// Notes that this node's log holds entries from now on.
     pub fn holds_data(&mut self) {
         self.data = true;
     }
 
-    /// What the last meeting with a node told.
+    /// Result of the last contact with a node.
     pub fn contact(&self, node: u8) -> Contact {
         let Some(peer) = self.peers.get(&node) else { return Contact::None };
-        let asked = |conn: &ConnId| self.links.get(conn).is_some_and(|l| l.state == State::Greeting);
+        let asked = |conn: &ConnId| self.links.get(conn).is_some_and(|l| l.state == LinkState::Greeting);
         match (peer.contact, peer.dial) {
             (Contact::None, Dial::Connecting(conn)) if asked(&conn) => Contact::Silent,
             (contact, _) => contact,
         }
     }
 
-    /// Links from a time at which this node knew no ensemble may be with nodes of another one.
+    /// Ends links with nodes of other ensembles. They may have begun while this node knew no ensemble.
     fn part_from_others(&mut self) {
         let ours = self.cluster;
         for peer in self.peers.values_mut().filter(|p| p.link.is_some()) {
@@ -157,7 +160,7 @@ impl Peers {
         }
     }
 
-    /// A connection is established.
+    /// Handles an established connection.
     pub fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
         self.now_ns = now.mono_ns;
         if origin.listener.is_some() {
@@ -165,14 +168,14 @@ impl Peers {
         }
         match self.links.get_mut(&conn) {
             Some(link) => {
-                link.state = State::Greeting;
+                link.state = LinkState::Greeting;
                 self.greet(conn, io);
             }
             None => io.abort(conn),
         }
     }
 
-    /// Bytes arrived.
+    /// Handles bytes that arrived on a connection.
     pub fn received(&mut self, now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
         self.now_ns = now.mono_ns;
         let Some(link) = self.links.get_mut(&conn) else { return };
@@ -183,11 +186,11 @@ impl Peers {
         self.pause_when_full(conn, io);
     }
 
-    /// Nodes that this node does not know as members get room for one large frame between them.
+    /// Bounds the input of all non-members together to one large frame.
     fn bound_newcomers(&mut self, conn: ConnId, io: &mut Io) {
         let newcomer = |link: &Link| match link.state {
-            State::Up(node) => self.peers.get(&node).is_none_or(|p| !p.member),
-            State::Connecting | State::Greeting => true,
+            LinkState::Up(node) => self.peers.get(&node).is_none_or(|p| !p.member),
+            LinkState::Connecting | LinkState::Greeting => true,
         };
         let Some(link) = self.links.get(&conn) else { return };
         if link.inbox.waiting() <= NEWCOMER_BYTES || !newcomer(link) {
@@ -199,13 +202,13 @@ impl Peers {
         }
     }
 
-    /// The other end sends no more: a link has two directions or none.
+    /// The other end sends no more. Half-open links are ended.
     pub fn eof(&mut self, now: Now, conn: ConnId, io: &mut Io) {
         self.now_ns = now.mono_ns;
         self.abort(conn, LinkError::ByPeer, io);
     }
 
-    /// A connection is gone.
+    /// Handles a closed connection.
     pub fn closed(&mut self, now: Now, conn: ConnId, why: Closed, io: &mut Io) {
         self.now_ns = now.mono_ns;
         let why = match why {
@@ -216,7 +219,7 @@ impl Peers {
         self.drop_link(conn, why, io);
     }
 
-    /// Dials, signs of life, and what has taken too long. Returns when to come back at the latest.
+    /// Sends due dials and keep-alives, and ends what took too long. Returns the next deadline, if any.
     pub fn turn(&mut self, now: Now, io: &mut Io) -> Option<u64> {
         self.now_ns = now.mono_ns;
         let paused_ns = self.now_ns.saturating_sub(std::mem::replace(&mut self.turned_ns, self.now_ns));
@@ -228,34 +231,38 @@ impl Peers {
             self.due_ns = u64::MAX;
             self.check_links(io);
             self.check_dials();
-            // A resolver without a thread has answered by now.
+            // A resolver without a thread has already answered.
             self.take_addresses(io);
         }
         self.resume_when_taken(io);
         (self.due_ns != u64::MAX).then_some(self.due_ns)
     }
 
-    /// Whether [`Peers::turn`] has something to do at once: asked before the loop goes to sleep.
+    /// Whether [`Peers::turn`] has work at once. The loop asks before it sleeps.
     pub fn is_ready(&self) -> bool {
         self.resolver.is_ready() || self.pausing && self.untaken_bytes <= UNTAKEN_BYTES_MAX / 2
     }
 
-    /// The next thing that happened.
+    /// Takes the next event.
     pub fn next_event(&mut self) -> Option<PeerEvent> {
         let (bytes, event) = self.events.pop_front()?;
         self.untaken_bytes -= bytes;
         if let PeerEvent::Up { node, .. } = event
             && let Some(peer) = self.peers.get_mut(&node)
         {
-            // Of several the last one is the present link's.
+            // Of several untaken `Up` events, the last is the present link's.
             peer.ups_untaken = peer.ups_untaken.saturating_sub(1);
         }
         Some(event)
     }
 
-    /// Sends, after all that was sent before. `false`: it was not taken, since there is no link or the core has not taken its
-    /// [`PeerEvent::Up`] (what answers something of an earlier link must not get into this one), since more than
-    /// [`UNSENT_BYTES_MAX`] wait for it, or since the message is larger than a frame may be.
+    /// Sends a message after everything sent before. `false` if the message was not taken, in four cases:
+    ///
+    /// - There is no link.
+    /// - The core has not taken the link's [`PeerEvent::Up`]: an answer to an earlier link must not get
+    ///   into this one.
+    /// - More than [`UNSENT_BYTES_MAX`] bytes wait for the link.
+    /// - The message is larger than a frame may be.
     pub fn send(&mut self, to: u8, message: &Message, io: &mut Io) -> bool {
         let up = self.peers.get_mut(&to).filter(|p| p.ups_untaken == 0);
         let Some((conn, peer)) = up.and_then(|p| Some((p.link?, p))) else {
@@ -265,7 +272,8 @@ impl Peers {
             return false;
         }
         let Some(out) = io.out(conn) else { return false };
-        // What is sent is freed by stretches: a link that always has something unsent must not collect all of it in one.
+        // Sent output is freed buffer by buffer. A link that always has unsent bytes must not collect all
+        // of them in one.
         let put = if out.bytes().len() < STRETCH_BYTES {
             frame::put_message(message, out.bytes())
         } else {
@@ -275,7 +283,7 @@ impl Peers {
             put
         };
         if put.is_none() {
-            if let Some(more) = peer.complaints.admit(self.now_ns, "too large") {
+            if let Some(more) = peer.log_throttle.admit(self.now_ns, "too large") {
                 warn!(
                     node = to,
                     more, "a message is larger than a frame between nodes may be and was not sent"
@@ -289,28 +297,28 @@ impl Peers {
         true
     }
 
-    /// Bytes that wait to be sent to the node.
+    /// Number of bytes that wait to be sent to the node.
     pub fn unsent(&self, node: u8, io: &Io) -> usize {
         self.peers.get(&node).and_then(|p| p.link).map_or(0, |conn| io.unsent(conn))
     }
 
-    /// Ends the link with a node and tells it why.
+    /// Ends the link with a node, and tells the node why.
     pub(super) fn refuse(&mut self, node: u8, why: Refusal, io: &mut Io) {
         let Some(conn) = self.peers.get(&node).and_then(|p| p.link) else { return };
-        // Who does not read is not waited for.
+        // The refusal does not wait for a node that stopped reading.
         if io.unsent(conn) > STRETCH_BYTES {
             self.abort(conn, LinkError::WeRefused(why, None), io);
             return;
         }
-        self.put(conn, Kind::Goodbye, &[why.code()], io);
+        self.put(conn, FrameKind::Goodbye, &[why.code()], io);
         self.drop_link(conn, LinkError::WeRefused(why, None), io);
         io.close(conn);
     }
 
-    /// Takes one thing from a connection's bytes. `false`: there is none.
+    /// Decodes one greeting or frame of a connection. `false` if none is complete.
     fn take_one(&mut self, conn: ConnId, io: &mut Io) -> bool {
         let Some(link) = self.links.get_mut(&conn) else { return false };
-        let State::Up(node) = link.state else {
+        let LinkState::Up(node) = link.state else {
             return match link.inbox.greeting() {
                 Ok(Some(greeting)) => {
                     self.greeted(conn, greeting, io);
@@ -327,16 +335,17 @@ impl Peers {
             }
             Ok(Some(Frame::Here)) => true,
             Ok(Some(Frame::Probe)) => {
-                // Who has that much to read hears of this node anyway; and who asks without reading costs no memory.
+                // A node with this much unread output hears from us anyway. A node that probes without
+                // reading must not cost memory.
                 if io.unsent(conn) <= STRETCH_BYTES {
-                    self.put(conn, Kind::Here, &[], io);
+                    self.put(conn, FrameKind::Here, &[], io);
                 }
                 true
             }
             Ok(Some(Frame::Goodbye(code))) => {
                 let why = Refusal::from_code(code);
-                // Only somebody at a member's address is believed that this node's time is over: whoever dialled us can be
-                // anybody. A member that says it rightly says it again when it is dialled.
+                // A removal is believed only from a node that this node dialled at a member's address: any
+                // process can dial us. A member that is right repeats it when this node dials it.
                 let believed = why == Refusal::Removed && link.side == Side::Dialled(node);
                 self.meet(node, why);
                 self.abort(conn, LinkError::RefusedBy(why, None), io);
@@ -350,16 +359,16 @@ impl Peers {
         }
     }
 
-    /// Ends a connection at once. `false`, for the convenience of the callers.
+    /// Ends a connection at once. Always returns `false`, which callers return in turn.
     pub(super) fn abort(&mut self, conn: ConnId, why: LinkError, io: &mut Io) -> bool {
         self.drop_link(conn, why, io);
         io.abort(conn);
         false
     }
 
-    /// Whatever was not heard while this node stood still may lie in the kernel.
+    /// Extends deadlines by the time that this node stood still: unread input may wait in the kernel.
     fn forgive(&mut self, paused_ns: u64) {
-        for link in self.links.values_mut().filter(|l| matches!(l.state, State::Up(_))) {
+        for link in self.links.values_mut().filter(|l| matches!(l.state, LinkState::Up(_))) {
             link.heard_ns = link.heard_ns.saturating_add(paused_ns).min(self.now_ns);
             link.probe_ns = link.probe_ns.map(|at| at.saturating_add(paused_ns));
         }
@@ -370,24 +379,25 @@ impl Peers {
         self.events.push_back((bytes, event));
     }
 
-    /// Something is to be looked at then.
+    /// Plans a check of the tables at this time.
     pub(super) fn wake_at(&mut self, at_ns: u64) {
         self.due_ns = self.due_ns.min(at_ns);
     }
 
-    /// Appends a frame without a message.
-    pub(super) fn put(&mut self, conn: ConnId, kind: Kind, payload: &[u8], io: &mut Io) {
+    /// Appends a frame that carries no message.
+    pub(super) fn put(&mut self, conn: ConnId, kind: FrameKind, payload: &[u8], io: &mut Io) {
         if let (Some(out), Some(link)) = (io.out(conn), self.links.get_mut(&conn)) {
             frame::put(kind, payload, out.bytes());
             link.sent_ns = self.now_ns;
         }
     }
 
-    /// Forgets a connection, tells the core if it was a link, and plans the next dial. The caller ends it.
+    /// Forgets a connection, reports a lost link to the core, and plans the next dial. The caller closes
+    /// the connection.
     pub(super) fn drop_link(&mut self, conn: ConnId, why: LinkError, io: &mut Io) {
         let Some(link) = self.links.remove(&conn) else { return };
         match (link.state, link.side) {
-            (State::Up(node), _) => {
+            (LinkState::Up(node), _) => {
                 let steady = self.now_ns.saturating_sub(link.since_ns) >= STEADY_NS;
                 if let Some(peer) = self.peers.get_mut(&node) {
                     (peer.link, peer.leaving) = (None, None);
@@ -395,10 +405,10 @@ impl Peers {
                 }
                 self.tell(0, PeerEvent::Down { node });
                 self.plan_dial(node, true);
-                self.complain(node, "the link is down", why);
+                self.log_failure(node, "the link is down", why);
             }
             (state, Side::Dialled(node)) => {
-                let silent = state == State::Greeting && why == LinkError::HandshakeTime;
+                let silent = state == LinkState::Greeting && why == LinkError::HandshakeTime;
                 if let Some(peer) = self.peers.get_mut(&node)
                     && matches!(peer.contact, Contact::None | Contact::Silent)
                 {
@@ -418,20 +428,21 @@ impl Peers {
         }
     }
 
-    /// The next dial is to come later.
+    /// Plans the next dial after a failed one.
     pub(super) fn dial_failed(&mut self, node: u8, why: LinkError) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        // Who refuses will most likely refuse again.
+        // A node that refuses will most likely refuse again.
         let refused = matches!(
             why,
             LinkError::RefusedBy(r, _) | LinkError::WeRefused(r, _) if r != Refusal::Duplicate
         );
         peer.failures = if refused { u32::MAX } else { peer.failures.saturating_add(1) };
         self.plan_dial(node, false);
-        self.complain(node, "no link", why);
+        self.log_failure(node, "no link", why);
     }
 
-    /// Sets the time of the next dial. `patient`: the node with the smaller number waits for the other one's.
+    /// Sets the time of the next dial. With `patient`, the node with the smaller number first waits for
+    /// the other node's dial.
     pub(super) fn plan_dial(&mut self, node: u8, patient: bool) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let pause = match peer.dial {
@@ -444,11 +455,11 @@ impl Peers {
         self.wake_at(at_ns);
     }
 
-    /// Says in the log what became of a node's link, unless it was just said.
-    pub(super) fn complain(&mut self, node: u8, what: &str, why: LinkError) {
+    /// Logs why a node has no link, unless the log just said so.
+    pub(super) fn log_failure(&mut self, node: u8, what: &str, why: LinkError) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let text = why.to_string();
-        if let Some(more) = peer.complaints.admit(self.now_ns, &text) {
+        if let Some(more) = peer.log_throttle.admit(self.now_ns, &text) {
             let place = peer.place();
             match why {
                 LinkError::Replaced => info!(more, "node {node} at {place}: {text}"),
@@ -482,7 +493,7 @@ impl Peers {
     }
 
     fn accepted(&mut self, conn: ConnId, remote: Address, io: &mut Io) {
-        let strangers = |l: &&Link| l.side == Side::Accepted && l.state == State::Greeting;
+        let strangers = |l: &&Link| l.side == Side::Accepted && l.state == LinkState::Greeting;
         if self.links.values().filter(strangers).count() >= STRANGERS_MAX {
             let oldest =
                 self.links.iter().filter(|(_, l)| strangers(l)).min_by_key(|(conn, l)| (l.since_ns, **conn));
@@ -490,12 +501,12 @@ impl Peers {
                 self.abort(oldest, LinkError::Crowded, io);
             }
         }
-        self.links.insert(conn, Link::new(Side::Accepted, State::Greeting, remote, self.now_ns));
+        self.links.insert(conn, Link::new(Side::Accepted, LinkState::Greeting, remote, self.now_ns));
         self.wake_at(self.now_ns.saturating_add(HANDSHAKE_NS));
     }
 }
 
-/// A start's own number out of its seed.
+/// Derives the start's random number from its seed.
 fn life_of(seed: u64) -> u16 {
     (splitmix(&mut seed.clone()) as u16).max(1)
 }

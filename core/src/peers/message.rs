@@ -1,12 +1,12 @@
-//! What nodes tell each other.
+//! The messages between nodes.
 //!
-//! Owns the shapes of messages between the consensus cores. Never trusts one: each is checked by `rkyv` when it arrives, and
-//! whoever takes it compares node, term and numbers with what he knows. Nothing of it is ever given to protobuf.
+//! Owns the shapes of messages between the consensus cores. Never trusts one: `rkyv` checks each when it
+//! arrives, and the receiver compares node, term and numbers with its own. Never uses protobuf.
 
 use crate::command::Command;
 use rkyv::{Archive, Deserialize, Serialize};
 
-/// Names of the kinds of [`Message`], in their order: for a line about one that cannot be read.
+/// Names of the variants of [`Message`], in order, for log lines about unreadable messages.
 pub(super) const KINDS: [&str; 11] = [
     "Raft",
     "Forward",
@@ -21,182 +21,150 @@ pub(super) const KINDS: [&str; 11] = [
     "Return",
 ];
 
-/// One message of a link. A link keeps their order; a new link begins anew.
+/// One message of a link. A link keeps the order of messages; a new link starts empty.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum Message {
-    /// Raft's own.
+    /// A message of the Raft protocol.
     Raft(RaftMessage),
-    /// To the leader: commands of the sender's stream, consecutive.
+    /// To the leader: consecutive commands of the sender's stream.
     Forward {
-        /// The leader's term as the sender knows it: another leader takes nothing of it.
+        /// The leader's term as the sender knows it. A leader of another term ignores the commands.
         term: u64,
-        /// The commands.
         commands: Vec<Command>,
     },
-    /// From the leader: the next number of the receiver's stream that it takes. Sent when it begins to lead, on each new
-    /// link, and whenever another number came. From anybody, on a new link to a node that runs from an older copy of its
-    /// directory: where its stream stands, in a later incarnation than its own.
-    Expect {
-        /// Its term.
-        term: u64,
-        /// Incarnation of the receiver's stream.
-        incarnation: u64,
-        /// The number.
-        seq: u64,
-    },
-    /// To the leader: a read round of the sender, with the sessions it heard from since its last confirmed round.
+    /// From the leader: the next number of the receiver's stream that it accepts. Sent when it begins to
+    /// lead, on each new link, and whenever another number arrived.
+    ///
+    /// From any node, on a new link to a node that runs from an older copy of its directory: the position
+    /// of that node's stream, in a later incarnation than its own.
+    Expect { term: u64, incarnation: u64, seq: u64 },
+    /// To the leader: a read round, with the sessions heard from since the sender's last confirmed round.
     Round {
-        /// The leader's term as the sender knows it.
+        /// The leader's term, as the sender knows it.
         term: u64,
-        /// The sender's own number.
+        /// The sender's own number of the round.
         number: u64,
-        /// Sessions heard from.
+        /// Sessions heard from since the sender's last confirmed round.
         touched: Vec<i64>,
-        /// Last entry that the sender has applied.
+        /// Index of the last entry that the sender applied.
         applied: u64,
-        /// Whether the sender's disk is full: it can log no entry that holds anything.
+        /// Whether the sender's disk is full, so that it can log only empty entries.
         full: bool,
-        /// Zxid of the last command of its last batch, for comparison.
+        /// Zxid of the last command of the sender's last batch, for comparison.
         zxid: i64,
-        /// Digest just after it.
+        /// The machine's digest just after `zxid`.
         digest: u64,
     },
-    /// From the leader: the round is confirmed by a quorum, and so is everything up to `index`.
+    /// From the leader: a quorum confirmed the round, and everything up to `index`.
     RoundConfirmed {
-        /// Number of the round.
         number: u64,
-        /// To be applied before the round counts.
+        /// The round counts once this entry is applied.
         index: u64,
-        /// Whether the disks of so many voters are full that nothing can be written.
+        /// Whether so many voters' disks are full that no write can commit.
         shut: bool,
     },
-    /// To all: what the entry's proposer knew of the state is not what the sender knows. The sender applies nothing more
-    /// until a majority has said what it computed.
+    /// To all: the state digest in the entry differs from the sender's. The sender applies nothing more
+    /// until a majority has reported its digest.
     Disputed {
-        /// The entry.
+        /// Index of the entry.
         index: u64,
-        /// The zxid that was compared.
+        /// The zxid whose digests are compared.
         zxid: i64,
-        /// The digest in the entry.
         logged: u64,
-        /// The sender's digest.
         digest: u64,
     },
-    /// The answer: what the sender computed, or what it accepted.
+    /// Answers `Disputed`: the digest that the sender computed, or that it accepted.
     Computed {
-        /// The zxid that was compared.
+        /// The zxid whose digests are compared.
         zxid: i64,
-        /// The digest.
         digest: u64,
     },
-    /// To the leader: an operator wants the sender to lead.
+    /// To the leader: an operator asks that the sender become leader.
     Lead {
-        /// The leader's term as the sender knows it.
+        /// The leader's term, as the sender knows it.
         term: u64,
     },
-    /// A snapshot is offered, asked for, sent, or refused.
+    /// A step of a snapshot transfer.
     Snapshot(SnapshotMessage),
-    /// To all, when it changes: what rounds and their confirmations repeat.
+    /// To all, when it changes: the disk state that rounds and their confirmations repeat.
     Room {
-        /// Whether the sender's disk is full.
         full: bool,
-        /// Whether the sender leads and writes are shut.
+        /// Whether the sender leads and refuses all writes.
         shut: bool,
     },
-    /// From the leader: of the receiver's stream nothing from `seq` on was proposed, or will be before the receiver has sent this
-    /// back. Behind that, only what it sends from then on counts.
+    /// From the leader: it proposed nothing of the receiver's stream from `seq` on. It proposes nothing of
+    /// it either until the receiver has sent this message back. After that, only commands sent afterwards
+    /// count.
     Return {
-        /// The leader's term.
         term: u64,
-        /// Incarnation of the stream.
         incarnation: u64,
-        /// First number that comes back.
+        /// First number that the leader returns unproposed.
         seq: u64,
-        /// The leader's own number for this message.
+        /// The leader's own number of this message.
         number: u64,
     },
 }
 
-/// Raft's message, field by field.
+/// A Raft message, with the fields of `eraftpb::Message`.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 pub struct RaftMessage {
-    /// Number of its kind in `eraftpb::MessageType`.
+    /// The message's type, as in `eraftpb::MessageType`.
     pub kind: u8,
-    /// Receiver.
     pub to: u64,
-    /// Sender.
     pub from: u64,
-    /// Sender's term.
     pub term: u64,
-    /// See `eraftpb`.
     pub log_term: u64,
-    /// See `eraftpb`.
     pub index: u64,
-    /// Entries of the log.
     pub entries: Vec<RaftEntry>,
-    /// See `eraftpb`.
     pub commit: u64,
-    /// See `eraftpb`.
     pub commit_term: u64,
-    /// See `eraftpb`.
     pub reject: bool,
-    /// See `eraftpb`.
     pub reject_hint: u64,
-    /// See `eraftpb`.
     pub context: Vec<u8>,
-    /// See `eraftpb`.
     pub priority: i64,
 }
 
-/// One entry of the log on its way to a peer.
+/// A log entry as sent to a peer.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct RaftEntry {
-    /// Position.
     pub index: u64,
-    /// Term.
     pub term: u64,
-    /// Whether it changes the membership.
+    /// Whether the entry changes the membership.
     pub membership: bool,
     /// The payload, as in [`crate::consensus::LogEntry`].
     pub payload: Vec<u8>,
 }
 
-/// The transfer of a snapshot. Only a few chunks are on their way at once: see `consensus::catch_up`.
+/// The transfer of a snapshot, with only a few chunks in flight: see `consensus::catch_up`.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum SnapshotMessage {
-    /// Sender: there is one, take it.
+    /// From the sender: a snapshot is available.
     Offer {
-        /// Sender's term.
         term: u64,
-        /// Index of the snapshot.
         index: u64,
-        /// Term of the entry at `index`.
         index_term: u64,
-        /// Size of the file.
+        /// Size of the file, in bytes.
         bytes: u64,
     },
-    /// Receiver: go on from `offset`. An offset at the end of the file says that the receiver needs nothing more of it: the file is whole
-    /// and durable, or the receiver has committed the entries up to the snapshot's index.
+    /// From the receiver: continue at `offset`. The file's length as `offset` says that nothing more is
+    /// needed. Then the file is complete and durable, or the receiver has committed the entries up to the
+    /// snapshot's index.
     Want {
-        /// Index of the snapshot.
         index: u64,
-        /// From where.
+        /// Position in the file, in bytes.
         offset: u64,
     },
-    /// Sender: bytes of the file.
+    /// From the sender: bytes of the file.
     Chunk {
-        /// Index of the snapshot.
         index: u64,
-        /// Where they stand.
+        /// Position of `bytes` in the file.
         offset: u64,
-        /// The bytes.
         bytes: Vec<u8>,
     },
-    /// Either: this transfer is over.
+    /// From either side: this transfer is over.
     Stop {
-        /// Index of the snapshot.
         index: u64,
-        /// Why, for the log.
+        /// The reason, for the log.
         why: String,
     },
 }

@@ -1,13 +1,18 @@
 //! The links between the nodes of an ensemble.
 //!
-//! Owns the connections to the other members, the handshake by which both ends learn with whom they talk, reconnecting with
-//! backoff, and the framing of messages. Never looks into a message beyond its framing, and never keeps one for a link that
-//! is down: whoever sends learns that it was not sent. It stays correct because a frame has a length, a version and a
-//! checksum, an archive is checked before it is used, and a link that carries anything else is closed with a reason.
+//! Owns the connections to the other members, the handshake that identifies both ends, reconnecting with
+//! backoff, and the framing of messages.
+//!
+//! Never looks into a message beyond its framing, and never queues one for a link that is down: the sender
+//! learns that it was not sent.
+//!
+//! Correct because a frame has a length, a version and a checksum, and an archive is checked before it is
+//! used. A link that carries anything else is closed with a reason.
 
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod crc;
 mod dial;
 mod frame;
 mod greeting;
@@ -28,33 +33,24 @@ pub use peer::Contact;
 pub use resolver::{InlineResolver, Resolver};
 pub use resolver_thread::ThreadResolver;
 
-/// What the links tell the consensus core, in order for each node.
+/// Events for the consensus core, in order for each node.
 #[derive(Debug)]
 pub enum PeerEvent {
-    /// A link to the node stands; everything before it is forgotten on both sides.
+    /// A link to the node is up. Both sides forget everything that was sent before.
     Up {
-        /// The node.
         node: u8,
-        /// Number of its start.
+        /// Number of the node's start.
         incarnation: u64,
-        /// Identity of its data directory.
+        /// Identity of the node's data directory.
         identity: [u8; 16],
     },
-    /// The link is gone.
-    Down {
-        /// The node.
-        node: u8,
-    },
-    /// The node says something.
-    Message {
-        /// The node.
-        node: u8,
-        /// What.
-        message: Message,
-    },
-    /// The node says that this one was removed from the ensemble.
+    /// The link to the node is gone.
+    Down { node: u8 },
+    /// A message from the node.
+    Message { node: u8, message: Message },
+    /// A node reports that this node was removed from the ensemble.
     Removed {
-        /// Who says so.
+        /// Number of the node that reports it.
         by: u8,
     },
 }

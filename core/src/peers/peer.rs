@@ -1,10 +1,10 @@
-//! What is known of one other node, and of one connection.
+//! The state of one other node, and of one connection.
 //!
-//! Owns addresses, the state of dialling, and what was last said about a node in the log. Never sends anything.
+//! Owns addresses, the state of dialling, and the throttle of a node's log lines. Never sends anything.
 
 #![forbid(unsafe_code)]
 
-use super::config::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, COMPLAINT_NS, PeerAddress, SAME_COMPLAINT_NS};
+use super::config::{BACKOFF_MAX_NS, BACKOFF_MIN_NS, LINE_PAUSE_NS, PeerAddress, SAME_LINE_PAUSE_NS};
 use super::frame::{FrameError, Inbox};
 use super::greeting::{Greeting, GreetingError, Hex, Refusal};
 use crate::log_throttle::LogThrottle;
@@ -12,7 +12,7 @@ use crate::random::splitmix;
 use paddock_transport::engine::{Address, ConnId};
 use thiserror::Error;
 
-/// Why a connection ended, or a dial did not succeed.
+/// Why a connection ended or a dial failed.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub(super) enum LinkError {
     #[error("{0}")]
@@ -39,13 +39,13 @@ pub(super) enum LinkError {
     RefusedBy(Refusal, Option<Box<Greeting>>),
     #[error("we refused it: {}", we_refused(.0, .1))]
     WeRefused(Refusal, Option<Box<Greeting>>),
-    #[error("too many connections that do not say who they are")]
+    #[error("too many connections that send no greeting")]
     Crowded,
     #[error("it is not a member here, and those that are not have sent too much at once; it may dial again")]
     CrowdedNewcomers,
 }
 
-/// The same for both ends, as far as both know the same.
+/// Texts that are the same whichever side refused.
 fn common(why: &Refusal, said: &Option<Box<Greeting>>) -> Option<String> {
     Some(match (why, said) {
         (Refusal::WrongVersion, Some(it)) => {
@@ -57,7 +57,7 @@ fn common(why: &Refusal, said: &Option<Box<Greeting>>) -> Option<String> {
         (Refusal::WrongVersion, None) => {
             "it speaks another version of the peer protocol; run the same release on all nodes".to_owned()
         }
-        // Who refuses does not say which ensemble is his.
+        // A refusing node does not name its ensemble.
         (Refusal::WrongCluster, Some(it)) if it.refusal.is_none() => {
             format!("another ensemble (cluster {}); check its configuration", Hex(&it.cluster))
         }
@@ -118,45 +118,45 @@ fn we_refused(why: &Refusal, said: &Option<Box<Greeting>>) -> String {
     text.to_owned()
 }
 
-/// Which end a connection is.
+/// The side of a connection that this node holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Side {
-    /// We dialled this node.
+    /// This node dialled that node.
     Dialled(u8),
-    /// Somebody dialled us.
+    /// The other end dialled this node.
     Accepted,
 }
 
-/// How far a connection is.
+/// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum State {
-    /// Not established.
+pub(super) enum LinkState {
+    /// The transport is still connecting.
     Connecting,
-    /// The other end's greeting is to come.
+    /// The other end's greeting has not arrived.
     Greeting,
-    /// A link with this node.
+    /// The connection is the link with this node.
     Up(u8),
 }
 
-/// One connection.
+/// One connection to or from a peer.
 #[derive(Debug)]
 pub(super) struct Link {
     pub side: Side,
-    pub state: State,
+    pub state: LinkState,
     pub remote: Address,
     pub inbox: Inbox,
-    /// Since when it is in this state.
+    /// Time at which the present state began.
     pub since_ns: u64,
     pub heard_ns: u64,
     pub sent_ns: u64,
-    /// It is in doubt and must be heard from before.
+    /// Deadline of a probe: input must arrive before.
     pub probe_ns: Option<u64>,
-    /// Input is left in the kernel.
+    /// Whether input is left in the kernel.
     pub paused: bool,
 }
 
 impl Link {
-    pub(super) fn new(side: Side, state: State, remote: Address, now_ns: u64) -> Self {
+    pub(super) fn new(side: Side, state: LinkState, remote: Address, now_ns: u64) -> Self {
         Self {
             side,
             state,
@@ -171,72 +171,72 @@ impl Link {
     }
 }
 
-/// How far dialling a node is, while there is no link.
+/// The state of dialling a node, while there is no link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Dial {
-    /// Nothing was tried yet.
+    /// No dial was tried yet.
     New,
-    /// The next time.
+    /// The next dial is at this time.
     At(u64),
-    /// Its address is asked for, until then.
+    /// The address is being resolved, until this deadline.
     Resolving(u64),
-    /// On its way.
+    /// The connection is being established.
     Connecting(ConnId),
 }
 
-/// Who stood at the other end of a link.
+/// The other end of the last link with a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Known {
     pub identity: [u8; 16],
     pub incarnation: u64,
-    /// What it drew at this start; 0: not said.
+    /// Random number of the node's start; 0 if not given.
     pub life: u16,
-    /// Its latest dial that was a link; 0: we dialled.
+    /// Count of the node's latest dial that became a link; 0 if this node dialled.
     pub attempt: u64,
-    /// The version of the membership that it knew.
+    /// Version of the membership that the node knew.
     pub members_version: i64,
-    /// By that version it was a member.
+    /// Whether the node was a member by that version.
     pub member: bool,
-    /// The number of the ensemble that it named; all zero: none.
+    /// Id of the node's ensemble; all zero if unknown.
     pub cluster: [u8; 16],
 }
 
-/// What the last meeting with a node told. A node that cannot be reached any more has told nothing new.
+/// Result of the last contact with a node. An unreachable node changes nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Contact {
-    /// There was none since this node's start.
+    /// No contact since this node's start.
     #[default]
     None,
-    /// Nor so far, but it takes connections: it is starting, or hangs.
+    /// The node accepts connections but sends no greeting: it is starting, or hangs.
     Silent,
-    /// It has nothing and belongs to nothing.
+    /// The node has no data and belongs to no ensemble.
     Empty,
-    /// It belongs to an ensemble, or has data.
+    /// The node belongs to an ensemble, or has data.
     Settled,
-    /// One of both refused the other.
+    /// One of the two nodes refused the other.
     Refused(Refusal),
 }
 
-/// One other node.
+/// One other node of the ensemble.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub address: Option<PeerAddress>,
-    /// It belongs to the membership in force.
+    /// Whether the node is in the membership in force.
     pub member: bool,
     pub link: Option<ConnId>,
-    /// Links of which the core has not heard yet.
+    /// Number of `Up` events that the core has not taken.
     pub ups_untaken: usize,
     pub dial: Dial,
-    /// Dials in a row without a steady link.
+    /// Consecutive dials without a steady link.
     pub failures: u32,
     pub known: Option<Known>,
     pub contact: Contact,
-    /// It belongs to the ensemble no more: when its link ends, and what it is told then.
+    /// For a node that was removed: when its link ends, and the refusal sent then.
     pub leaving: Option<(u64, Refusal)>,
-    pub complaints: Complaints,
-    /// What was said of links that came to stand.
-    pub arrivals: Complaints,
-    /// Why its last link ended or its last dial did not succeed.
+    pub log_throttle: PeerLogThrottle,
+    /// Throttle of log lines about new links.
+    pub arrivals: PeerLogThrottle,
+    /// Why the last link ended or the last dial failed.
     #[cfg(test)]
     pub last_error: Option<String>,
 }
@@ -253,8 +253,8 @@ impl Peer {
             known: None,
             contact: Contact::None,
             leaving: None,
-            complaints: Complaints::default(),
-            arrivals: Complaints::default(),
+            log_throttle: PeerLogThrottle::default(),
+            arrivals: PeerLogThrottle::default(),
             #[cfg(test)]
             last_error: None,
         }
@@ -267,24 +267,24 @@ impl Peer {
     }
 }
 
-/// What was last said in the log, so that it is not said in a loop.
+/// Throttles log lines about one peer: the same text less often than another.
 #[derive(Debug, Default)]
-pub(super) struct Complaints {
+pub(super) struct PeerLogThrottle {
     text: String,
     said: LogThrottle,
 }
 
-impl Complaints {
-    /// Whether the log shall have it; the count of lines that it did not get.
+impl PeerLogThrottle {
+    /// Whether to log the text now. Returns the number of lines suppressed since the last one.
     pub(super) fn admit(&mut self, now_ns: u64, text: &str) -> Option<u64> {
-        let pause = if self.text == text { SAME_COMPLAINT_NS } else { COMPLAINT_NS };
+        let pause = if self.text == text { SAME_LINE_PAUSE_NS } else { LINE_PAUSE_NS };
         let more = self.said.admit(now_ns, pause)?;
         text.clone_into(&mut self.text);
         Some(more)
     }
 }
 
-/// The pause before the next dial: doubled with each failure, and somewhere in its upper half.
+/// Pause before the next dial, in ns. Doubles with each failure, and is random within its upper half.
 pub(super) fn backoff(failures: u32, random: &mut u64) -> u64 {
     let full = (BACKOFF_MIN_NS << failures.min(16)).min(BACKOFF_MAX_NS);
     full / 2 + splitmix(random) % (full / 2 + 1)

@@ -1,23 +1,25 @@
-//! How the links learn the address behind a name.
+//! Resolves host names for the links.
 //!
-//! Owns the border, and a resolver without a thread for numeric addresses, tests and the simulation. Never blocks.
+//! Owns the trait, and a resolver without a thread for numeric addresses, tests and the simulation. Never
+//! blocks.
 
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-/// Answers as many questions as there are nodes, one at a time for each.
+/// Resolves at most one name per node at a time.
 pub trait Resolver {
-    /// Asks for the address of a node. A question for a node that was asked for already and not answered may be dropped.
+    /// Asks for the address of a node. A request is dropped if an earlier one for the same node is
+    /// unanswered.
     fn request(&mut self, node: u8, host: &str, port: u16);
-    /// The next answer, in any order.
+    /// The next answer, in any order of requests.
     fn poll(&mut self) -> Option<(u8, Result<SocketAddr, String>)>;
-    /// Whether [`Resolver::poll`] has an answer: asked before a loop goes to sleep.
+    /// Whether [`Resolver::poll`] has an answer. The loop asks before it sleeps.
     fn is_ready(&self) -> bool;
 }
 
-/// Knows numeric addresses, and the names that it was told.
+/// Resolves numeric addresses, and the names added to it.
 #[derive(Debug, Default)]
 pub struct InlineResolver {
     names: BTreeMap<String, IpAddr>,
@@ -25,7 +27,7 @@ pub struct InlineResolver {
 }
 
 impl InlineResolver {
-    /// With a name from now on.
+    /// Adds a name to the table.
     pub fn with(mut self, host: &str, at: IpAddr) -> Self {
         self.names.insert(host.to_owned(), at);
         self
@@ -35,8 +37,9 @@ impl InlineResolver {
 impl Resolver for InlineResolver {
     fn request(&mut self, node: u8, host: &str, port: u16) {
         let at = numeric(host).or_else(|| self.names.get(host).copied());
-        let answer =
-            at.map(|ip| SocketAddr::new(ip, port)).ok_or_else(|| format!("nobody knows the name '{host}'"));
+        let answer = at
+            .map(|ip| SocketAddr::new(ip, port))
+            .ok_or_else(|| format!("no address is known for the name '{host}'"));
         self.answers.push_back((node, answer));
     }
 

@@ -1,8 +1,11 @@
-//! Names resolved by a thread of its own, since the system's resolver may take as long as it likes.
+//! Names resolved by a thread of its own, because the system's resolver may block for any time.
 //!
-//! Owns the thread, which is started with the first name that is not numeric, and the channels to it. Never makes the loop
-//! wait: both channels have room for one question of every node, and a node has one at a time. No answer is slept through: it is
-//! pushed before the loop is woken, and the loop looks at [`Resolver::is_ready`] before it sleeps.
+//! Owns the thread, started with the first name that is not numeric, and the channels to it.
+//!
+//! Never makes the loop wait: both channels hold one request of every node, and a node has one at a time.
+//!
+//! Correct because no answer is slept through. The thread pushes it before it wakes the loop, and the loop
+//! checks [`Resolver::is_ready`] before it sleeps.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +17,7 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
-/// Questions that may be on their way to the thread, and answers on their way back: one of each node.
+/// Capacity of both channels: one request of each node, and one answer.
 const QUESTIONS_MAX: usize = NODE_MAX as usize + 1;
 
 type Answer = (u8, Result<SocketAddr, String>);
@@ -23,26 +26,26 @@ struct Question {
     node: u8,
     host: String,
     port: u16,
-    /// Which of several addresses is taken, over and over again: one that does not work must not hide the others.
+    /// Selects one of several addresses, in rotation, so that an unreachable one does not hide the others.
     turn: usize,
 }
 
-/// See the module.
+/// See the module doc.
 pub struct ThreadResolver {
     waker: Arc<Waker>,
-    /// The thread's ends, until it is started.
+    /// The thread's channel ends, until it is started.
     ends: Option<(Receiver<Question>, Sender<Answer>)>,
     questions: Sender<Question>,
     answers: Receiver<Answer>,
-    /// Answers that needed no thread.
+    /// Answers for numeric addresses, which need no thread.
     inline: VecDeque<Answer>,
-    /// By node: asked and not answered.
+    /// By node: whether a request is unanswered.
     waiting: Vec<bool>,
     turns: Vec<usize>,
 }
 
 impl ThreadResolver {
-    /// `waker` is that of the loop that asks.
+    /// `waker` wakes the loop that polls this resolver.
     pub fn new(waker: Arc<Waker>) -> Self {
         let (questions, questions_end) = bounded(QUESTIONS_MAX);
         let (answers_end, answers) = bounded(QUESTIONS_MAX);
@@ -61,7 +64,8 @@ impl ThreadResolver {
         let Some((questions, answers)) = self.ends.take() else { return Ok(()) };
         let waker = Arc::clone(&self.waker);
         let (again, started) = ((questions.clone(), answers.clone()), std::thread::Builder::new());
-        // The thread is not joined: it ends when its resolver is dropped, however long the last answer takes.
+        // Nothing joins the thread. It ends once its resolver is dropped, however long the last answer
+        // takes.
         let started = started.name("paddock-resolver".to_owned()).spawn(move || {
             for question in questions {
                 if answers.send(answer(&question)).is_err() {

@@ -10,7 +10,7 @@ use super::Shard;
 use super::config::{CLOSE_LINGER_NS, READ_ONLY_AFTER_MIN_NS, START_PATIENCE_NS};
 use super::connection::{Connection, Phase};
 use crate::freshness::ALWAYS;
-use crate::sim::hooks::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use paddock_transport::engine::{ConnId, Now};
 use paddock_transport::io::Io;
 

@@ -13,7 +13,7 @@ use super::reads::Read;
 use super::rounds::looks_at_the_tree;
 use super::serve::{Item, What, Work};
 use crate::command::Op;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use crate::submit::Submit;
 use paddock_transport::engine::Now;
 use paddock_transport::wire::opcode::{self, Class};

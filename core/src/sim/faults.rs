@@ -1,12 +1,15 @@
-//! What goes wrong: crashes, disks, clocks, networks.
+//! Faults: crashes, disks, clocks, networks.
 //!
-//! Owns the choice of faults, their ends, and the count of each. Never strikes after the world was told to calm down. It
-//! stays fair because each fault is one that the design says a node survives; where a node must refuse to start instead
-//! (corruption of what was durable), the refusal is awaited and the disk mended afterwards.
+//! Owns the choice of faults, their ends, and the count of each.
+//!
+//! Never injects a fault after the world asked for calm.
+//!
+//! Correct (fair) because each fault is one that a node survives by design. After corruption of durable
+//! data a node must refuse to start. The simulation waits for that refusal, and then repairs the disk.
 
 mod disks;
 
-use super::client::State;
+use super::client::ClientState;
 use super::net::Host;
 use super::node::{Process, SimNode};
 use super::rng::Rng;
@@ -17,15 +20,15 @@ use std::path::PathBuf;
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal, $weight:literal;)*) => {
-        /// Kinds of faults.
+        /// A kind of fault.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum FaultKind { $($(#[doc = $doc])* $name),* }
 
         impl FaultKind {
-            /// All of them, with their weights.
+            /// All kinds, with their weights.
             pub const ALL: &'static [(FaultKind, u64)] = &[$((FaultKind::$name, $weight)),*];
 
-            /// Its name in reports.
+            /// The kind's name in reports.
             pub const fn name(self) -> &'static str {
                 match self { $(FaultKind::$name => $text),* }
             }
@@ -34,88 +37,86 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The power fails: unsynced sectors and names are lost or torn.
+    /// The power fails. Unsynced sectors and names are lost or torn.
     PowerCut = "power cut", 6;
-    /// The power fails within a write.
+    /// The power fails during a write.
     TornWrite = "power cut within a write", 4;
     /// The power of all nodes fails at once.
     Blackout = "power cut of all", 1;
-    /// The process is killed.
     Kill = "kill", 4;
-    /// The process is asked to stop.
     CleanStop = "clean stop", 2;
-    /// The process stands still.
+    /// The process is paused.
     Pause = "pause", 4;
-    /// The disk is a hundred times slower.
     SlowDisk = "slow disk", 3;
-    /// No room on the disk.
+    /// The disk is full.
     FullDisk = "full disk", 3;
-    /// No room on the disks of a majority, or of all, at about the same time.
+    /// The disks of a majority, or of all nodes, fill up at about the same time.
     FullDisks = "full disks of a majority", 5;
-    /// A sync fails.
     FailedSync = "failed sync", 2;
-    /// Nothing gets from one host to another, or either way.
+    /// Nothing gets from one host to another, or in either direction.
     Cut = "network cut", 6;
-    /// The hosts fall apart in two halves.
+    /// The hosts are split into two parts.
     Partition = "partition", 4;
-    /// A node and the clients that it serves are cut off from everybody else.
+    /// A node and the clients that it serves are cut off from all other hosts.
     Island = "node cut off with its clients", 5;
-    /// A client is silent for about as long as its session lives; then it is back, and the leader is cut off from the others.
+    /// A client is silent for about as long as its session's timeout. Then it is back, and the leader is
+    /// cut off from the other nodes.
     Hush = "leader cut off as a session is due", 6;
-    /// A connection is torn down.
+    /// A client's connection is reset.
     Reset = "connection reset", 6;
-    /// The calendar jumps.
+    /// A node's calendar jumps.
     WallJump = "calendar jump", 2;
-    /// A clock changes its pace.
+    /// A node's clock changes its pace.
     Drift = "clock pace", 2;
-    /// A client's process dies and its session is left behind.
+    /// A client's process dies and leaves its session open.
     ClientDeath = "client death", 4;
     /// The newest snapshot is damaged while the node is down.
     BadSnapshot = "damaged snapshot", 1;
-    /// A node's disk is lost, once in a run: it comes back under its number with an empty one.
+    /// A node's disk is lost, at most once in a run. The node returns under its number with an empty disk.
     LostDisk = "lost disk", 2;
-    /// What was durable in the log is damaged: the node must refuse to start.
+    /// Durable data in the log is damaged. The node must refuse to start.
     BadLog = "damaged log", 1;
 }
 
-/// What is under way.
+/// A fault in progress.
 enum Ongoing {
     FullDisk(usize),
-    /// Nothing goes wrong until disks fill up, for so long.
+    /// No other fault until disks fill up, for this many ns.
     Settling(u64),
-    /// Disks are full, and nothing else is wrong.
+    /// Disks are full while nothing else is wrong.
     FullAlone,
     Cut(Host, Host),
     Partition(Vec<(Host, Host)>),
-    /// A client that nobody hears.
+    /// A client that is cut off from all nodes.
     Hush(usize),
 }
 
-/// Timeouts of sessions whose end is waited for, ms: with longer ones other faults come in between, and shorter ones are over again
-/// before the deposed leader is back.
+/// Timeouts of the sessions used by [`FaultKind::Hush`], ms. With longer ones other faults interfere.
+/// Shorter ones have expired again before the deposed leader is back.
 const HUSHED_MS: std::ops::RangeInclusive<i32> = 1500..=4000;
 
-/// When the leader has heard of a client's last contact, as a rule: it comes with a beat, and the round that carries it.
+/// Usual time until a client's last contact reaches the leader: with a heartbeat, and the round that
+/// carries it.
 const REPORTED_NS: u64 = 200_000_000;
 
 /// See the module doc.
 pub struct Faults {
-    /// How many of each.
+    /// Number of faults of each kind.
     pub counts: BTreeMap<&'static str, u64>,
-    /// Mean time between two, ns.
+    /// Mean time between two faults, ns.
     pause_ns: u64,
     ongoing: BTreeMap<u64, Ongoing>,
     next: u64,
-    /// Nodes whose disk was damaged, with the file as it was.
+    /// Nodes whose disk is damaged, with the file's path and former content.
     damaged: BTreeMap<usize, (PathBuf, Vec<u8>)>,
-    /// A disk was lost: another one might be one too many.
+    /// Whether a disk was lost. Losing another might lose a majority.
     lost: bool,
-    /// Nothing else goes wrong before.
+    /// True time before which no other fault begins.
     quiet_until: u64,
 }
 
 impl Faults {
-    /// As the seed wants them.
+    /// Draws the settings of a run's faults.
     pub fn new(rng: &mut Rng) -> Faults {
         Faults {
             counts: BTreeMap::new(),
@@ -128,7 +129,7 @@ impl Faults {
         }
     }
 
-    /// The node has another disk.
+    /// Forgets damage, because the node has another disk.
     pub fn forget_damage(&mut self, n: usize) {
         self.damaged.remove(&n);
     }
@@ -140,7 +141,7 @@ impl Faults {
         world.undo_at(world.now + for_ns, number);
     }
 
-    /// Something goes wrong; how long until the next.
+    /// Injects a fault. Returns the time until the next, in ns.
     pub fn strike(world: &mut World) -> u64 {
         let total: u64 = FaultKind::ALL.iter().map(|(_, weight)| weight).sum();
         let mut drawn = world.rng.below(total);
@@ -163,7 +164,7 @@ impl Faults {
         pause.max(world.faults.quiet_until.saturating_sub(world.now))
     }
 
-    /// Whether it could be done.
+    /// Injects a fault. Returns whether the fault was possible.
     fn apply(world: &mut World, kind: FaultKind, n: usize) -> bool {
         let ms = |world: &mut World, low: u64, high: u64| world.rng.range(low, high) * 1_000_000;
         let running = world.nodes[n].process.is_some();
@@ -174,7 +175,7 @@ impl Faults {
                 world.start_at(world.now + after, n);
             }
             FaultKind::Blackout if world.nodes.len() > 1 => {
-                // It is back for all at the same time, or hosts take their time.
+                // The power is back for all hosts at once, or each host takes its own time.
                 let (after, apart) = (ms(world, 1, 3000), world.rng.one_in(2));
                 for n in 0..world.nodes.len() {
                     if world.nodes[n].process.is_some() {
@@ -236,7 +237,7 @@ impl Faults {
             FaultKind::Hush if world.nodes.len() > 1 => {
                 let short = |c: &usize| {
                     let client = &world.clients[*c];
-                    matches!(client.state, State::Open(_)) && HUSHED_MS.contains(&client.timeout_ms)
+                    matches!(client.state, ClientState::Open(_)) && HUSHED_MS.contains(&client.timeout_ms)
                 };
                 let open: Vec<usize> = (0..world.clients.len()).filter(short).collect();
                 let Some(leader) = Self::leader(world).filter(|_| !open.is_empty()) else { return false };
@@ -246,7 +247,8 @@ impl Faults {
                     world.net.cut(Host::Node(node), Host::Client(c));
                 }
                 let due_ns = world.now + world.clients[c].timeout_ms as u64 * 1_000_000 + REPORTED_NS;
-                // The leader looks once a tick of its own clock, and leads on for about an election timeout when it is alone.
+                // The leader checks sessions once a tick of its own clock. Cut off, it still leads for
+                // about an election timeout.
                 let (clock, tick_ns) = (&world.nodes[leader].clock, u64::from(TICK_TIME_MS) * 1_000_000);
                 let due_ns = clock.when(clock.now(due_ns).mono_ns.next_multiple_of(tick_ns));
                 let long = due_ns - world.now - ms(world, 50, 300);
@@ -287,17 +289,17 @@ impl Faults {
         true
     }
 
-    /// Whether nothing is wrong that would not end by itself at once.
+    /// Whether no lasting fault is in progress.
     pub fn is_none_ongoing(&self) -> bool {
         self.ongoing.is_empty()
     }
 
-    /// Whether the node's disk has a limit, which may or may not be reached.
+    /// Whether the node's disk has a limit, reached or not.
     pub fn is_full(&self, n: usize) -> bool {
         self.ongoing.values().any(|ongoing| matches!(ongoing, Ongoing::FullDisk(at) if *at == n))
     }
 
-    /// Nothing gets from one of these to one of those, or back.
+    /// Cuts all pairs of hosts between two sets, in both directions.
     fn part(world: &mut World, here: &[Host], there: &[Host], for_ns: u64) {
         let pairs: Vec<_> = here.iter().flat_map(|a| there.iter().map(|b| (*a, *b))).collect();
         for (a, b) in &pairs {
@@ -320,11 +322,11 @@ impl Faults {
         if kind != FaultKind::Kill {
             node.disk.power_cut(seed);
         }
-        // A host without power says nothing until it is back; a killed process is answered for by its kernel.
+        // A host without power is silent until it is back. The kernel answers for a killed process.
         world.end_process(n, kind == FaultKind::Kill);
     }
 
-    /// A fault ends, and what was waiting for its end begins.
+    /// Ends a fault, and begins the fault that waited for that.
     pub fn undo(world: &mut World, number: u64) {
         match Self::end(world, number) {
             Some(Ongoing::Hush(client)) => Self::depose(world, client),
@@ -340,7 +342,7 @@ impl Faults {
         }
     }
 
-    /// A fault ends; which one.
+    /// Ends a fault, and returns it.
     fn end(world: &mut World, number: u64) -> Option<Ongoing> {
         let ended = world.faults.ongoing.remove(&number)?;
         match &ended {
@@ -361,8 +363,8 @@ impl Faults {
         Some(ended)
     }
 
-    /// The leader is cut off, for long enough that another one is found, from all but the clients that it serves without
-    /// `client`; so what it finds out about that one's session comes to nothing for now, or in time.
+    /// Cuts the leader off until another one is elected, with the clients that it serves except `client`.
+    /// The leader's decision to expire that client's session is then lost, or delayed.
     fn depose(world: &mut World, client: usize) {
         let Some(leader) = Self::leader(world) else { return };
         let mut served = world.served_by(leader);
@@ -371,13 +373,13 @@ impl Faults {
         Self::isolate(world, leader, &served, long);
     }
 
-    /// Who says that it leads.
+    /// The first node that claims to be the leader.
     fn leader(world: &World) -> Option<usize> {
         let leads = |node: &SimNode| node.process.as_ref().is_some_and(Process::leads);
         world.nodes.iter().position(leads)
     }
 
-    /// A node is cut off from everybody but these clients.
+    /// Cuts a node off from all hosts except these clients.
     fn isolate(world: &mut World, n: usize, clients: &[usize], for_ns: u64) {
         let is_here = |host: &Host| match host {
             Host::Node(node) => *node == n,
@@ -387,7 +389,7 @@ impl Faults {
         Self::part(world, &here, &there, for_ns);
     }
 
-    /// Everything is in order again, and every node runs.
+    /// Ends all faults, and starts every node.
     pub fn undo_all(world: &mut World) {
         let ongoing: Vec<u64> = world.faults.ongoing.keys().copied().collect();
         for number in ongoing {

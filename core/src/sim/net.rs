@@ -1,42 +1,44 @@
 //! The network: byte streams between clients, shards and cores.
 //!
-//! Owns what is on its way and who cannot reach whom. Never reorders or doubles bytes of one stream: a lost packet of TCP is
-//! a delay. It stays deterministic because every delay and every cut comes from the world's stream of chance, and because
-//! wires are kept in the order of their numbers.
+//! Owns what is in flight, and which hosts cannot reach each other.
+//!
+//! Never reorders or repeats bytes of one stream: a lost TCP packet is a delay.
+//!
+//! Correct (deterministic) because every delay and every cut comes from the world's random stream, and
+//! wires are ordered by number.
 
 use super::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Number of a wire.
+/// Number of a wire, in order of creation.
 pub type WireId = u64;
 
-/// A place in the network: a node's host or a client's.
+/// A host in the network: a node's or a client's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Host {
-    /// A node, by its place in the world's list.
+    /// A node, by its index in the world's list.
     Node(usize),
-    /// A client, by its place in the world's list.
+    /// A client, by its index in the world's list.
     Client(usize),
 }
 
-/// Who holds an end.
+/// The holder of one end of a wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// A client.
+    /// A client, by its index.
     Client(usize),
-    /// An engine of one life of a node: 0 is the core, shards follow.
+    /// An engine of one process of a node. Engine 0 is the core; shards follow.
     Engine {
-        /// The node.
+        /// The node, by its index.
         node: usize,
-        /// Which of its lives.
+        /// Number of the node's process.
         life: u64,
-        /// The engine.
         engine: usize,
     },
 }
 
 impl End {
-    /// Where it is.
+    /// The host of the holder.
     pub fn host(self) -> Host {
         match self {
             End::Client(n) => Host::Client(n),
@@ -45,63 +47,59 @@ impl End {
     }
 }
 
-/// What travels.
+/// One delivery over a wire.
 #[derive(Clone, Debug)]
 pub enum Parcel {
-    /// To the accepting end: somebody connects.
+    /// To the accepting end: a connection request.
     Open,
-    /// To the end that asked: the connection stands.
+    /// To the connecting end: the connection is accepted.
     Accepted,
-    /// Bytes.
     Bytes(Vec<u8>),
-    /// No more bytes will come.
+    /// The sender sends no more bytes.
     End,
-    /// The other end is gone.
+    /// The sender tore the connection down.
     Reset,
 }
 
-/// A connection. End 0 asked for it.
+/// A connection. End 0 is the connecting end.
 #[derive(Debug)]
 pub struct Wire {
-    /// Both ends.
     pub ends: [End; 2],
-    /// On the way towards each end, with the time of arrival.
+    /// Parcels in flight to each end, with their times of arrival.
     pub flight: [VecDeque<(u64, Parcel)>; 2],
-    /// Number of the listener that it came to.
+    /// Number of the accepting listener.
     pub listener: u16,
-    /// Whether an end let it go.
+    /// Whether each end closed the wire.
     pub gone: [bool; 2],
 }
 
-/// How the network behaves.
+/// Delays of the network.
 #[derive(Clone, Debug)]
 pub struct Weather {
-    /// Least delay, ns.
     pub delay_min_ns: u64,
-    /// Usual largest delay, ns.
+    /// Largest delay of a parcel that is not late.
     pub delay_max_ns: u64,
-    /// One parcel in so many is late by up to a hundred times as much.
+    /// One parcel in this many is late, with up to a hundred times its delay. 0 for none.
     pub late_one_in: u64,
 }
 
 /// See the module doc.
 pub struct Net {
-    /// All connections, by number.
     pub wires: BTreeMap<WireId, Wire>,
     next: WireId,
-    /// Directions in which nothing gets through.
+    /// Directions in which nothing is delivered.
     cut: BTreeSet<(Host, Host)>,
-    /// Now.
+    /// Delays that new parcels get.
     pub weather: Weather,
 }
 
 impl Net {
-    /// A network in good order.
+    /// A network without cuts.
     pub fn new(weather: Weather) -> Net {
         Net { wires: BTreeMap::new(), next: 1, cut: BTreeSet::new(), weather }
     }
 
-    /// A new connection; nothing is on its way yet.
+    /// Creates a wire, with nothing in flight.
     pub fn wire(&mut self, from: End, to: End, listener: u16) -> WireId {
         let id = self.next;
         self.next += 1;
@@ -110,7 +108,7 @@ impl Net {
         id
     }
 
-    /// Puts a parcel on its way towards `end`; the time of its arrival.
+    /// Sends a parcel to `end`. Returns the time of its arrival.
     pub fn send(&mut self, id: WireId, end: usize, parcel: Parcel, now: u64, rng: &mut Rng) -> Option<u64> {
         let weather = &self.weather;
         let mut delay = rng.range(weather.delay_min_ns, weather.delay_max_ns);
@@ -129,23 +127,23 @@ impl Net {
         self.cut.contains(&(from, to))
     }
 
-    /// Lets nothing through from one host to another any more.
+    /// Cuts the direction from one host to another.
     pub fn cut(&mut self, from: Host, to: Host) {
         self.cut.insert((from, to));
     }
 
-    /// Lets everything through again between these.
+    /// Ends cuts between two hosts, in both directions.
     pub fn mend(&mut self, a: Host, b: Host) {
         self.cut.remove(&(a, b));
         self.cut.remove(&(b, a));
     }
 
-    /// Lets everything through.
+    /// Ends all cuts between hosts.
     pub fn mend_all(&mut self) {
         self.cut.clear();
     }
 
-    /// Forgets wires that both ends let go.
+    /// Forgets the wire if both ends closed it.
     pub fn sweep(&mut self, id: WireId) {
         if self.wires.get(&id).is_some_and(|w| w.gone == [true; 2]) {
             self.wires.remove(&id);

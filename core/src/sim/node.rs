@@ -1,8 +1,11 @@
-//! A node: its disk, its clock, and the process that runs on them, if one does.
+//! A node: its disk, its clock, and its process while it runs.
 //!
-//! Owns the real engines and gives each one turn at a time, as a socket loop does: input first, then the turn, then what it
-//! wished for. Never decides when; that is the world's. It stays faithful because it drives the engines through the same
-//! [`Io`] table and the same wakers as the loops do.
+//! Owns the real engines, and gives one of them a turn at a time, as a socket loop does: input, then the
+//! turn, then its output.
+//!
+//! Never decides when an engine runs; the world does.
+//!
+//! Correct because it drives the engines through the same [`Io`] table and wakers as the real loops.
 
 use super::net::{End, WireId};
 use crate::consensus::{Consensus, ConsensusConfig, Control, Parts, Recovered, StartError, StopReason};
@@ -16,19 +19,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 
-/// Where a client's connections come from, as nodes see it.
+/// The origin of a connection, as engines see it. `listener` is `None` for a dialled one.
 fn origin(listener: Option<u16>) -> Origin {
     Origin { peer: Address::Tcp(([10, 0, 0, 1], 40_000).into()), listener }
 }
 
-/// A clock that may run fast or slow and whose calendar may jump.
+/// A clock that may run fast or slow, and whose calendar may jump.
 #[derive(Clone, Debug)]
 pub struct Clock {
     base_ns: u64,
     since_ns: u64,
-    /// Parts per million by which it differs from true time.
+    /// Deviation from true time, in parts per million.
     pub drift_ppm: i64,
-    /// Milliseconds by which the calendar is off.
+    /// Deviation of the calendar, ms.
     pub wall_off_ms: i64,
 }
 
@@ -36,45 +39,43 @@ pub struct Clock {
 const EPOCH_MS: i64 = 1_700_000_000_000;
 
 impl Clock {
-    /// A clock that shows `base_ns` now.
+    /// A clock that shows `base_ns` at true time 0.
     pub fn new(base_ns: u64, drift_ppm: i64) -> Clock {
         Clock { base_ns, since_ns: 0, drift_ppm, wall_off_ms: 0 }
     }
 
-    /// What it shows.
+    /// The time that the clock shows.
     pub fn now(&self, true_ns: u64) -> Now {
         let passed = (true_ns - self.since_ns) as i128;
         let mono_ns = self.base_ns + (passed + passed * self.drift_ppm as i128 / 1_000_000) as u64;
         Now { mono_ns, wall_ms: EPOCH_MS + (true_ns / 1_000_000) as i64 + self.wall_off_ms }
     }
 
-    /// The true time at which it will show `mono_ns`, or a little later.
+    /// The true time at which the clock shows `mono_ns`, or a little later.
     pub fn when(&self, mono_ns: u64) -> u64 {
         let ahead = mono_ns.saturating_sub(self.base_ns) as i128;
         self.since_ns + (ahead * 1_000_000 / (1_000_000 + self.drift_ppm as i128)) as u64 + 2
     }
 
-    /// Runs at another pace from now on.
+    /// Changes the clock's pace from now on.
     pub fn set_drift(&mut self, true_ns: u64, drift_ppm: i64) {
         self.base_ns = self.now(true_ns).mono_ns;
         (self.since_ns, self.drift_ppm) = (true_ns, drift_ppm);
     }
 }
 
-/// What an engine is told at its next turn.
+/// An engine's input for its next turn.
 #[derive(Debug)]
 pub enum Input {
-    /// Somebody connects over a wire.
+    /// A connection request over a wire.
     Open(WireId),
-    /// A connection that it asked for stands.
+    /// A dialled connection was accepted.
     Accepted(ConnId),
-    /// Bytes came.
     Bytes(ConnId, Vec<u8>),
-    /// No more will come.
+    /// The other end sends no more.
     End(ConnId),
-    /// All output is out.
+    /// All output of the connection was sent.
     Drained(ConnId),
-    /// The connection is gone.
     Closed(ConnId, Closed),
 }
 
@@ -88,79 +89,73 @@ impl Input {
     }
 }
 
-/// What an engine wants of the network after its turn.
+/// An engine's output to the network after its turn.
 #[derive(Debug)]
-pub enum Wish {
-    /// It takes the connection that came over the wire.
+pub enum Output {
+    /// The engine accepts the connection.
     Took(WireId),
-    /// Bytes to the other end.
     Send(WireId, Vec<u8>),
-    /// No more bytes, and the connection is let go.
+    /// No more bytes follow; the engine closes the connection.
     End(WireId),
-    /// Torn down.
+    /// The engine tears the connection down.
     Abort(WireId),
-    /// A new connection.
+    /// The engine dials an address.
     Connect(ConnId, Address),
 }
 
-/// One engine's loop.
+/// The loop of one engine.
 pub struct Loop {
-    /// Wakes it.
     pub waker: Arc<Waker>,
     io: Io,
     parked: bool,
-    /// When it runs next.
+    /// Time of the next turn, if one is scheduled.
     pub next_run: Option<u64>,
-    /// What it is told then.
+    /// Input for the next turn.
     pub inbox: VecDeque<Input>,
-    /// Its connections' wires.
+    /// Wires by the number of their connection.
     pub wires: BTreeMap<u64, WireId>,
 }
 
-/// A running process.
+/// A running server process.
 pub struct Process {
     core: Consensus,
     shards: Vec<Shard>,
     control: Arc<Control>,
     stats: Arc<Stats>,
-    /// The core's, then the shards'.
+    /// Loop 0 is the core's; the shards' follow.
     pub loops: Vec<Loop>,
-    /// What the start found.
+    /// The state found on disk at the start.
     pub recovered: Recovered,
 }
 
-/// How one turn ended.
+/// The result of one turn.
 pub struct Turned {
-    /// What the engine wants now.
-    pub wishes: Vec<Wish>,
-    /// When it wants to run again: at once, or at a time of the node's clock.
+    pub outputs: Vec<Output>,
     pub next: Again,
 }
 
-/// When an engine runs again.
+/// The next turn of an engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Again {
-    /// At once.
     Now,
-    /// At this time of its clock at the latest, if at any.
+    /// At this time of the node's clock at the latest, or only on input.
     At(Option<u64>),
-    /// Never: it stopped.
+    /// Never, because the engine stopped.
     Never,
 }
 
-/// How a node of the simulation is set up.
+/// The settings of a simulated node.
 #[derive(Clone)]
 pub struct Setup {
-    /// Number of shards.
     pub shards: usize,
-    /// The core's settings, with the node's number.
+    /// Settings of the core, with the node's number.
     pub consensus: ConsensusConfig,
-    /// The shards'.
+    /// Settings of each shard.
     pub shard: ShardConfig,
 }
 
 impl Process {
-    /// Starts a process on what the disk holds.
+    /// Starts a process on the disk's content.
     pub fn start(setup: &Setup, disk: &FaultDisk, now: Now, seed: u64) -> Result<Process, StartError> {
         let mut config = setup.consensus.clone();
         config.disk = Arc::new(disk.clone());
@@ -206,45 +201,45 @@ impl Process {
         Ok(Process { core, shards, control, stats, loops, recovered })
     }
 
-    /// Why the core stopped, if it did.
+    /// The reason for which the core stopped, if it did.
     pub fn stopped(&self) -> Option<StopReason> {
         self.control.reason().cloned()
     }
 
-    /// Whether it says that it leads the others.
+    /// Whether the node claims to be the leader.
     pub fn leads(&self) -> bool {
         self.stats.mode() == ServerState::Leader
     }
 
-    /// Asks it to stop cleanly.
+    /// Asks the process to stop cleanly.
     pub fn ask_to_stop(&self) {
         self.control.stop();
     }
 
-    /// Whether something waits for the disk.
+    /// Whether writes wait for the disk.
     pub fn has_disk_work(&self) -> bool {
         self.core.has_disk_work()
     }
 
-    /// Writes what waits for the disk.
+    /// Makes the waiting writes.
     pub fn disk_turn(&mut self) {
         self.core.disk_turn();
     }
 
-    /// One turn of one engine.
+    /// Runs one turn of one engine.
     pub fn turn(&mut self, at: usize, now: Now, listener_of: impl Fn(WireId) -> Option<u16>) -> Turned {
         let (engine, this): (&mut dyn Engine, &mut Loop) = match at {
             0 => (&mut self.core, &mut self.loops[0]),
             n => (&mut self.shards[n - 1], &mut self.loops[n]),
         };
-        let mut wishes = Vec::new();
+        let mut outputs = Vec::new();
         if std::mem::take(&mut this.parked) {
             engine.unpark();
         }
         this.waker.lower();
-        this.take_input(engine, now, &mut wishes, listener_of);
+        this.take_input(engine, now, &mut outputs, listener_of);
         let next = engine.turn(now, &mut this.io);
-        this.carry_out(&mut wishes);
+        this.carry_out(&mut outputs);
         let next = match next {
             Next::Again => Again::Now,
             Next::Stop => Again::Never,
@@ -260,7 +255,7 @@ impl Process {
                 }
             }
         };
-        Turned { wishes, next }
+        Turned { outputs, next }
     }
 }
 
@@ -269,7 +264,7 @@ impl Loop {
         self.io.requests(conn).is_some_and(|w| w.close == CloseRequest::None && !w.input_paused)
     }
 
-    /// Whether something in the inbox could be told now.
+    /// Whether the engine could take some input of the inbox now.
     fn has_input(&self) -> bool {
         self.inbox.iter().any(|input| match input {
             Input::Bytes(conn, _) | Input::End(conn) => self.reads(*conn),
@@ -281,7 +276,7 @@ impl Loop {
         &mut self,
         engine: &mut dyn Engine,
         now: Now,
-        wishes: &mut Vec<Wish>,
+        outputs: &mut Vec<Output>,
         listener_of: impl Fn(WireId) -> Option<u16>,
     ) {
         let mut kept: VecDeque<Input> = VecDeque::new();
@@ -296,7 +291,7 @@ impl Loop {
                     if let Some(listener) = listener_of(wire) {
                         let conn = self.io.open();
                         self.wires.insert(conn.0, wire);
-                        wishes.push(Wish::Took(wire));
+                        outputs.push(Output::Took(wire));
                         engine.opened(now, conn, &origin(Some(listener)), &mut self.io);
                     }
                 }
@@ -327,12 +322,12 @@ impl Loop {
         self.inbox = kept;
     }
 
-    fn carry_out(&mut self, wishes: &mut Vec<Wish>) {
+    fn carry_out(&mut self, outputs: &mut Vec<Output>) {
         let (mut connects, mut dirty) = (Vec::new(), Vec::new());
         self.io.take_connects(&mut connects);
         for (conn, address) in connects {
             if self.io.is_open(conn) {
-                wishes.push(Wish::Connect(conn, address));
+                outputs.push(Output::Connect(conn, address));
             } else {
                 self.inbox.push_back(Input::Closed(conn, Closed::ByEngine));
             }
@@ -343,7 +338,7 @@ impl Loop {
             let wire = self.wires.get(&conn.0).copied();
             if wished.close == CloseRequest::Now {
                 self.let_go(conn, Closed::ByEngine);
-                wishes.extend(wire.map(Wish::Abort));
+                outputs.extend(wire.map(Output::Abort));
                 continue;
             }
             let Some(wire) = wire else { continue };
@@ -358,11 +353,11 @@ impl Loop {
                 }
             }
             if !bytes.is_empty() {
-                wishes.push(Wish::Send(wire, bytes));
+                outputs.push(Output::Send(wire, bytes));
             }
             if wished.close == CloseRequest::AfterOutput {
                 self.let_go(conn, Closed::ByEngine);
-                wishes.push(Wish::End(wire));
+                outputs.push(Output::End(wire));
             }
         }
     }
@@ -373,44 +368,42 @@ impl Loop {
         }
     }
 
-    /// The connection whose wire this is.
+    /// The connection that uses the wire.
     pub fn conn_of(&self, wire: WireId) -> Option<ConnId> {
         self.wires.iter().find(|(_, w)| **w == wire).map(|(conn, _)| ConnId(*conn))
     }
 }
 
-/// A node of the world.
+/// A node of the simulated world.
 pub struct SimNode {
-    /// How it is set up.
     pub setup: Setup,
-    /// Its disk.
     pub disk: FaultDisk,
-    /// Its clock.
     pub clock: Clock,
-    /// Its process.
+    /// The process, while one runs.
     pub process: Option<Process>,
-    /// Counts its processes.
+    /// Number of processes started so far.
     pub life: u64,
-    /// Nothing of it runs before.
+    /// True time before which the process is paused.
     pub paused_until: u64,
-    /// Usual time of a write and sync.
+    /// Usual duration of a write and sync, ns.
     pub disk_ns: u64,
-    /// Until when the disk is a hundred times slower.
+    /// True time until which the disk is a hundred times slower.
     pub slow_until: u64,
-    /// Whether a disk turn is on its way.
+    /// Whether a disk turn is scheduled.
     pub disk_busy: bool,
-    /// While it is down: whether its host answers connections with a refusal.
+    /// Whether the host refuses connections while no process runs. Otherwise the host is silent.
     pub refuses: bool,
-    /// Whether it shall be running.
+    /// Whether the node should run.
     pub wanted: bool,
-    /// Whether it is one of the ensemble's first members, on its first disk: configured with those and no others.
+    /// Whether the node is one of the first members, on its first disk. Its configuration names exactly
+    /// those members.
     pub founder: bool,
-    /// Where its core can be reached by others.
+    /// Address of the core's peer port.
     pub address: Option<Address>,
 }
 
 impl SimNode {
-    /// The end that one of its engines holds now.
+    /// The wire end that one of the node's engines holds now.
     pub fn end(&self, node: usize, engine: usize) -> End {
         End::Engine { node, life: self.life, engine }
     }

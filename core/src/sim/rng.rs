@@ -1,56 +1,56 @@
-//! The one source of chance: a seed's own stream.
+//! The only source of randomness: a seed's own stream.
 //!
-//! Owns 64 bits. Never asks the system for anything: a seed means the same run on every machine and for ever, since the
-//! algorithm is our own, too (see `random`).
+//! Owns 64 bits of state. Never asks the system for anything. Correct on every machine and in every later
+//! build, because the algorithm is our own (see `random`).
 
 use crate::random::splitmix;
 
-/// SplitMix64.
+/// A stream of SplitMix64.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// The stream of a seed.
+    /// Begins the stream of a seed.
     pub fn new(seed: u64) -> Rng {
         let mut rng = Rng(seed ^ 0x7061_6464_6f63_6b21);
         rng.next();
         rng
     }
 
-    /// The next 64 bits.
+    /// Draws 64 random bits.
     pub fn next(&mut self) -> u64 {
         splitmix(&mut self.0)
     }
 
-    /// One of `0..bound`; 0 when there is none.
+    /// Draws a number from `0..bound`. Returns 0 without a draw if `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.next() % bound }
     }
 
-    /// One of `low..=high`.
+    /// Draws a number from `low..=high`.
     pub fn range(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low) + 1)
     }
 
-    /// Whether one case in `of` came up.
+    /// True with a probability of one in `of`.
     pub fn one_in(&mut self, of: u64) -> bool {
         self.below(of) == 0
     }
 
-    /// One of these.
+    /// Draws one of the elements.
     ///
     /// # Panics
-    /// An empty list has none.
+    /// If the slice is empty.
     pub fn pick<'t, T>(&mut self, of: &'t [T]) -> &'t T {
         &of[self.below(of.len() as u64) as usize]
     }
 
-    /// A stream of its own: what is drawn there moves nothing here.
+    /// A new stream. Draws from it do not affect this one.
     pub fn fork(&mut self) -> Rng {
         Rng::new(self.next())
     }
 
-    /// Sixteen bytes.
+    /// Draws sixteen random bytes.
     pub fn bytes(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.next().to_le_bytes());

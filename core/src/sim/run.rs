@@ -1,43 +1,43 @@
-//! Many seeds, one after the other or side by side, and what is told of them.
+//! Runs of many seeds, in sequence or in parallel, and their report.
 //!
-//! Owns the sums over runs. A seed that fails is run a second time with its events kept as text: determinism makes the second
-//! run the same.
+//! Owns the sums over runs. A seed that fails is run a second time with its events kept as text;
+//! determinism makes both runs the same.
 
-use super::hooks::{self, Mutation};
-use super::world::{Plan, Report, SECOND, Violation, World};
+use super::world::{Plan, RunReport, SECOND, Violation, World};
+use crate::mutation::{self, Mutation};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Virtual time with faults in one run.
+/// Virtual time with faults in one run, ns.
 pub const FAULTY_NS: u64 = 30 * SECOND;
 
-/// Runs a plan. A panic of a node is a broken promise like any other.
-fn run(plan: &Plan) -> Report {
+/// Runs a plan. A panic of a node counts as a violation.
+fn run(plan: &Plan) -> RunReport {
     catch_unwind(AssertUnwindSafe(|| World::run(plan))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let what = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
         let violation =
             Violation { checker: "panic".to_owned(), what: what.unwrap_or_else(|| "a panic".to_owned()) };
-        Report { seed: plan.seed, violation: Some(violation), ..Report::default() }
+        RunReport { seed: plan.seed, violation: Some(violation), ..RunReport::default() }
     })
 }
 
-/// Runs one seed, with a defect switched on or not; a failure comes with its last events.
-pub fn seed(seed: u64, voters: Option<usize>, mutation: Option<Mutation>) -> Report {
-    hooks::mutate(mutation);
+/// Runs one seed, with or without a defect. A failure comes with its last events.
+pub fn seed(seed: u64, voters: Option<usize>, mutation: Option<Mutation>) -> RunReport {
+    mutation::mutate(mutation);
     let mut plan = Plan { seed, trace: false, faulty_ns: FAULTY_NS, voters };
     let mut report = run(&plan);
     if report.violation.is_some() {
         plan.trace = true;
         report = run(&plan);
     }
-    hooks::mutate(None);
+    mutation::mutate(None);
     report
 }
 
-/// Tries seeds until a defect is caught by one of the checkers that shall catch it; which seed and which checker.
+/// Tries seeds until one of the expected checkers catches the defect. Returns the seed and the checker.
 pub fn catch(mutation: Mutation, seeds: u64) -> Option<(u64, String)> {
-    hooks::mutate(Some(mutation));
+    mutation::mutate(Some(mutation));
     let voters = Some(mutation.nodes_min());
     let caught = (0..seeds).find_map(|seed| {
         let report = run(&Plan { seed, trace: false, faulty_ns: FAULTY_NS, voters });
@@ -46,34 +46,29 @@ pub fn catch(mutation: Mutation, seeds: u64) -> Option<(u64, String)> {
             .filter(|c| mutation.caught_by().split('|').any(|name| name == c))
             .map(|checker| (seed, checker))
     });
-    hooks::mutate(None);
+    mutation::mutate(None);
     caught
 }
 
-/// The sum of many runs.
+/// Totals over many runs.
 #[derive(Default, Debug)]
 pub struct Sum {
-    /// Seeds.
     pub seeds: u64,
-    /// Virtual time.
     pub simulated_ns: u64,
-    /// Requests answered.
     pub answered: u64,
-    /// Writes among them that were refused, since disks were full.
+    /// Writes among `answered` that were refused because disks were full.
     pub refused: u64,
-    /// Entries of logs.
+    /// Log entries, over all runs.
     pub entries: u64,
-    /// Terms of leaders.
+    /// Terms that appear in the logs.
     pub terms: u64,
-    /// Events handled.
     pub events: u64,
-    /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
 }
 
 impl Sum {
-    /// One more run.
-    pub fn add(&mut self, report: &Report) {
+    /// Adds the counts of one run.
+    pub fn add(&mut self, report: &RunReport) {
         self.seeds += 1;
         self.simulated_ns += report.simulated_ns;
         self.answered += report.answered;
@@ -86,7 +81,7 @@ impl Sum {
         }
     }
 
-    /// What is printed.
+    /// The lines to print.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "{} seeds, {} s simulated, {} requests answered ({} writes refused), {} log entries, {} terms, {} events",
@@ -103,8 +98,8 @@ impl Sum {
     }
 }
 
-/// What is printed of a failure.
-pub fn failure(report: &Report, voters: Option<usize>, mutation: Option<Mutation>) -> Vec<String> {
+/// The lines to print for a failure; none if there was no violation.
+pub fn failure(report: &RunReport, voters: Option<usize>, mutation: Option<Mutation>) -> Vec<String> {
     let Some(violation) = &report.violation else { return Vec::new() };
     let switched = mutation.map(|m| format!(" --mutation {}", m.name())).unwrap_or_default();
     let among = voters.map(|n| format!(" --voters {n}")).unwrap_or_default();

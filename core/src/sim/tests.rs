@@ -1,8 +1,8 @@
-//! A slice of the simulation for `cargo test`; `paddock-sim` runs the rest.
+//! A few seeds of the simulation for `cargo test`; `paddock-sim` runs many.
 
-use super::hooks::Mutation;
 use super::run;
 use super::world::{Plan, World};
+use crate::mutation::Mutation;
 
 #[test]
 fn a_seed_is_the_same_run_twice() {

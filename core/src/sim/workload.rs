@@ -1,7 +1,11 @@
-//! What clients ask: every operation, over few enough paths that they meet.
+//! The clients' requests: every operation, over few enough paths that clients conflict.
 //!
-//! Owns the choice. Never looks at the model: a client knows what it was told and no more. Each write carries its number
-//! behind its record, where servers look at nothing, so that its entry in the log can be told from every other.
+//! Owns the choice of requests.
+//!
+//! Never looks at the model: a client knows only what servers told it.
+//!
+//! Correct because each write carries its number after its record, where servers ignore it. The number
+//! identifies the write's entry in the log.
 
 use super::rng::Rng;
 use crate::acl::digest_id;
@@ -12,35 +16,34 @@ use paddock_transport::wire::{
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// One request on its way, and what a checker needs to know of it.
+/// One open request, and what checkers need to know of it.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// Its number, unique in a run.
+    /// Operation number, unique in a run.
     pub op: u64,
-    /// Number on its connection.
+    /// Number of the request on its connection.
     pub xid: i32,
-    /// Opcode.
     pub opcode: i32,
-    /// Record, with the number behind it if it is a write.
+    /// Record, followed by the operation number if it is a write.
     pub body: Vec<u8>,
-    /// When it was sent.
+    /// True time at which it was sent.
     pub sent_ns: u64,
-    /// As whom it was sent.
+    /// Ids of the connection.
     pub who: Rc<[Identity]>,
-    /// Whether it goes to a listener that promises linearizable reads.
+    /// Whether the listener promises linearizable reads.
     pub linearizable: bool,
-    /// Whether the server said that it serves reads only.
+    /// Whether the server said that it is read-only.
     pub read_only: bool,
 }
 
 impl Ask {
-    /// Whether it goes through the log.
+    /// Whether the request goes through the log. A session's close does not count.
     pub fn is_write(&self) -> bool {
         opcode::class(self.opcode) == Some(opcode::Class::Write) && self.opcode != opcode::CLOSE_SESSION
     }
 }
 
-/// The paths of a run.
+/// The fixed paths of a run.
 pub fn paths() -> Vec<String> {
     let mut all = Vec::new();
     for top in ["/a", "/b", "/c"] {
@@ -53,24 +56,24 @@ pub fn paths() -> Vec<String> {
     all
 }
 
-/// Draws requests.
+/// Draws a client's requests.
 pub struct Workload {
     paths: Vec<String>,
-    /// Names that sequential creates and lists of children told.
+    /// Paths learned from answers.
     heard: Vec<String>,
-    /// Versions that answers told.
+    /// Versions learned from answers, by path.
     pub versions: BTreeMap<String, i32>,
-    /// Writes of hundred requests; at 0 the client never waits for the log.
+    /// Percentage of writes. At 0 the client never waits for the log.
     pub writes_percent: u64,
-    /// Whether it asks for other members now and then, which only the operator may.
+    /// Whether the client sometimes asks for a reconfiguration, which only the operator may.
     pub meddles: bool,
 }
 
-/// Names remembered beside the fixed paths.
+/// Limit of learned paths.
 const HEARD_MAX: usize = 24;
 
 impl Workload {
-    /// A client's own.
+    /// Draws the settings of a client's workload.
     pub fn new(rng: &mut Rng) -> Workload {
         let (heard, versions) = (Vec::new(), BTreeMap::new());
         Workload {
@@ -82,7 +85,7 @@ impl Workload {
         }
     }
 
-    /// A path was told by an answer.
+    /// Learns a path from an answer.
     pub fn hear(&mut self, path: &str) {
         if !self.heard.iter().any(|p| p == path) {
             if self.heard.len() >= HEARD_MAX {
@@ -107,12 +110,12 @@ impl Workload {
         }
     }
 
-    /// Opcode and record of the next request. `op` is the number of a write.
+    /// Draws the opcode and record of the next request. `op` is the number of a write.
     pub fn next(&self, op: u64, rng: &mut Rng) -> (i32, Vec<u8>) {
         if rng.below(100) < self.writes_percent { self.write(op, rng) } else { self.read(rng) }
     }
 
-    /// A write.
+    /// Draws the opcode and record of a write.
     pub fn write(&self, op: u64, rng: &mut Rng) -> (i32, Vec<u8>) {
         if self.meddles && rng.one_in(60) {
             return encode(&reconfig(rng), Some(op));
@@ -184,7 +187,8 @@ impl Workload {
             }
             16 => Request::CheckWatches { path: path.into(), kind: kind(rng) },
             17 => Request::RemoveWatches { path: path.into(), kind: kind(rng) },
-            // Who only reads waits for nothing, so that a node which is cut off goes on serving it.
+            // A client that only reads must not wait for a sync, so that a node without quorum can go on
+            // serving it.
             _ if self.writes_percent == 0 => Request::Exists { path: path.into(), watch },
             _ => Request::Sync { path: path.into() },
         };
@@ -192,7 +196,7 @@ impl Workload {
     }
 }
 
-/// A request's opcode and record, with the number of a write behind it.
+/// A request's opcode and record, followed by the number of a write.
 pub fn encode(request: &Request<'_>, op: Option<u64>) -> (i32, Vec<u8>) {
     let mut body = Vec::new();
     request.put(&mut body);
@@ -202,7 +206,7 @@ pub fn encode(request: &Request<'_>, op: Option<u64>) -> (i32, Vec<u8>) {
     (request.opcode(), body)
 }
 
-/// Another member, or one less; of a version that may be the present one, or is not.
+/// A reconfiguration that adds or removes a member, with a version that may be wrong.
 fn reconfig(rng: &mut Rng) -> Request<'static> {
     let number = rng.range(1, 7);
     let line = format!("server.{number}=10.0.1.{number}:2888:3888:participant;0.0.0.0:2181");
@@ -226,13 +230,13 @@ fn value(op: u64, rng: &mut Rng) -> Vec<u8> {
     data
 }
 
-/// Who some clients say they are, with their passwords.
+/// Credentials of some clients.
 pub const USERS: [&str; 2] = ["alice:secret", "bob:secret"];
 
-/// Who may change the members.
+/// Credentials of the superuser, who may change the members.
 pub const SUPER: &str = "super:secret";
 
-/// The ids of a connection that proved `user`.
+/// Ids of a connection that authenticated as `user`.
 pub fn identities(user: Option<&str>) -> Rc<[Identity]> {
     let Some(user) = user else { return Rc::new([]) };
     let mut ids = vec![Identity { scheme: "digest".to_owned(), id: digest_id(user) }];
@@ -242,7 +246,7 @@ pub fn identities(user: Option<&str>) -> Rc<[Identity]> {
     ids.into()
 }
 
-/// Mostly everybody may do everything; sometimes not, sometimes one user alone may, reading included.
+/// Mostly all rights for all clients. Sometimes fewer, and sometimes only one user has any.
 fn acl<'o>(rng: &mut Rng, owners: &'o [String]) -> Vec<Acl<'o>> {
     let owner = &owners[rng.below(owners.len() as u64) as usize];
     let granted = match rng.below(12) {

@@ -16,6 +16,7 @@ use crate::consensus::commands::pending::PendingCommands;
 use crate::consensus::control::StopReason;
 use crate::consensus::raft::{EntryKind, LogEntry, MembershipStep};
 use crate::machine::{Applied, Machine};
+use crate::mutation::{self, AppliedEntry};
 use crate::ring::{CommitSender, Published};
 use crate::tree;
 use rkyv::util::AlignedVec;
@@ -100,7 +101,7 @@ impl Applier {
             self.commands += batch.commands.len() as u64;
         }
         (self.index, self.term) = (entry.index, entry.term);
-        crate::sim::applied(entry, &self.machine);
+        self.record(entry);
         Ok(&self.applied)
     }
 
@@ -125,8 +126,20 @@ impl Applier {
             }
         }
         (self.index, self.term) = (entry.index, entry.term);
-        crate::sim::applied(entry, &self.machine);
+        self.record(entry);
         Ok(&self.applied)
+    }
+
+    /// Shows the entry to a simulation. Does nothing in a release build.
+    fn record(&self, entry: &LogEntry) {
+        mutation::applied(|| AppliedEntry {
+            index: entry.index,
+            term: entry.term,
+            membership: entry.kind == EntryKind::Membership,
+            payload: entry.payload.clone(),
+            zxid: self.machine.zxid(),
+            digest: self.machine.digest(),
+        });
     }
 
     /// Drops the changes of replay: no shard is there yet to see them.

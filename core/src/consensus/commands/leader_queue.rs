@@ -14,7 +14,7 @@ use crate::command::Command;
 use crate::consensus::commands::pending::command_bytes;
 use crate::consensus::config::{FAIR_BURST, OUTBOUND_BYTES_MAX};
 use crate::machine::StreamPosition;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes of one node's commands that wait here: what an honest node can have undecided, twice over, for its own reckoning

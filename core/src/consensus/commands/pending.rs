@@ -15,7 +15,7 @@ use crate::command::{Command, Identity, Op};
 use crate::commit::Ticket;
 use crate::consensus::config::{OUTBOUND_BYTES_MAX, OUTBOUND_COMMANDS_MAX};
 use crate::machine::StreamPosition;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use std::collections::VecDeque;
 
 /// Bytes that a command is reckoned to take beside its body and identities.

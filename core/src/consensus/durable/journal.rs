@@ -10,7 +10,7 @@
 //! of their own.
 
 use crate::consensus::raft::{Effects, EntryKind, LogEntry, Vote};
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use paddock_storage::log::Refusal;
 use paddock_storage::{Entry, HardState, Log, Record, State, Ticket};
 use std::collections::VecDeque;

@@ -7,7 +7,7 @@ use super::Consensus;
 use crate::consensus::reads::read_index::Asked;
 use crate::consensus::session_expiry::Heard;
 use crate::peers::Message;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use paddock_transport::io::Io;
 
 impl Consensus {

@@ -8,7 +8,7 @@ use crate::consensus::catch_up::{Outcome, Standing};
 use crate::consensus::control::StopReason;
 use crate::consensus::raft::Role;
 use crate::peers::message::SnapshotMessage;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use paddock_transport::io::Io;
 
 impl Consensus {

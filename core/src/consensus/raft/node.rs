@@ -21,7 +21,7 @@ use crate::consensus::raft::{
 };
 use crate::peers::message::RaftMessage;
 use crate::random::splitmix;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 

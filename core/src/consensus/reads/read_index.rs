@@ -5,7 +5,7 @@
 //! because what Raft lost is forgotten after a while: whoever asked asks again.
 
 use crate::consensus::config::{READ_ROUND_RETRY_NS, READS_IN_FLIGHT_MAX};
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use std::collections::VecDeque;
 
 /// One node's round.

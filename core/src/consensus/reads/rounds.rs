@@ -11,7 +11,7 @@
 //! means that whoever leads now has heard of them, or was elected later and gave everybody a full timeout.
 
 use crate::commit::Ticket;
-use crate::sim::{Mutation, mutated};
+use crate::mutation::{Mutation, mutated};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Confirmed beats kept while nothing is applied; above it the oldest renews no lease. More are confirmed only while apply is

@@ -1,11 +1,12 @@
-//! Bytes that no peer sends: each ends its connection with a reason, and nothing else.
+//! Bytes that no peer sends: each ends its connection with a reason, and has no other effect.
 
 use super::*;
 use crate::peers::config::*;
-use crate::peers::frame::{HEADER_BYTES, crc32c, kind_of};
+use crate::peers::crc::crc32c;
+use crate::peers::frame::{HEADER_BYTES, kind_of};
 use crate::peers::message::{ArchivedMessage, KINDS, RaftMessage, SnapshotMessage};
 
-/// A frame's header with both checksums right.
+/// A frame header with both checksums right.
 fn header(kind: u8, length: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0xb5, kind, 0, 0];
     bytes.extend_from_slice(&length.to_le_bytes());
@@ -141,7 +142,7 @@ fn a_message_that_cannot_be_read_is_told_with_its_kind_and_what_to_do() {
         assert_eq!(kind_of(&payload), name);
     }
     assert_eq!(kind_of(&[]), "a kind that this build does not know");
-    // All of a message but its kind.
+    // A message of which only the kind is valid.
     let mut bytes = [0xff; size_of::<ArchivedMessage>()];
     bytes[0] = 1;
     let mut wrong = header(1, bytes.len() as u32, &bytes);
@@ -153,7 +154,7 @@ fn a_message_that_cannot_be_read_is_told_with_its_kind_and_what_to_do() {
     let text = rig.node(1).error(2);
     let start = format!("a message of {} bytes (Forward) cannot be read: ", bytes.len());
     assert!(text.starts_with(&start) && text.ends_with("run the same release on all nodes"), "{text}");
-    // As a build without debug assertions would say with the crate's usual error.
+    // The text that `rkyv`'s default error has in a build without debug assertions.
     assert!(!text.contains("without error information"), "{text}");
 }
 
@@ -220,7 +221,7 @@ fn a_refusal_is_understood_at_the_other_end() {
     let wrong = "it refused us: another ensemble; check its configuration";
     assert!(rig.node(2).error(1).contains(wrong), "{}", rig.node(2).error(1));
     assert!(rig.node(1).error(2).contains("we refused it: another ensemble (cluster 09090909"));
-    // Once it is put right, the link comes by itself.
+    // Once the cluster id is corrected, the link comes up by itself.
     rig.node(2).peers.cluster = [0; 16];
     rig.pass(2 * BACKOFF_MAX_NS);
     assert!(rig.node(1).peers.is_up(2) && rig.node(2).peers.is_up(1));
@@ -265,7 +266,7 @@ fn the_bytes_of_the_protocol_do_not_change_unnoticed() {
     assert_eq!(bytes[64..72], [6, 5, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[72..], [8, 7, 0, 0, 0, 0, 0, 0]);
     let mut here = Vec::new();
-    frame::put(Kind::Goodbye, &[5], &mut here);
+    frame::put(FrameKind::Goodbye, &[5], &mut here);
     assert_eq!(here[..8], [0xb5, 4, 0, 0, 1, 0, 0, 0]);
     assert_eq!(here.len(), HEADER_BYTES + 16);
 }
@@ -283,6 +284,6 @@ fn a_storm_of_links_under_a_members_number_fills_no_log() {
             rig.pass(2 * MS);
         }
     });
-    // The first link and its end, and what the counts of later ones stand in.
+    // The first link and its end, and later lines that carry counts.
     assert!((2..=6).contains(&lines), "{lines} lines in a second");
 }

@@ -1,4 +1,5 @@
-//! Links among well-behaved nodes: found, kept, lost, found again, and one per pair whatever happens.
+//! Links among well-behaved nodes: established, kept, lost, established again, and one per pair in all
+//! cases.
 
 use super::*;
 use crate::peers::config::*;
@@ -64,7 +65,7 @@ fn nodes_that_dial_at_the_same_time_keep_the_same_connection() {
             let mut rig = Rig::ensemble(2);
             rig.inproc.set_fragments(&[fragment]);
             rig.inproc.set_chunks_per_step(1);
-            // Both shall dial now, one of them some steps earlier than the other.
+            // Both nodes dial now, one of them some steps earlier than the other.
             let dial_now = |rig: &mut Rig, node: u8| {
                 let now = rig.now.mono_ns;
                 let peer = rig.node(node).peers.peers.values_mut().next().unwrap();
@@ -160,13 +161,13 @@ fn a_second_node_of_the_same_number_does_not_push_out_the_first() {
     let mut inbox = Inbox::default();
     inbox.push(&rig.inproc.received(first));
     assert_eq!(inbox.frame().unwrap(), Some(Frame::Probe));
-    // It lives, so it stays.
+    // The old link is alive, so it stays.
     let mut here = Vec::new();
-    frame::put(Kind::Here, &[], &mut here);
+    frame::put(FrameKind::Here, &[], &mut here);
     rig.inproc.send(first, &here);
     rig.pass(2 * PROBE_NS);
     assert!(rig.node(1).peers.is_up(2));
-    // It does not answer, so the other one gets in with its next dial.
+    // The old link does not answer, so the other node's next dial is accepted.
     let second = rig.wire(&other);
     assert_eq!(rig.refusal(second), Some(Refusal::Duplicate));
     rig.pass(PROBE_NS);
@@ -182,7 +183,7 @@ fn another_life_under_the_same_number_of_a_start_is_an_old_copy() {
     let of = |life, attempt| Greeting { life, attempt, ..hello(2) };
     let first = rig.wire(&of(7, 1));
     assert!(rig.node(1).peers.is_up(2));
-    // Beside it, and when it is gone.
+    // Beside the present link, and after the link is gone.
     let copy = rig.wire(&of(8, 2));
     assert_eq!(rig.refusal(copy), Some(Refusal::OldCopy));
     assert!(rig.node(1).peers.is_up(2));
@@ -191,7 +192,7 @@ fn another_life_under_the_same_number_of_a_start_is_an_old_copy() {
     let copy = rig.wire(&of(8, 3));
     assert_eq!(rig.refusal(copy), Some(Refusal::OldCopy));
     assert!(rig.node(1).error(2).contains("an older copy was put back"), "{}", rig.node(1).error(2));
-    // The same one again, its next start, and one that does not say.
+    // The same start again, the next start, and a start without a random number.
     for again in [of(7, 4), Greeting { incarnation: 2, ..of(9, 1) }, Greeting { incarnation: 2, ..of(0, 2) }]
     {
         rig.wire(&again);
@@ -204,7 +205,7 @@ fn an_answer_is_given_to_a_probe() {
     let mut rig = Rig::new(vec![config(1, &[1, 2])]);
     let wire = rig.link(2);
     let mut probe = Vec::new();
-    frame::put(Kind::Probe, &[], &mut probe);
+    frame::put(FrameKind::Probe, &[], &mut probe);
     rig.inproc.send(wire, &probe);
     rig.run();
     let mut inbox = Inbox::default();
@@ -294,7 +295,7 @@ fn a_peer_that_asks_and_does_not_read_is_not_answered_without_end() {
     let wire = rig.link(2);
     rig.inproc.set_window(wire, 0);
     let mut probes = Vec::new();
-    (0..10_000).for_each(|_| frame::put(Kind::Probe, &[], &mut probes));
+    (0..10_000).for_each(|_| frame::put(FrameKind::Probe, &[], &mut probes));
     for _ in 0..20 {
         rig.inproc.send(wire, &probes);
         rig.run();
@@ -303,7 +304,7 @@ fn a_peer_that_asks_and_does_not_read_is_not_answered_without_end() {
     let unsent = rig.nodes[0].peers.unsent(2, io);
     assert!(unsent <= STRETCH_BYTES + probes.len(), "{unsent}");
     assert!(rig.node(1).peers.is_up(2));
-    // Who reads again is answered again.
+    // A node that reads again is answered again.
     rig.inproc.set_window(wire, usize::MAX);
     rig.run();
     rig.inproc.received(wire);
@@ -360,7 +361,7 @@ fn a_message_larger_than_a_frame_is_not_taken_and_harms_nobody() {
     assert_eq!(rig.node(2).messages, [message(2)]);
 }
 
-/// Answers at once, and counts the dials to node 3: each begins with a question.
+/// Answers at once, and counts the requests for node 3: each dial begins with one.
 #[derive(Default)]
 struct Counted {
     inner: InlineResolver,

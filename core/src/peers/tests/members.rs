@@ -1,4 +1,4 @@
-//! Who belongs to the ensemble changes, and not everybody knows it at the same time.
+//! The membership changes, and not all nodes know it at the same time.
 
 use super::*;
 use crate::peers::config::*;
@@ -20,7 +20,7 @@ fn a_node_that_lags_behind_takes_a_member_that_it_does_not_know_yet() {
     let wire = rig.wire(&of_member(9, 6));
     assert!(!rig.inproc.is_closed(wire));
     assert_eq!(rig.told(1), ["up 9.1 9"]);
-    // A change in between does not take it for removed.
+    // A change in between does not make the node count as removed.
     rig.node(1).peers.update(&members(5, &[1, 2, 3]));
     assert_eq!(rig.node(1).peers.peers[&9].leaving, None);
 }
@@ -64,7 +64,7 @@ fn a_removed_node_is_told_so() {
     let mut rig = rig_at(6, &[1, 2]);
     let wire = rig.wire(&of_member(9, 5));
     assert_eq!(rig.refusal(wire), Some(Refusal::Removed));
-    // Somebody of another ensemble learns nothing of the kind.
+    // A node that names no ensemble is not told of a removal.
     let wire = rig.wire(&Greeting { cluster: [0; 16], ..of_member(9, 5) });
     assert_eq!(rig.refusal(wire), Some(Refusal::UnknownNode));
 }
@@ -86,7 +86,7 @@ fn a_removed_node_keeps_its_link_for_a_while_and_is_then_told() {
     assert_eq!(rig.node(2).messages, [message(1)]);
     let told = rig.told(2);
     assert!(told.contains(&"removed by 1".into()) && !told.contains(&"removed by 3".into()), "{told:?}");
-    // Who dialled it is believed when it dials him.
+    // The removal is believed once node 2 dials node 3, which had dialled node 2 before.
     rig.pass(5 * SECOND);
     let told = rig.told(2);
     assert!(told.contains(&"removed by 3".into()), "{told:?}");
@@ -113,7 +113,7 @@ fn a_node_without_a_place_is_taken_in_by_whoever_is_a_member() {
     rig.wire(&of_member(9, 6));
     assert_eq!(rig.told(1), ["up 9.1 9"]);
     let wire = rig.wire(&hello(8));
-    assert_eq!(rig.refusal(wire), Some(Refusal::UnknownNode), "nobody knows it and it knows nobody");
+    assert_eq!(rig.refusal(wire), Some(Refusal::UnknownNode), "neither node knows the other");
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_stranger_who_dials_cannot_tell_a_node_that_it_was_removed() {
     let mut rig = rig_at(5, &[1, 2]);
     let wire = rig.wire(&of_member(9, 6));
     let mut goodbye = Vec::new();
-    frame::put(Kind::Goodbye, &[Refusal::Removed.code()], &mut goodbye);
+    frame::put(FrameKind::Goodbye, &[Refusal::Removed.code()], &mut goodbye);
     rig.inproc.send(wire, &goodbye);
     rig.run();
     assert!(rig.inproc.is_closed(wire));
@@ -181,7 +181,7 @@ fn a_member_that_only_says_every_interface_is_dialled_where_the_own_configuratio
     recorded.members.get_mut(&2).unwrap().host = "0.0.0.0".to_owned();
     rig.node(1).peers.update(&recorded);
     assert_eq!(rig.node(1).peers.peers[&2].address, Some(address(2)));
-    // Another port is another place: what is recorded counts.
+    // Another port is another address: the replicated one counts.
     recorded.members.get_mut(&2).unwrap().peer_port = PORT + 1;
     rig.node(1).peers.update(&recorded);
     assert_eq!(rig.node(1).peers.peers[&2].address.as_ref().unwrap().host, "0.0.0.0");
@@ -196,7 +196,7 @@ fn nodes_that_would_count_other_votes_have_no_link_before_they_belong_to_somethi
     assert_eq!(rig.refusal(wire), Some(Refusal::OtherFounders));
     assert_eq!(rig.node(1).peers.contact(2), Contact::Refused(Refusal::OtherFounders));
     assert!(rig.node(1).error(2).contains("server.N lines"), "{}", rig.node(1).error(2));
-    // Who votes nowhere yet, or belongs to an ensemble, founds nothing.
+    // A node without voters, or in an ensemble, bootstraps nothing.
     for welcome in [
         Greeting { founders: founders(&[1, 2, 3]), ..hello(2) },
         Greeting { attempt: 2, ..hello(2) },
@@ -219,7 +219,7 @@ fn what_the_last_meeting_told_outlasts_the_link() {
     rig.inproc.reset(wire);
     rig.run();
     assert_eq!(rig.node(1).peers.contact(2), Contact::Settled);
-    // A dial that crossed ours says nothing about the node; one without its data does.
+    // A dial that crossed ours says nothing about the node. A node without its data does.
     rig.wire(&Greeting { data: true, ..hello(2) });
     assert_eq!(rig.node(1).peers.contact(2), Contact::Settled);
     rig.wire(&Greeting { identity: [22; 16], incarnation: 1, ..hello(2) });
@@ -244,7 +244,7 @@ fn a_link_from_before_the_ensemble_ends_if_the_other_belongs_elsewhere() {
 #[test]
 fn who_takes_connections_and_says_nothing_is_told_from_who_is_not_there() {
     let mut rig = Rig::new(vec![config(1, &[1, 2]), config(2, &[1, 2])]);
-    // Its process has bound its port, and reads its data.
+    // The node's process has bound its port, and still reads its data.
     rig.node(1).mute = true;
     rig.run();
     assert_eq!(rig.node(2).peers.contact(1), Contact::Silent, "from the first moment on");

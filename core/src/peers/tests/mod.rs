@@ -1,6 +1,7 @@
-//! Links under test: nodes of the in-process loop, and ends of connections that the test itself holds.
+//! Links under test: nodes of the in-process loop, and connections whose other end the test holds.
 //!
-//! Time stands still unless a test moves it, and then goes from one deadline to the next, as a loop's would.
+//! Time stands still until a test moves it. Then it goes from deadline to deadline, as a real loop's time
+//! does.
 
 mod hostile;
 mod links;
@@ -8,7 +9,7 @@ mod members;
 mod names;
 mod noise;
 
-use super::frame::{self, Frame, Inbox, Kind};
+use super::frame::{self, Frame, FrameKind, Inbox};
 use super::greeting::{GREETING_BYTES, Greeting, PROTOCOL_VERSION, Refusal};
 use super::*;
 use crate::members::{Member, MemberRole, Members};
@@ -21,7 +22,7 @@ const PORT: u16 = 2888;
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
 
-/// Steps after which a rig that does not come to rest is broken.
+/// Limit of steps within which a rig must come to rest.
 const STEPS_MAX: usize = 2000;
 
 fn ip(node: u8) -> Ipv4Addr {
@@ -77,20 +78,20 @@ fn large(number: u64, bytes: usize) -> Message {
 }
 
 impl Peers {
-    /// Whether a link to the node stands and the core has taken its [`PeerEvent::Up`].
+    /// Whether a link to the node is up and the core has taken its [`PeerEvent::Up`].
     fn is_up(&self, node: u8) -> bool {
         self.peers.get(&node).is_some_and(|p| p.link.is_some() && p.ups_untaken == 0)
     }
 }
 
-/// One node: its links, and what they told it.
+/// One node: its links, and the events that they reported.
 struct Node {
     peers: Peers,
     told: Vec<String>,
     messages: Vec<Message>,
-    /// Whether it takes events.
+    /// Whether the node takes events.
     awake: bool,
-    /// It takes connections and does nothing with them.
+    /// Whether the node ignores new connections.
     mute: bool,
     deadline_ns: Option<u64>,
 }
@@ -152,7 +153,7 @@ impl Engine for Node {
     }
 }
 
-/// Some nodes, numbered from 1; the `n`th listens at `ip(n)`.
+/// Some nodes, numbered from 1. Node `n` listens at `ip(n)`.
 struct Rig {
     inproc: InProc,
     nodes: Vec<Node>,
@@ -192,7 +193,7 @@ impl Rig {
         assert!((0..STEPS_MAX).any(|_| !self.step()), "it does not come to rest");
     }
 
-    /// Lets time pass, from deadline to deadline.
+    /// Advances time, from deadline to deadline.
     fn pass(&mut self, ns: u64) {
         let end = self.now.mono_ns + ns;
         self.run();
@@ -208,7 +209,7 @@ impl Rig {
         self.nodes[at].peers.send(to, message, self.inproc.io(at))
     }
 
-    /// The node's process ends and another takes its place; its old connections are reset.
+    /// Replaces the node's process. The old one's connections are reset.
     fn restart(&mut self, number: u8, config: PeersConfig) {
         let at = usize::from(number) - 1;
         for conn in self.nodes[at].peers.links.keys() {
@@ -223,7 +224,7 @@ impl Rig {
         std::mem::take(&mut self.node(number).told)
     }
 
-    /// A connection to node 1 whose other end the test holds, with a greeting said on it.
+    /// A connection to node 1, held by the test, with a greeting sent on it.
     fn wire(&mut self, greeting: &Greeting) -> Wire {
         let wire = self.inproc.dial(0);
         self.inproc.send(wire, &greeting.encode());
@@ -231,7 +232,7 @@ impl Rig {
         wire
     }
 
-    /// The same, and node 1 has answered that it is welcome.
+    /// A connection whose greeting node 1 accepted.
     fn link(&mut self, node: u8) -> Wire {
         let wire = self.wire(&hello(node));
         let answer = self.inproc.received(wire);
@@ -248,7 +249,7 @@ impl Rig {
     }
 }
 
-/// What node `node` says when it dials node 1.
+/// The greeting of node `node` when it dials node 1.
 fn hello(node: u8) -> Greeting {
     Greeting {
         version: PROTOCOL_VERSION,

@@ -1,4 +1,4 @@
-//! Names: asked for anew at each dial, slowly answered, or not at all.
+//! Names: resolved again at each dial, slowly answered, or not at all.
 
 use super::*;
 use crate::peers::config::*;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-/// What the test lets names mean; `None`: no answer at all.
+/// The test's names and their addresses; `None` for no answer at all.
 #[derive(Default)]
 struct Book {
     names: BTreeMap<String, Option<Result<IpAddr, String>>>,
@@ -43,7 +43,7 @@ fn rig(desk: &Desk) -> Rig {
     let mut config = config(2, &[]);
     config.members = vec![PeerAddress { node: 1, host: "one.example".into(), port: PORT }];
     rig.node(2).peers = Peers::new(config, Box::new(desk.clone()));
-    // It shall not be dialled itself.
+    // Node 1 does not dial.
     rig.node(1).peers.peers.get_mut(&2).unwrap().address = None;
     rig
 }

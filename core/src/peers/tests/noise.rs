@@ -1,17 +1,17 @@
-//! Random bytes, and streams of a real peer of which something was changed: never a panic, never a message that nobody sent.
+//! Random bytes, and changed streams of a real peer: never a panic, never a message that was not sent.
 
 use super::*;
 use proptest::prelude::*;
 
-/// What a peer would send: its greeting, then messages of several sizes, signs of life and a probe.
+/// A peer's stream: a greeting, then messages of several sizes, keep-alives and a probe.
 fn stream() -> Vec<u8> {
     let mut bytes = hello(2).encode().to_vec();
     for number in 0..4 {
         frame::put_message(&large(number, 50 * number as usize), &mut bytes).unwrap();
         frame::put_message(&message(number), &mut bytes).unwrap();
-        frame::put(Kind::Here, &[], &mut bytes);
+        frame::put(FrameKind::Here, &[], &mut bytes);
     }
-    frame::put(Kind::Probe, &[], &mut bytes);
+    frame::put(FrameKind::Probe, &[], &mut bytes);
     bytes
 }
 
@@ -78,7 +78,7 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..500), known in 0..3usize, cut in 1..200usize) {
-        // From the beginning, after the greeting, and behind the first byte of a frame.
+        // From the beginning, after the greeting, and after the first bytes of a frame.
         let mut all = [&[][..], &hello(2).encode()[..], &frame_of(&message(1))[..1]][..known].concat();
         all.extend_from_slice(&bytes);
         let mut rig = play(&all, cut);
@@ -91,7 +91,7 @@ proptest! {
         let mut bytes = stream();
         changes.iter().for_each(|c| apply(&mut bytes, c));
         let mut rig = play(&bytes, cut);
-        // Whole frames may be lost or doubled by such a change, none can be made.
+        // Such a change can lose or repeat whole frames, but cannot make one.
         let sent = sent();
         prop_assert!(rig.node(1).messages.iter().all(|m| sent.contains(m)));
         let told = rig.told(1);
@@ -103,12 +103,12 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 0..300),
         flips in prop::collection::vec((any::<usize>(), 1..=255u8), 0..6),
     ) {
-        // As from a peer of another build: the framing is right, the message is anything.
+        // As from a peer of another build: the framing is valid, the message is not.
         let mut real = frame_of(&large(1, 40))[frame::HEADER_BYTES..].to_vec();
         flips.iter().for_each(|(at, with)| { let at = at % real.len(); real[at] ^= with });
         for payload in [bytes, real] {
             let mut framed = Vec::new();
-            frame::put(Kind::Message, &payload, &mut framed);
+            frame::put(FrameKind::Message, &payload, &mut framed);
             let mut inbox = Inbox::default();
             inbox.push(&framed);
             let _ = inbox.frame();

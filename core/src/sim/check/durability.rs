@@ -1,7 +1,8 @@
-//! What was acknowledged is there for ever.
+//! Checks that acknowledged writes are never lost.
 //!
-//! Keeps: an entry that any node applied (nothing is acknowledged before) is never replaced by another one, whatever
-//! crashes; the log grows without a gap; and a write is acknowledged only when its entry was applied.
+//! An entry that any node applied is never replaced by another, whatever crashes; nothing is acknowledged
+//! before it is applied. The log grows without a gap. A session is granted only when its entry was
+//! applied.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::Done;
@@ -10,9 +11,9 @@ use std::collections::BTreeMap;
 /// See the module doc.
 #[derive(Default)]
 pub struct Durability {
-    /// Last entry seen of each node's present life; none right after a start.
+    /// Index of the last entry that each node's present process applied.
     last: BTreeMap<u8, u64>,
-    /// Sessions that were opened in the log.
+    /// Sessions that entries of the log opened.
     opened: BTreeMap<i64, ()>,
 }
 
@@ -59,7 +60,7 @@ impl Checker for Durability {
             Event::Started { node, zxid } => {
                 self.last.remove(node);
                 if *zxid > facts.model.zxid {
-                    return Err(format!("node {node} starts at zxid {zxid:x}, which nobody ever applied"));
+                    return Err(format!("node {node} starts at zxid {zxid:x}, which no node ever applied"));
                 }
                 Ok(())
             }

@@ -1,7 +1,7 @@
-//! Ephemerals go with their session, exactly then.
+//! Checks that ephemeral nodes are deleted exactly with their session.
 //!
-//! Keeps: nobody reads an ephemeral whose owner ended at or before the zxid of the answer, nor one whose owner never was; and
-//! a session that ended is never granted again.
+//! No client reads an ephemeral node whose owner ended at or before the answer's zxid, or never existed.
+//! The id of an ended session is never granted again.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::Done;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// See the module doc.
 #[derive(Default)]
 pub struct Ephemerals {
-    /// Zxid of the end of each session; none while it lives.
+    /// Zxid of the end of each session; `None` while it lives.
     sessions: BTreeMap<i64, Option<i64>>,
 }
 

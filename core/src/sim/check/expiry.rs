@@ -1,29 +1,35 @@
-//! Sessions expire when they may, and not before.
+//! Checks that sessions expire when they may, and not before.
 //!
-//! Keeps: a session is not expired sooner than its timeout after the last moment at which its client sent something that was
-//! answered (less what clocks may differ). In an ensemble that holds for the session's opening and its moves, which go
-//! through the log, always, and for everything else while there are no faults, or none but full disks, less a beat: what a node
-//! heard reaches the leader with the next beat, or not at all if the node is cut off before (then the lease ends there, too). And
-//! when all is quiet, no session is left whose client went away long before.
+//! Owns the last contact of each session. A session must not expire before its timeout has passed since
+//! its client sent the last answered request, less what clocks may differ. At the end of a run no session
+//! may remain whose client went away long before.
+//!
+//! Never counts a contact that may not have reached the leader. In an ensemble, the opening and the moves
+//! of a session always count, because they go through the log. Other requests count only without faults,
+//! or with full disks alone, less one heartbeat.
+//!
+//! Correct because a node's contacts reach the leader with the next heartbeat, or never if the node is cut
+//! off before. In that case the lease ends there, too.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::Done;
 use std::collections::{BTreeMap, VecDeque};
 
-/// What clocks of the simulation may run too fast, parts per hundred, and a little more.
+/// How much too fast simulated clocks may run, in percent, and a little more.
 const CLOCKS_PERCENT: u64 = 6;
 
-/// What a node's report may take on its way to the leader: a beat, and the round that carries it.
+/// Longest way of a node's report to the leader: a heartbeat, and the round that carries it.
 const REPORT_NS: u64 = 750_000_000;
 
-/// How long after its timeout a silent session may live in calm times: two ticks, a leader's change and its full timeout again.
+/// How long after its timeout a silent session may live in calm times. Two ticks, a leader's change and
+/// the full timeout again.
 const LATE_NS: u64 = 12_000_000_000;
 
 #[derive(Clone, Copy)]
 struct Life {
-    /// Last contact that its client can count on.
+    /// Last contact that surely reached the leader.
     contact_ns: u64,
-    /// Last contact.
+    /// Last contact of any kind.
     heard_ns: u64,
     timeout_ms: i32,
 }
@@ -33,7 +39,8 @@ struct Life {
 pub struct Expiry {
     sessions: BTreeMap<i64, Life>,
     clients: BTreeMap<usize, i64>,
-    /// Sessions heard of while nothing is wrong but that disks are full, with when: once a beat has passed like this, it counts.
+    /// Contacts while only disks are full, with their times. Each counts once a heartbeat has passed
+    /// without another fault.
     reporting: VecDeque<(i64, u64)>,
 }
 
@@ -50,7 +57,8 @@ impl Expiry {
         }
     }
 
-    /// What nodes with full disks heard has reached the leader, or never will if something else goes wrong.
+    /// Counts contacts that nodes with full disks have reported to the leader. Drops the others if another
+    /// fault begins.
     fn report(&mut self, facts: &Facts) {
         if facts.full_since.is_none() {
             self.reporting.clear();
@@ -81,7 +89,7 @@ impl Checker for Expiry {
                 self.contact(*session, *asked_ns);
                 Ok(())
             }
-            // Of a client that is served read-only nobody else hears.
+            // Other nodes hear nothing of a client that is served read-only.
             Event::Answered { session, ask, .. } if !ask.read_only => {
                 if facts.fresh_reads {
                     self.contact(*session, ask.sent_ns);
@@ -112,7 +120,8 @@ impl Checker for Expiry {
                 Ok(())
             }
             Event::Ended { .. } => {
-                // Whoever begins to lead gives everybody a full timeout; a late parcel or two make an election.
+                // A new leader gives every session a full timeout. A late parcel or two can cause an
+                // election.
                 let leads =
                     facts.log.windows(2).rev().find(|w| w[0].term != w[1].term).map_or(0, |w| w[1].at_ns);
                 let calm = facts.calm_since.unwrap_or(facts.now).max(leads);

@@ -1,9 +1,16 @@
-//! Every answer is explained by replaying the writes in the order of zxids.
+//! Checks every answer against a replay of the writes in the order of zxids.
 //!
-//! Keeps: a write that was answered is in the log, once, and its answer (code, zxid, record) is what the model says; a write
-//! that was refused as never ordered never appears, not even without effect, and no session is closed but by a close that was not
-//! refused; each read is, byte for byte, what the model says for the zxid in its
-//! header, and that zxid is one at which a state was published.
+//! Owns the refused writes, and the closes of sessions.
+//!
+//! Never accepts an answer that the model cannot explain:
+//!
+//! - An answered write is in the log once, and its answer (code, zxid, record) is the model's.
+//! - A write that was refused as never ordered does not appear in the log, not even without effect.
+//! - No session is closed except by a close that was not refused.
+//! - Each read is byte for byte the model's answer at the zxid in its header, and a state was published at
+//!   that zxid.
+//!
+//! Correct because the model keeps every past state.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::{Done, number};
@@ -13,13 +20,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// See the module doc.
 #[derive(Default)]
 pub struct History {
-    /// Writes that were refused before they were ordered.
+    /// Operation numbers of writes that were refused before they were ordered.
     refused: BTreeSet<u64>,
-    /// Sessions that ended, with their zxids, and whether they were closed.
+    /// Ended sessions: zxid of the end, and whether the client closed it.
     ended: BTreeMap<i64, (i64, bool)>,
-    /// The session of each client.
+    /// The session of each client, by index.
     sessions: BTreeMap<usize, i64>,
-    /// By session: closes that were sent and not refused.
+    /// By session: number of closes that were sent and not refused.
     closes: BTreeMap<i64, u64>,
 }
 

@@ -1,27 +1,27 @@
-//! Nobody is served by a node that sleeps, is cut off, or follows a deposed leader.
+//! Checks that no client is served by a node that is paused, cut off, or follows a deposed leader.
 //!
-//! Keeps: no session is served where its client asks after it expired elsewhere; and no answer is older than the node's bound
-//! of staleness: it stands at or above every write that was acknowledged longer ago than that when it was asked for. Both
-//! with some room for clocks of different pace. A server that says it serves reads only, to clients that take one, promises
+//! A session is not served once it has expired elsewhere. No answer is older than the node's bound of
+//! staleness: it includes every write acknowledged longer than the bound before the request. Both hold
+//! with a tolerance for clocks of different pace. Read-only service, for clients that accept it, promises
 //! neither, whatever session they have.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::Done;
 use std::collections::{BTreeMap, VecDeque};
 
-/// What clocks may differ, and an answer may take on its way, ns.
+/// Tolerance for clocks, and for an answer in flight, ns.
 const ROOM_NS: u64 = 500_000_000;
 
 /// See the module doc.
 #[derive(Default)]
 pub struct Leases {
-    /// When each session was first seen to have expired.
+    /// True time at which a session's expiry was first applied.
     expired: BTreeMap<i64, u64>,
-    /// Acknowledged writes: (when, highest zxid so far).
+    /// Acknowledged writes: (true time, zxid).
     acknowledged: VecDeque<(u64, i64)>,
     /// Highest zxid acknowledged longer ago than the bound.
     floor: i64,
-    /// By number of the request.
+    /// By operation number: the value of `floor` when it was sent.
     floors: BTreeMap<u64, i64>,
 }
 

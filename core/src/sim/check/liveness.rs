@@ -1,12 +1,13 @@
-//! When the faults have ended, everybody is served.
+//! Checks that every client is served once the faults have ended.
 //!
-//! Keeps: within [`BOUND_NS`] of virtual time after the last fault each client has had a write acknowledged that it sent
-//! afterwards, and no request is left without an answer for longer.
+//! Within [`BOUND_NS`] of virtual time after the last fault, each client has a write acknowledged that it
+//! sent after that fault. No request stays unanswered for longer.
 
 use super::{Checker, Event, Facts};
 use std::collections::BTreeSet;
 
-/// Virtual time that a client may wait after the faults have ended: a restart, an election, a session's timeout.
+/// Virtual time that a client may wait after the faults have ended: a restart, an election, a session's
+/// timeout.
 pub const BOUND_NS: u64 = 15_000_000_000;
 
 /// See the module doc.

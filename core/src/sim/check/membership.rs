@@ -1,35 +1,43 @@
-//! The members change one step after the other, and who is none any more stops and serves nobody.
+//! Checks that members change one step at a time, and that a removed node stops and serves no client.
 //!
-//! Keeps: a reconfiguration that was answered is one of those in the log, and one that was sent after the answer to another
-//! takes effect after it; a node stops as removed only after it was taken out of the members, or was refused as one; one that has applied its own
-//! removal stops ([`STOPS_NS`]) unless it is wanted again or starts anew; and it answers nothing that it
-//! was asked longer afterwards than its bound of staleness. (Before it has applied its removal it may answer for as long as the
-//! quorum confirms it, which feeds a removed node for a while so that it learns of it: what it says then is fresh, and that it is
-//! never older than its bound is kept by `leases`.)
+//! Owns the removals, and the nodes that know theirs. These promises hold:
+//!
+//! - An answered reconfiguration is in the log. One sent after the answer to another takes effect after
+//!   it.
+//! - A node stops as removed only after it was removed from the members, or was refused as one.
+//! - A node that applied its own removal stops within [`STOPS_NS`], unless it is wanted again or restarts.
+//! - Such a node answers no request that was sent later than its bound of staleness after that.
+//!
+//! Never judges answers before the removal is applied. The quorum confirms a removed node for a while, so
+//! that it learns of the removal. Its answers are then fresh, and `leases` checks that they are no older
+//! than the bound.
+//!
+//! Correct because the model reads the members from the log.
 
 use super::{Checker, Event, Facts};
 use crate::sim::model::Done;
 use paddock_transport::wire::opcode;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a removed node may run on once it knows: its patience with those who asked for it, a pause of the process.
+/// How long a removed node may run once it knows. It waits for those who asked for the removal, and its
+/// process may be paused.
 const STOPS_NS: u64 = 10_000_000_000;
 
-/// Room for clocks of different pace, ns.
+/// Tolerance for clocks of different pace, ns.
 const ROOM_NS: u64 = 1_000_000_000;
 
 /// See the module doc.
 #[derive(Default)]
 pub struct Membership {
-    /// By entry: who was removed there.
+    /// By index of the entry: the nodes removed there.
     removals: BTreeMap<u64, Vec<u8>>,
-    /// Nodes that were taken out at any time, or followed and did not become members.
+    /// Nodes that were removed at any time, or that did not become members.
     ever: BTreeSet<u8>,
-    /// By node: since when it knows that it is no member.
+    /// By node: true time since which it knows that it is no member.
     knows: BTreeMap<u8, u64>,
-    /// Highest version that somebody was told.
+    /// Highest version that any client was told.
     told: i64,
-    /// By number of the request: what was told when it was sent.
+    /// By operation number: the value of `told` when it was sent.
     floors: BTreeMap<u64, i64>,
 }
 
@@ -63,7 +71,7 @@ impl Checker for Membership {
             Event::Applied { node, entry, done, replayed } => {
                 self.applied(facts, *node, entry.index, *done);
                 if *replayed {
-                    // Whoever starts a node that is no member means it to become one.
+                    // A node that starts without being a member is meant to become one.
                     self.knows.remove(node);
                 }
                 Ok(())

@@ -1,8 +1,9 @@
-//! The checkers: each keeps one promise, and nothing else decides whether a run was right.
+//! The checkers. Each checks one promise, and only they decide whether a run was right.
 //!
-//! Owns what is known for certain of a run ([`Facts`]: the committed log as nodes applied it, and the model's reading of it),
-//! the [`Event`]s that checkers see, and the list of them. A checker is an object with a name that sees every event and says
-//! what is wrong. None looks into a node.
+//! Owns the certain knowledge of a run ([`Facts`]), the [`Event`]s that checkers see, and the list of
+//! checkers. [`Facts`] hold the committed log as nodes applied it, and the model's reading of that log.
+//!
+//! Never looks into a node: a checker has a name, sees every event, and returns what is wrong.
 
 mod durability;
 mod ephemerals;
@@ -19,175 +20,153 @@ mod sequences;
 mod session;
 mod watches;
 
-use super::hooks::AppliedEntry;
 use super::model::{Done, Model};
 use super::workload::Ask;
+use crate::mutation::AppliedEntry;
 
 pub use liveness::BOUND_NS as LIVENESS_BOUND_NS;
 
-/// One entry of the committed log.
+/// An entry of the committed log.
 #[derive(Clone, Debug)]
 pub struct Fact {
-    /// When it was first applied by a node.
+    /// True time at which a node first applied the entry.
     pub at_ns: u64,
-    /// Its term.
     pub term: u64,
-    /// Its payload.
     pub payload: bytes::Bytes,
-    /// Zxid behind it.
+    /// The machine's zxid after the entry.
     pub zxid: i64,
-    /// Digest behind it.
+    /// The machine's digest after the entry.
     pub digest: u64,
 }
 
-/// What is known for certain.
+/// Certain knowledge of a run.
 pub struct Facts {
-    /// True time.
+    /// True time, in ns.
     pub now: u64,
-    /// The entries from index 1 on.
+    /// The committed entries, from index 1 on.
     pub log: Vec<Fact>,
-    /// What they mean.
+    /// The effect of these entries.
     pub model: Model,
-    /// Whether every read must see every write that was acknowledged before it was sent: there is one node.
+    /// Whether each read must see all writes acknowledged before it was sent. Holds for a single node.
     pub fresh_reads: bool,
-    /// How old a state may be that is served.
+    /// The bound of staleness of served state.
     pub max_staleness_ns: u64,
-    /// When the faults ended.
+    /// True time at which the faults ended.
     pub calm_since: Option<u64>,
-    /// Since when the disks of a majority are full, or filling up, and nothing else goes wrong.
+    /// True time since which disks of a majority are full, or fill up, without any other fault.
     pub full_since: Option<u64>,
 }
 
-/// A node as the world finds it at a look.
+/// The state of a node when the world checks progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NodeState {
-    /// The node's number.
     pub node: u8,
-    /// Which of its processes runs.
+    /// Number of the node's process.
     pub life: u64,
-    /// The only node that says that it leads. `None` if there is none or more than one, if this node is no member or cannot work, if the
-    /// leader cannot work, or if messages do not pass between the two in both directions. A node can work that runs, is not
-    /// paused, and has a disk that is neither full nor slow.
+    /// The only node that claims to lead and can serve this node as its leader. `None` in these cases:
+    ///
+    /// - No node claims to lead, or more than one does.
+    /// - This node is no member, or this node or the leader cannot work.
+    /// - Messages do not pass between the two in both directions.
+    ///
+    /// A node can work if it runs, is not paused, and its disk is neither full nor slow.
     pub leader: Option<u8>,
-    /// The last entry that it applied.
+    /// Index of the last applied entry.
     pub applied: u64,
 }
 
-/// What happened.
+/// An event that checkers see.
 pub enum Event<'e> {
-    /// A node applied an entry. `done`: what it did, when it is the first to apply it.
+    /// A node applied an entry.
     Applied {
-        /// The node.
         node: u8,
-        /// The entry.
         entry: &'e AppliedEntry,
-        /// Whether it did so while it started, from its disk.
+        /// Whether the node applied it during its start, from its disk.
         replayed: bool,
-        /// What it did.
+        /// The entry's effects, if the node is the first to apply it.
         done: Option<&'e [Done]>,
     },
-    /// A node started from its disk.
     Started {
-        /// The node.
         node: u8,
-        /// Zxid that it recovered.
+        /// Zxid of the recovered snapshot; 0 if entries were replayed after it.
         zxid: i64,
     },
-    /// A node's process is gone, for whatever reason.
+    /// A node's process ended, for any reason.
     Gone {
-        /// The node.
         node: u8,
     },
-    /// A node stopped because it is no member any more.
+    /// A node stopped because it was removed from the ensemble.
     Removed {
-        /// The node.
         node: u8,
     },
-    /// A client sent a request.
     Sent {
-        /// The client.
         client: usize,
-        /// The request.
         ask: &'e Ask,
     },
-    /// A client was answered.
+    /// A client received an answer.
     Answered {
-        /// The client.
         client: usize,
-        /// The node that answered.
+        /// Number of the node that answered.
         node: u8,
-        /// Its session when it asked.
+        /// The client's session when it sent the request.
         session: i64,
-        /// The request.
         ask: &'e Ask,
-        /// Of the header.
         zxid: i64,
-        /// Of the header.
         err: i32,
-        /// Behind it.
+        /// The record after the header.
         body: &'e [u8],
     },
-    /// A client was notified.
+    /// A client received a watch notification.
     Notified {
-        /// The client.
         client: usize,
-        /// Of the header.
         zxid: i64,
-        /// Type.
+        /// Event type, as on the wire.
         kind: i32,
-        /// Path.
         path: &'e str,
     },
-    /// A client has a session.
+    /// A client opened or resumed a session.
     Opened {
-        /// The client.
         client: usize,
-        /// The session.
         session: i64,
-        /// Its timeout.
         timeout_ms: i32,
-        /// When it was asked for.
+        /// True time at which the client asked for the session.
         asked_ns: u64,
-        /// Whether it is for reads alone, while there is no quorum: that node's own, or one of before.
+        /// Whether the session is read-only, for lack of a quorum: that node's own, or one of before.
         read_only: bool,
     },
-    /// A client's connection is gone, with what was on its way.
+    /// A client's connection ended, with open requests.
     Lost {
-        /// The client.
         client: usize,
-        /// The node that let it go; none where it gave up itself.
+        /// Number of the node that ended it; `None` if the client did.
         by: Option<u8>,
     },
-    /// What came makes no sense.
+    /// A client received bytes that break the protocol.
     Nonsense {
-        /// The client.
         client: usize,
-        /// What.
         what: &'e str,
     },
-    /// The world looked at the nodes, as it does a few times a second.
+    /// The world looked at the nodes, as it does several times a second.
     Looked {
-        /// All nodes.
+        /// The state of all nodes.
         nodes: &'e [NodeState],
     },
-    /// All is over, everything is quiet.
+    /// The run ended, and nothing is in flight.
     Ended {
-        /// Every member with the last entry that it applied.
+        /// Index of the last applied entry, by member.
         applied: &'e [(u8, u64)],
-        /// Requests without an answer: (client, sent at).
+        /// Requests without an answer: (client, time of sending).
         unanswered: &'e [(usize, u64)],
     },
 }
 
-/// Keeps one promise.
+/// A checker of one promise.
 pub trait Checker {
-    /// Its name.
     fn name(&self) -> &'static str;
-    /// Sees everything that happens, and says what is wrong.
+    /// Sees every event, and returns what is wrong.
     fn see(&mut self, facts: &Facts, event: &Event<'_>) -> Result<(), String>;
 }
 
-/// All of them.
+/// One checker of each kind.
 pub fn all() -> Vec<Box<dyn Checker>> {
     vec![
         Box::new(replicas::Replicas),

@@ -1,14 +1,15 @@
-//! Writes are linearizable, and so are syncs and reads where that is promised.
+//! Checks that writes are linearizable, and so are syncs and reads where that is promised.
 //!
-//! Keeps: a write sent after another was acknowledged, by whomever, has the larger zxid; a sync, and everything that its
-//! client reads behind it, stands at or above every write acknowledged before the sync was sent; where one node is all there
-//! is, and on listeners that promise it, each read does (pings, and what is about watches alone, are none).
+//! A write sent after another was acknowledged, to any client, has the larger zxid. A sync, and each later
+//! read of its client, sees every write acknowledged before the sync was sent. The same holds for every
+//! read on a single node, and on listeners that promise it. Pings and requests about watches are no reads
+//! here.
 
 use super::{Checker, Event, Facts};
 use paddock_transport::wire::{error, opcode};
 use std::collections::BTreeMap;
 
-/// What is about a session and its own watches: nobody learns of the state by it.
+/// Requests about a session and its own watches, which reveal nothing of the state.
 fn is_kept(code: i32) -> bool {
     matches!(code, opcode::PING | opcode::SET_WATCHES2 | opcode::CHECK_WATCHES | opcode::REMOVE_WATCHES)
 }
@@ -16,9 +17,9 @@ fn is_kept(code: i32) -> bool {
 /// See the module doc.
 #[derive(Default)]
 pub struct Order {
-    /// Highest zxid of a write that somebody was told of.
+    /// Highest zxid of an acknowledged write.
     acknowledged: i64,
-    /// What was acknowledged when each request was sent.
+    /// The value of `acknowledged` when each request was sent.
     floors: BTreeMap<u64, i64>,
 }
 
@@ -46,7 +47,7 @@ impl Checker for Order {
                 };
                 if !held {
                     return Err(format!(
-                        "client {client} (opcode {}) stands at zxid {zxid:x}; {floor:x} was acknowledged before it asked",
+                        "client {client} (opcode {}) is at zxid {zxid:x}; {floor:x} was acknowledged before it asked",
                         ask.opcode
                     ));
                 }

@@ -1,25 +1,27 @@
-//! A node that can follow the leader does follow it.
+//! Checks that a node which can follow the leader does so.
 //!
-//! Keeps: a member that runs, has room on its disk and exchanges messages with one and the same leader applies a further entry within
-//! [`STUCK_NS`], as long as entries are missing that others applied that long ago. The checker fails in the middle of a run, at the
-//! first moment at which the bound is over: a node that is left behind would otherwise show only where a run happens to end.
+//! A member that runs, has space on its disk and exchanges messages with the same leader applies a further
+//! entry within [`STUCK_NS`]. This holds while it misses entries that others applied that long ago. The
+//! checker fails during the run, when the bound is exceeded. Otherwise a stuck node would show only if the
+//! run happens to end then.
 
 use super::{Checker, Event, Facts, NodeState};
 use std::collections::BTreeMap;
 
-/// Virtual time without a further entry after which a node counts as left behind: the largest snapshot of a run takes less than a
-/// second, two pauses of a failed transfer take four, a dead link is noticed after five.
+/// Virtual time without a further entry, after which a node counts as stuck. The largest snapshot of a run
+/// takes less than one second, and two pauses of a failed transfer take four. A dead link is noticed after
+/// five.
 pub const STUCK_NS: u64 = 12_000_000_000;
 
-/// What a node did since it last moved or could not move.
+/// A node's progress since it last advanced, or could not.
 #[derive(Debug)]
 struct Follower {
-    /// The process, and the leader that it follows.
+    /// Number of the node's process.
     life: u64,
     leader: u8,
-    /// Entries applied.
+    /// Index of the last applied entry.
     applied: u64,
-    /// When the last entry was applied, or when the node became able to apply one.
+    /// True time at which the node applied its last entry, or became able to apply one.
     since_ns: u64,
 }
 

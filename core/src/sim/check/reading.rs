@@ -1,34 +1,38 @@
-//! Where nobody can write for want of room, reads go on.
+//! Checks that reads go on while full disks prevent all writes.
 //!
-//! Keeps: while the disks of a majority are full and nothing else is wrong, a node that runs all the time and has applied all that was
-//! ever applied closes no connection of a client that only reads. What was wrong before may have its consequences for a while
-//! ([`SETTLES_NS`]), and what a client waits for on the log is none of this; nor is the lease of a session ([`TIMEOUT_MS_MIN`]) that
-//! does not outlive the change of leaders with which the first full disk begins.
+//! While disks of a majority are full and nothing else is wrong, a node does not close a connection of a
+//! client that only reads. This holds for nodes that run all the time and have applied every applied
+//! entry.
+//!
+//! Three cases are excepted: the consequences of earlier faults, for [`SETTLES_NS`]; clients that wait for
+//! the log; and sessions shorter than [`TIMEOUT_MS_MIN`], whose lease does not outlast the change of
+//! leaders caused by the first full disk.
 
 use super::{Checker, Event, Facts};
 use paddock_transport::wire::opcode;
 use std::collections::BTreeMap;
 
-/// How long a process that ended may be felt: the bound of staleness.
+/// How long the end of a process may have consequences: the bound of staleness.
 const SETTLES_NS: u64 = 4_000_000_000;
 
-/// Shorter sessions may be let go when the leader changes: a report that was on its way is made once more, and parcels may be late.
+/// Shorter sessions may end when the leader changes. A report in flight is sent once more, and parcels may
+/// be late.
 const TIMEOUT_MS_MIN: i32 = 2000;
 
-struct Seen {
-    /// Since when the connection stands.
+struct OpenConnection {
+    /// True time at which the connection opened.
     open_ns: u64,
-    /// Whether it was asked for something that waits for the log.
+    /// Whether a request on it waits for the log.
     waits: bool,
 }
 
 /// See the module doc.
 #[derive(Default)]
 pub struct Reading {
-    clients: BTreeMap<usize, Seen>,
-    /// The last entry that each node has applied.
+    clients: BTreeMap<usize, OpenConnection>,
+    /// Index of the last applied entry, by node.
     applied: BTreeMap<u8, u64>,
-    /// When any process ended last.
+    /// True time at which a process last ended.
     gone_ns: u64,
 }
 
@@ -50,7 +54,7 @@ impl Checker for Reading {
             Event::Opened { client, timeout_ms, read_only, .. } => {
                 self.clients.remove(client);
                 if !read_only && *timeout_ms >= TIMEOUT_MS_MIN {
-                    self.clients.insert(*client, Seen { open_ns: facts.now, waits: false });
+                    self.clients.insert(*client, OpenConnection { open_ns: facts.now, waits: false });
                 }
                 Ok(())
             }

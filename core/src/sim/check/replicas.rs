@@ -1,12 +1,13 @@
-//! Replicas never diverge.
+//! Checks that replicas never diverge.
 //!
-//! Keeps: whoever applies an entry of the log, at whatever time and after whatever restarts, stands at the same zxid with the
-//! same digest (tree, ACLs, sessions, streams, members) as everybody else behind it; at the end every member has applied all that
-//! anybody had applied a while ago ([`LAG_NS`]: sessions go on expiring to the last moment, and an entry needs its time).
+//! Every node that applies an entry, at any time and after any restarts, has the same zxid and digest
+//! after it. The digest covers tree, ACLs, sessions, streams and members. At the end every member has
+//! applied all entries that any node had applied [`LAG_NS`] before. Later entries are excepted, because
+//! sessions expire to the last moment.
 
 use super::{Checker, Event, Facts};
 
-/// How long an entry may take from the first node that applies it to the last one, in calm times.
+/// Longest time, without faults, from the first node that applies an entry to the last.
 const LAG_NS: u64 = 2_000_000_000;
 
 /// See the module doc.
@@ -24,8 +25,8 @@ impl Checker for Replicas {
                 let Some(fact) = facts.log.get(entry.index as usize - 1) else { return Ok(()) };
                 if fact.payload == entry.payload && (fact.zxid, fact.digest) != (entry.zxid, entry.digest) {
                     return Err(format!(
-                        "node {node} stands at zxid {:x} with digest {:016x} behind entry {}; the first to apply it \
-                         stood at {:x} with {:016x}",
+                        "node {node} is at zxid {:x} with digest {:016x} after entry {}; the first to apply it \
+                         was at {:x} with {:016x}",
                         entry.zxid, entry.digest, entry.index, fact.zxid, fact.digest
                     ));
                 }

@@ -1,6 +1,6 @@
-//! Sequence numbers are unique and grow.
+//! Checks that sequence numbers are unique and grow.
 //!
-//! Keeps: of two sequential znodes that were acknowledged under one parent, the one with the larger zxid has the larger
+//! Of two acknowledged sequential znodes under one parent, the one with the larger zxid has the larger
 //! number. Looks at answers only.
 
 use super::{Checker, Event, Facts};
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// See the module doc.
 #[derive(Default)]
 pub struct Sequences {
-    /// By parent and its creation: zxid and place within it to number.
+    /// By parent path and its czxid: (zxid, position within a multi) to number.
     given: BTreeMap<(String, i64), BTreeMap<(i64, usize), i64>>,
 }
 
@@ -26,7 +26,7 @@ impl Sequences {
         let before = given.range(..at).next_back().map(|(_, n)| *n);
         let after = given.range(at..).next().map(|(_, n)| *n);
         if before.is_some_and(|n| n >= number) || after.is_some_and(|n| n <= number) {
-            return Err(format!("{path} (zxid {:x}) stands between {before:?} and {after:?}", at.0));
+            return Err(format!("{path} (zxid {:x}) lies between {before:?} and {after:?}", at.0));
         }
         given.insert(at, number);
         Ok(())

@@ -1,27 +1,28 @@
-//! Each session is in order, and its time never goes back.
+//! Checks that each session is in order, and that its view never goes back.
 //!
-//! Keeps: answers come in the order of requests, but for a ping right behind a reconfiguration; the zxids of a session's
-//! answers never fall, across reconnects and nodes too; a read is never older than an event that its client was told of;
-//! notifications come in the order of zxids. And no session has the id of one before.
+//! Answers come in the order of requests, except for a ping right after a reconfiguration. The zxids of a
+//! session's answers never fall, across reconnects and nodes too. A read is never older than an event that
+//! its client was told. Notifications come in the order of zxids, and no session has the id of an earlier
+//! one.
 
 use super::{Checker, Event, Facts};
 use paddock_transport::wire::opcode;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
-struct Seen {
+struct ClientOrder {
     session: i64,
     answered: i64,
     notified: i64,
-    /// Numbers and opcodes of the requests on their way.
+    /// Operation numbers and opcodes of open requests.
     waiting: std::collections::VecDeque<(u64, i32)>,
 }
 
 /// See the module doc.
 #[derive(Default)]
 pub struct SessionOrder {
-    clients: BTreeMap<usize, Seen>,
-    /// Ids of all sessions, those of read-only service excepted.
+    clients: BTreeMap<usize, ClientOrder>,
+    /// Ids of all sessions, except read-only ones.
     ids: BTreeSet<i64>,
 }
 
@@ -42,7 +43,7 @@ impl Checker for SessionOrder {
                             "client {client} was given {session:x}, as was another session before"
                         ));
                     }
-                    *seen = Seen { session: *session, ..Seen::default() };
+                    *seen = ClientOrder { session: *session, ..ClientOrder::default() };
                 }
                 Ok(())
             }

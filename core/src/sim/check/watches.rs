@@ -1,12 +1,18 @@
-//! Event before data, none lost, none doubled.
+//! Checks watches: an event comes before the data, and none is lost or repeated.
 //!
-//! Keeps: before an answer at zxid z a client was told of every change up to z that one of its watches waited for; each is
-//! told once, in order, with its zxid, and nothing else is; watches that a client brings along after a reconnect are either
-//! armed or told at once what they missed. A change that a client may not read is not told, and uses its watch up.
+//! Owns the watches of each client, and the events that are due.
+//!
+//! Before an answer at zxid z the client was told of every change up to z that fired one of its watches.
+//! Each change is told once, in order, with its zxid, and nothing else is told. Watches that a client sets
+//! again after a reconnect are armed, or fire at once for what they missed. A change that the client may
+//! not read is not told, and uses its watch up.
+//!
+//! Never asks a node. Correct because the model knows every change, and a client's requests and answers
+//! determine its watches.
 
 use super::{Checker, Event, Facts};
 use crate::command::Identity;
-use crate::sim::model::{Change, Kind, allows, parent};
+use crate::sim::model::{Change, ChangeKind, allows, parent};
 use paddock_transport::wire::{
     Limits, Request, SetWatches, WatchMode, WatcherKind, error, event, opcode, perms,
 };
@@ -24,18 +30,18 @@ enum Table {
 #[derive(Default)]
 struct Eyes {
     armed: BTreeSet<(String, Table)>,
-    /// Changes before this place of the model's list have been looked at.
+    /// Number of the model's changes that were matched so far.
     looked: usize,
-    /// Fired, not told yet.
+    /// Events that fired and are not told yet.
     due: VecDeque<(i64, i32, String)>,
-    /// Events without a zxid since the last request was answered.
+    /// Events without a zxid since the last answer.
     catch_up: Vec<(i32, String)>,
-    /// As whom its client speaks on this connection.
+    /// Ids of the client's connection.
     who: Rc<[Identity]>,
 }
 
 impl Eyes {
-    /// Looks at all changes up to a zxid.
+    /// Matches all changes up to a zxid.
     fn look(&mut self, changes: &[Change], zxid: i64) {
         while let Some(change) = changes.get(self.looked).filter(|c| c.zxid <= zxid) {
             self.looked += 1;
@@ -52,7 +58,7 @@ impl Eyes {
             };
             fire(&mut self.armed, path, Table::Data, true);
             fire(&mut self.armed, path, Table::Persistent, false);
-            if change.kind == Kind::Deleted {
+            if change.kind == ChangeKind::Deleted {
                 fire(&mut self.armed, path, Table::Child, true);
             }
             let mut at = path.as_str();
@@ -65,15 +71,15 @@ impl Eyes {
             }
             if own {
                 let kind = match change.kind {
-                    Kind::Created => event::NODE_CREATED,
-                    Kind::Deleted => event::NODE_DELETED,
-                    Kind::Changed => event::NODE_DATA_CHANGED,
+                    ChangeKind::Created => event::NODE_CREATED,
+                    ChangeKind::Deleted => event::NODE_DELETED,
+                    ChangeKind::Changed => event::NODE_DATA_CHANGED,
                 };
                 if allows(&change.acl, perms::READ, &self.who) {
                     self.due.push_back((change.zxid, kind, path.clone()));
                 }
             }
-            if change.kind != Kind::Changed {
+            if change.kind != ChangeKind::Changed {
                 let above = parent(path).to_owned();
                 let once = self.armed.remove(&(above.clone(), Table::Child));
                 if once || self.armed.contains(&(above.clone(), Table::Persistent)) {

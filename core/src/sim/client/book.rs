@@ -1,7 +1,7 @@
-//! The watches that a client believes it has.
+//! The watches that a client believes to have.
 //!
-//! Owns the paths by kind of watch. Never asks the server. It stays as right as a client can be: what an answer armed or removed is
-//! armed or removed, and what an event ends is ended.
+//! Owns the paths by kind of watch, changed by answers and by events that end a watch. Never asks the
+//! server.
 
 use paddock_transport::wire::{Request, WatchMode, WatcherKind, error, event};
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// One-shot watches that an event ends.
+    /// Removes the one-shot watches that an event ends.
     pub(super) fn fired(&mut self, kind: i32, path: &str) {
         match kind {
             event::NODE_CREATED | event::NODE_DATA_CHANGED => {
@@ -35,7 +35,7 @@ impl Book {
         }
     }
 
-    /// Watches armed and removed by an answered request.
+    /// Records watches armed and removed by an answered request.
     pub(super) fn note(&mut self, request: &Request<'_>, err: i32) {
         let missing = err == error::NO_NODE;
         match request {

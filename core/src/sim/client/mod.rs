@@ -1,10 +1,18 @@
 //! A client made of bytes: one session after the other, as ZooKeeper's own client keeps them.
 //!
-//! Owns its session, its place in the stream of a connection, the watches it believes in, and its patience. Never knows
-//! more than it was told. It behaves as the Java client does where servers can tell the difference: it pings when idle for a
-//! third of its timeout, gives a connection up after two thirds without a word and one that does not come about after its share
-//! of the timeout among the servers, tries one server after the other, comes back with the highest zxid it saw, sets its watches
-//! again before anything else, and takes a refusal for the end of its session.
+//! Owns its session, its position in the stream of a connection, the watches that it believes to have, and
+//! its timeouts.
+//!
+//! Never knows more than servers told it.
+//!
+//! Correct because it behaves as the Java client does wherever a server can tell the difference:
+//!
+//! - It pings when idle for a third of its timeout, and gives a connection up after two thirds without
+//!   input.
+//! - It gives up a connection attempt after its share of the timeout among the servers, and tries the
+//!   servers in turn.
+//! - It reconnects with the highest zxid that it saw, and sets its watches again before anything else.
+//! - It takes a refusal for the end of its session.
 
 mod book;
 
@@ -20,140 +28,128 @@ use paddock_transport::wire::{
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// How long a client stays with a server that only reads before it looks for another one, as ZooKeeper's client does.
+/// How long a client stays with a read-only server before it looks for another one, as ZooKeeper's client
+/// does.
 const READ_ONLY_NS: u64 = 3_000_000_000;
 
-/// What a client does with its time.
+/// The source of a client's requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Asks what its workload draws.
+pub enum ClientMode {
+    /// Sends requests drawn from the workload.
     Load,
-    /// Asks nothing new; what is on its way is answered.
+    /// Sends no new requests. Open ones are still answered.
     Drain,
-    /// Sends these, one at a time.
+    /// Sends the listed requests, one at a time.
     Operate(VecDeque<(i32, Vec<u8>)>),
-    /// Reads these requests one after the other, then is done.
+    /// Sends the listed reads, a few at a time; then the client is done.
     Audit(VecDeque<(i32, Vec<u8>)>),
 }
 
-/// Where it stands with a server.
+/// The state of a client's connection and session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
-    /// No connection; it tries again at its next turn.
+pub enum ClientState {
+    /// No connection. The client dials at its next turn.
     Away,
-    /// Connecting.
     Dialing(WireId),
-    /// The session was asked for.
+    /// The client has asked for the session.
     Opening(WireId),
-    /// Serving.
+    /// The session is served.
     Open(WireId),
 }
 
-/// What came of something that arrived.
+/// A result of received bytes.
 #[derive(Debug)]
 pub enum News {
-    /// The session stands.
+    /// The session is open.
     Opened {
-        /// Which.
         session: i64,
-        /// Negotiated timeout.
         timeout_ms: i32,
-        /// When it was asked for.
+        /// Time at which the client asked for the session.
         asked_ns: u64,
-        /// Whether it is the session of before.
+        /// Whether the client resumed an earlier session.
         again: bool,
-        /// Whether it is for reads alone: that server's own, or for as long as it talks to that server.
+        /// Whether the session is read-only: the server's own, or while the client talks to that server.
         read_only: bool,
     },
-    /// The session is gone.
-    Refused {
-        /// Which.
-        session: i64,
-    },
-    /// An answer.
+    /// The server refused the session.
+    Refused { session: i64 },
+    /// The reply to a request.
     Answered {
-        /// To what.
         ask: Ask,
-        /// Of the header.
         zxid: i64,
-        /// Of the header.
         err: i32,
-        /// Behind it.
+        /// The record after the header.
         body: Vec<u8>,
     },
-    /// A notification.
+    /// A watch event of the server.
     Notified {
-        /// Of the header.
         zxid: i64,
-        /// Type.
+        /// Event type, as on the wire.
         kind: i32,
-        /// Path.
         path: String,
     },
-    /// What came makes no sense.
+    /// Bytes that break the protocol.
     Nonsense(String),
 }
 
 /// See the module doc.
 pub struct Client {
-    /// Its own stream of chance.
+    /// The client's own random stream.
     pub rng: Rng,
-    /// What it asks.
+    /// The source of its requests under [`ClientMode::Load`].
     pub workload: Workload,
-    /// What it does with its time.
-    pub mode: Mode,
-    /// Where it stands.
-    pub state: State,
-    /// Its session, 0 without one.
+    pub mode: ClientMode,
+    pub state: ClientState,
+    /// The session's id; 0 without a session.
     pub session: i64,
     password: [u8; 16],
-    /// Negotiated timeout, or the one it will ask for.
+    /// The negotiated timeout, or the one to ask for.
     pub timeout_ms: i32,
     wanted_ms: i32,
-    /// Highest zxid it saw.
+    /// Highest zxid seen in a reply.
     pub zxid: i64,
     next_xid: i32,
-    /// On their way, in order.
+    /// Requests without an answer, in order.
     pub waiting: VecDeque<Ask>,
     input: Vec<u8>,
     book: Book,
     heard_ns: u64,
     said_ns: u64,
     asked_ns: u64,
-    /// When it does something next.
+    /// Time of the next turn.
     pub next_ns: u64,
-    /// Requests it has on their way at most.
+    /// Largest number of open requests.
     pub depth: usize,
-    /// Mean pause between bursts, ns.
+    /// Mean pause between bursts of requests, ns.
     pub pause_ns: u64,
-    /// The node it talks to, if it is bound to one.
+    /// The only node that it dials, if it is bound to one.
     pub home: Option<usize>,
-    /// Those it knows, in the order in which it tries them, and how often it did.
+    /// Servers in the order in which the client tries them, and the number of tries.
     servers: Vec<usize>,
     tries: usize,
-    /// The ids that its connections have, once it has proved them.
+    /// Ids of its connections once they are authenticated.
     who: Rc<[Identity]>,
-    /// What it proves on each connection.
+    /// Credentials that it sends on each connection.
     user: Option<&'static str>,
-    /// Whether it dials listeners that promise linearizable reads.
+    /// Whether the client dials listeners that promise linearizable reads.
     pub linearizable: bool,
-    /// Whether it takes a server that only reads.
+    /// Whether the client accepts a read-only server.
     accepts_read_only: bool,
-    /// Whether the server it talks to only reads.
+    /// Whether the present server is read-only.
     read_only: bool,
-    /// Whether its session is that server's own.
+    /// Whether only the present server knows its session.
     borrowed: bool,
 }
 
 impl Client {
-    /// A client without a session that knows so many servers.
+    /// A client without a session, that knows this number of servers.
     pub fn new(mut rng: Rng, servers: usize) -> Client {
         let wanted_ms = *rng.pick(&[1000, 1500, 2000, 4000]);
         let user = rng.one_in(2).then(|| *rng.pick(&USERS));
         Client {
             workload: Workload::new(&mut rng),
-            mode: Mode::Load,
-            state: State::Away,
+            mode: ClientMode::Load,
+            state: ClientState::Away,
             session: 0,
             password: [0; 16],
             timeout_ms: wanted_ms,
@@ -182,15 +178,15 @@ impl Client {
         }
     }
 
-    /// The wire it talks over.
+    /// The wire of the present connection.
     pub fn wire(&self) -> Option<WireId> {
         match self.state {
-            State::Away => None,
-            State::Dialing(wire) | State::Opening(wire) | State::Open(wire) => Some(wire),
+            ClientState::Away => None,
+            ClientState::Dialing(wire) | ClientState::Opening(wire) | ClientState::Open(wire) => Some(wire),
         }
     }
 
-    /// A client that may do everything and stays with its requests.
+    /// A client with superuser rights. Its workload asks for no reconfiguration.
     pub fn operator(rng: Rng, servers: usize) -> Client {
         let mut client = Client::new(rng, servers);
         (client.user, client.who) = (Some(SUPER), identities(Some(SUPER)));
@@ -200,39 +196,39 @@ impl Client {
         client
     }
 
-    /// Whether it has nothing more to do.
+    /// Whether the client has nothing more to do.
     pub fn is_done(&self) -> bool {
         match &self.mode {
-            Mode::Load | Mode::Operate(_) => false,
-            Mode::Drain => self.waiting.is_empty() || self.state == State::Away,
-            Mode::Audit(left) => left.is_empty() && self.waiting.is_empty(),
+            ClientMode::Load | ClientMode::Operate(_) => false,
+            ClientMode::Drain => self.waiting.is_empty() || self.state == ClientState::Away,
+            ClientMode::Audit(left) => left.is_empty() && self.waiting.is_empty(),
         }
     }
 
-    /// The server that it tries next.
+    /// Selects the next server to dial.
     pub fn next_server(&mut self) -> usize {
         self.tries += 1;
         self.home.unwrap_or(self.servers[self.tries % self.servers.len()])
     }
 
-    /// It dials.
+    /// Begins to dial over a wire.
     pub fn dial(&mut self, wire: WireId, now: u64) {
-        self.state = State::Dialing(wire);
+        self.state = ClientState::Dialing(wire);
         (self.heard_ns, self.said_ns, self.asked_ns) = (now, now, now);
         self.input.clear();
     }
 
-    /// The connection is gone. What was on its way may have happened or not.
+    /// Handles a lost connection. Returns the open requests, whose outcome is unknown.
     pub fn lost(&mut self, now: u64) -> Vec<Ask> {
-        self.state = State::Away;
+        self.state = ClientState::Away;
         self.input.clear();
         self.next_ns = now + self.rng.range(1, 300) * 1_000_000;
         let unknown: Vec<Ask> = self.waiting.drain(..).collect();
         if self.borrowed {
-            // Nobody else knows that session.
+            // No other server knows that session.
             self.die();
         }
-        if let Mode::Audit(left) = &mut self.mode {
+        if let ClientMode::Audit(left) = &mut self.mode {
             let again = unknown
                 .iter()
                 .filter(|a| ![opcode::PING, opcode::SET_WATCHES2, opcode::AUTH].contains(&a.opcode));
@@ -243,17 +239,17 @@ impl Client {
         unknown
     }
 
-    /// It forgets its session, as a process that dies does.
+    /// Forgets the session, as a process that dies does.
     pub fn die(&mut self) {
         (self.session, self.password, self.zxid) = (0, [0; 16], 0);
         (self.read_only, self.borrowed) = (false, false);
         self.book = Book::default();
     }
 
-    /// The connection stands: the session is asked for.
+    /// Returns the session request for a connection that is now established.
     pub fn connected(&mut self, now: u64) -> Vec<u8> {
         let Some(wire) = self.wire() else { return Vec::new() };
-        self.state = State::Opening(wire);
+        self.state = ClientState::Opening(wire);
         (self.heard_ns, self.said_ns, self.asked_ns) = (now, now, now);
         let mut bytes = Vec::new();
         let request = ConnectRequest {
@@ -268,26 +264,26 @@ impl Client {
         bytes
     }
 
-    /// Time passed: requests to send, or `None` when it gives the connection up.
+    /// Returns requests to send, or `None` if the client gives the connection up.
     pub fn turn(&mut self, now: u64, next_op: &mut u64) -> Option<(Vec<u8>, Vec<Ask>)> {
         let timeout_ns = self.timeout_ms as u64 * 1_000_000;
         let (mut bytes, mut asks) = (Vec::new(), Vec::new());
         let patience_ns = match self.state {
-            State::Open(_) => timeout_ns * 2 / 3,
+            ClientState::Open(_) => timeout_ns * 2 / 3,
             _ => timeout_ns / self.servers.len() as u64,
         };
         let elsewhere = self.read_only && now >= self.asked_ns + READ_ONLY_NS;
         if elsewhere || now >= self.heard_ns + patience_ns {
             return None;
         }
-        if let State::Open(_) = self.state {
+        if let ClientState::Open(_) = self.state {
             let burst = match &self.mode {
-                Mode::Load => self.rng.range(1, self.depth as u64) as usize,
-                Mode::Drain => 0,
-                Mode::Operate(left) => left.len().min(1),
-                Mode::Audit(left) => left.len().min(4),
+                ClientMode::Load => self.rng.range(1, self.depth as u64) as usize,
+                ClientMode::Drain => 0,
+                ClientMode::Operate(left) => left.len().min(1),
+                ClientMode::Audit(left) => left.len().min(4),
             };
-            // Who only reads waits for nothing, and this would be waited for.
+            // A client that only reads must not wait for the log, as a close would.
             let goodbye = if self.workload.writes_percent == 0 { 4000 } else { 400 };
             for _ in 0..burst {
                 if self.waiting.len() >= self.depth.max(4) {
@@ -295,13 +291,13 @@ impl Client {
                 }
                 *next_op += 1;
                 let (opcode, body) = match &mut self.mode {
-                    Mode::Load if self.rng.one_in(goodbye) => (opcode::CLOSE_SESSION, Vec::new()),
-                    Mode::Load => self.workload.next(*next_op, &mut self.rng),
-                    Mode::Audit(left) | Mode::Operate(left) => match left.pop_front() {
+                    ClientMode::Load if self.rng.one_in(goodbye) => (opcode::CLOSE_SESSION, Vec::new()),
+                    ClientMode::Load => self.workload.next(*next_op, &mut self.rng),
+                    ClientMode::Audit(left) | ClientMode::Operate(left) => match left.pop_front() {
                         Some(next) => next,
                         None => break,
                     },
-                    Mode::Drain => break,
+                    ClientMode::Drain => break,
                 };
                 asks.push(self.ask(*next_op, opcode, body, now, &mut bytes));
                 if opcode == opcode::CLOSE_SESSION {
@@ -314,7 +310,7 @@ impl Client {
             }
         }
         let pause_ns = match self.mode {
-            Mode::Load => self.rng.below(2 * self.pause_ns) + 1_000_000,
+            ClientMode::Load => self.rng.below(2 * self.pause_ns) + 1_000_000,
             _ => 20_000_000,
         };
         self.next_ns = now + pause_ns.min(timeout_ns / 6);
@@ -350,7 +346,7 @@ impl Client {
         ask
     }
 
-    /// Bytes came: what they say. The second list are requests that follow at once.
+    /// Decodes received bytes. The second and third value are requests that follow at once.
     pub fn received(&mut self, bytes: &[u8], now: u64, next_op: &mut u64) -> (Vec<News>, Vec<u8>, Vec<Ask>) {
         self.input.extend_from_slice(bytes);
         self.heard_ns = now;
@@ -370,13 +366,13 @@ impl Client {
                 }
             };
             match self.state {
-                State::Opening(wire) => {
+                ClientState::Opening(wire) => {
                     self.take_session(wire, payload, now, next_op, &mut news, &mut out, &mut asks)
                 }
-                State::Open(_) => self.take_message(payload, &mut news),
+                ClientState::Open(_) => self.take_message(payload, &mut news),
                 _ => news.push(News::Nonsense("a message before the session".to_owned())),
             }
-            if self.state == State::Away {
+            if self.state == ClientState::Away {
                 break;
             }
         }
@@ -416,7 +412,7 @@ impl Client {
         }
         (self.session, self.timeout_ms) = (response.session_id, response.timeout_ms);
         self.password = response.password.and_then(|p| p.try_into().ok()).unwrap_or_default();
-        self.state = State::Open(wire);
+        self.state = ClientState::Open(wire);
         let (session, timeout_ms, asked_ns) = (self.session, self.timeout_ms, self.asked_ns);
         news.push(News::Opened { session, timeout_ms, asked_ns, again, read_only });
         if let Some(user) = self.user {
@@ -462,7 +458,7 @@ impl Client {
             }
             return;
         }
-        // One thing may overtake another: a ping a reconfiguration that is right before it.
+        // One reply may overtake another: that of a ping right after a reconfiguration.
         let is = |n: usize, code| self.waiting.get(n).is_some_and(|ask: &Ask| ask.opcode == code);
         let overtakes = number == xid::PING && is(0, opcode::RECONFIG) && is(1, opcode::PING);
         let Some(ask) = self.waiting.remove(usize::from(overtakes)) else {
@@ -484,7 +480,7 @@ impl Client {
         news.push(News::Answered { ask, zxid, err, body: body.to_vec() });
     }
 
-    /// Watches armed and removed, names and versions learned.
+    /// Records armed and removed watches, and learns names and versions.
     fn note(&mut self, ask: &Ask, err: i32, body: &[u8]) {
         let Ok(request) = Request::decode(ask.opcode, &ask.body, Limits::NONE) else { return };
         self.book.note(&request, err);

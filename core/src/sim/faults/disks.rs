@@ -1,22 +1,25 @@
-//! What goes wrong with disks: they fill up together, and what is on them is damaged.
+//! Faults of disks: several fill up together, or content is damaged.
 //!
-//! Owns no state of its own. Never takes more from a node than the design says that it survives, or refuses to start with.
+//! Owns no state of its own. Never does more than a node survives by design, or refuses to start with.
 
 use super::super::world::{SECOND, World};
 use super::{FaultKind, Faults, Ongoing};
 use paddock_storage::fault::SECTOR_BYTES;
 use std::path::PathBuf;
 
-/// Room that disks have left when they begin to fill up at the same time: less than a segment of the log.
+/// Largest free space of disks that fill up together, in bytes. Less than a segment of the log.
 const ROOM_BYTES: u64 = 40_000;
 
-/// How long nothing goes wrong before the reads of nodes with full disks are looked at: the bound of staleness, a restart.
+/// Time without other faults before the checkers look at reads on full disks: the bound of staleness, and
+/// a restart.
 const SETTLES_NS: u64 = 4 * SECOND;
 
 impl Faults {
-    /// The disks of so many nodes fill up that nothing can be made durable, with what is under way; there is room again for all at the
-    /// same time, or for one after the other. In every third case nothing else goes wrong, so that the reads can be looked at: what
-    /// was wrong before is over first.
+    /// Fills so many disks, beside other faults, that no write can commit. Space returns to all at once,
+    /// or to one after the other.
+    ///
+    /// In every third case no other fault runs, so that the checkers can look at reads. Earlier faults end
+    /// first.
     pub(super) fn fill(world: &mut World) {
         if world.rng.one_in(3) {
             let long = world.rng.range(6_000, 14_000) * 1_000_000;
@@ -28,7 +31,7 @@ impl Faults {
         }
     }
 
-    /// The disks fill up. Gives when the first of them has room again.
+    /// Fills the disks. Returns the time at which the first of them has space again.
     pub(super) fn fill_now(world: &mut World, long: u64) -> u64 {
         let mut nodes = world.voters();
         let majority = nodes.len() / 2 + 1;
@@ -53,7 +56,7 @@ impl Faults {
         world.now + first
     }
 
-    /// Damages a file of a node that goes down for it.
+    /// Damages a file of a node. The node is killed first.
     pub(super) fn damage(world: &mut World, n: usize, kind: FaultKind) -> bool {
         let node = &world.nodes[n];
         let of_kind = |path: &&PathBuf| match kind {
@@ -64,7 +67,7 @@ impl Faults {
         let mut files: Vec<&PathBuf> = paths.iter().filter(of_kind).collect();
         files.sort();
         if files.len() < 2 && kind == FaultKind::BadSnapshot || files.is_empty() {
-            // Without an older snapshot and the log from there on, nothing could be recovered.
+            // Without an older snapshot and the log after it, no node could recover.
             return false;
         }
         let path = match kind {
@@ -74,7 +77,7 @@ impl Faults {
         let Some(before) = node.disk.contents(&path) else { return false };
         Self::crash(world, n, FaultKind::Kill);
         let sector = match kind {
-            // Certainly durable: the first records of the oldest segment.
+            // The first records of the oldest segment are certainly durable.
             FaultKind::BadLog => 4096 + world.rng.below(64),
             _ => world.rng.below(before.len() as u64),
         };
@@ -89,7 +92,8 @@ impl Faults {
         true
     }
 
-    /// A node refused to start. With a damaged disk that is right: it gets its file back; without, it is a fault of ours.
+    /// Handles a node that refused to start. If its disk was damaged, that is right, and the file is
+    /// repaired. Otherwise it is a violation, unless the disk is full.
     pub fn refused(world: &mut World, n: usize, why: &str) {
         let full = world.faults.is_full(n);
         match world.faults.damaged.remove(&n) {

@@ -1,15 +1,15 @@
-//! Who may do what.
+//! ACL checks.
 //!
-//! Owns the reading of an ACL: `world:anyone`, an id's own entry, and `super`, who may everything. Never sees a client: ids come
-//! with the command, or with the request that is checked.
+//! Owns the reading of an ACL: `world:anyone`, an id's own entry, and `super`, which has all rights. Never
+//! sees a client: ids come with the command, or with the request that is checked.
 
 use crate::command::Identity;
 use paddock_transport::wire::perms;
 
-/// An ACL: (permissions, scheme, id).
+/// An ACL as a list of (permissions, scheme, id).
 pub type Entries = Vec<(i32, String, String)>;
 
-/// Whether somebody with these ids holds one of the permissions.
+/// Whether these ids hold one of the needed permissions.
 pub fn allows(acl: &Entries, needed: i32, who: &[Identity]) -> bool {
     let is = |scheme: &str, id: &str| who.iter().any(|own| own.scheme == scheme && own.id == id);
     let granted = acl.iter().filter(|(perms, ..)| perms & needed != 0);
@@ -17,7 +17,7 @@ pub fn allows(acl: &Entries, needed: i32, who: &[Identity]) -> bool {
         || granted.into_iter().any(|(_, scheme, id)| (scheme == "world" && id == "anyone") || is(scheme, id))
 }
 
-/// The list as getACL shows it: the hash of a digest is for those who may change the list.
+/// The list as getACL returns it. Only ids that may change the list see the hash of a digest.
 pub fn shown(acl: &Entries, who: &[Identity]) -> Entries {
     let all = allows(acl, perms::ADMIN, who);
     let entry = |(perms, scheme, id): &(i32, String, String)| match id.split_once(':') {

@@ -1,11 +1,15 @@
-//! Who belongs to the ensemble, and the leader's steps in the life of a reconfiguration.
+//! The ensemble's members, and the leader's steps of a reconfiguration.
 //!
-//! Owns the members, the reconfiguration that is accepted and not concluded, and the commands that wait until Raft's joint
-//! state is left. Never knows why the leader takes a step. It understands as many forms of `reconfig` as the workload sends:
-//! servers by their lines, numbers to be removed, all servers at once.
+//! Owns the members, the accepted but not concluded reconfiguration, and the commands that wait until
+//! Raft's joint state is left.
+//!
+//! Never knows why the leader takes a step.
+//!
+//! Correct for the forms of `reconfig` that the workload sends: servers by their lines, numbers to remove,
+//! or all servers at once.
 
 use super::access::allows;
-use super::{ANEW, By, Change, Code, Done, Kind, Model, Outcome, batch_of};
+use super::{ANEW, By, Change, ChangeKind, Code, Done, Model, WriteOutcome, batch_of};
 use crate::command::{Command, NO_STREAM, Op, policy};
 use crate::consensus::change_command;
 use crate::machine::MembershipCommand;
@@ -18,9 +22,9 @@ use std::collections::BTreeMap;
 pub struct Ensemble {
     /// The members, with the identities of their directories; empty on a standalone node.
     pub members: Members,
-    /// What is wanted: number, the write that asked, and the members.
+    /// The accepted reconfiguration: its number, the write that asked for it, and the new members.
     pending: Option<(u64, u64, BTreeMap<u8, Member>)>,
-    /// Time and bodies of what takes effect when the joint state is left.
+    /// Time and bodies of the commands that take effect when the joint state is left.
     joint: Option<(i64, Vec<Vec<u8>>)>,
     number: u64,
     /// Zxids of the reconfigurations that took effect, in order.
@@ -28,17 +32,17 @@ pub struct Ensemble {
 }
 
 impl Ensemble {
-    /// Whether the node's directory is known, so that another one in its place would be noticed.
+    /// Whether the node's directory is known, so that another directory in its place would be noticed.
     pub fn knows(&self, node: u8) -> bool {
         self.members.get(node).is_some_and(|member| member.identity.is_some())
     }
 
-    /// Whether a reconfiguration is under way.
+    /// Whether a reconfiguration is in progress.
     pub fn is_changing(&self) -> bool {
         self.pending.is_some() || self.joint.is_some()
     }
 
-    /// Whether the node is a member, or is to become one.
+    /// Whether the node is a member, or is about to become one.
     pub fn wants(&self, node: u8) -> bool {
         let joining = self.pending.as_ref().is_some_and(|(.., members)| members.contains_key(&node));
         joining || self.members.get(node).is_some()
@@ -46,7 +50,7 @@ impl Ensemble {
 }
 
 impl Model {
-    /// An entry that changes who votes: what rides in it waits for the end of the joint state.
+    /// Applies an entry that changes the voters. Commands in it wait for the end of the joint state.
     pub(super) fn change_voters(
         &mut self,
         term: u64,
@@ -74,7 +78,7 @@ impl Model {
         Ok(())
     }
 
-    /// One of the leader's steps.
+    /// Applies one of the leader's steps.
     pub(super) fn membership(
         &mut self,
         term: u64,
@@ -105,11 +109,12 @@ impl Model {
                 done.push(Done::Refused { strangers: strangers.collect() });
                 let zxid = self.take_zxid(term);
                 let err = error::NEW_CONFIG_NO_QUORUM;
-                return self.conclude_write(op, Outcome { zxid, err, body: Vec::new() });
+                return self.conclude_write(op, WriteOutcome { zxid, err, body: Vec::new() });
             }
-            // An operator's, of whom there is none here who loses a majority of the disks.
+            // Only an operator issues this command, after the loss of a majority. The simulation has no
+            // such case.
             MembershipCommand::Refound { .. } => {
-                return Err("nobody begins an ensemble again here".to_owned());
+                return Err("the simulation forces no new ensemble".to_owned());
             }
             MembershipCommand::Bootstrap { .. } | MembershipCommand::Forget { .. } => {}
         }
@@ -155,7 +160,7 @@ impl Model {
             Response::Data(znode.data.as_deref(), znode.wire_stat()).put(&mut body);
         }
         done.push(Done::Members { removed });
-        self.conclude_write(op, Outcome { zxid, err: 0, body })
+        self.conclude_write(op, WriteOutcome { zxid, err: 0, body })
     }
 
     fn write_config(&mut self, zxid: i64, time_ms: i64) {
@@ -166,11 +171,11 @@ impl Model {
         znode.data = Some(text.into_bytes());
         let acl = znode.acl.clone();
         self.put(CONFIG, Some(znode), zxid);
-        let (kind, path) = (Kind::Changed, CONFIG.to_owned());
+        let (kind, path) = (ChangeKind::Changed, CONFIG.to_owned());
         self.changes.push(Change { zxid, kind, path, acl, parent_acl: None });
     }
 
-    /// Whether a reconfiguration is accepted: it takes no zxid before it is concluded.
+    /// Whether a reconfiguration is accepted. It takes no zxid before it is concluded.
     pub(super) fn defer(
         &mut self,
         policy: u32,
@@ -190,7 +195,7 @@ impl Model {
         true
     }
 
-    /// With which code a reconfiguration is refused.
+    /// The error code with which a reconfiguration is refused; 0 if it is not.
     pub(super) fn refusal(&self, policy: u32, by: &By<'_>, request: &Request<'_>) -> Code {
         self.judge(policy, by, request).err().unwrap_or(0)
     }

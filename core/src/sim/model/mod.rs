@@ -1,16 +1,20 @@
-//! What the committed writes mean, a second time and simply: a `BTreeMap` of znodes with all their past.
+//! A second, simple implementation of what committed writes mean: a `BTreeMap` of znodes with their past.
 //!
-//! Owns the tree, the sessions, the streams and the members as they follow from the log, every state that a path ever had,
-//! and the outcome of every write. Never looks into a node and shares no code with the machine or the tree, the wire's codec
-//! and the grammar of server lines excepted. It stays correct by being small: each operation is the few lines that the
-//! specification has for it (spec 01 section 7.1, spec 02).
+//! Owns the tree, sessions, streams and members that follow from the log, every past state of a path, and
+//! the outcome of every write.
+//!
+//! Never looks into a node. It shares only the wire codec, the grammar of server lines and the command
+//! types with the server, not the machine or the tree.
+//!
+//! Correct by being small: each operation is the few lines that the specification has for it (spec 01
+//! section 7.1, spec 02).
 //!
 //! | part | does |
 //! |---|---|
 //! | [`writes`] | a client's write to its outcome |
-//! | [`reads`] | what a read answers at a zxid |
-//! | [`membership`] | who belongs to the ensemble, and the leader's steps |
-//! | [`access`] | who may do what |
+//! | [`reads`] | the answer to a read at a zxid |
+//! | [`membership`] | the ensemble's members, and the leader's steps |
+//! | [`access`] | ACL checks |
 
 mod access;
 mod membership;
@@ -25,15 +29,15 @@ use std::rc::Rc;
 
 pub use access::{Entries, allows};
 
-/// Bytes that a client of the simulation puts behind each write's record, where servers look at nothing: its number.
+/// Length of the operation number that a simulated client appends to each write's record. Servers ignore
+/// these bytes.
 pub const OP_BYTES: usize = 8;
 
-/// One znode at one time.
+/// One state of a znode.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Znode {
-    /// Data; `None` is null.
+    /// The data; `None` is null.
     pub data: Option<Vec<u8>>,
-    /// Who may do what.
     pub acl: Rc<Entries>,
     /// As clients see it, except that `cversion` counts creations of children only.
     pub stat: Stat,
@@ -45,119 +49,105 @@ impl Znode {
         Znode { data: data.map(<[u8]>::to_vec), acl: Rc::new(acl), stat }
     }
 
-    /// The stat on the wire.
+    /// The stat as sent to clients.
     pub fn wire_stat(&self) -> Stat {
         let cversion = self.stat.cversion.wrapping_mul(2).wrapping_sub(self.stat.num_children);
         Stat { cversion, ..self.stat }
     }
 }
 
-/// What a change did.
+/// The kind of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// Created.
+pub enum ChangeKind {
     Created,
-    /// Deleted.
     Deleted,
-    /// Data set.
+    /// The data was set.
     Changed,
 }
 
-/// One change of the tree.
+/// One change of a znode.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Its zxid.
     pub zxid: i64,
-    /// What.
-    pub kind: Kind,
-    /// Where.
+    pub kind: ChangeKind,
     pub path: String,
-    /// Who may know of it.
+    /// The znode's ACL, which decides who is notified.
     pub acl: Rc<Entries>,
-    /// The same of its parent, when a child came or went.
+    /// The parent's ACL, if the change created or deleted a child.
     pub parent_acl: Option<Rc<Entries>>,
 }
 
-/// A living session.
+/// A session that has not ended.
 #[derive(Clone, Debug)]
-pub struct Session {
-    /// Negotiated timeout.
+pub struct ModelSession {
     pub timeout_ms: i32,
     password: [u8; 16],
     attachment: u32,
     ephemerals: BTreeSet<String>,
 }
 
-/// How a write ended.
+/// The reply to a write.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outcome {
-    /// Its zxid.
+pub struct WriteOutcome {
     pub zxid: i64,
-    /// Code in the reply's header.
+    /// Error code in the reply's header.
     pub err: i32,
-    /// What follows the header.
+    /// The record after the header.
     pub body: Vec<u8>,
 }
 
-/// What one command did.
+/// The effect of one command.
 #[derive(Clone, Debug)]
 pub enum Done {
-    /// A client's write, by its number; without effect where its session or its stream had gone on.
+    /// A client's write. It has no effect if its session or stream had moved on.
     Write {
-        /// The number.
+        /// The write's operation number.
         op: u64,
     },
-    /// A session was opened.
     Opened {
-        /// Which.
         session: i64,
     },
-    /// It ended.
+    /// A session was closed, or expired.
     Ended {
-        /// Which.
         session: i64,
-        /// By the leader, not by its client.
+        /// Whether the leader ended it, not its client.
         expired: bool,
-        /// Negotiated timeout.
         timeout_ms: i32,
-        /// The zxid.
         zxid: i64,
     },
-    /// The members changed.
     Members {
-        /// Those that are members no more.
+        /// Nodes that were removed.
         removed: Vec<u8>,
     },
-    /// A change of members was given up.
+    /// The leader gave a reconfiguration up.
     Refused {
-        /// Those that would have joined.
+        /// Nodes that would have joined.
         strangers: Vec<u8>,
     },
-    /// Nothing that anybody can see.
+    /// No effect that a client can see.
     Nothing,
 }
 
 /// See the module doc.
 #[derive(Default)]
 pub struct Model {
-    /// Last zxid.
+    /// The last zxid taken.
     pub zxid: i64,
     nodes: BTreeMap<String, Rc<Znode>>,
     past: BTreeMap<String, Past>,
-    /// Living sessions.
-    pub sessions: BTreeMap<i64, Session>,
+    /// Sessions that have not ended.
+    pub sessions: BTreeMap<i64, ModelSession>,
     streams: BTreeMap<u8, (u64, u64)>,
-    /// All changes, in order.
+    /// All changes, in the order of zxids.
     pub changes: Vec<Change>,
-    /// By number.
-    pub outcomes: BTreeMap<u64, Outcome>,
-    /// Zxids at which a state was published: the last of each batch.
+    /// Outcomes by operation number.
+    pub outcomes: BTreeMap<u64, WriteOutcome>,
+    /// Zxids at which a state was published: the last one of each batch.
     published: BTreeSet<i64>,
-    /// Who belongs to the ensemble.
     pub ensemble: Ensemble,
 }
 
-/// On whose behalf a write is done, and when.
+/// The author and time of a write.
 #[derive(Clone, Copy)]
 struct By<'w> {
     session: i64,
@@ -168,11 +158,11 @@ struct By<'w> {
 
 type Code = i32;
 
-/// Every state of a path, with the zxid that began it; `None` while there was no znode.
+/// Every state of a path, with its first zxid; `None` while there was no znode.
 type Past = Vec<(i64, Option<Rc<Znode>>)>;
 
 impl Model {
-    /// The state of an ensemble that never did anything.
+    /// The state of a new ensemble.
     pub fn new() -> Model {
         let mut model = Model::default();
         for path in ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"] {
@@ -191,7 +181,7 @@ impl Model {
         model
     }
 
-    /// Applies an entry of the log; `membership`: one that changes who votes.
+    /// Applies an entry of the log. `membership` says that the entry changes the voters.
     pub fn apply(&mut self, term: u64, payload: &[u8], membership: bool) -> Result<Vec<Done>, String> {
         let mut done = Vec::new();
         if membership {
@@ -221,8 +211,8 @@ impl Model {
         Ok(())
     }
 
-    /// Whether the command is the next one of its node's stream. A stream that was begun anew (a node with another disk)
-    /// goes on with the first command of a start, whichever.
+    /// Whether the command is the next one of its node's stream. A restarted stream (of a node with
+    /// another disk) continues with the first command of any incarnation.
     fn take_turn(&mut self, command: &Command) -> bool {
         let came = (command.incarnation, command.seq);
         let last = self.streams.get(&command.node).copied();
@@ -233,29 +223,29 @@ impl Model {
         true
     }
 
-    /// Whether readers could stand on this zxid.
+    /// Whether a state was published at this zxid.
     pub fn is_published(&self, zxid: i64) -> bool {
         self.published.contains(&zxid)
     }
 
-    /// A znode as it was at a zxid.
+    /// The znode's state at a zxid.
     pub fn at(&self, path: &str, zxid: i64) -> Option<&Rc<Znode>> {
         let past = self.past.get(path)?;
         let after = past.partition_point(|(z, _)| *z <= zxid);
         past.get(after.checked_sub(1)?)?.1.as_ref()
     }
 
-    /// The names of its children as they were at a zxid, sorted.
+    /// The sorted names of the children at a zxid.
     pub fn children(&self, path: &str, zxid: i64) -> Vec<String> {
         self.below(path, zxid).filter(|name| !name.contains('/')).map(str::to_owned).collect()
     }
 
-    /// How many znodes were below it.
+    /// The number of znodes below the path at a zxid.
     pub fn descendants(&self, path: &str, zxid: i64) -> i32 {
         self.below(path, zxid).count() as i32
     }
 
-    /// Paths of all znodes now.
+    /// Paths of all present znodes.
     pub fn paths(&self) -> impl Iterator<Item = &String> {
         self.nodes.keys()
     }
@@ -283,7 +273,7 @@ impl Model {
         past.push((zxid, znode));
     }
 
-    fn conclude_write(&mut self, op: u64, outcome: Outcome) -> Result<(), String> {
+    fn conclude_write(&mut self, op: u64, outcome: WriteOutcome) -> Result<(), String> {
         let zxid = outcome.zxid;
         match self.outcomes.insert(op, outcome) {
             Some(_) => Err(format!("write {op:x} was applied twice, again at zxid {zxid:x}")),
@@ -331,7 +321,7 @@ impl Model {
                 {
                     self.undo(nodes, changes, zxid);
                 }
-                self.conclude_write(op, Outcome { zxid, err, body })?;
+                self.conclude_write(op, WriteOutcome { zxid, err, body })?;
                 Done::Write { op }
             }
             Op::OpenSession { timeout_ms, password } => {
@@ -340,7 +330,8 @@ impl Model {
                 }
                 self.take_zxid(term);
                 let (timeout_ms, password) = (*timeout_ms, *password);
-                let opened = Session { timeout_ms, password, attachment: 1, ephemerals: BTreeSet::new() };
+                let opened =
+                    ModelSession { timeout_ms, password, attachment: 1, ephemerals: BTreeSet::new() };
                 self.sessions.insert(session, opened);
                 Done::Opened { session }
             }
@@ -371,7 +362,7 @@ impl Model {
     }
 }
 
-/// Where a stream stands that begins anew.
+/// Position of a restarted stream.
 const ANEW: (u64, u64) = (0, 0);
 
 fn batch_of(payload: &[u8]) -> Result<Batch, String> {
@@ -380,12 +371,12 @@ fn batch_of(payload: &[u8]) -> Result<Batch, String> {
     rkyv::from_bytes::<Batch, rkyv::rancor::Error>(&aligned).map_err(|e| e.to_string())
 }
 
-/// The number behind a write's record.
+/// The operation number after a write's record.
 pub fn number(body: &[u8]) -> Option<u64> {
     body.last_chunk::<OP_BYTES>().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
-/// The path above, "/" above "/".
+/// The parent path. The parent of "/" is "/".
 pub fn parent(path: &str) -> &str {
     match path.rfind('/') {
         None | Some(0) => "/",

@@ -1,6 +1,4 @@
-//! What a read answers at a zxid.
-//!
-//! Owns nothing: it looks at the past that the model keeps. Never changes it.
+//! The answer to a read at a zxid. Owns nothing, and never changes the model.
 
 use super::access::{self, allows};
 use super::{Code, Model};
@@ -9,7 +7,7 @@ use paddock_transport::wire::multi::MultiOp;
 use paddock_transport::wire::{Acl, List, MultiResult, Request, Response, Text, error, perms, put_multi_end};
 
 impl Model {
-    /// The body that a read answers at a zxid, or its error code.
+    /// The body that a read returns at a zxid, or its error code. `None` if the request is no read.
     pub fn read(&self, request: &Request<'_>, zxid: i64, who: &[Identity]) -> Option<Result<Vec<u8>, Code>> {
         let mut body = Vec::new();
         let granted = |path: &str, needed: i32| {

@@ -1,10 +1,10 @@
-//! A client's write to its outcome.
+//! The effect of a client's write.
 //!
-//! Owns the few lines of each operation. Never answers reads. It stays correct because whatever it does to the tree goes
-//! through `put`, which keeps the past.
+//! Owns the few lines of each operation. Never answers reads. Correct because every change of the tree
+//! goes through `put`, which keeps the past.
 
 use super::access::{Entries, allows};
-use super::{By, Change, Code, Kind, Model, Znode, parent};
+use super::{By, Change, ChangeKind, Code, Model, Znode, parent};
 use paddock_transport::wire::{
     Acl, Create, CreateOp, List, Multi, MultiResult, Request, Response, Text, error, perms,
 };
@@ -105,7 +105,7 @@ impl Model {
                 let stat = znode.wire_stat();
                 let acl = znode.acl.clone();
                 self.put(path, Some(znode), zxid);
-                let (kind, path) = (Kind::Changed, path.to_string());
+                let (kind, path) = (ChangeKind::Changed, path.to_string());
                 self.changes.push(Change { zxid, kind, path, acl, parent_acl: None });
                 Ok(MultiResult::SetData { stat })
             }
@@ -153,7 +153,7 @@ impl Model {
         let (acl, parent_acl) = (znode.acl.clone(), Some(over.acl.clone()));
         self.put(above, Some(over), zxid);
         self.put(&path, Some(znode), zxid);
-        self.changes.push(Change { zxid, kind: Kind::Created, path: path.clone(), acl, parent_acl });
+        self.changes.push(Change { zxid, kind: ChangeKind::Created, path: path.clone(), acl, parent_acl });
         let path = Text::Owned(path);
         Ok(match create.op {
             CreateOp::Create => MultiResult::Create { path },
@@ -171,7 +171,7 @@ impl Model {
             self.put(above, Some(over), zxid);
         }
         self.put(path, None, zxid);
-        self.changes.push(Change { zxid, kind: Kind::Deleted, path: path.to_owned(), acl, parent_acl });
+        self.changes.push(Change { zxid, kind: ChangeKind::Deleted, path: path.to_owned(), acl, parent_acl });
     }
 
     pub(super) fn znode(&self, path: &str) -> Result<Znode, Code> {

@@ -1,16 +1,16 @@
-//! Nodes: their starts and ends, the turns of their engines and of their disks.
+//! Nodes: their starts and ends, and the turns of their engines and disks.
 //!
-//! Owns no state of its own. Never looks at what an engine says; the bytes go to the network. It stays faithful because what a
-//! node applied is taken note of before anything that tells of it travels.
+//! Owns no state of its own. Never looks at an engine's output: the bytes go to the network. Correct
+//! because a node's applied entries are recorded before any message that reveals them is sent.
 
 use super::super::check::{Event, Fact, NodeState};
 use super::super::faults::Faults;
-use super::super::hooks;
 use super::super::model::Done;
 use super::super::net::{End, Host, Parcel};
 use super::super::node::{Again, Process, SimNode};
 use super::{Happening, SECOND, World, hash};
 use crate::consensus::{Recovered, StopReason};
+use crate::mutation;
 
 impl World {
     pub(super) fn start(&mut self, n: usize) {
@@ -21,7 +21,7 @@ impl World {
         node.life += 1;
         (node.disk_busy, node.refuses, node.paused_until) = (false, true, 0);
         let now = node.clock.now(self.now);
-        hooks::set_wall_ms(now.wall_ms);
+        mutation::set_wall_ms(now.wall_ms);
         let seed = self.rng.next();
         let node = &mut self.nodes[n];
         node.joins_with(&self.facts.model.ensemble.members);
@@ -40,7 +40,7 @@ impl World {
                 }
             }
             Err(error) => {
-                hooks::take_applied();
+                mutation::take_applied();
                 self.note(|| format!("node {number} does not start: {error}"));
                 Faults::refused(self, n, &error.to_string());
             }
@@ -49,8 +49,8 @@ impl World {
 
     pub(super) fn see_started(&mut self, number: u8, recovered: &Recovered) {
         let zxid = recovered.zxid;
-        let replayed = hooks::take_applied();
-        // The snapshot alone: what was replayed behind it is looked at entry by entry.
+        let replayed = mutation::take_applied();
+        // With a replay, the checkers see the entries one by one instead of the zxid.
         self.see(&Event::Started { node: number, zxid: if replayed.is_empty() { zxid } else { 0 } });
         self.take_applied_entries(number, replayed, true);
         self.applied.insert(number, recovered.snapshot_index + recovered.entries);
@@ -59,7 +59,7 @@ impl World {
     pub(super) fn take_applied_entries(
         &mut self,
         number: u8,
-        entries: Vec<hooks::AppliedEntry>,
+        entries: Vec<mutation::AppliedEntry>,
         replayed: bool,
     ) {
         for entry in entries {
@@ -81,7 +81,7 @@ impl World {
                 if self.facts.model.zxid != entry.zxid {
                     let wanted = self.facts.model.zxid;
                     let what = format!(
-                        "behind entry {} node {number} stands at zxid {:x}; its log means {wanted:x}",
+                        "after entry {} node {number} is at zxid {:x}; its log means {wanted:x}",
                         entry.index, entry.zxid
                     );
                     return self.violate("history", what);
@@ -115,20 +115,20 @@ impl World {
             return self.schedule(n, engine, until);
         }
         let now = node.clock.now(self.now);
-        hooks::set_wall_ms(now.wall_ms);
+        mutation::set_wall_ms(now.wall_ms);
         let wires = &self.net.wires;
         let turned =
             process.turn(engine, now, |wire| wires.get(&wire).filter(|w| !w.gone[1]).map(|w| w.listener));
         hash(
             &mut self.report.trace_hash,
-            (n as u64) << 32 | (engine as u64) << 16 | turned.wishes.len() as u64,
+            (n as u64) << 32 | (engine as u64) << 16 | turned.outputs.len() as u64,
         );
         let number = node.setup.consensus.node;
-        let entries = hooks::take_applied();
-        // What is applied is known before anything that tells of it travels.
+        let entries = mutation::take_applied();
+        // Applied entries are recorded before any message that reveals them is sent.
         self.take_applied_entries(number, entries, false);
-        for wish in turned.wishes {
-            self.carry_out(n, engine, wish);
+        for output in turned.outputs {
+            self.carry_out(n, engine, output);
         }
         let cost = self.rng.range(1_000, 20_000);
         match turned.next {
@@ -146,8 +146,8 @@ impl World {
         }
     }
 
-    /// Whether the ensemble can do without this node's disk: it would notice another directory in its place, everybody else is
-    /// there and has a vote that counts, and a majority is left without it.
+    /// Whether the ensemble survives the loss of this node's disk. It must notice another directory in its
+    /// place. Every other member must run and have a vote that counts, and a majority must remain.
     pub fn can_lose_a_disk(&self, number: u8) -> bool {
         let ensemble = &self.facts.model.ensemble;
         let runs = |member: u8| {
@@ -159,7 +159,7 @@ impl World {
             && ensemble.members.members.keys().all(|member| runs(*member))
     }
 
-    /// The nodes that vote, and those whose vote nobody knows of yet.
+    /// The nodes that vote. All nodes, before the log holds a membership.
     pub fn voters(&self) -> Vec<usize> {
         let members = &self.facts.model.ensemble.members;
         let votes = |n: &usize| {
@@ -169,7 +169,7 @@ impl World {
         (0..self.nodes.len()).filter(votes).collect()
     }
 
-    /// Whether nothing is wrong: every node that shall run does so, and nothing hinders it.
+    /// Whether nothing is wrong: every wanted node runs, and nothing hinders it.
     pub fn is_in_order(&self) -> bool {
         let ready = |node: &SimNode| {
             !node.wanted
@@ -178,7 +178,7 @@ impl World {
         self.faults.is_none_ongoing() && self.nodes.iter().all(ready)
     }
 
-    /// How far each node is, and whether it can get on.
+    /// The progress of each node, and whether it can make any.
     pub(super) fn node_states(&self) -> Vec<NodeState> {
         let works = |n: usize| {
             let node = &self.nodes[n];
@@ -211,12 +211,12 @@ impl World {
         states.collect()
     }
 
-    /// Disks of a majority are full and nothing else is wrong, or no more.
+    /// Notes whether disks of a majority are full while nothing else is wrong.
     pub fn fill_up(&mut self, full: bool) {
         self.facts.full_since = full.then_some(self.now);
     }
 
-    /// Lets all engines of a node run soon: something was done to it from outside.
+    /// Schedules all engines of a node, after something changed it from outside.
     pub fn wake_all(&mut self, n: usize) {
         let engines = self.nodes[n].process.as_ref().map_or(0, |p| p.loops.len());
         for engine in 0..engines {
@@ -225,7 +225,7 @@ impl World {
         self.schedule_disk(n, false);
     }
 
-    /// Lets those run that were woken.
+    /// Schedules the engines whose wakers were used.
     pub(super) fn wake(&mut self, n: usize) {
         let engines = self.nodes[n].process.as_ref().map_or(0, |p| p.loops.len());
         for engine in 0..engines {
@@ -270,7 +270,7 @@ impl World {
         self.wake(n);
     }
 
-    /// The core stopped by itself, or because it was asked to.
+    /// Handles a core that stopped, by itself or when asked to.
     pub(super) fn stopped(&mut self, n: usize) {
         let reason = self.nodes[n].process.as_ref().and_then(Process::stopped);
         let number = self.nodes[n].setup.consensus.node;
@@ -279,7 +279,8 @@ impl World {
             Some(StopReason::Asked | StopReason::LogFailed(_) | StopReason::Reopen { .. }) => {}
             Some(StopReason::Removed { .. }) => {
                 self.see(&Event::Removed { node: number });
-                // An operator starts it again when it is wanted, and then with the servers of that day.
+                // An operator starts the node again when it is wanted, configured with the servers of that
+                // time.
                 self.nodes[n].wanted = self.facts.model.ensemble.wants(number);
             }
             Some(other) => self.violate("replicas", format!("node {number} stopped: {other}")),
@@ -290,7 +291,7 @@ impl World {
         self.at(when, Happening::Start(n));
     }
 
-    /// The process is gone; `told`: its connections are torn down, as the kernel does for a dead process.
+    /// Ends a process. `told` says that its connections are reset, as the kernel does for a dead process.
     pub fn end_process(&mut self, n: usize, told: bool) {
         let number = self.nodes[n].setup.consensus.node;
         self.see(&Event::Gone { node: number });

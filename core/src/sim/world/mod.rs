@@ -1,8 +1,11 @@
-//! The world: time, chance, nodes, clients and what happens between them.
+//! The world: time, randomness, nodes, clients, and the events between them.
 //!
-//! Owns the queue of events, ordered by time and number, and the one stream of chance. Never sleeps and never asks the system
-//! for anything. It stays deterministic because one event is handled after the other, every list is kept in an order of its
-//! own, and a run's trace (a hash over all events) is compared with that of a second run in the tests.
+//! Owns the queue of events, ordered by time and number, and the only random stream.
+//!
+//! Never sleeps, and never asks the system for anything.
+//!
+//! Correct (deterministic) because events are handled one after the other and every collection is ordered.
+//! The tests compare a run's trace, a hash over all events, with that of a second run.
 
 mod hosting;
 mod operator;
@@ -11,83 +14,76 @@ mod setting;
 mod wiring;
 
 use super::check::{self, Checker, Event, Facts};
-use super::client::{Client, Mode};
+use super::client::{Client, ClientMode};
 use super::faults::{FaultKind, Faults};
-use super::hooks;
 use super::model::Model;
 use super::net::{Host, Net, Weather, WireId};
 use super::node::SimNode;
 use super::rng::Rng;
 use super::workload::encode;
+use crate::mutation;
 use paddock_transport::wire::Request;
 use setting::ensemble;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-/// A second, ns.
+/// One second, in ns.
 pub const SECOND: u64 = 1_000_000_000;
 
-/// `tickTime` of simulated nodes, ms: small, so that sessions live and die within a run.
+/// `tickTime` of simulated nodes, ms. Small, so that sessions begin and end within a run.
 pub const TICK_TIME_MS: u32 = 500;
 
-/// How long a node may serve without being confirmed by the quorum.
+/// How long a node may serve without confirmation by the quorum.
 const MAX_STALENESS_NS: u64 = 4 * SECOND;
 
-/// A request of calm times that is not answered for so long never will be: connections are given up sooner.
+/// A request that waits this long after the faults have ended will never be answered: clients give
+/// connections up sooner.
 const UNANSWERED_NS: u64 = 5 * SECOND;
 
-/// Time between two looks at how far the nodes are.
+/// Time between two checks of the nodes' progress.
 const LOOK_NS: u64 = SECOND / 4;
 
-/// Lines kept for a report.
+/// Number of trace lines kept for a report.
 const TRACE_LINES: usize = 80;
 
-/// What a run is about.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The seed.
     pub seed: u64,
     /// Whether the last events are kept as text.
     pub trace: bool,
-    /// Virtual time with faults.
+    /// Virtual time with faults, ns.
     pub faulty_ns: u64,
-    /// Voters; `None`: as the seed wants it.
+    /// Number of voters; `None` lets the seed decide.
     pub voters: Option<usize>,
 }
 
-/// A promise was broken.
+/// A promise that a checker found broken.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// Who found it.
+    /// Name of the checker that found it.
     pub checker: String,
-    /// What.
+    /// The description, for the report.
     pub what: String,
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Report {
-    /// The seed.
+pub struct RunReport {
     pub seed: u64,
-    /// Virtual time.
     pub simulated_ns: u64,
-    /// Requests answered.
     pub answered: u64,
-    /// Writes among them that were refused, since disks were full.
+    /// Writes among `answered` that were refused because disks were full.
     pub refused: u64,
-    /// Entries of the log.
+    /// Length of the log, in entries.
     pub entries: u64,
-    /// Leaders' terms seen in the log.
+    /// Number of terms that appear in the log.
     pub terms: u64,
-    /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Events handled.
     pub events: u64,
-    /// Hash over all events.
     pub trace_hash: u64,
-    /// What went wrong.
     pub violation: Option<Violation>,
-    /// The last events, if they were kept.
+    /// The last events, if the plan keeps them.
     pub last: Vec<String>,
 }
 
@@ -106,17 +102,13 @@ enum Happening {
 
 /// See the module doc.
 pub struct World {
-    /// True time.
+    /// True time since the start of the run, ns.
     pub now: u64,
-    /// The one stream of chance.
+    /// The only random stream.
     pub rng: Rng,
-    /// The network.
     pub net: Net,
-    /// The nodes.
     pub nodes: Vec<SimNode>,
-    /// The clients.
     pub clients: Vec<Client>,
-    /// What goes wrong.
     pub faults: Faults,
     queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
     queued: u64,
@@ -125,9 +117,9 @@ pub struct World {
     violation: Option<Violation>,
     next_op: u64,
     applied: BTreeMap<u8, u64>,
-    report: Report,
+    report: RunReport,
     trace: Option<VecDeque<String>>,
-    /// The client that changes the members, where they change.
+    /// The client that reconfigures the ensemble, in runs with reconfigurations.
     operator: Option<usize>,
 }
 
@@ -136,7 +128,7 @@ fn hash(into: &mut u64, value: u64) {
 }
 
 impl World {
-    /// The world of a seed.
+    /// Creates the world of a seed.
     pub fn new(plan: &Plan) -> World {
         let mut rng = Rng::new(plan.seed);
         let weather = Weather {
@@ -151,7 +143,7 @@ impl World {
         let operator = (changes && nodes.len() > 1).then_some(clients.len());
         if operator.is_some() {
             let mut client = Client::operator(rng.fork(), nodes.len());
-            client.mode = Mode::Operate(VecDeque::new());
+            client.mode = ClientMode::Operate(VecDeque::new());
             clients.push(client);
         }
         let facts = Facts {
@@ -177,18 +169,18 @@ impl World {
             violation: None,
             next_op: 0x5100_0000_0000_0000,
             applied: BTreeMap::new(),
-            report: Report { seed: plan.seed, ..Report::default() },
+            report: RunReport { seed: plan.seed, ..RunReport::default() },
             trace: plan.trace.then(VecDeque::new),
             operator,
         }
     }
 
     /// Runs a plan to its end, or to the first violation.
-    pub fn run(plan: &Plan) -> Report {
-        hooks::watch_applied(true);
+    pub fn run(plan: &Plan) -> RunReport {
+        mutation::watch_applied(true);
         let mut world = World::new(plan);
         world.live(plan);
-        hooks::watch_applied(false);
+        mutation::watch_applied(false);
         world.into_report()
     }
 
@@ -217,12 +209,12 @@ impl World {
         self.end();
     }
 
-    /// From here on nothing goes wrong any more.
+    /// Ends all faults; no new ones follow.
     fn calm(&mut self) {
         self.want_members();
         Faults::undo_all(self);
         if let Some(operator) = self.operator {
-            self.clients[operator].mode = Mode::Load;
+            self.clients[operator].mode = ClientMode::Load;
         }
         self.facts.calm_since = Some(self.now);
         self.note(|| "the faults end".to_owned());
@@ -230,11 +222,11 @@ impl World {
 
     fn drain(&mut self) {
         for client in &mut self.clients {
-            client.mode = Mode::Drain;
+            client.mode = ClientMode::Drain;
         }
     }
 
-    /// One reader of everything for each node.
+    /// Adds a client for each node that reads every path there.
     fn audit(&mut self) {
         let paths: Vec<String> = self.facts.model.paths().cloned().collect();
         self.want_members();
@@ -251,7 +243,7 @@ impl World {
                 reads.push_back(encode(&Request::GetAcl { path: path() }, None));
             }
             let mut client = Client::operator(self.rng.fork(), self.nodes.len());
-            (client.mode, client.home, client.next_ns) = (Mode::Audit(reads), Some(node), self.now);
+            (client.mode, client.home, client.next_ns) = (ClientMode::Audit(reads), Some(node), self.now);
             self.clients.push(client);
             self.at(self.now, Happening::Client(self.clients.len() - 1));
         }
@@ -275,7 +267,7 @@ impl World {
         for (n, client) in self.clients.iter().enumerate() {
             let overdue = client.waiting.iter().filter(|ask| ask.sent_ns + UNANSWERED_NS < self.now);
             unanswered.extend(overdue.map(|ask| (n, ask.sent_ns)));
-            if let Mode::Audit(left) = &client.mode
+            if let ClientMode::Audit(left) = &client.mode
                 && !left.is_empty()
             {
                 unanswered.push((n, self.facts.calm_since.unwrap_or(0)));
@@ -284,7 +276,7 @@ impl World {
         self.see(&Event::Ended { applied: &applied, unanswered: &unanswered });
     }
 
-    fn into_report(self) -> Report {
+    fn into_report(self) -> RunReport {
         let mut report = self.report;
         report.simulated_ns = self.now;
         report.entries = self.facts.log.len() as u64;
@@ -295,18 +287,18 @@ impl World {
         report
     }
 
-    /// Something happens later.
+    /// Queues an event, for now if `when` has passed.
     fn at(&mut self, when: u64, what: Happening) {
         self.queued += 1;
         self.queue.push(Reverse((when.max(self.now), self.queued, what)));
     }
 
-    /// A fault ends later.
+    /// Plans the end of a fault.
     pub fn undo_at(&mut self, when: u64, number: u64) {
         self.at(when, Happening::Undo(number));
     }
 
-    /// A node starts later.
+    /// Plans the start of a node.
     pub fn start_at(&mut self, when: u64, node: usize) {
         self.at(when, Happening::Start(node));
     }
@@ -324,7 +316,7 @@ impl World {
             hash(&mut self.report.trace_hash, when);
             self.handle(what);
         }
-        // A run stands still at the moment at which a promise is broken.
+        // Time stands still at the moment of a violation.
         if self.violation.is_none() {
             self.now = self.now.max(end);
             self.facts.now = self.now;
@@ -354,7 +346,7 @@ impl World {
         }
     }
 
-    /// Keeps a line for a report.
+    /// Keeps a trace line for the report.
     pub fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             if trace.len() >= TRACE_LINES {
@@ -366,7 +358,7 @@ impl World {
         }
     }
 
-    /// A promise is broken.
+    /// Records a violation, if it is the first.
     pub fn violate(&mut self, checker: &str, what: String) {
         self.violation.get_or_insert(Violation { checker: checker.to_owned(), what });
     }
@@ -380,18 +372,18 @@ impl World {
         }
     }
 
-    /// Hosts of nodes and clients.
+    /// All hosts: nodes, then clients.
     pub fn hosts(&self) -> Vec<Host> {
         let nodes = (0..self.nodes.len()).map(Host::Node);
         nodes.chain((0..self.clients.len()).map(Host::Client)).collect()
     }
 
-    /// Counts a change of the members.
+    /// Counts a reconfiguration among the faults.
     fn count_change(&mut self) {
         *self.faults.counts.entry("change of members").or_insert(0) += 1;
     }
 
-    /// Counts a fault.
+    /// Counts a fault of this kind.
     pub fn count(&mut self, kind: FaultKind) {
         *self.faults.counts.entry(kind.name()).or_insert(0) += 1;
         hash(&mut self.report.trace_hash, kind as u64);

@@ -1,9 +1,9 @@
-//! The operator: members come and go.
+//! The operator, who adds, removes and changes members.
 //!
-//! Owns the choice of changes and starts nodes that shall join, some with an empty disk. Never asks for what no operator would:
-//! it leaves at least two participants, and waits while a change is under way.
+//! Owns the choice of reconfigurations, and starts nodes that are to join, some with an empty disk. Never
+//! does what an operator would not: at least two participants remain, and one change ends before the next.
 
-use super::super::client::Mode;
+use super::super::client::ClientMode;
 use super::super::node::SimNode;
 use super::super::workload::encode;
 use super::{Happening, SECOND, World};
@@ -12,7 +12,7 @@ use paddock_storage::fault::FaultDisk;
 use paddock_transport::wire::Request;
 use std::collections::BTreeMap;
 
-/// A node as the operator writes it down.
+/// A node's entry in the operator's configuration.
 pub(super) fn member(number: u8, role: MemberRole) -> Member {
     Member {
         host: format!("10.0.1.{number}"),
@@ -25,13 +25,13 @@ pub(super) fn member(number: u8, role: MemberRole) -> Member {
 }
 
 impl World {
-    /// One change is asked for, if one makes sense.
+    /// Asks for one reconfiguration, if one makes sense.
     pub(super) fn reconfigure(&mut self) {
         let Some(operator) = self.operator.filter(|_| self.facts.calm_since.is_none()) else { return };
         let next = self.now + self.rng.range(SECOND / 2, 6 * SECOND);
         self.at(next, Happening::Reconfigure);
         let ensemble = &self.facts.model.ensemble;
-        let idle = matches!(&self.clients[operator].mode, Mode::Operate(todo) if todo.is_empty());
+        let idle = matches!(&self.clients[operator].mode, ClientMode::Operate(todo) if todo.is_empty());
         if ensemble.members.members.is_empty() || ensemble.is_changing() || !idle {
             return;
         }
@@ -41,7 +41,7 @@ impl World {
         let member_now = self.pick_node(|number| now.get(number).is_some());
         let role = if self.rng.one_in(3) { MemberRole::Observer } else { MemberRole::Participant };
         match self.rng.below(4) {
-            // Added, or replaced.
+            // A node is added, or replaces a member.
             0 | 1 => {
                 let Some(stranger) = stranger else { return self.drop_one(operator, &now, member_now) };
                 wanted.insert(stranger, role);
@@ -50,7 +50,7 @@ impl World {
                 }
             }
             2 => return self.drop_one(operator, &now, member_now),
-            // Promoted or demoted.
+            // A member is promoted or demoted.
             _ => {
                 let Some(number) = member_now else { return };
                 let other = match now.get(number).map(|m| m.role) {
@@ -113,12 +113,12 @@ impl World {
         let asked = encode(&request, Some(self.next_op));
         self.count_change();
         self.note(|| format!("the operator wants {all} (leaving {leaving})"));
-        if let Mode::Operate(todo) = &mut self.clients[operator].mode {
+        if let ClientMode::Operate(todo) = &mut self.clients[operator].mode {
             todo.push_back(asked);
         }
     }
 
-    /// A node that shall join is started, perhaps with another disk than it had.
+    /// Starts a node that is to join, perhaps with another disk than it had.
     fn prepare(&mut self, number: u8) {
         let Some(n) = self.nodes.iter().position(|node| node.setup.consensus.node == number) else { return };
         let wiped = self.rng.one_in(2);
@@ -127,7 +127,7 @@ impl World {
         if node.process.is_none() {
             if wiped {
                 node.disk = FaultDisk::new();
-                // What was configured long ago may name nobody who is still there.
+                // The nodes in its old configuration may all be gone.
                 node.founder = false;
                 self.faults.forget_damage(n);
             }
@@ -135,7 +135,7 @@ impl World {
         }
     }
 
-    /// At the end every member runs, and nobody else needs to.
+    /// Makes every member run, and no other node.
     pub(super) fn want_members(&mut self) {
         let ensemble = &self.facts.model.ensemble;
         if ensemble.members.members.is_empty() {
@@ -144,7 +144,7 @@ impl World {
         for node in &mut self.nodes {
             node.wanted = ensemble.wants(node.setup.consensus.node);
         }
-        // One that stopped before its change was accepted is started by whoever asked for it.
+        // An operator starts a joining node again that stopped before its change was accepted.
         for n in 0..self.nodes.len() {
             self.at(self.now, Happening::Start(n));
         }
@@ -152,8 +152,8 @@ impl World {
 }
 
 impl SimNode {
-    /// A node that was no member when the run began, or has another disk, is configured with the members of the day it starts; one
-    /// that is to become a member follows.
+    /// Configures a node that starts with the present members. This holds for a node that joins the run
+    /// later, or that has another disk. If it is not a member yet, it starts as an observer.
     pub(super) fn joins_with(&mut self, members: &Members) {
         let number = self.setup.consensus.node;
         if self.founder || members.members.is_empty() {

@@ -1,10 +1,10 @@
-//! Clients: what reaches them, and what they say.
+//! Clients: their input and their output.
 //!
-//! Owns no state of its own. Never tells a client more than bytes. It stays faithful because every answer is shown to the
-//! checkers in the order in which it came.
+//! Owns no state of its own. Never tells a client more than bytes. Correct because the checkers see every
+//! answer in the order of arrival.
 
 use super::super::check::Event;
-use super::super::client::{News, State};
+use super::super::client::{ClientState, News};
 use super::super::net::{End, Parcel, WireId};
 use super::super::workload::Ask;
 use super::{Happening, World, hash};
@@ -41,7 +41,7 @@ impl World {
         }
     }
 
-    /// Clients whose connections a node holds.
+    /// The clients that are connected to a node.
     pub fn served_by(&self, n: usize) -> Vec<usize> {
         let at = |client: &usize| self.clients[*client].wire().and_then(|id| self.net.wires.get(&id));
         (0..self.clients.len())
@@ -76,9 +76,9 @@ impl World {
                 self.note(|| format!("client {c} lost session {session:x}"));
             }
             News::Answered { ask, err, .. } if ask.opcode == opcode::AUTH => {
-                // It tells of no state: its zxid is 0.
+                // An authentication's reply reveals no state: its zxid is 0.
                 if err != 0 {
-                    self.see(&Event::Nonsense { client: c, what: "who it is was not believed" });
+                    self.see(&Event::Nonsense { client: c, what: "its authentication failed" });
                 }
             }
             News::Answered { ask, zxid, err, body } => {
@@ -86,7 +86,7 @@ impl World {
                 self.report.refused += u64::from(ask.is_write() && err == error::SYSTEM_ERROR);
                 let name = opcode::name(ask.opcode).unwrap_or("?");
                 self.note(|| format!("client {c}: {name} ({}) answered at {zxid:x} with {err}", ask.xid));
-                // Of the handshake's own turn the session is known only afterwards.
+                // In the turn of the handshake the session's id is known only afterwards.
                 let session = if session == 0 { self.clients[c].session } else { session };
                 self.see(&Event::Answered { client: c, node, session, ask: &ask, zxid, err, body: &body });
             }
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    /// A client's connection is gone; `gives_up`: by its own will.
+    /// Handles the end of a client's connection. `gives_up` says that the client ended it.
     pub fn lose(&mut self, c: usize, gives_up: bool) {
         let Some(wire) = self.clients[c].wire() else { return };
         let by = (!gives_up).then(|| self.number_at(wire));
@@ -124,7 +124,7 @@ impl World {
         if self.clients[c].next_ns > self.now {
             return;
         }
-        if self.clients[c].state == State::Away {
+        if self.clients[c].state == ClientState::Away {
             if self.clients[c].is_done() {
                 return;
             }

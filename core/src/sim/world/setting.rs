@@ -1,4 +1,4 @@
-//! How a run's nodes are set up.
+//! The settings of a run's nodes.
 //!
 //! Owns the ranges from which a seed draws. Never starts anything.
 
@@ -15,7 +15,7 @@ use crate::shard::ShardConfig;
 use paddock_storage::fault::FaultDisk;
 use paddock_transport::engine::Address;
 
-/// One node, or several voters and observers; with `changes`, some more that may join them.
+/// One node, or several voters and observers. With `changes`, some more nodes that may join.
 pub(super) fn ensemble(voters: Option<usize>, changes: bool, rng: &mut Rng) -> Vec<SimNode> {
     let voters = voters.unwrap_or_else(|| *rng.pick(&[1, 1, 3, 3, 3, 5]));
     let observers = if voters > 1 { *rng.pick(&[0, 0, 0, 1, 2]) } else { 0 };

@@ -1,22 +1,22 @@
 //! The network between engines and clients.
 //!
-//! Owns no state of its own: what is on its way stands in the net. Never reorders a wire's parcels. It stays faithful because a
-//! process that is gone is answered for as a kernel does it, and a silent host by nobody.
+//! Owns no state of its own: the net holds what is in flight. Never reorders a wire's parcels. Correct
+//! because a dead process's kernel answers for it, and a silent host does not answer.
 
 use super::super::net::{End, Parcel, WireId};
-use super::super::node::{Input, Wish};
+use super::super::node::{Input, Output};
 use super::{Happening, World};
 use paddock_transport::engine::{Closed, ConnId};
 
 impl World {
-    pub(super) fn carry_out(&mut self, n: usize, engine: usize, wish: Wish) {
+    pub(super) fn carry_out(&mut self, n: usize, engine: usize, output: Output) {
         let from = self.nodes[n].end(n, engine);
-        match wish {
-            Wish::Took(wire) => self.send(wire, 0, Parcel::Accepted),
-            Wish::Send(wire, bytes) => self.send_from(wire, from, Parcel::Bytes(bytes)),
-            Wish::End(wire) => self.let_go(wire, from, Parcel::End),
-            Wish::Abort(wire) => self.let_go(wire, from, Parcel::Reset),
-            Wish::Connect(conn, address) => {
+        match output {
+            Output::Took(wire) => self.send(wire, 0, Parcel::Accepted),
+            Output::Send(wire, bytes) => self.send_from(wire, from, Parcel::Bytes(bytes)),
+            Output::End(wire) => self.let_go(wire, from, Parcel::End),
+            Output::Abort(wire) => self.let_go(wire, from, Parcel::Reset),
+            Output::Connect(conn, address) => {
                 let to = self.nodes.iter().position(|node| node.address.as_ref() == Some(&address));
                 let Some(to) = to else {
                     return self.tell(n, engine, Input::Closed(conn, Closed::ConnectFailed(111)));
@@ -41,7 +41,7 @@ impl World {
         }
     }
 
-    /// An end lets its wire go; the other one hears it.
+    /// Closes one end of a wire. The other end is told.
     pub(super) fn let_go(&mut self, wire: WireId, from: End, parcel: Parcel) {
         let Some(end) = self.end_of(wire, from) else { return };
         if let Some(wire) = self.net.wires.get_mut(&wire) {
@@ -51,7 +51,7 @@ impl World {
         self.net.sweep(wire);
     }
 
-    /// Puts a parcel on its way.
+    /// Sends a parcel. Bytes may be cut into two parcels.
     pub fn send(&mut self, wire: WireId, end: usize, parcel: Parcel) {
         match parcel {
             Parcel::Bytes(bytes) if bytes.len() > 1 && self.rng.one_in(8) => {
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// Nobody is there any more: the sender hears it, unless the whole host is silent.
+    /// Answers for an end that is gone: the sender gets a reset, unless the whole host is silent.
     pub(super) fn bounce(&mut self, id: WireId, end: usize) {
         let Some(wire) = self.net.wires.get(&id) else { return };
         if let End::Engine { node, .. } = wire.ends[end]
@@ -132,8 +132,7 @@ impl World {
             (_, None) => None,
         };
         let Some(conn) = conn else {
-            // A wire opened and not yet taken by its engine keeps what follows in the kernel: there is nothing before the
-            // engine has accepted, so this one is gone.
+            // The engine holds no connection for this wire, so the wire's end is gone.
             if let Some(wire) = self.net.wires.get_mut(&id) {
                 wire.gone[end] = true;
             }

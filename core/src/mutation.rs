@@ -1,34 +1,36 @@
-//! The few places where the simulation looks into a node, and breaks it on purpose.
+//! Deliberate defects, by which the simulation shows that each of its checkers can fail.
 //!
-//! Owns the list of [`Mutation`]s and a notebook for each thread: what was applied, and which defect is switched on. Never
-//! costs anything in a release: without the feature `sim` (and outside tests) every function here is an empty inline one.
-//! It stays correct because nothing in a node reads the notebook but [`mutated`] and [`wall_ms`], which change nothing
-//! unless a mutation was switched on for this thread.
+//! Owns the list of [`Mutation`]s and, for each thread, the active defect and the entries that its nodes
+//! applied.
+//!
+//! Never costs anything in a release build. Without the feature `sim`, and outside tests, every function
+//! here is empty and inlined.
+//!
+//! Correct because a node reads this state only through [`mutated`] and [`apply_time_ms`]. Both change
+//! nothing unless the simulation switched a defect on for this thread.
 
-use crate::consensus::LogEntry;
-use crate::machine::Machine;
+#![forbid(unsafe_code)]
 
 macro_rules! mutations {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal, $checker:literal, $nodes:literal;)*) => {
-        /// A deliberate defect, by which a checker of the simulation is shown able to fail.
+        /// A deliberate defect that a checker of the simulation has to catch.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Mutation { $($(#[doc = $doc])* $name),* }
 
         impl Mutation {
-            /// All of them.
             pub const ALL: &'static [Mutation] = &[$(Mutation::$name),*];
 
-            /// Its name on the command line.
+            /// The defect's name on the command line.
             pub const fn name(self) -> &'static str {
                 match self { $(Mutation::$name => $text),* }
             }
 
-            /// The checkers that may catch it first, separated by `|`.
+            /// The checkers that may catch the defect first, separated by `|`.
             pub const fn caught_by(self) -> &'static str {
                 match self { $(Mutation::$name => $checker),* }
             }
 
-            /// How many voters it takes at least to show.
+            /// The smallest number of voters with which the defect can show.
             pub const fn nodes_min(self) -> usize {
                 match self { $(Mutation::$name => $nodes),* }
             }
@@ -37,73 +39,70 @@ macro_rules! mutations {
 }
 
 mutations! {
-    /// What was handed to the log counts as durable before it is.
+    /// An entry counts as durable once it is handed to the log, before the log syncs it.
     AcknowledgeUnsynced = "acknowledge-unsynced", "durability|replicas|history", 1;
-    /// The same in an ensemble: a majority counts that has synced nothing.
+    /// A follower acknowledges entries that it has not synced, so a majority may have synced nothing.
     CountUnsynced = "count-unsynced", "durability|replicas|history|panic", 3;
-    /// Some notifications are not sent.
+    /// Some watch notifications are not sent.
     DropNotification = "drop-notification", "watches", 1;
-    /// Some notifications are sent twice.
+    /// Some watch notifications are sent twice.
     DoubleNotification = "double-notification", "watches", 1;
-    /// Touches do not keep a session alive.
+    /// Heartbeats do not keep a session alive.
     ExpireEarly = "expire-early", "expiry", 1;
-    /// A session that is due is never expired.
+    /// A session whose timeout has passed never expires.
     NeverExpire = "never-expire", "expiry|liveness", 1;
-    /// Closing a session leaves one of its ephemerals.
+    /// Closing a session leaves one of its ephemeral nodes.
     LeaveEphemeral = "leave-ephemeral", "history|ephemerals|watches", 1;
-    /// Sequence numbers are the number of children.
+    /// The sequence number of a new node is the number of children.
     ReuseSequence = "reuse-sequence", "sequences|history", 1;
     /// Apply reads the node's own clock.
     ApplyByClock = "apply-by-clock", "history|replicas|durability", 1;
-    /// A read does not wait for the session's writes before it.
+    /// A read does not wait for earlier writes of its session.
     OvertakeWrites = "overtake-writes", "session|history", 1;
-    /// A write's result is told with another version.
+    /// The reply to a write carries a wrong version.
     WrongVersion = "wrong-version", "history", 1;
     /// Some replies are never sent.
     LoseReply = "lose-reply", "liveness|session", 1;
     /// A sync is answered without waiting for its read index.
     StaleSync = "stale-sync", "order", 3;
-    /// A leader orders some commands twice, and the machine does not look at their numbers.
+    /// A leader proposes some commands twice, and the machine does not check their numbers.
     ApplyTwice = "apply-twice", "history", 3;
-    /// A vote is given and not remembered, and all stand for election at once.
+    /// A node votes without remembering its vote, and all nodes campaign at once.
     ForgetVote = "forget-vote", "durability|replicas|history|ephemerals|panic", 3;
-    /// A node confirms its rounds by itself, without the quorum.
+    /// A node confirms its own read rounds, without the quorum.
     StaleRound = "stale-round", "order|leases", 3;
     /// A listener that promises linearizable reads does not wait for a round.
     StaleListener = "stale-listener", "order", 3;
-    /// A round counts from an index that is too low.
+    /// A round is confirmed at an index that is too low.
     WrongReadIndex = "wrong-read-index", "order", 3;
-    /// Sessions stay served after their lease ran out.
+    /// A node serves a session after the session's lease ran out.
     IgnoreLease = "ignore-lease", "leases", 3;
-    /// An expiry found by a leader that was deposed keeps its effect when it is sent again.
+    /// An expiry that a deposed leader found keeps its effect when it is sent again.
     KeepExpiry = "keep-expiry", "expiry", 3;
-    /// A leader without room on its disk has no reads confirmed.
+    /// A leader with a full disk gets no reads confirmed.
     MuteWhenFull = "mute-when-full", "reading", 3;
-    /// A leader takes each snapshot that a node has received for a transfer that failed.
+    /// A leader treats each snapshot that a node has received as a failed transfer.
     ForgetArrival = "forget-arrival", "progress", 3;
-    /// Where writes are refused, those that the leader has are refused as well.
+    /// A node that refuses writes also refuses those that the leader already has.
     RefuseLent = "refuse-lent", "history|session", 3;
 }
 
 /// One entry as a node applied it.
 #[derive(Clone, Debug)]
 pub struct AppliedEntry {
-    /// Position in the log.
     pub index: u64,
-    /// Its term.
     pub term: u64,
-    /// Whether it changes the membership.
+    /// Whether the entry changes the membership.
     pub membership: bool,
-    /// Its payload.
     pub payload: bytes::Bytes,
-    /// Zxid of the machine behind it.
+    /// The machine's zxid after the entry.
     pub zxid: i64,
-    /// Digest of the machine behind it.
+    /// The machine's digest after the entry.
     pub digest: u64,
 }
 
 #[cfg(any(test, feature = "sim"))]
-mod notebook {
+mod recording {
     use super::{AppliedEntry, Mutation};
     use std::cell::{Cell, RefCell};
 
@@ -113,35 +112,35 @@ mod notebook {
         pub(super) static APPLIED: RefCell<Option<Vec<AppliedEntry>>> = const { RefCell::new(None) };
     }
 
-    /// Switches a defect on for this thread, or all off.
+    /// Switches one defect on for this thread, or all off.
     pub fn mutate(mutation: Option<Mutation>) {
         MUTATION.set(mutation);
     }
 
-    /// From here on this thread's nodes note what they apply; or no more.
+    /// Starts or stops recording what this thread's nodes apply.
     pub fn watch_applied(on: bool) {
         APPLIED.set(on.then(Vec::new));
     }
 
-    /// Takes what was noted.
+    /// Takes the entries recorded since the last call.
     pub fn take_applied() -> Vec<AppliedEntry> {
-        APPLIED.with_borrow_mut(|noted| noted.as_mut().map(std::mem::take).unwrap_or_default())
+        APPLIED.with_borrow_mut(|recorded| recorded.as_mut().map(std::mem::take).unwrap_or_default())
     }
 
-    /// Tells the clock of the node that runs now.
+    /// Sets the wall clock of the node that runs now, in milliseconds.
     pub fn set_wall_ms(now_ms: i64) {
         WALL_MS.set(now_ms);
     }
 }
 
 #[cfg(any(test, feature = "sim"))]
-pub use notebook::{mutate, set_wall_ms, take_applied, watch_applied};
+pub use recording::{mutate, set_wall_ms, take_applied, watch_applied};
 
-/// Whether this defect is switched on.
+/// Whether the defect is switched on for this thread.
 #[inline(always)]
 pub fn mutated(mutation: Mutation) -> bool {
     #[cfg(any(test, feature = "sim"))]
-    return notebook::MUTATION.get() == Some(mutation);
+    return recording::MUTATION.get() == Some(mutation);
     #[cfg(not(any(test, feature = "sim")))]
     {
         let _ = mutation;
@@ -149,32 +148,25 @@ pub fn mutated(mutation: Mutation) -> bool {
     }
 }
 
-/// An entry was applied.
+/// Records an applied entry. `entry` is called only while a simulation records.
 #[inline(always)]
-pub fn applied(entry: &LogEntry, machine: &Machine) {
+pub fn applied(entry: impl FnOnce() -> AppliedEntry) {
     #[cfg(any(test, feature = "sim"))]
-    notebook::APPLIED.with_borrow_mut(|noted| {
-        if let Some(noted) = noted {
-            noted.push(AppliedEntry {
-                index: entry.index,
-                term: entry.term,
-                membership: entry.kind == crate::consensus::EntryKind::Membership,
-                payload: entry.payload.clone(),
-                zxid: machine.zxid(),
-                digest: machine.digest(),
-            });
+    recording::APPLIED.with_borrow_mut(|recorded| {
+        if let Some(recorded) = recorded {
+            recorded.push(entry());
         }
     });
     #[cfg(not(any(test, feature = "sim")))]
-    let _ = (entry, machine);
+    let _ = entry;
 }
 
-/// The time of a batch, unless the defect [`Mutation::ApplyByClock`] is switched on.
+/// The batch's time, or the node's own clock under the defect [`Mutation::ApplyByClock`].
 #[inline(always)]
 pub fn apply_time_ms(batch_ms: i64) -> i64 {
     #[cfg(any(test, feature = "sim"))]
     if mutated(Mutation::ApplyByClock) {
-        return notebook::WALL_MS.get();
+        return recording::WALL_MS.get();
     }
     batch_ms
 }
