@@ -33,6 +33,7 @@ use super::steward::Steward;
 use super::streams::Streams;
 use super::transfer::{Mode, Transfers};
 use super::window::Span;
+use crate::beats::touch_beat_ns;
 use crate::checkpoint::{Checkpointer, LoadError, load};
 use crate::freshness::Freshness;
 use crate::machine::Machine;
@@ -40,7 +41,6 @@ use crate::members::Member;
 use crate::peers::{self, InlineResolver, PeerAddress, Peers, PeersConfig, Resolver, ThreadResolver};
 use crate::ring::{self, CommitReceiver};
 use crate::session::{IdBlocks, first_block};
-use crate::shard::ShardConfig;
 use crate::stats::Stats;
 use crate::submit::{Inquiries, SUBMIT_RING_ENTRIES, Submit};
 use crate::tree;
@@ -239,12 +239,7 @@ impl Consensus {
         let checkpoints =
             Checkpoints::new(thread, &config, newest, &group.membership()).behind(replayed.bytes);
         let tick_ns = u64::from(config.tick_time_ms) * 1_000_000;
-        let shard = ShardConfig {
-            tick_time_ms: config.tick_time_ms,
-            max_staleness_ns: config.max_staleness_ns,
-            ..ShardConfig::default()
-        };
-        let beat_ns = shard.touch_beat_ns();
+        let beat_ns = touch_beat_ns(config.tick_time_ms, config.max_staleness_ns);
         let links = Links::new(config.members.as_ref().map(|members| {
             let linked = applier.machine.membership().linked();
             let members = if linked.members.is_empty() { members } else { &linked };

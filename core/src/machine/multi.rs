@@ -5,8 +5,8 @@
 //! and a failing one takes the whole back to the savepoint.
 #![forbid(unsafe_code)]
 
-use super::request::answers_stat;
 use super::write::{Code, Transaction};
+use crate::client_stat::answers_stat;
 use paddock_transport::wire::{Multi, MultiResult, Request, error};
 use std::borrow::Cow;
 

@@ -2,8 +2,8 @@
 
 use super::rig::*;
 use crate::shard::config::{
-    CLOSE_LINGER_NS, INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES, INPUT_KEEP_BYTES,
-    MULTI_READ_REPLY_MAX_BYTES, NOTIFICATIONS_UNREAD_MAX_BYTES, REQUESTS_PER_TURN_MAX, ROLL_CALL_MAX_NS,
+    CLIENT_LIST_WAIT_MAX_NS, CLOSE_LINGER_NS, INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES,
+    INPUT_KEEP_BYTES, MULTI_READ_REPLY_MAX_BYTES, NOTIFICATIONS_UNREAD_MAX_BYTES, REQUESTS_PER_TURN_MAX,
     VISITS_PER_TURN_MAX,
 };
 use paddock_transport::engine::Engine;
@@ -55,7 +55,7 @@ fn what_comes_behind_a_word_that_waits_for_other_shards_is_not_kept() {
         step(&mut w);
     }
     assert!(held(&mut w, &c) <= INPUT_IN_TURN_MAX_BYTES, "{} bytes", held(&mut w, &c));
-    w.pass(ROLL_CALL_MAX_NS);
+    w.pass(CLIENT_LIST_WAIT_MAX_NS);
     step(&mut w);
     assert!(w.is_closed(&c) && w.net.received(c.wire).starts_with(b"Zookeeper version"));
 }

@@ -1,7 +1,8 @@
 //! What a session may rely on: its own order, events before data, one version for all it is told at once.
 
 use super::rig::*;
-use crate::shard::config::{SUBMIT_RETRY_NS, TOUCH_BEAT_MAX_NS};
+use crate::beats::TOUCH_BEAT_MAX_NS;
+use crate::shard::config::SUBMIT_RETRY_NS;
 use paddock_transport::engine::Next;
 use paddock_transport::wire::{Request, Response, error, event, opcode};
 use proptest::prelude::*;

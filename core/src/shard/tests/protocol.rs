@@ -3,7 +3,7 @@
 use super::rig::*;
 use crate::acl::digest_id;
 use crate::shard::ShardConfig;
-use crate::shard::config::{HANDSHAKE_TIMEOUT_NS, ROLL_CALL_MAX_NS};
+use crate::shard::config::{CLIENT_LIST_WAIT_MAX_NS, HANDSHAKE_TIMEOUT_NS};
 use paddock_transport::engine::{Engine, Next};
 use paddock_transport::wire::{Acl, ConnectRequest, List, Multi, Request, Response, error, opcode, perms};
 
@@ -407,7 +407,7 @@ fn stat_lists_the_clients_of_all_shards_and_does_not_wait_for_a_stuck_one() {
         String::from_utf8(w.net.received(asking.wire)).unwrap()
     };
     assert_eq!(only_the_asked(&mut w), "");
-    w.pass(ROLL_CALL_MAX_NS);
+    w.pass(CLIENT_LIST_WAIT_MAX_NS);
     let text = only_the_asked(&mut w);
     assert_eq!(
         text.lines().filter(|l| l.starts_with(" /")).count(),

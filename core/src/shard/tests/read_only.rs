@@ -243,7 +243,7 @@ fn a_read_only_client_leaves_when_its_session_is_known_to_be_gone() {
 }
 
 #[test]
-fn a_session_looked_up_too_late_is_not_served_on_the_wrong_footing() {
+fn a_session_looked_up_too_late_is_not_served_in_the_wrong_serving_mode() {
     let mut w = read_only_node();
     let mut c = w.dial(0);
     w.connect(&mut c, &ConnectRequest { read_only: Some(true), ..connect_request(KNOWN, &PASSWORD) });

@@ -6,7 +6,7 @@ use crate::freshness::{self, Freshness};
 use crate::machine::{Applied, Machine};
 use crate::ring::{CommitSender, Published, commit_ring};
 use crate::session::password_matches;
-use crate::shard::{Neighbours, Parts, Shard, ShardConfig};
+use crate::shard::{Mailboxes, Shard, ShardConfig, ShardParts};
 use crate::stats::{Mode, Stats};
 use crate::submit::{Inquiries, Submit};
 use crate::tree::{Writer, tree};
@@ -181,8 +181,7 @@ impl World {
         let (sender, receivers) = commit_ring(shards);
         let stats = Arc::new(Stats::new(shards, 0));
         stats.set_mode(Mode::Standalone);
-        let neighbours =
-            Neighbours::new((0..shards).map(|_| Waker::new().unwrap()).collect(), per_address_max);
+        let mailboxes = Mailboxes::new((0..shards).map(|_| Waker::new().unwrap()).collect(), per_address_max);
         let consensus = Waker::new().unwrap();
         let freshness = Arc::new(Freshness::new(shards));
         freshness.confirm(freshness::ALWAYS);
@@ -199,7 +198,7 @@ impl World {
                 rings.push(consumer);
                 next_session += 0x1000;
                 let mut id = next_session;
-                Shard::new(Parts {
+                Shard::new(ShardParts {
                     config: ShardConfig { id: n as u16, ..config.clone() },
                     reader,
                     commits,
@@ -211,7 +210,7 @@ impl World {
                     }),
                     stats: stats.clone(),
                     armed: Arc::default(),
-                    neighbours: neighbours.clone(),
+                    mailboxes: mailboxes.clone(),
                     freshness: freshness.clone(),
                     inquiries: inquiries.clone(),
                 })

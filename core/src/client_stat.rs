@@ -1,11 +1,11 @@
-//! What clients see of a stat.
+//! Stats in replies to clients.
 //!
-//! Owns the two fields that are not shown as they are stored: the child counter and the owner. Never changes a
-//! stored value. It stays correct because machine and shards both go through [`wire_stat`].
+//! Owns the two fields whose form in a reply differs from the stored one: the child counter and the owner. Never changes a
+//! stored value. Correct because state machine and shards both use [`wire_stat`].
 #![forbid(unsafe_code)]
 
 use crate::tree::NodeStat;
-use paddock_transport::wire::Stat;
+use paddock_transport::wire::{Create, CreateOp, Stat};
 
 /// The stored owner of a container.
 pub const CONTAINER_OWNER: i64 = i64::MIN;
@@ -34,6 +34,11 @@ pub fn wire_stat(stored: &NodeStat) -> Stat {
         num_children: stored.num_children,
         pzxid: stored.pzxid,
     }
+}
+
+/// Whether the reply to a create carries a stat: that of opcode 1 carries the path only.
+pub fn answers_stat(create: &Create<'_>) -> bool {
+    create.op != CreateOp::Create
 }
 
 #[cfg(test)]
