@@ -1,7 +1,7 @@
 //! Stats in replies to clients.
 //!
-//! Owns the two fields whose form in a reply differs from the stored one: the child counter and the owner. Never changes a
-//! stored value. Correct because state machine and shards both use [`wire_stat`].
+//! Owns the two fields whose form in a reply differs from the stored one: the child counter and the
+//! owner. Never changes a stored value. Correct because state machine and shards both use [`wire_stat`].
 #![forbid(unsafe_code)]
 
 use crate::tree::NodeStat;

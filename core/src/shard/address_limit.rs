@@ -1,7 +1,7 @@
 //! The bound on connections per client address (`maxClientCnxns`).
 //!
-//! Owns the count of connections of each address, over all shards of a node. A count that reaches zero is removed, so the
-//! map is bounded by the open connections. The lock is held for one map operation.
+//! Owns the count of connections of each address, over all shards of a node. A count that reaches zero is
+//! removed, so the map is bounded by the open connections. The lock is held for one map operation.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,7 +1,8 @@
 //! Authentication of a connection.
 //!
-//! Owns the `auth` request and the list of ids of a connection. Never checks an ACL. Correct because the list is immutable
-//! and replaced as a whole: a forwarded write carries the ids that the connection had when the write was parsed.
+//! Owns the `auth` request and the list of ids of a connection. Never checks an ACL. Correct because the
+//! list is immutable and replaced as a whole: a forwarded write carries the ids that the connection had
+//! when the write was parsed.
 
 use super::config::IDENTITIES_MAX;
 use super::connection::Connection;
@@ -11,7 +12,8 @@ use paddock_transport::wire::primitives::text_from;
 use paddock_transport::wire::{ClientInfo, List, Response};
 use std::borrow::Cow;
 
-/// Adds the id that `auth` proves to the connection. `false`: the reply is error -115, and the connection closes.
+/// Adds the id that `auth` proves to the connection. `false`: the reply is error -115, and the connection
+/// closes.
 pub(super) fn authenticate(
     connection: &mut Connection,
     super_digest: Option<&str>,

@@ -1,7 +1,7 @@
 //! Taking commits: firing watches, moving sessions, sending results, ending sessions.
 //!
-//! Owns the order of these steps within one commit. Never reads the tree, because a commit carries its changes. Correct
-//! because every step of a commit is done before a request is served at its version.
+//! Owns the order of these steps within one commit. Never reads the tree, because a commit carries its
+//! changes. Correct because every step of a commit is done before a request is served at its version.
 
 use super::config::NOTIFICATIONS_UNREAD_MAX_BYTES;
 use super::connection::{Connection, ConnectionPhase, PendingKind};
@@ -78,8 +78,8 @@ impl Shard {
             }
         }
 
-        // Results close connections and bind sessions, which borrows the whole shard. This shard's few results are therefore
-        // copied out of the shared slot first.
+        // Results close connections and bind sessions, which borrows the whole shard. This shard's few
+        // results are therefore copied out of the shared slot first.
         let shard = self.config.id;
         let ours: Vec<Reply> = commit.replies.iter().filter(|r| r.ticket.shard == shard).cloned().collect();
         for slot in cut_off {
@@ -92,7 +92,8 @@ impl Shard {
                 self.take_result(now, reply, io);
             }
         }
-        // Again after the results: a session attached here in this commit may have moved on in the same commit.
+        // Again after the results: a session attached here in this commit may have moved on in the same
+        // commit.
         for (session, attachment) in moved {
             if let Some(slot) = outdated(&self.sessions, &mut self.connections, session, attachment) {
                 self.close(now, slot, io);
@@ -128,13 +129,15 @@ impl Shard {
             cells.latency_sum_us.add(latency_us);
             cells.latency_max_us.raise(latency_us);
             Self::mark_ready(&mut self.ready, connection);
-            // The zxid of a refusal may be older than that of a result sent before it. A client's zxid never decreases.
+            // The zxid of a refusal may be older than that of a result sent before it. A client's zxid
+            // never decreases.
             connection.told_zxid = connection.told_zxid.max(zxid);
             let zxid = if let Outcome::NotOrdered(_) = outcome { connection.told_zxid } else { zxid };
             let answered = match pending.kind {
                 PendingKind::Session { read_only, new } => {
-                    // A new session is refused if its id is taken, which a clock that went back before a restart can
-                    // cause. The session has not expired: the connection closes, and the next attempt gets another id.
+                    // A new session is refused if its id is taken, which a clock that went back before a
+                    // restart can cause. The session has not expired: the connection closes, and the next
+                    // attempt gets another id.
                     let taken = new && outcome == Outcome::Refused;
                     let outcome = if taken { Outcome::Drop } else { outcome };
                     self.session_result(now, slot, outcome, read_only, pending.since_ns, io);

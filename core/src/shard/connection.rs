@@ -1,9 +1,9 @@
 //! The state of one client connection.
 //!
-//! Owns the state kept between turns: unserved input, writes in flight, identities and the session. Never holds a reply:
-//! replies go directly into the loop's output. Correct because its memory is bounded: input above
-//! [`INPUT_HIGH_WATER_BYTES`](super::config::INPUT_HIGH_WATER_BYTES) pauses the socket, writes in flight are counted, and
-//! an empty buffer shrinks.
+//! Owns the state kept between turns: unserved input, writes in flight, identities and the session. Never
+//! holds a reply: replies go directly into the loop's output. Correct because its memory is bounded:
+//! input above [`INPUT_HIGH_WATER_BYTES`](super::config::INPUT_HIGH_WATER_BYTES) pauses the socket,
+//! writes in flight are counted, and an empty buffer shrinks.
 
 use super::config::INPUT_KEEP_BYTES;
 use crate::command::Identity;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Capacity for writes in flight that an idle connection keeps (under 2 KiB).
 const PENDING_KEEP: usize = 16;
 
-/// The phases of a connection, in order.
+/// The phases in the life of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ConnectionPhase {
     /// The first bytes are a four-letter word or a ConnectRequest.
@@ -64,7 +64,7 @@ pub(super) struct Pending {
     pub kind: PendingKind,
     /// Bytes counted against [`super::config::WRITE_BYTES_IN_FLIGHT_MAX`].
     pub bytes: usize,
-    /// Time of submission.
+    /// Time of submission, on the monotonic clock.
     pub since_ns: u64,
     /// The result, if it arrived before the result of an earlier submission.
     pub result: Option<crate::commit::Reply>,
@@ -104,14 +104,14 @@ pub(super) struct Connection {
     pub barrier: bool,
     /// The peer sends no more.
     pub eof: bool,
-    /// End of the lease: the connection closes then, unless the quorum confirms its session before. On a group of one: the
-    /// time from which the consensus core may have expired the session.
+    /// End of the lease: the connection closes then, unless the quorum confirms its session before. On a
+    /// group of one: the time from which the consensus core may have expired the session.
     pub lease_ns: u64,
     /// Bucket of [`super::leases`] that contains the connection.
     pub lease_bucket: u64,
     /// The connection waits for the node's first confirmation.
     pub early: bool,
-    /// A read-only client: none of its requests is ordered, and they do not keep a session of the ensemble alive.
+    /// A read-only client: no request is ordered, and none keeps a session of the ensemble alive.
     pub read_only: bool,
     /// The session belongs to the ensemble. `false` for a session that only this shard knows.
     pub global: bool,
@@ -126,7 +126,8 @@ pub(super) struct Connection {
 impl Connection {
     pub fn new(id: ConnId, origin: &Origin, wall_ms: i64) -> Self {
         let (ip, peer) = match &origin.peer {
-            // A listener on every interface sees IPv4-mapped IPv6 addresses. Operators, scripts and ACLs expect IPv4.
+            // A listener on every interface sees IPv4-mapped IPv6 addresses. Operators, scripts and ACLs
+            // expect IPv4.
             Address::Tcp(at) => {
                 let ip = at.ip().to_canonical();
                 (Some(ip), SocketAddr::new(ip, at.port()).to_string())
@@ -180,7 +181,8 @@ impl Connection {
         }
     }
 
-    /// Puts the input back after its first `served` bytes were served. A buffer with much unused capacity shrinks.
+    /// Puts the input back after its first `served` bytes were served. A buffer with much unused capacity
+    /// shrinks.
     pub fn put_back(&mut self, mut input: Vec<u8>, served: usize) {
         self.covered_bytes = self.covered_bytes.saturating_sub(served);
         self.asked_bytes = self.asked_bytes.saturating_sub(served);

@@ -2,11 +2,12 @@
 //!
 //! Owns each connection that sent a word until the answer is written.
 //!
-//! Never blocks. A word that lists clients asks the node's other shards through [`super::mailboxes`]. The shard answers when
-//! all have replied, or after [`CLIENT_LIST_WAIT_MAX_NS`] with the lines present by then.
+//! Never blocks. A word that lists clients asks the node's other shards through [`super::mailboxes`]. The
+//! shard answers when all have replied, or after [`CLIENT_LIST_WAIT_MAX_NS`] with the lines present by
+//! then.
 //!
-//! Correct because pending words are answered in the order of their deadlines: an incomplete list delays the words behind it
-//! until its own deadline at most.
+//! Correct because pending words are answered in the order of their deadlines: an incomplete list delays
+//! the words behind it until its own deadline at most.
 
 use super::Shard;
 use super::config::CLIENT_LIST_WAIT_MAX_NS;
@@ -97,7 +98,8 @@ impl Shard {
         self.close(now, slot, io);
     }
 
-    /// One line per client of this shard. `asking` is the slot of the connection that sent the word, if it is one of them.
+    /// One line per client of this shard. `asking` is the slot of the connection that sent the word, if
+    /// it is one of them.
     pub(super) fn client_lines(&self, asking: Option<u32>) -> Vec<ClientLine> {
         let line = |c: &Connection| ClientLine {
             peer: c.peer.to_string(),

@@ -1,7 +1,8 @@
 //! The handshake: the first bytes of a connection are a four-letter word or a ConnectRequest.
 //!
-//! Owns the decisions of spec 01 section 2.3 up to the submission, and the reply when the result arrives. Never grants a
-//! session. Correct because opening and attaching a session are ordered like a write, so all nodes agree on its owner.
+//! Owns the decisions of spec 01 section 2.3 up to the submission, and the reply when the result arrives.
+//! Never grants a session. Correct because opening and attaching a session are ordered like a write, so
+//! all nodes agree on its owner.
 
 use super::Shard;
 use super::config::CONNECT_REQUEST_MAX_BYTES;
@@ -17,8 +18,9 @@ use paddock_transport::io::Io;
 use paddock_transport::wire::{ConnectRequest, ConnectResponse, FOUR_LETTER_BYTES, Split, reply, split};
 
 impl Shard {
-    /// Handles the first bytes of a connection. The connection stays in [`ConnectionPhase::Fresh`] while its input is
-    /// incomplete, while the ring is full, and until the node has its first commit.
+    /// Handles the first bytes of a connection. The connection stays in [`ConnectionPhase::Fresh`] while
+    /// its input is incomplete, while the ring is full, and while the node's first commit or confirmation
+    /// is missing.
     pub(super) fn handshake(&mut self, now: Now, slot: u32, io: &mut Io) {
         let Some(connection) = self.connections.slot(slot) else { return };
         let Some(first) = connection.input.first_chunk::<FOUR_LETTER_BYTES>() else { return };
@@ -55,7 +57,8 @@ impl Shard {
             return;
         }
         if request.last_zxid_seen > self.zxid {
-            // The client has seen a newer state than this node has: it must connect to a server that is up to date.
+            // The client has seen a newer state than this node has: it must connect to a server that is
+            // up to date.
             self.close(now, slot, io);
             return;
         }
@@ -108,7 +111,8 @@ impl Shard {
         cells.packets_received.add(1);
         cells.writes_forwarded.add(1);
         if reattach {
-            // Presenting a session's id ends the present connection of the session, before the password is checked.
+            // Presenting a session's id ends the present connection of the session, before the password
+            // is checked.
             self.mailboxes.evict(self.config.id, session);
             if let Some(old) = self.sessions.get(&session).copied() {
                 self.close(now, old, io);
@@ -131,7 +135,8 @@ impl Shard {
         match outcome {
             Outcome::Attached { session, attachment, timeout_ms, password } => {
                 connection.timeout_ms = timeout_ms;
-                // The lease counts from the request. The leader counts from the time of ordering, which is later.
+                // The lease counts from the request. The leader counts from the time of ordering, which
+                // is later.
                 let until_ns = since_ns.saturating_add(connection.timeout_ns());
                 if self.leases.are_on() && until_ns <= now.mono_ns {
                     self.close(now, slot, io);
@@ -172,7 +177,8 @@ impl Shard {
                 cells.sessions_refused.add(1);
                 self.close(now, slot, io);
             }
-            // The session is undecided, so the client is told nothing. It tries again, here or on another node.
+            // The session is undecided, so the client is told nothing. It tries again, here or on another
+            // node.
             Outcome::Ok(_)
             | Outcome::Err(_)
             | Outcome::NotOrdered(_)

@@ -1,7 +1,7 @@
 //! Session ids and passwords for the sessions that a shard opens.
 //!
-//! Owns the shard's current block of ids. Never draws randomness: the caller passes the source. Correct because no two
-//! shards get the same block ([`IdBlocks`]) and each id of a block is used once.
+//! Owns the shard's current block of ids. Never draws randomness: the caller passes the source. Correct
+//! because no two shards get the same block ([`IdBlocks`]) and each id of a block is used once.
 
 #![forbid(unsafe_code)]
 
@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 /// A source of session ids and passwords, one for each shard.
 pub trait SessionIds {
-    /// An id that was never returned before, and a password. `None`: no block of ids is available yet, and the client
-    /// must try again later.
+    /// An id that was never returned before, and a password. `None`: no block of ids is available yet,
+    /// and the client must try again later.
     fn next(&mut self) -> Option<(i64, [u8; 16])>;
 }
 

@@ -2,19 +2,20 @@
 //!
 //! Owns the leases of this shard's connections, and the reports of sessions that are not confirmed yet.
 //!
-//! Never renews a lease because a client was heard from. A lease is renewed when the quorum confirms that the leader has the
-//! report that contains the session.
+//! Never renews a lease because a client was heard from. A lease is renewed when the quorum confirms that
+//! the leader has the report that contains the session.
 //!
-//! Correct because a lease counts from the time of that report, or of the request that opened or attached the session. Only
-//! the leader expires sessions, and it counts the same timeout from the time of receipt, which is later. A lease ends at most
-//! one bucket early, and never late.
+//! Correct because a lease counts from the time of that report, or of the request that opened or attached
+//! the session. Only the leader expires sessions, and it counts the same timeout from the time of
+//! receipt, which is later. A lease ends at most one bucket early, and never late.
 //!
-//! A group of one needs no confirmation, and its consensus core handles a report before it expires sessions. There
-//! [`Connection::lease_ns`] is the time from which the core may have expired the session ([`heard_without_quorum`]). A client
-//! silent until that time must attach to its session again. A client silent almost so long is reported at once.
+//! A group of one needs no confirmation, and its consensus core handles a report before it expires
+//! sessions. There [`Connection::lease_ns`] is the time from which the core may have expired the session
+//! ([`heard_without_quorum`]). A client silent until that time must attach to its session again. A client
+//! silent almost so long is reported at once.
 //!
-//! A renewal writes one number into the connection. A connection moves to its later bucket when the earlier bucket comes up.
-//! So each connection is in one valid bucket and is visited once per timeout.
+//! A renewal writes one number into the connection. A connection moves to its later bucket when the
+//! earlier bucket comes up. So each connection is in one valid bucket and is visited once per timeout.
 
 use super::config::REPORTS_KEPT_MAX;
 use super::connection::{Connection, ConnectionPhase, Connections};
@@ -96,8 +97,8 @@ impl Leases {
         self.rested_ns = now_ns;
     }
 
-    /// Starts to use leases, unless they are in use. Leases of existing connections count from the last turn without
-    /// leases, because the next leader gives every session a full timeout from then on.
+    /// Starts to use leases, unless they are in use. Leases of existing connections count from the last
+    /// turn without leases, because the next leader gives every session a full timeout from then on.
     pub fn begin(&mut self, connections: &mut Connections) {
         if self.on {
             return;

@@ -1,11 +1,11 @@
 //! Linearizable reads: a round of the quorum before each read.
 //!
-//! Owns the connections that wait for each round. Never requests more than one round in a turn: all waiting reads of the turn
-//! share it, and the consensus core merges the rounds of all shards.
+//! Owns the connections that wait for each round. Never requests more than one round in a turn: all
+//! waiting reads of the turn share it, and the consensus core merges the rounds of all shards.
 //!
-//! Correct because a round is requested after the input was read, and covers only the bytes that the connection had then. A
-//! later request waits for a later round. The result of a round arrives in a commit at or above its read index, and its reads
-//! are served after that commit was taken.
+//! Correct because a round is requested after the input was read, and covers only the bytes that the
+//! connection had then. A later request waits for a later round. The result of a round arrives in a
+//! commit at or above its read index, and its reads are served after that commit was taken.
 
 use super::Shard;
 use super::connection::Connection;
@@ -30,8 +30,8 @@ pub(super) struct ReadRounds {
 }
 
 impl ReadRounds {
-    /// Whether a request that ends at `end` of the connection's input must wait for a round. If so, the connection joins the
-    /// next round, unless it waits for one already.
+    /// Whether a request that ends at `end` of the connection's input must wait for a round. If so, the
+    /// connection joins the next round, unless it waits for one already.
     #[inline]
     pub fn must_wait(
         &mut self,

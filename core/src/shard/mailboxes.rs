@@ -2,12 +2,13 @@
 //!
 //! Owns one mailbox per shard, and the client lists that several shards fill for one four-letter word.
 //!
-//! Never on the path of a request: messages are sent when a client reattaches and when an operator asks for the list of
-//! clients. Each lock is held for one operation on a queue.
+//! Never on the path of a request: messages are sent when a client reattaches and when an operator asks
+//! for the list of clients. Each lock is held for one operation on a queue.
 //!
-//! Correct because losing a message is harmless. A mailbox holds [`MAILBOX_MESSAGES_MAX`] messages and drops the oldest
-//! beyond that. A lost eviction only delays the closing of a connection whose commands the attachment number already
-//! refuses. A client list that stays incomplete is answered after a bounded wait, with the lines present by then.
+//! Correct because losing a message is harmless. A mailbox holds [`MAILBOX_MESSAGES_MAX`] messages and
+//! drops the oldest beyond that. A lost eviction only delays the closing of a connection whose commands
+//! the attachment number already refuses. A client list that stays incomplete is answered after a bounded
+//! wait, with the lines present by then.
 
 use super::Shard;
 use super::address_limit::AddressLimit;
@@ -79,8 +80,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Mailboxes {
-    /// Mailboxes of the shards whose loops have these wakers, in the order of shard numbers. `per_address_max` is
-    /// `maxClientCnxns`; 0: unlimited.
+    /// Mailboxes of the shards whose loops have these wakers, in the order of shard numbers.
+    /// `per_address_max` is `maxClientCnxns`; 0: unlimited.
     pub fn new(wakers: Vec<Arc<Waker>>, per_address_max: u32) -> Arc<Self> {
         let mailboxes = wakers
             .into_iter()
@@ -90,7 +91,8 @@ impl Mailboxes {
         Arc::new(Self { mailboxes, addresses, logged_mode: AtomicU8::new(0) })
     }
 
-    /// Notes the serving mode of the node. `true`: no shard has noted it since the last change, so the caller logs it.
+    /// Notes the serving mode of the node. `true`: no shard has noted it since the last change, so the
+    /// caller logs it.
     pub(super) fn note_mode(&self, mode: ServingMode) -> bool {
         self.logged_mode.swap(mode as u8, Ordering::Relaxed) != mode as u8
     }

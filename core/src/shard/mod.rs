@@ -1,9 +1,11 @@
 //! A shard: the engine of one core that serves clients.
 //!
-//! Owns the client connections of its core, the order of each session's requests, and the watches of its clients.
+//! Owns the client connections of its core, the order of each session's requests, and the watches of its
+//! clients.
 //!
-//! Never writes the tree, never blocks, and never locks on the path of a request. Reads are answered from the tree version to
-//! which the shard's reader is pinned. Writes go through a ring to the consensus core, and their results return in commits.
+//! Never writes the tree, never blocks, and never locks on the path of a request. Reads are answered from
+//! the tree version to which the shard's reader is pinned. Writes go through a ring to the consensus
+//! core, and their results return in commits.
 //!
 //! A turn, after the loop has delivered all input:
 //!
@@ -15,12 +17,13 @@
 //! ```
 //!
 //! Correct because:
-//! - *Events precede data.* All commits of a turn fire their watches before any request is served, and no request is served
-//!   in between.
+//! - *Events precede data.* All commits of a turn fire their watches before any request is served, and no
+//!   request is served in between.
 //! - *A read and its watch are atomic.* The version does not change while requests are served.
-//! - *Requests of a session keep their order.* Only the head of a connection's input is parsed. A read waits for all
-//!   forwarded writes. A write behind an unanswered read is not forwarded, because one commit may contain it together with
-//!   an earlier write of the session. So each request sees all requests before it and none behind it.
+//! - *Requests of a session keep their order.* Only the head of a connection's input is parsed. A read
+//!   waits for all forwarded writes. A write behind an unanswered read is not forwarded, because one
+//!   commit may contain it together with an earlier write of the session. So each request sees all
+//!   requests before it and none behind it.
 //! - *No stale node serves.* See [`serving_mode`] and [`leases`].
 //! - *Memory is bounded.* See [`config`]: at each bound the socket is not read, or the connection closes.
 
@@ -98,8 +101,8 @@ pub struct ShardParts {
     pub inquiries: Arc<Inquiries>,
 }
 
-/// Slot of the connection in [`ConnectionPhase::Open`] that has the session. Sessions of read-only clients are included
-/// if the node's session table has them.
+/// Slot of the connection in [`ConnectionPhase::Open`] that has the session. Sessions of read-only
+/// clients are included if the node's session table has them.
 type Sessions = HashMap<i64, u32, RandomState>;
 
 /// The engine of one core; see the module documentation.
@@ -134,7 +137,7 @@ pub struct Shard {
     handshakes: VecDeque<(u64, ConnId)>,
     /// Deadlines of closing connections. Sorted, because the delay is constant.
     lingering: VecDeque<(u64, ConnId)>,
-    /// Sorted by deadline.
+    /// Words that wait for client lists, sorted by deadline.
     pending_words: VecDeque<four_letter_words::PendingWord>,
     /// Submissions without a result.
     outstanding: u64,
@@ -197,8 +200,8 @@ impl Shard {
         }
     }
 
-    /// Closes the connection after its output is sent. If the peer does not read it within [`CLOSE_LINGER_NS`], the
-    /// connection is aborted.
+    /// Closes the connection after its output is sent. If the peer does not read it within
+    /// [`CLOSE_LINGER_NS`], the connection is aborted.
     fn close(&mut self, now: Now, slot: u32, io: &mut Io) {
         let Some(connection) = self.connections.slot(slot) else { return };
         if connection.phase == ConnectionPhase::Closing {
@@ -239,7 +242,8 @@ impl Shard {
         }
     }
 
-    /// Closes connections that have no session in time, and aborts closing ones that do not read their output in time.
+    /// Closes connections that have no session in time, and aborts closing ones that do not read their
+    /// output in time.
     fn expire(&mut self, now: Now, io: &mut Io) {
         use ConnectionPhase::{AwaitingClientList, Fresh, Opening};
         while let Some((deadline, id)) = self.handshakes.front().copied() {
@@ -364,8 +368,8 @@ impl Engine for Shard {
     fn turn(&mut self, now: Now, io: &mut Io) -> Next {
         self.submit_queue.full = false;
         self.visited = 0;
-        // Before commits are taken: those of the confirmed index are among them, and connections that may not be served
-        // get nothing of them.
+        // Before commits are taken: those of the confirmed index are among them, and connections that may
+        // not be served get nothing of them.
         self.update_serving_mode(now, io);
         self.take_commits(now, io);
         self.take_mail(now, io);

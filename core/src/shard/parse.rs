@@ -1,10 +1,13 @@
-//! Parsing: cuts a connection's input into requests, forwards writes, and batches what the shard answers itself.
+//! Parsing: cuts a connection's input into requests, forwards writes, and batches what the shard answers
+//! itself.
 //!
-//! Owns the head of each connection's input, and with it the order of requests within a session. Never answers.
-//! Correct because parsing stops at the first request that may not share a pass with the requests before it:
+//! Owns the head of each connection's input, and with it the order of requests within a session. Never
+//! answers. Correct because parsing stops at the first request that may not share a pass with the
+//! requests before it:
 //! - a write stops behind a read of the same pass;
 //! - a read or a sync stops behind a write in flight;
-//! - every request stops behind a sync, closeSession or reconfig in flight, except a ping behind a reconfig.
+//! - every request stops behind a sync, closeSession or reconfig in flight, except a ping behind a
+//!   reconfig.
 
 use super::Shard;
 use super::config::{REQUESTS_PER_TURN_MAX, WRITE_BYTES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX};
@@ -32,7 +35,7 @@ enum Head<'i> {
     Invalid,
 }
 
-/// Result of [`forward`].
+/// Whether a request went into the ring to the consensus core.
 enum Forwarded {
     Yes,
     /// A bound on writes in flight is reached, or a sync waits for the writes before it.
@@ -41,8 +44,8 @@ enum Forwarded {
 }
 
 impl Shard {
-    /// Parses on from `turn.done_bytes`: forwards writes and pushes the requests answered here to `batch`. `n` is the
-    /// index of `turn`, which each pushed request carries.
+    /// Parses from `turn.done_bytes` on: forwards writes and pushes the requests answered here to
+    /// `batch`. `n` is the index of `turn`, which each pushed request carries.
     pub(super) fn parse<'i>(
         &mut self,
         now: Now,
@@ -65,7 +68,8 @@ impl Shard {
             (turn.over, turn.close) = (true, true);
             return;
         }
-        // A request of this pass is in the batch. A return that leaves `over` unset continues after it is answered.
+        // A request of this pass is in the batch. A return that leaves `over` unset continues after it is
+        // answered.
         let mut pushed = false;
         loop {
             if connection.stalled || connection.barrier || connection.phase != ConnectionPhase::Open {
@@ -225,9 +229,9 @@ fn forward(
     Forwarded::Yes
 }
 
-/// Bytes of the ping at the head of a connection whose reconfiguration is in progress. That may take two minutes, and a
-/// client abandons a server that leaves pings unanswered for two thirds of its timeout. A ping may be answered out of
-/// order, because clients recognise its reply by the xid.
+/// Bytes of the ping at the head of a connection whose reconfiguration is in progress. That may take two
+/// minutes, and a client abandons a server that leaves pings unanswered for two thirds of its timeout. A
+/// ping may be answered out of order, because clients recognise its reply by the xid.
 fn ping_behind_reconfig(connection: &Connection, input: &[u8], max_bytes: u32) -> Option<usize> {
     let waits = matches!(connection.pending.front(), Some(Pending { kind: PendingKind::Reconfig, .. }));
     if !waits || connection.stalled || connection.phase != ConnectionPhase::Open {

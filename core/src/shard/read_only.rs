@@ -1,15 +1,16 @@
 //! Read-only clients: served while the quorum does not confirm this node.
 //!
-//! Owns their admission and their sessions. A client without a session gets one that only this shard knows and that ends with
-//! the connection. A client that presents a session of the ensemble keeps its id. That session expires as if the client were
-//! away.
+//! Owns their admission and their sessions. A client without a session gets one that only this shard
+//! knows and that ends with the connection. A client that presents a session of the ensemble keeps its
+//! id. That session expires as if the client were away.
 //!
-//! Never writes a log entry for such a client, and never reports it as heard from. Never tells a client that its session has
-//! expired, because a node without a quorum cannot know that. A session id that the node's table lacks is accepted, and the
-//! quorum decides when it returns. Only a wrong password for a session in the table is refused.
+//! Never writes a log entry for such a client, and never reports it as heard from. Never tells a client
+//! that its session has expired, because a node without a quorum cannot know that. A session id that the
+//! node's table lacks is accepted, and the quorum decides when it returns. Only a wrong password for a
+//! session in the table is refused.
 //!
-//! Correct because only clients that accept a read-only server are admitted, and none on a listener that promises linearizable
-//! reads. All of them are closed when the quorum returns ([`super::serving_mode`]).
+//! Correct because only clients that accept a read-only server are admitted, and none on a listener that
+//! promises linearizable reads. All of them are closed when the quorum returns ([`super::serving_mode`]).
 
 use super::Shard;
 use super::connection::{Connection, ConnectionPhase, Pending, PendingKind};
@@ -50,8 +51,8 @@ struct ReadOnlyGrant {
 }
 
 impl Shard {
-    /// Admits a read-only client: grants a session of this shard, or looks up the session that the client presents. Other
-    /// clients are closed without a reply.
+    /// Admits a read-only client: grants a session of this shard, or looks up the session that the client
+    /// presents. Other clients are closed without a reply.
     pub(super) fn admit_read_only(&mut self, now: Now, slot: u32, connect: &ReadOnlyConnect, io: &mut Io) {
         let timeout_ms = self.config.negotiate(connect.timeout_ms);
         let Some(connection) = self.connections.slot(slot) else { return };
@@ -72,7 +73,8 @@ impl Shard {
         connection.phase = ConnectionPhase::Opening;
         connection.paused = true;
         io.pause_input(connection.id);
-        // A password of another length belongs to no session. The reply repeats the password, in the protocol's length.
+        // A password of another length belongs to no session. The reply repeats the password, in the
+        // protocol's length.
         let password = <[u8; PASSWORD_BYTES]>::try_from(&connect.password[..]).unwrap_or_default();
         let (ticket, number) = self.submit_queue.ticket_outside_ring(slot);
         connection.pending.push_back(Pending {
@@ -154,7 +156,8 @@ impl Shard {
     }
 }
 
-/// Renews the lease of a read-only client that was heard from. The lease is its session timeout, since no quorum confirms it.
+/// Renews the lease of a read-only client that was heard from. The lease is its session timeout, since no
+/// quorum confirms it.
 pub(super) fn heard(connection: &mut Connection, now: Now) {
     connection.lease_ns = now.mono_ns.saturating_add(connection.timeout_ns());
 }

@@ -1,8 +1,9 @@
 //! Replies to reads.
 //!
-//! Owns the reply of each read for the znode that the batch lookup found, with the order of errors of spec 01 section 7.1.
-//! Never looks up the path of a request, except for multiRead and getAllChildrenNumber, and never blocks. Correct because all
-//! replies of a turn are at one version of the tree.
+//! Owns the reply of each read for the znode that the batch lookup found, with the order of errors of
+//! spec 01 section 7.1. Never looks up the path of a request, except for multiRead and
+//! getAllChildrenNumber, and never blocks. Correct because all replies of a turn are at one version of
+//! the tree.
 
 use crate::acl::{self, perms};
 use crate::client_stat::wire_stat;
@@ -151,8 +152,8 @@ impl ReadView<'_> {
         count.try_into().unwrap_or(i32::MAX)
     }
 
-    /// Answers multiRead: each operation has its own result, all at one version. A reply that exceeds the bound is replaced
-    /// by an error.
+    /// Answers multiRead: each operation has its own result, all at one version. A reply that exceeds the
+    /// bound is replaced by an error.
     pub fn multi_read(&self, xid: i32, ops: Multi<'_, Request<'_>>, ids: &[Identity], out: &mut Vec<u8>) {
         let begin = out.len();
         let mut fits = true;

@@ -1,7 +1,8 @@
 //! The class of a request: answered by this shard, or forwarded to the consensus core.
 //!
-//! Owns the mapping from opcode and body to [`RequestClass`]. Never looks at a connection or at the tree. Correct because a
-//! body is decoded before its request is forwarded, so the state machine receives only requests that decode.
+//! Owns the mapping from opcode and body to [`RequestClass`]. Never looks at a connection or at the tree.
+//! Correct because a write is decoded before it is forwarded, so the state machine receives only requests
+//! that decode.
 
 use super::read_replies::ReadKind;
 use paddock_transport::wire::opcode::{self, Class};
@@ -34,7 +35,8 @@ pub(super) enum RequestKind<'i> {
         opcode: i32,
         body: &'i [u8],
     },
-    /// A request that does not decode or is not offered. The reply carries this error, and the connection stays open.
+    /// A request that does not decode or is not offered. The reply carries this error, and the connection
+    /// stays open.
     Fault(i32),
     /// A write or sync of a read-only client: error -119.
     NotReadOnly,
@@ -47,7 +49,8 @@ pub(super) enum RequestKind<'i> {
 }
 
 impl RequestKind<'_> {
-    /// Whether the request may visit many znodes. Such requests share a budget in each turn; all others bypass it.
+    /// Whether the request may visit many znodes. Such requests share a budget in each turn; all others
+    /// bypass it.
     pub fn looks_at_many(&self) -> bool {
         match self {
             RequestKind::Read { read, .. } => {
@@ -113,8 +116,8 @@ pub(super) fn classify(opcode: i32, body: &[u8], limits: Limits) -> RequestClass
     }
 }
 
-/// Classifies a request of a read-only client. Requests that would have to be ordered are refused undecoded. So is
-/// closeSession of a `global` session, because ordering it needs the quorum.
+/// Classifies a request of a read-only client. Requests that would have to be ordered are refused
+/// undecoded. So is closeSession of a `global` session, because ordering it needs the quorum.
 pub(super) fn classify_read_only(opcode: i32, body: &[u8], limits: Limits, global: bool) -> RequestKind<'_> {
     match opcode {
         opcode::CLOSE_SESSION if global => RequestKind::NotReadOnly,

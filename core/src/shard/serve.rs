@@ -1,13 +1,13 @@
 //! Serving: passes of parsing, batched lookup and answering over every ready connection.
 //!
-//! Owns the order in which requests of all connections are served. In a pass each ready connection is parsed from the head
-//! of its input for as long as its requests may share the pass ([`super::parse`]). Then all reads of the pass are looked up
-//! together and answered.
+//! Owns the order in which requests of all connections are served. In a pass each ready connection is
+//! parsed from the head of its input for as long as its requests may share the pass ([`super::parse`]).
+//! Then all reads of the pass are looked up together and answered.
 //!
 //! Never forwards a write ([`super::parse`] does) and never sleeps.
 //!
-//! Correct because each pass answers or forwards at least one request of every connection still in it. No connection begins
-//! more than [`REQUESTS_PER_TURN_MAX`] requests in a turn, so serving ends.
+//! Correct because each pass answers or forwards at least one request of every connection still in it. No
+//! connection begins more than [`REQUESTS_PER_TURN_MAX`] requests in a turn, so serving ends.
 
 use super::Shard;
 use super::config::{
@@ -28,8 +28,8 @@ use paddock_transport::wire::{
 };
 use std::cell::Cell;
 
-/// Reads looked up and answered at a time: enough to hide memory latency, few enough that the fetched znodes are still in
-/// the first-level cache when they are answered.
+/// Reads looked up and answered at a time: enough to hide memory latency, few enough that the fetched
+/// znodes are still in the first-level cache when they are answered.
 const LOOKUPS_TOGETHER: usize = 32;
 
 /// One connection's progress through the current turn.
@@ -42,7 +42,8 @@ pub(super) struct ConnectionTurn {
     pub begun: usize,
     /// Nothing more is done for the connection in this turn.
     pub over: bool,
-    /// More could be served at once: the connection is ready again in the next turn, and the loop does not sleep.
+    /// More could be served at once: the connection is ready again in the next turn, and the loop does
+    /// not sleep.
     pub again: bool,
     /// The ring to the consensus core was full.
     pub retry: bool,
@@ -76,8 +77,8 @@ fn reuse<A, B>(mut from: Vec<A>) -> Vec<B> {
     from.into_iter().filter_map(|_| None).collect()
 }
 
-/// Pauses a connection whose unserved input reaches `max_bytes`, and resumes it below that. A single larger frame is still
-/// read to its end.
+/// Pauses a connection whose unserved input reaches `max_bytes`, and resumes it below that. A single
+/// larger frame is still read to its end.
 fn pace(connection: &mut Connection, max_bytes: usize, io: &mut Io) {
     use ConnectionPhase::{AwaitingClientList, Closing, Opening};
     if matches!(connection.phase, Opening | Closing | AwaitingClientList) {
@@ -90,7 +91,8 @@ fn pace(connection: &mut Connection, max_bytes: usize, io: &mut Io) {
     }
 }
 
-/// Paces a connection while input arrives. The bound is the wider one, because the turn that follows serves most of it.
+/// Paces a connection while input arrives. The bound is the wider one, because the turn that follows
+/// serves most of it.
 pub(super) fn pace_input(connection: &mut Connection, io: &mut Io) {
     if !connection.paused {
         pace(connection, INPUT_IN_TURN_MAX_BYTES, io);
@@ -125,7 +127,8 @@ impl Shard {
         more
     }
 
-    /// Takes the input of every ready connection that is open. Connections without a session go through the handshake.
+    /// Takes the input of every ready connection that is open. Connections without a session go through
+    /// the handshake.
     fn begin_turns(
         &mut self,
         now: Now,
@@ -139,7 +142,8 @@ impl Shard {
             connection.ready = false;
             if connection.phase == ConnectionPhase::Fresh {
                 self.handshake(now, slot, io);
-                // The handshake may open a read-only session at once; the requests behind it are served in this turn.
+                // The handshake may open a read-only session at once; the requests behind it are served
+                // in this turn.
                 if self.connections.slot(slot).is_none_or(|c| c.phase != ConnectionPhase::Open) {
                     self.settle(now, slot, io);
                     continue;
@@ -156,7 +160,8 @@ impl Shard {
         self.ready = ready;
     }
 
-    /// Puts unserved input back and closes, re-queues or paces each connection. `true`: more could be served at once.
+    /// Puts unserved input back and closes, re-queues or paces each connection. `true`: more could be
+    /// served at once.
     fn end_turns(
         &mut self,
         now: Now,
@@ -198,8 +203,8 @@ impl Shard {
         }
     }
 
-    /// Looks up the paths of `batch` together and answers its requests in order. Takes `paths` for its allocation and
-    /// returns it.
+    /// Looks up the paths of `batch` together and answers its requests in order. Takes `paths` for its
+    /// allocation and returns it.
     fn answer<'i>(
         &mut self,
         batch: &'i [ParsedRequest<'i>],
@@ -389,8 +394,8 @@ impl Answers<'_, '_> {
     }
 }
 
-/// Replaces the refusal of a multiRead that contains writes by one that ends with a terminator, as ZooKeeper's does.
-/// Clients skip the bytes behind an error.
+/// Replaces the refusal of a multiRead that contains writes by one that ends with a terminator, as
+/// ZooKeeper's does. Clients skip the bytes behind an error.
 fn end_refused_multi_read(out: &mut OutBuf, xid: i32, zxid: i64) {
     let bytes = out.bytes();
     let header = 4 + REPLY_HEADER_BYTES;

@@ -1,14 +1,18 @@
 //! The serving mode: which clients this node serves, decided at the start of every turn.
 //!
-//! Owns the step from the quorum's confirmation to the mode, and the closing of connections that a change of mode ends.
+//! Owns the step from the quorum's confirmation to the mode, and the closing of connections that a change
+//! of mode ends.
 //!
-//! Never decides whether the node is fresh: the consensus core confirms that in [`Freshness`](crate::freshness::Freshness).
+//! Never decides whether the node is fresh: the consensus core confirms that in
+//! [`Freshness`](crate::freshness::Freshness).
 //!
 //! Correct because of the order within a turn:
-//! - The confirmation is loaded before commits are taken. Every reply is then at a version that includes the confirmed index.
-//! - Connections are closed before commits are taken or requests served. A node that slept, was cut off or followed a deposed
-//!   leader therefore sends them nothing more.
-//! - After a long turn the decision is checked again before the output leaves ([`Shard::recheck_before_output`]).
+//! - The confirmation is loaded before commits are taken. Every reply is then at a version that includes
+//!   the confirmed index.
+//! - Connections are closed before commits are taken or requests served. A node that slept, was cut off
+//!   or followed a deposed leader therefore sends them nothing more.
+//! - After a long turn the decision is checked again before the output leaves
+//!   ([`Shard::recheck_before_output`]).
 //!
 //! On a group of one the confirmation is [`ALWAYS`], and no connection is closed.
 
@@ -28,7 +32,7 @@ pub(super) enum ServingMode {
     Closed = 1,
     /// Without a fresh confirmation, only clients that accept a read-only server.
     ReadOnly = 2,
-    /// All clients.
+    /// Every client, because the confirmation is fresh.
     Full = 3,
 }
 
@@ -59,8 +63,8 @@ impl Default for ServingState {
 }
 
 impl ServingState {
-    /// Whether a connecting client waits for the node's first confirmation. The connection becomes ready again when the
-    /// wait ends. `noted` belongs to the connection: it is listed once.
+    /// Whether a connecting client waits for the node's first confirmation. The connection becomes ready
+    /// again when the wait ends. `noted` belongs to the connection: it is listed once.
     pub fn may_wait(&mut self, now: Now, connection: ConnId, noted: &mut bool) -> bool {
         let waits = self.mode == ServingMode::Closed && now.mono_ns < self.starting_until_ns;
         if waits && !std::mem::replace(noted, true) {
@@ -76,8 +80,8 @@ impl ServingState {
 }
 
 impl Shard {
-    /// Decides the mode of this turn, and closes the connections that it or an ended lease excludes. Called before commits
-    /// are taken.
+    /// Decides the mode of this turn, and closes the connections that it or an ended lease excludes.
+    /// Called before commits are taken.
     pub(super) fn update_serving_mode(&mut self, now: Now, io: &mut Io) {
         let fresh_ns = self.freshness.fresh_ns();
         let reports_ns = self.freshness.reports_ns(self.config.id);
@@ -106,9 +110,9 @@ impl Shard {
         }
     }
 
-    /// Checks the decision again after a long turn, of which no output has left ([`Engine::late`]). Connections that would
-    /// not be served now are aborted with their output. A confirmation that arrived meanwhile does not count, because it
-    /// covers nothing that was read before it.
+    /// Checks the decision again after a long turn, of which no output has left ([`Engine::late`]).
+    /// Connections that would not be served now are aborted with their output. A confirmation that
+    /// arrived meanwhile does not count, because it covers nothing that was read before it.
     ///
     /// [`Engine::late`]: paddock_transport::engine::Engine::late
     pub(super) fn recheck_before_output(&mut self, now: Now, io: &mut Io) {
@@ -157,8 +161,8 @@ impl Shard {
         now.mono_ns.saturating_sub(fresh_ns) > self.config.max_staleness_ns
     }
 
-    /// Closes every connection with a session and logs the change. Read-only clients leave when the quorum returns, so that
-    /// they reconnect as ordinary ones.
+    /// Closes every connection with a session and logs the change. Read-only clients leave when the
+    /// quorum returns, so that they reconnect as ordinary ones.
     fn change_serving_mode(&mut self, now: Now, to: ServingMode, fresh_ns: u64, io: &mut Io) {
         let from = std::mem::replace(&mut self.serving.mode, to);
         let leaving: Vec<u32> = self
@@ -204,7 +208,8 @@ impl Shard {
         }
     }
 
-    /// When the mode or a lease may change although no input comes; `None` while no connection depends on either.
+    /// When the mode or a lease may change although no input comes; `None` while no connection depends on
+    /// either.
     pub(super) fn serving_deadline_ns(&self, now: Now) -> Option<u64> {
         let fresh_ns = self.freshness.fresh_ns();
         if fresh_ns == ALWAYS

@@ -1,8 +1,8 @@
 //! The shard's submission queue to the consensus core.
 //!
-//! Owns the shard's end of the ring and the numbers of its tickets. Never waits: a full ring is reported to the caller.
-//! Correct because a ticket contains the connection's slot and a number that returns only after 2^32 submissions. So a result
-//! never reaches another connection in a reused slot.
+//! Owns the shard's end of the ring and the numbers of its tickets. Never waits: a full ring is reported
+//! to the caller. Correct because a ticket contains the connection's slot and a number that returns only
+//! after 2^32 submissions. So a result never reaches another connection in a reused slot.
 
 use crate::commit::Ticket;
 use crate::submit::{SUBMIT_RING_ENTRIES, Submit};
@@ -10,8 +10,8 @@ use paddock_transport::wake::Waker;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Withdrawals that wait for room in the ring; further ones are dropped. Exceeds the commands that the ring and the
-/// consensus core hold together, each of which is withdrawn at most once.
+/// Withdrawals that wait for room in the ring; further ones are dropped. Exceeds the commands that the
+/// ring and the consensus core hold together, each of which is withdrawn at most once.
 const WITHDRAWALS_MAX: usize = 4 * SUBMIT_RING_ENTRIES;
 
 pub(super) struct SubmitQueue {
@@ -37,8 +37,8 @@ impl SubmitQueue {
         self.full |= !room;
         room
     }
-    /// Pushes the submission that `submit` makes of a new ticket for `slot`. Returns the ticket's number, or `None` if the
-    /// ring is full.
+    /// Pushes the submission that `submit` makes of a new ticket for `slot`. Returns the ticket's number,
+    /// or `None` if the ring is full.
     pub fn push(&mut self, slot: u32, submit: impl FnOnce(Ticket) -> Submit) -> Option<u32> {
         if !self.has_room() {
             return None;
@@ -47,7 +47,8 @@ impl SubmitQueue {
         let token = u64::from(slot) << 32 | u64::from(self.number);
         self.push_untracked(submit(Ticket { shard: self.shard, token })).then_some(self.number)
     }
-    /// A ticket and its number for a question that does not go through the ring. The consensus core is woken for it.
+    /// A ticket and its number for a question that does not go through the ring. The consensus core is
+    /// woken for it.
     pub fn ticket_outside_ring(&mut self, slot: u32) -> (Ticket, u32) {
         self.number = self.number.wrapping_add(1);
         self.pushed = true;

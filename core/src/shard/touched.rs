@@ -1,6 +1,7 @@
 //! The sessions heard from since the last report to the consensus core.
 //!
-//! Owns the list of the current beat and the time of the last report. Never renews a lease: see [`super::leases`].
+//! Owns the list of the current beat and the time of the last report. Never renews a lease: see
+//! [`super::leases`].
 
 use super::config::ShardConfig;
 use super::connection::Connection;
@@ -26,7 +27,8 @@ impl Touched {
         Self { beat: 1, sessions: Vec::new(), connections: Vec::new(), reported_ns: 0, urgent: false }
     }
 
-    /// Notes that the shard heard from a client. `false`: the session may have expired, and the connection must close.
+    /// Notes that the shard heard from a client. `false`: the session may have expired, and the
+    /// connection must close.
     #[inline]
     pub fn note(
         &mut self,
@@ -53,8 +55,9 @@ impl Touched {
         true
     }
 
-    /// When the next report is due. `None` if there is nothing to report, and if a report is overdue: that one found the
-    /// ring full, so the retry of the ring ([`super::config::SUBMIT_RETRY_NS`]) covers it.
+    /// When the next report is due; `None` without sessions to report. Also `None` for a report that is
+    /// overdue or urgent: it found the ring full, and the retry after [`super::config::SUBMIT_RETRY_NS`]
+    /// covers it.
     pub fn deadline_ns(&self, now: Now, beat_ns: u64) -> Option<u64> {
         (!self.sessions.is_empty())
             .then(|| self.reported_ns + beat_ns)

@@ -1,8 +1,8 @@
 //! Requests about watches.
 //!
-//! Owns setWatches with its missed events, and the mapping of watch kinds and modes. Never fires a watch: commits do. Correct
-//! because missed events are determined at the version of the turn. An earlier change is seen there, and a later one fires
-//! the watch that was armed.
+//! Owns setWatches with its missed events, and the mapping of watch kinds and modes. Never fires a watch:
+//! commits do. Correct because missed events are determined at the version of the turn. An earlier change
+//! is seen there, and a later one fires the watch that was armed.
 
 use super::connection::Connection;
 use super::read_replies::ReadView;
@@ -29,8 +29,8 @@ pub(super) fn mode(of: WatchMode) -> Mode {
     }
 }
 
-/// Arms the watches that a reconnecting client lists, or sends the events that it missed (spec 02 section 8.3). Returns the
-/// number of events.
+/// Arms the watches that a reconnecting client lists, or sends the events that it missed (spec 02 section
+/// 8.3). Returns the number of events.
 pub(super) fn set_watches(
     view: &ReadView<'_>,
     watches: &mut Watches,
@@ -74,7 +74,8 @@ pub(super) fn set_watches(
     Ok(events)
 }
 
-/// Whether a watch could not be armed. The connection must close then, because its client believes that the watch is armed.
+/// Whether a watch could not be armed. The connection must close then, because its client believes that
+/// the watch is armed.
 pub(super) fn refuse_watches(armed: Result<(), WatchesFull>, connection: &Connection) -> bool {
     armed.is_err_and(|full| {
         tracing::warn!(peer = %connection.peer, session = connection.session, %full, "connection closed");
