@@ -11,7 +11,7 @@
 //!
 //! A group of one needs no confirmation, and its consensus core handles a report before it expires
 //! sessions. There [`Connection::lease_ns`] is the time from which the core may have expired the session
-//! ([`heard_without_quorum`]). A client silent until that time must attach to its session again. A client
+//! ([`heard_on_group_of_one`]). A client silent until that time must attach to its session again. A client
 //! silent almost so long is reported at once.
 //!
 //! A renewal writes one number into the connection. A connection moves to its later bucket when the
@@ -37,7 +37,7 @@ pub(super) enum Liveness {
 }
 
 /// Renews the session of a client that was heard from, on a group of one.
-pub(super) fn heard_without_quorum(connection: &mut Connection, now_ns: u64, beat_ns: u64) -> Liveness {
+pub(super) fn heard_on_group_of_one(connection: &mut Connection, now_ns: u64, beat_ns: u64) -> Liveness {
     let until_ns = connection.lease_ns;
     if now_ns >= until_ns {
         return Liveness::MaybeExpired;

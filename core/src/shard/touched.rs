@@ -5,7 +5,7 @@
 
 use super::config::ShardConfig;
 use super::connection::Connection;
-use super::leases::{Leases, Liveness, heard_without_quorum};
+use super::leases::{Leases, Liveness, heard_on_group_of_one};
 use super::{Shard, read_only};
 use crate::submit::Submit;
 use paddock_transport::engine::{ConnId, Now};
@@ -43,7 +43,7 @@ impl Touched {
             if leases.are_on() {
                 self.connections.push(connection.id);
             } else {
-                match heard_without_quorum(connection, now.mono_ns, config.touch_beat_ns()) {
+                match heard_on_group_of_one(connection, now.mono_ns, config.touch_beat_ns()) {
                     Liveness::Alive => {}
                     Liveness::Urgent => self.urgent = true,
                     Liveness::MaybeExpired => return false,
