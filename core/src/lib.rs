@@ -3,8 +3,10 @@
 
 pub mod acl;
 pub mod admin;
+pub mod beats;
 pub mod checkpoint;
 pub mod cli;
+pub mod client_stat;
 pub mod cluster;
 pub mod command;
 pub mod commit;

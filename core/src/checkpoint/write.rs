@@ -42,11 +42,7 @@ pub enum WriteError {
 }
 
 /// Writes `job` and returns when the snapshot is durable. Checks `cancel` between blocks.
-pub fn write(
-    snapshots: &Snapshots,
-    job: &Job,
-    cancel: &AtomicBool,
-) -> Result<Finished, WriteError> {
+pub fn write(snapshots: &Snapshots, job: &Job, cancel: &AtomicBool) -> Result<Finished, WriteError> {
     let mut writer = snapshots.create(&job.meta)?;
     writer.block(BLOCK_MACHINE, &rkyv::to_bytes::<rkyv::rancor::Error>(&job.image)?)?;
     if job.membership != MembershipState::default() {

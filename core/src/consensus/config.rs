@@ -166,7 +166,7 @@ impl ConsensusConfig {
             shards,
             batches_in_flight: BATCHES_IN_FLIGHT_MAX,
             tick_time_ms: TICK_TIME_MS,
-            max_staleness_ns: crate::shard::ShardConfig::default().max_staleness_ns,
+            max_staleness_ns: crate::beats::MAX_STALENESS_NS,
             init_limit_ns: u64::from(INIT_LIMIT_TICKS * TICK_TIME_MS) * 1_000_000,
             raft: RaftClock::default(),
             policy: 0,

@@ -292,7 +292,7 @@ impl Machine {
         self.write_config(tree, zxid, time_ms, out);
         let mut record = Vec::new();
         if let Some(znode) = tree.get(path::CONFIG) {
-            Response::Data(znode.data(), super::wire_stat(&znode.stat())).put(&mut record);
+            Response::Data(znode.data(), crate::client_stat::wire_stat(&znode.stat())).put(&mut record);
         }
         self.answer_deferred(pending.node, pending.incarnation, pending.seq, Outcome::Ok(record), out);
     }

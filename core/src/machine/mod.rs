@@ -30,7 +30,6 @@ mod multi;
 mod reconfig;
 mod request;
 mod sessions;
-mod stat;
 mod stream;
 mod write;
 
@@ -38,7 +37,6 @@ pub use digest::{AT_ZXIDS_MAX, DigestMismatch, Sums};
 pub use image::{MachineImage, SessionImage};
 pub use membership::{Joint, MembershipCommand, MembershipEffect, MembershipState, PendingReconfig};
 pub use reconfig::{ReconfigRequest, plan_reconfig};
-pub use stat::{CONTAINER_OWNER, session_owner, wire_stat};
 pub use stream::StreamPosition;
 
 use crate::acl::{AclList, AclRef, Interner};

@@ -3,8 +3,8 @@
 //! refused that before.
 #![forbid(unsafe_code)]
 
-use super::request::answers_stat;
 use super::write::{Code, Transaction};
+use crate::client_stat::answers_stat;
 use paddock_transport::wire::{Multi, MultiResult, Request, error};
 use std::borrow::Cow;
 

@@ -8,12 +8,13 @@
 
 use super::write::{Code, Context, Transaction};
 use super::{Applied, Machine, ReconfigRequest, multi};
+use crate::client_stat::answers_stat;
 use crate::command::{ArchivedBatch, ArchivedCommand};
 use crate::commit::Outcome;
 use crate::mutation::{Mutation, mutated};
 use crate::tree::Writer;
 use paddock_transport::wire::primitives::put_text;
-use paddock_transport::wire::{Create, CreateOp, Limits, Request, error};
+use paddock_transport::wire::{Limits, Request, error};
 
 impl Machine {
     #[expect(clippy::too_many_arguments, reason = "the command, taken apart once, and where its effects go")]
@@ -79,9 +80,4 @@ fn answer(transaction: &mut Transaction<'_>, request: &Request<'_>) -> Result<Ve
         _ => return Err(error::UNIMPLEMENTED),
     }
     Ok(record)
-}
-
-/// A create answers the path alone; the later opcodes also answer a Stat.
-pub(super) fn answers_stat(create: &Create<'_>) -> bool {
-    create.op != CreateOp::Create
 }

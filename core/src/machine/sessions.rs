@@ -24,7 +24,7 @@ impl Machine {
         timeout_ms: i32,
         password: [u8; PASSWORD_BYTES],
     ) -> Outcome {
-        if super::session_owner(id).is_none() || self.sessions.get(id).is_some() {
+        if crate::client_stat::session_owner(id).is_none() || self.sessions.get(id).is_some() {
             return Outcome::Refused;
         }
         self.take_zxid(term);

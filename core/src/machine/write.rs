@@ -8,8 +8,9 @@
 #![forbid(unsafe_code)]
 
 use super::digest::part;
-use super::{Machine, Sums, session_owner};
+use super::{Machine, Sums};
 use crate::acl::{self, AclList, Requested, allowed, perms};
+use crate::client_stat::{session_owner, wire_stat};
 use crate::command::{ArchivedBatch, ArchivedCommand, ArchivedIdentity, policy};
 use crate::commit::{Change, ChangeKind};
 use crate::mutation::{Mutation, apply_time_ms, mutated};
@@ -233,7 +234,7 @@ impl<'a> Transaction<'a> {
     /// The znode's stat as clients see it, after the operations so far.
     pub(super) fn stat(&self, path: &str) -> wire::Stat {
         let stat = self.tree.get(path).map(|znode| znode.stat()).unwrap_or_default();
-        super::wire_stat(&stat)
+        wire_stat(&stat)
     }
 
     fn fixup(&self, requested: List<'_, wire::Acl<'_>>) -> Result<AclList, Code> {

@@ -23,7 +23,7 @@ use crate::consensus::force_new_ensemble::{RefoundError, Refounded};
 use crate::consensus::{
     self, Consensus, Control, Parts, Recovered, StartError as ConsensusStartError, StopReason,
 };
-use crate::shard::{self, CountedIds, Neighbours, Shard};
+use crate::shard::{CountedIds, Mailboxes, Shard, ShardParts};
 use crate::stats::Stats;
 use cores::Placement;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -182,10 +182,10 @@ impl Server {
         let (consensus, parts) =
             Consensus::open(settings, loops.core.handle().waker(), &wakers, Arc::clone(&stats))?;
         let Parts { shards, control, freshness, inquiries, ids, waker, recovered } = parts;
-        let neighbours = Neighbours::new(wakers, config.max_client_cnxns);
+        let mailboxes = Mailboxes::new(wakers, config.max_client_cnxns);
         let mut engines = Vec::new();
         for (id, ends) in (0u16..).zip(shards) {
-            engines.push(Shard::new(shard::Parts {
+            engines.push(Shard::new(ShardParts {
                 config: shard_config(&config, id),
                 reader: ends.reader,
                 commits: ends.commits,
@@ -194,7 +194,7 @@ impl Server {
                 ids: Box::new(CountedIds::new(Arc::clone(&ids), draw_password)),
                 stats: Arc::clone(&stats),
                 armed: ends.armed,
-                neighbours: Arc::clone(&neighbours),
+                mailboxes: Arc::clone(&mailboxes),
                 freshness: Arc::clone(&freshness),
                 inquiries: Arc::clone(&inquiries),
             }));

@@ -153,7 +153,7 @@ mod tests {
                 for count in [1, ID_COUNT_MAX] {
                     let id = id_of(node, block, count);
                     assert_eq!((id as u64 >> 56) as u8, node);
-                    assert!(crate::machine::session_owner(id).is_some());
+                    assert!(crate::client_stat::session_owner(id).is_some());
                 }
             }
         }

@@ -1,7 +1,8 @@
-//! Who a connection is.
+//! Authentication of a connection.
 //!
-//! Owns the `auth` request and the list of ids a connection gathers. Never checks an ACL. It stays correct because ids are
-//! an immutable shared list that is replaced: a write that was forwarded carries the ids it was read under.
+//! Owns the `auth` request and the list of ids of a connection. Never checks an ACL. Correct because the
+//! list is immutable and replaced as a whole: a forwarded write carries the ids that the connection had
+//! when the write was parsed.
 
 use super::config::IDENTITIES_MAX;
 use super::connection::Connection;
@@ -11,7 +12,8 @@ use paddock_transport::wire::primitives::text_from;
 use paddock_transport::wire::{ClientInfo, List, Response};
 use std::borrow::Cow;
 
-/// Adds what `auth` proves to the connection's ids; `false`: the answer is -115 and the connection is closed.
+/// Adds the id that `auth` proves to the connection. `false`: the reply is error -115, and the connection
+/// closes.
 pub(super) fn authenticate(
     connection: &mut Connection,
     super_digest: Option<&str>,
@@ -19,7 +21,7 @@ pub(super) fn authenticate(
     auth: Option<&[u8]>,
 ) -> bool {
     match scheme {
-        // The connection has it since it was opened.
+        // The connection has this id from the start.
         Some("ip") => true,
         Some("digest") => {
             let Some(auth) = auth else { return false };
@@ -46,7 +48,7 @@ fn add(connection: &mut Connection, scheme: &str, id: &str) -> bool {
     true
 }
 
-/// Answers whoAmI: every id, a digest without its hash.
+/// Answers whoAmI: every id of the connection, without the hashes of digest ids.
 pub(super) fn who_am_i<R>(connection: &Connection, with: impl FnOnce(&Response<'_>) -> R) -> R {
     let infos: Vec<ClientInfo<'_>> = connection
         .identities

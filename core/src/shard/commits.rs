@@ -1,12 +1,13 @@
-//! Taking commits: watches fire, sessions move, results go out, sessions close.
+//! Taking commits: firing watches, moving sessions, sending results, ending sessions.
 //!
-//! Owns the order of these within one commit. Never reads the tree: what it needs comes with the commit.
+//! Owns the order of these steps within one commit. Never reads the tree, because a commit carries its
+//! changes. Correct because every step of a commit is done before a request is served at its version.
 
 use super::config::NOTIFICATIONS_UNREAD_MAX_BYTES;
-use super::connection::{Connection, Phase, Waiting};
-use super::read_only::Recalled;
-use super::rounds::ROUND_SLOT;
-use super::{Shard, uplink};
+use super::connection::{Connection, ConnectionPhase, PendingKind};
+use super::linearizable::ROUND_SLOT;
+use super::read_only::LookedUpSession;
+use super::{Shard, submit_queue};
 use crate::acl::{self, AclList, perms};
 use crate::commit::{Change, ChangeKind, Outcome, Reply, SessionEvent};
 use crate::mutation::{Mutation, mutated};
@@ -16,16 +17,16 @@ use paddock_transport::io::Io;
 use paddock_transport::wire::{Response, event, reply};
 
 impl Shard {
-    /// Takes every commit there is and moves to the newest version.
+    /// Takes all available commits and pins the reader to the newest version.
     pub(super) fn take_commits(&mut self, now: Now, io: &mut Io) {
         let mut took = false;
         if self.watches.is_empty()
             && self.sessions.is_empty()
             && self.outstanding == 0
-            && self.rounds.none_asked()
+            && self.read_rounds.none_asked()
             && self.commits.has_more()
         {
-            // Nobody here waits for anything: only the newest matters.
+            // No client of this shard waits for a result or an event, so only the newest version matters.
             if let Some(published) = self.commits.skip_to_newest() {
                 self.zxid = published.commit.zxid;
                 took = true;
@@ -35,12 +36,12 @@ impl Shard {
             took = true;
             self.take_commit(now, io);
         }
-        // Only the newest: after a sleep, versions that were published meanwhile may be gone already.
-        if (took || !self.standing)
+        // Only the newest version: after a sleep, versions published meanwhile may be reclaimed already.
+        if (took || !self.pinned)
             && let Some(published) = self.commits.current()
         {
             self.reader.move_to(&published.version);
-            self.standing = true;
+            self.pinned = true;
         }
     }
 
@@ -56,7 +57,7 @@ impl Shard {
                 self.watches.fire(change, &mut self.hits);
                 let mut notify = Notify {
                     connections: &mut self.connections,
-                    scratch: &mut self.scratch,
+                    notification: &mut self.notification,
                     cells,
                     policy: self.config.policy,
                     cut_off: &mut cut_off,
@@ -77,21 +78,22 @@ impl Shard {
             }
         }
 
-        // Results may close connections and bind sessions, which needs the whole shard: the few that are ours are moved
-        // out of the shared slot first.
+        // Results close connections and bind sessions, which borrows the whole shard. This shard's few
+        // results are therefore copied out of the shared slot first.
         let shard = self.config.id;
         let ours: Vec<Reply> = commit.replies.iter().filter(|r| r.ticket.shard == shard).cloned().collect();
         for slot in cut_off {
             self.close(now, slot, io);
         }
         for reply in ours {
-            if uplink::split_token(reply.ticket.token).0 == ROUND_SLOT {
+            if submit_queue::split_token(reply.ticket.token).0 == ROUND_SLOT {
                 self.take_round(now, &reply, io);
             } else {
                 self.take_result(now, reply, io);
             }
         }
-        // Once more: a client that was attached here in this commit may have moved on in the same one.
+        // Again after the results: a session attached here in this commit may have moved on in the same
+        // commit.
         for (session, attachment) in moved {
             if let Some(slot) = outdated(&self.sessions, &mut self.connections, session, attachment) {
                 self.close(now, slot, io);
@@ -104,9 +106,9 @@ impl Shard {
         }
     }
 
-    /// Notes the result of one submission and sends all that are in order now.
+    /// Stores the result of one submission and sends every result that is next in order.
     fn take_result(&mut self, now: Now, reply: Reply, io: &mut Io) {
-        let (slot, number) = uplink::split_token(reply.ticket.token);
+        let (slot, number) = submit_queue::split_token(reply.ticket.token);
         let Some(connection) = self.connections.slot(slot) else { return };
         let Some(pending) = connection.pending.iter_mut().find(|p| p.number == number) else { return };
         pending.result = Some(reply);
@@ -127,35 +129,39 @@ impl Shard {
             cells.latency_sum_us.add(latency_us);
             cells.latency_max_us.raise(latency_us);
             Self::mark_ready(&mut self.ready, connection);
-            // A refusal may have waited behind results of later zxids, and stands before others: a client's time never goes back.
+            // The zxid of a refusal may be older than that of a result sent before it. A client's zxid
+            // never decreases.
             connection.told_zxid = connection.told_zxid.max(zxid);
             let zxid = if let Outcome::NotOrdered(_) = outcome { connection.told_zxid } else { zxid };
-            let answered = match pending.what {
-                Waiting::Session { read_only, new } => {
-                    // A new session is refused when its id is taken already, by a start of this node under a clock that
-                    // went back: no expiry, and the client's next attempt gets another id.
+            let answered = match pending.kind {
+                PendingKind::Session { read_only, new } => {
+                    // A new session is refused if its id is taken, which a clock that went back before a
+                    // restart can cause. The session has not expired: the connection closes, and the next
+                    // attempt gets another id.
                     let taken = new && outcome == Outcome::Refused;
                     let outcome = if taken { Outcome::Drop } else { outcome };
                     self.session_result(now, slot, outcome, read_only, pending.since_ns, io);
                     continue;
                 }
-                Waiting::Recall { session, timeout_ms, password } => {
+                PendingKind::Lookup { session, timeout_ms, password } => {
                     let since_ns = pending.since_ns;
-                    self.recalled(
+                    self.session_looked_up(
                         now,
                         slot,
-                        Recalled { session, timeout_ms, password, since_ns },
+                        LookedUpSession { session, timeout_ms, password, since_ns },
                         &outcome,
                         io,
                     );
                     continue;
                 }
-                Waiting::Write | Waiting::Close => answer_write(connection, pending.xid, zxid, outcome, io),
-                Waiting::Reconfig => {
+                PendingKind::Write | PendingKind::Close => {
+                    answer_write(connection, pending.xid, zxid, outcome, io)
+                }
+                PendingKind::Reconfig => {
                     connection.barrier = false;
                     answer_write(connection, pending.xid, zxid, outcome, io)
                 }
-                Waiting::Sync { ref path } => {
+                PendingKind::Sync { ref path } => {
                     connection.barrier = false;
                     answer_sync(connection, pending.xid, zxid, path, outcome, io)
                 }
@@ -164,14 +170,14 @@ impl Shard {
                 connection.sent += 1;
                 cells.packets_sent.add(1);
             }
-            if !answered || matches!(pending.what, Waiting::Close) {
+            if !answered || matches!(pending.kind, PendingKind::Close) {
                 self.close(now, slot, io);
             }
         }
     }
 }
 
-/// The connection that has the session under an older attachment than this.
+/// Slot of the connection that has the session under an attachment older than `attachment`.
 fn outdated(
     sessions: &super::Sessions,
     connections: &mut super::Connections,
@@ -182,7 +188,7 @@ fn outdated(
     connections.slot(slot).is_some_and(|c| c.attachment < attachment).then_some(slot)
 }
 
-/// Whether the connection lives on.
+/// Sends the result of a write. `false`: the connection must close.
 fn answer_write(connection: &Connection, xid: i32, zxid: i64, outcome: Outcome, io: &mut Io) -> bool {
     let Some(out) = io.out(connection.id) else { return false };
     if mutated(Mutation::LoseReply) && zxid % 32 == 0 {
@@ -191,7 +197,7 @@ fn answer_write(connection: &Connection, xid: i32, zxid: i64, outcome: Outcome, 
     match outcome {
         Outcome::Ok(record) => reply::put_record(out.bytes(), xid, zxid, &record),
         Outcome::Err(code) | Outcome::NotOrdered(code) => reply::put_error(out.bytes(), xid, zxid, code),
-        // The others answer what was not asked here: nothing that may be told to the client.
+        // No outcome of a write: the client may be told nothing.
         Outcome::Drop
         | Outcome::Attached { .. }
         | Outcome::Refused
@@ -204,6 +210,7 @@ fn answer_write(connection: &Connection, xid: i32, zxid: i64, outcome: Outcome, 
     true
 }
 
+/// Sends the result of a sync. `false`: the connection must close.
 fn answer_sync(
     connection: &Connection,
     xid: i32,
@@ -227,13 +234,13 @@ fn answer_sync(
     true
 }
 
-/// Sends the notifications of one change.
+/// Sends the notifications of a commit's changes.
 struct Notify<'s> {
     connections: &'s mut super::Connections,
-    scratch: &'s mut Vec<u8>,
+    notification: &'s mut Vec<u8>,
     cells: &'s crate::stats::ShardCells,
     policy: u32,
-    /// Connections that do not read their notifications.
+    /// Slots of connections that do not read their notifications and must close.
     cut_off: &'s mut Vec<u32>,
     io: &'s mut Io,
 }
@@ -254,11 +261,11 @@ impl Notify<'_> {
         if to.is_empty() {
             return;
         }
-        self.scratch.clear();
-        reply::put_notification(self.scratch, zxid, kind, path);
+        self.notification.clear();
+        reply::put_notification(self.notification, zxid, kind, path);
         for slot in to {
             let Some(connection) = self.connections.slot(*slot) else { continue };
-            if connection.phase != Phase::Open {
+            if connection.phase != ConnectionPhase::Open {
                 continue;
             }
             if acl.is_some_and(|list| !acl::allowed(list, perms::READ, &connection.identities, self.policy)) {
@@ -274,9 +281,9 @@ impl Notify<'_> {
                 continue;
             }
             let Some(out) = self.io.out(connection.id) else { continue };
-            out.bytes().extend_from_slice(self.scratch);
+            out.bytes().extend_from_slice(self.notification);
             if mutated(Mutation::DoubleNotification) && zxid % 4 == 0 {
-                out.bytes().extend_from_slice(self.scratch);
+                out.bytes().extend_from_slice(self.notification);
             }
             connection.sent += 1;
             self.cells.watch_events.add(1);

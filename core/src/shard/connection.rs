@@ -1,9 +1,9 @@
-//! One client connection as its shard keeps it.
+//! The state of one client connection.
 //!
-//! Owns what is held for a connection between turns: unserved input, writes on their way, identities, its session.
-//! Never holds a reply: those go straight into the loop's output. It stays bounded because input above
-//! [`INPUT_HIGH_WATER_BYTES`](super::config::INPUT_HIGH_WATER_BYTES) pauses the socket, writes in flight are counted, and
-//! an empty buffer is given back.
+//! Owns the state kept between turns: unserved input, writes in flight, identities and the session. Never
+//! holds a reply: replies go directly into the loop's output. Correct because its memory is bounded:
+//! input above [`INPUT_HIGH_WATER_BYTES`](super::config::INPUT_HIGH_WATER_BYTES) pauses the socket,
+//! writes in flight are counted, and an empty buffer shrinks.
 
 use super::config::INPUT_KEEP_BYTES;
 use crate::command::Identity;
@@ -13,64 +13,70 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// Places for writes in flight that an idle connection keeps (under 2 KiB).
+/// Capacity for writes in flight that an idle connection keeps (under 2 KiB).
 const PENDING_KEEP: usize = 16;
 
-/// Where a connection stands in its life.
+/// The phases in the life of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Phase {
-    /// Nothing but a four-letter word or a ConnectRequest is expected.
+pub(super) enum ConnectionPhase {
+    /// The first bytes are a four-letter word or a ConnectRequest.
     Fresh,
-    /// A four-letter word came and waits for what other shards say.
-    Asking,
-    /// The session was asked for; what the client sent behind is kept, and no more is read.
+    /// A four-letter word waits for the client lists of other shards.
+    AwaitingClientList,
+    /// A session was requested. Input behind the request is kept, and the socket is not read.
     Opening,
-    /// Bound to a session.
+    /// The connection is bound to a session.
     Open,
-    /// Being closed: what still comes is dropped.
+    /// The remaining output is being sent, and input is discarded.
     Closing,
 }
 
-/// What waits for the consensus core.
+/// The kinds of submissions that wait for a result.
 #[derive(Debug)]
-pub(super) enum Waiting {
-    /// A session, opened (`new`) or attached; `Some` when the client knows the readOnly field.
-    Session { read_only: Option<bool>, new: bool },
-    /// Whether this node knows the session that a read-only client goes on with, and its password.
-    Recall { session: i64, timeout_ms: i32, password: [u8; PASSWORD_BYTES] },
-    /// A write.
+pub(super) enum PendingKind {
+    /// A session, opened (`new`) or attached. `read_only` is `Some` if the client knows the readOnly field.
+    Session {
+        read_only: Option<bool>,
+        new: bool,
+    },
+    /// A lookup in the node's session table, for a read-only client that presents a session.
+    Lookup {
+        session: i64,
+        timeout_ms: i32,
+        password: [u8; PASSWORD_BYTES],
+    },
     Write,
-    /// A reconfiguration.
     Reconfig,
-    /// closeSession: after its reply the connection is closed.
+    /// closeSession: the connection closes behind the reply.
     Close,
-    /// A sync and the path that it echoes.
-    Sync { path: Box<str> },
+    /// A sync, with the path that its reply repeats.
+    Sync {
+        path: Box<str>,
+    },
 }
 
-/// One submission of this connection, in order.
+/// One submission without a result. A connection's results are sent in the order of its submissions.
 #[derive(Debug)]
 pub(super) struct Pending {
-    /// The low half of its ticket's token.
+    /// Low half of the ticket's token.
     pub number: u32,
     pub xid: i32,
-    pub what: Waiting,
+    pub kind: PendingKind,
     /// Bytes counted against [`super::config::WRITE_BYTES_IN_FLIGHT_MAX`].
     pub bytes: usize,
-    /// When it was forwarded.
+    /// Time of submission, on the monotonic clock.
     pub since_ns: u64,
-    /// Its result, when it came before an earlier one's.
+    /// The result, if it arrived before the result of an earlier submission.
     pub result: Option<crate::commit::Reply>,
 }
 
-/// A connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub id: ConnId,
-    pub phase: Phase,
-    /// Frames that were not served yet, the last one perhaps not whole.
+    pub phase: ConnectionPhase,
+    /// Unserved frames; the last one may be incomplete.
     pub input: Vec<u8>,
-    /// Bytes that the frame at the input's head needs, when it is not whole.
+    /// Bytes of the frame at the head of the input, if that frame is incomplete.
     pub needed_bytes: usize,
     pub pending: VecDeque<Pending>,
     pub pending_bytes: usize,
@@ -78,59 +84,61 @@ pub(super) struct Connection {
     pub attachment: u32,
     pub timeout_ms: i32,
     pub identities: Arc<[Identity]>,
-    /// Remote address, if it has one.
+    /// Remote address; `None` for unix sockets.
     pub ip: Option<IpAddr>,
     pub peer: Box<str>,
     pub established_ms: i64,
     pub received: u64,
     pub sent: u64,
-    /// Highest zxid of the results that were told here.
+    /// Highest zxid of the results sent to the client.
     pub told_zxid: i64,
-    /// The beat in which its session was last noted as heard from.
+    /// The beat in which the session was last noted as heard from.
     pub touched_beat: u64,
-    /// Stands in the shard's list of connections to look at.
+    /// The connection is in the shard's list of connections to serve.
     pub ready: bool,
-    /// The loop was told not to read it.
+    /// The loop does not read the socket.
     pub paused: bool,
-    /// Waits until its output has drained.
+    /// The connection is not served until its output has drained.
     pub stalled: bool,
-    /// A sync, a closeSession or a reconfig is on its way: nothing behind it moves.
+    /// A sync, a closeSession or a reconfig is in flight: the requests behind it wait.
     pub barrier: bool,
     /// The peer sends no more.
     pub eof: bool,
-    /// Until when it may be served without the quorum confirming its session again, and the bucket in which it lies.
-    /// On a group of one: from when on the core may have let its session die.
+    /// End of the lease: the connection closes then, unless the quorum confirms its session before. On a
+    /// group of one: the time from which the consensus core may have expired the session.
     pub lease_ns: u64,
+    /// Bucket of [`super::leases`] that contains the connection.
     pub lease_bucket: u64,
-    /// Waits for the node's first confirmation.
+    /// The connection waits for the node's first confirmation.
     pub early: bool,
-    /// A read-only client: what it asks is ordered nowhere, and its session, if others know it, is not kept alive by it.
+    /// A read-only client: no request is ordered, and none keeps a session of the ensemble alive.
     pub read_only: bool,
-    /// Its session is the ensemble's, not this shard's own.
+    /// The session belongs to the ensemble. `false` for a session that only this shard knows.
     pub global: bool,
-    /// Came through a listener whose reads are linearizable.
+    /// The listener promises linearizable reads.
     pub linearizable: bool,
-    /// Leading bytes of the input that were there before a round of the quorum that is confirmed.
+    /// Leading bytes of the input that a confirmed quorum round covers.
     pub covered_bytes: usize,
-    /// The same for the round that it waits for; 0: it waits for none.
+    /// Leading bytes of the input that the awaited quorum round will cover; 0: no round is awaited.
     pub asked_bytes: usize,
 }
 
 impl Connection {
     pub fn new(id: ConnId, origin: &Origin, wall_ms: i64) -> Self {
         let (ip, peer) = match &origin.peer {
-            // A listener on every interface sees IPv4 in IPv6's clothes; operators and their scripts, like ACLs, do not.
+            // A listener on every interface sees IPv4-mapped IPv6 addresses. Operators, scripts and ACLs
+            // expect IPv4.
             Address::Tcp(at) => {
                 let ip = at.ip().to_canonical();
                 (Some(ip), SocketAddr::new(ip, at.port()).to_string())
             }
             Address::Unix(path) => (None, path.display().to_string()),
         };
-        // A unix socket's peer is a process on this machine: it gets what it would have over loopback.
+        // The peer of a unix socket is a process of this machine, so it gets the id of a loopback connection.
         let text = ip.map_or_else(|| "127.0.0.1".to_owned(), |ip| ip.to_string());
         Self {
             id,
-            phase: Phase::Fresh,
+            phase: ConnectionPhase::Fresh,
             input: Vec::new(),
             needed_bytes: 0,
             pending: VecDeque::new(),
@@ -162,19 +170,19 @@ impl Connection {
         }
     }
 
-    /// The session's timeout.
     pub fn timeout_ns(&self) -> u64 {
         u64::try_from(self.timeout_ms).unwrap_or(0) * 1_000_000
     }
 
-    /// Gives back the room of a long queue of writes once it is empty.
+    /// Frees the memory of a long queue of writes when the queue is empty.
     pub fn trim_pending(&mut self) {
         if self.pending.is_empty() && self.pending.capacity() > PENDING_KEEP {
             self.pending = VecDeque::new();
         }
     }
 
-    /// Puts the input back after its first `served` bytes were served. An empty buffer keeps little.
+    /// Puts the input back after its first `served` bytes were served. A buffer with much unused capacity
+    /// shrinks.
     pub fn put_back(&mut self, mut input: Vec<u8>, served: usize) {
         self.covered_bytes = self.covered_bytes.saturating_sub(served);
         self.asked_bytes = self.asked_bytes.saturating_sub(served);
@@ -185,7 +193,7 @@ impl Connection {
             }
         } else {
             input.drain(..served);
-            // A large frame's room is not kept for the few bytes behind it.
+            // The capacity of a large frame is not kept for the few bytes behind it.
             if input.capacity() / 4 > input.len() + INPUT_KEEP_BYTES {
                 input.shrink_to(input.len() + INPUT_KEEP_BYTES);
             }
@@ -208,11 +216,11 @@ impl Connections {
         }
         self.slots[slot] = Some(Box::new(connection));
     }
-    /// By id: a stale id finds nothing.
+    /// The connection with this id. A stale id finds none.
     pub fn find(&mut self, id: ConnId) -> Option<&mut Connection> {
         self.slot(id.index() as u32).filter(|c| c.id == id)
     }
-    /// By slot, whoever is there now.
+    /// The connection that occupies the slot now.
     pub fn slot(&mut self, slot: u32) -> Option<&mut Connection> {
         self.slots.get_mut(slot as usize)?.as_deref_mut()
     }

@@ -1,13 +1,14 @@
-//! The first bytes of a connection: a four-letter word, or a ConnectRequest.
+//! The handshake: the first bytes of a connection are a four-letter word or a ConnectRequest.
 //!
-//! Owns the decisions of spec 01 section 2.3 up to the submission, and the answer when its result is there. Never grants
-//! a session itself: opening and attaching are commands like any write, so that every node agrees who holds a session.
+//! Owns the decisions of spec 01 section 2.3 up to the submission, and the reply when the result arrives.
+//! Never grants a session. Correct because opening and attaching a session are ordered like a write, so
+//! all nodes agree on its owner.
 
 use super::Shard;
 use super::config::CONNECT_REQUEST_MAX_BYTES;
-use super::connection::{Pending, Phase, Waiting};
-use super::footing::Footing;
-use super::read_only::Applicant;
+use super::connection::{ConnectionPhase, Pending, PendingKind};
+use super::read_only::ReadOnlyConnect;
+use super::serving_mode::ServingMode;
 use crate::admin::words::Word;
 use crate::command::Op;
 use crate::commit::Outcome;
@@ -17,8 +18,9 @@ use paddock_transport::io::Io;
 use paddock_transport::wire::{ConnectRequest, ConnectResponse, FOUR_LETTER_BYTES, Split, reply, split};
 
 impl Shard {
-    /// Looks at the input of a fresh connection. It stays fresh while there is too little, while nothing can be
-    /// submitted, and while the node has not begun to serve.
+    /// Handles the first bytes of a connection. The connection stays in [`ConnectionPhase::Fresh`] while
+    /// its input is incomplete, while the ring is full, and while the node's first commit or confirmation
+    /// is missing.
     pub(super) fn handshake(&mut self, now: Now, slot: u32, io: &mut Io) {
         let Some(connection) = self.connections.slot(slot) else { return };
         let Some(first) = connection.input.first_chunk::<FOUR_LETTER_BYTES>() else { return };
@@ -35,35 +37,36 @@ impl Shard {
             },
             Err(_) => return self.reject(now, slot, io),
         };
-        if !self.standing {
+        if !self.pinned {
             return;
         }
-        let who = Applicant {
+        let connect = ReadOnlyConnect {
             accepts_read_only: request.read_only == Some(true),
             session: request.session_id,
             password: request.password.unwrap_or_default().to_vec(),
             timeout_ms: request.timeout_ms,
             used,
         };
-        if self.judge.lets_wait(now, connection.id, &mut connection.early) {
+        if self.serving.may_wait(now, connection.id, &mut connection.early) {
             return;
         }
-        if self.judge.footing == Footing::Closed
-            || (self.judge.footing == Footing::ReadOnly && !who.accepts_read_only)
+        if self.serving.mode == ServingMode::Closed
+            || (self.serving.mode == ServingMode::ReadOnly && !connect.accepts_read_only)
         {
             self.close(now, slot, io);
             return;
         }
         if request.last_zxid_seen > self.zxid {
-            // This client knows a newer state than ours: it must go to a server that has it.
+            // The client has seen a newer state than this node has: it must connect to a server that is
+            // up to date.
             self.close(now, slot, io);
             return;
         }
-        if self.judge.footing == Footing::ReadOnly {
-            self.admit_read_only(now, slot, &who, io);
+        if self.serving.mode == ServingMode::ReadOnly {
+            self.admit_read_only(now, slot, &connect, io);
             return;
         }
-        if !self.uplink.has_room() {
+        if !self.submit_queue.has_room() {
             Self::mark_ready(&mut self.ready, connection);
             return;
         }
@@ -81,7 +84,7 @@ impl Shard {
         };
         let (identities, read_only) = (connection.identities.clone(), request.read_only);
         let reattach = request.session_id != 0;
-        let number = self.uplink.push(slot, |ticket| Submit::Command {
+        let number = self.submit_queue.push(slot, |ticket| Submit::Command {
             ticket,
             session,
             attachment: 0,
@@ -92,12 +95,12 @@ impl Shard {
         connection.pending.push_back(Pending {
             number,
             xid: 0,
-            what: Waiting::Session { read_only: read_only.map(|_| false), new: !reattach },
+            kind: PendingKind::Session { read_only: read_only.map(|_| false), new: !reattach },
             bytes: 0,
             since_ns: now.mono_ns,
             result: None,
         });
-        connection.phase = Phase::Opening;
+        connection.phase = ConnectionPhase::Opening;
         connection.received += 1;
         let input = std::mem::take(&mut connection.input);
         connection.put_back(input, used);
@@ -108,15 +111,16 @@ impl Shard {
         cells.packets_received.add(1);
         cells.writes_forwarded.add(1);
         if reattach {
-            // Whoever presents a session's id ends its present connection, even before the password is looked at.
-            self.neighbours.evict(self.config.id, session);
+            // Presenting a session's id ends the present connection of the session, before the password
+            // is checked.
+            self.mailboxes.evict(self.config.id, session);
             if let Some(old) = self.sessions.get(&session).copied() {
                 self.close(now, old, io);
             }
         }
     }
 
-    /// The session was opened or attached, or not.
+    /// Handles the result of opening or attaching a session, requested at `since_ns`.
     pub(super) fn session_result(
         &mut self,
         now: Now,
@@ -131,7 +135,8 @@ impl Shard {
         match outcome {
             Outcome::Attached { session, attachment, timeout_ms, password } => {
                 connection.timeout_ms = timeout_ms;
-                // Counted from when it was asked for: the leader counts from when it ordered that, which is later.
+                // The lease counts from the request. The leader counts from the time of ordering, which
+                // is later.
                 let until_ns = since_ns.saturating_add(connection.timeout_ns());
                 if self.leases.are_on() && until_ns <= now.mono_ns {
                     self.close(now, slot, io);
@@ -148,7 +153,7 @@ impl Shard {
                 };
                 reply::put_connect(out.bytes(), &response);
                 connection.sent += 1;
-                connection.phase = Phase::Open;
+                connection.phase = ConnectionPhase::Open;
                 (connection.session, connection.attachment) = (session, attachment);
                 match self.leases.are_on() {
                     true => self.leases.grant(connection, until_ns),
@@ -172,7 +177,8 @@ impl Shard {
                 cells.sessions_refused.add(1);
                 self.close(now, slot, io);
             }
-            // Nothing may be said about a session that is not decided: the client tries again, here or elsewhere.
+            // The session is undecided, so the client is told nothing. It tries again, here or on another
+            // node.
             Outcome::Ok(_)
             | Outcome::Err(_)
             | Outcome::NotOrdered(_)
@@ -185,7 +191,7 @@ impl Shard {
         }
     }
 
-    /// Impossible bytes: no reply.
+    /// Closes a connection that sent invalid bytes, without a reply.
     pub(super) fn reject(&mut self, now: Now, slot: u32, io: &mut Io) {
         self.cells().frames_rejected.add(1);
         self.close(now, slot, io);

@@ -1,8 +1,7 @@
-//! Where a shard's session ids and passwords come from.
+//! Session ids and passwords for the sessions that a shard opens.
 //!
-//! Owns the block of ids from which the shard gives them out. Never draws randomness itself: the source is passed in. Ids
-//! stay unique because a block is one shard's alone ([`IdBlocks`]) and its ids are counted; a password is unpredictable because its
-//! source is the system's.
+//! Owns the shard's current block of ids. Never draws randomness: the caller passes the source. Correct
+//! because no two shards get the same block ([`IdBlocks`]) and each id of a block is used once.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +10,8 @@ use std::sync::Arc;
 
 /// A source of session ids and passwords, one for each shard.
 pub trait SessionIds {
-    /// An id never given before, and a password. `None`: there is none just now; whoever wants one has to come back.
+    /// An id that was never returned before, and a password. `None`: no block of ids is available yet,
+    /// and the client must try again later.
     fn next(&mut self) -> Option<(i64, [u8; 16])>;
 }
 
@@ -21,17 +21,17 @@ impl<F: FnMut() -> (i64, [u8; 16])> SessionIds for F {
     }
 }
 
-/// Ids by node and block; passwords from a caller's source of secret random bytes.
+/// Ids counted within blocks of this node, and passwords from the caller's source of secret random bytes.
 pub struct CountedIds<R> {
     blocks: Arc<IdBlocks>,
     block: u64,
-    /// Ids of the block that were given out.
+    /// Ids of the block that are used, at most [`ID_COUNT_MAX`].
     used: u64,
     random: R,
 }
 
 impl<R: FnMut() -> [u8; 16]> CountedIds<R> {
-    /// Ids of one shard. `random` gives secret bytes for passwords.
+    /// Ids of one shard. `random` returns secret bytes for passwords.
     pub fn new(blocks: Arc<IdBlocks>, random: R) -> Self {
         Self { blocks, block: 0, used: ID_COUNT_MAX, random }
     }

@@ -1,68 +1,72 @@
-//! Leases: until when a session's connection may be served here without the quorum saying so again.
+//! Leases: the time until which the shard may serve a session without a new confirmation by the quorum.
 //!
-//! Owns the deadlines of this shard's connections and the reports that were made and not confirmed. Never renews by itself:
-//! hearing from a client is no renewal, only the quorum's word that the leader has the report in which the session stands.
-//! It stays correct because a lease counts from the time of that report (or of the request that opened or attached the
-//! session), and the leader, who alone expires, counts the same timeout from when it received it, which is later. A lease
-//! ends up to one bucket early, never late.
+//! Owns the leases of this shard's connections, and the reports of sessions that are not confirmed yet.
 //!
-//! On a group of one nobody has to confirm anything, and the core hears of a report before it looks at deadlines. There the same number
-//! is the time from which on the core may have let the session die ([`hear_alone`]): who was silent so long is not served before
-//! it has attached to its session anew, and who was nearly so long is reported at once.
+//! Never renews a lease because a client was heard from. A lease is renewed when the quorum confirms that
+//! the leader has the report that contains the session.
 //!
-//! A renewal writes one number into the connection; a connection moves to its later bucket when the earlier one comes up,
-//! so each lies in one valid bucket and is looked at once per timeout.
+//! Correct because a lease counts from the time of that report, or of the request that opened or attached
+//! the session. Only the leader expires sessions, and it counts the same timeout from the time of
+//! receipt, which is later. A lease ends at most one bucket early, and never late.
+//!
+//! A group of one needs no confirmation, and its consensus core handles a report before it expires
+//! sessions. There [`Connection::lease_ns`] is the time from which the core may have expired the session
+//! ([`heard_on_group_of_one`]). A client silent until that time must attach to its session again. A client
+//! silent almost so long is reported at once.
+//!
+//! A renewal writes one number into the connection. A connection moves to its later bucket when the
+//! earlier bucket comes up. So each connection is in one valid bucket and is visited once per timeout.
 
 use super::config::REPORTS_KEPT_MAX;
-use super::connection::{Connection, Connections, Phase};
+use super::connection::{Connection, ConnectionPhase, Connections};
 use paddock_transport::engine::ConnId;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Buckets in one beat: a lease ends at most a sixteenth of a beat early.
+/// Buckets per beat: a lease ends at most a sixteenth of a beat early.
 const BUCKETS_PER_BEAT: u64 = 16;
 
-/// What it means that a client of a group of one was heard from.
+/// State of a session at the time when its client is heard from, on a group of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Sign {
-    /// It lives; the next report will say so.
-    Living,
-    /// It lives, and the next report might come too late.
+pub(super) enum Liveness {
+    /// The next regular report keeps the session alive.
+    Alive,
+    /// The next regular report might be too late.
     Urgent,
-    /// It was silent for all of its time: its expiry may stand in the log.
-    TooLate,
+    /// The client was silent for its whole timeout: the log may contain the expiry of the session.
+    MaybeExpired,
 }
 
-/// A client of a group of one was heard from.
-pub(super) fn hear_alone(connection: &mut Connection, now_ns: u64, beat_ns: u64) -> Sign {
+/// Renews the session of a client that was heard from, on a group of one.
+pub(super) fn heard_on_group_of_one(connection: &mut Connection, now_ns: u64, beat_ns: u64) -> Liveness {
     let until_ns = connection.lease_ns;
     if now_ns >= until_ns {
-        return Sign::TooLate;
+        return Liveness::MaybeExpired;
     }
     connection.lease_ns = now_ns.saturating_add(connection.timeout_ns());
-    if now_ns.saturating_add(2 * beat_ns) >= until_ns { Sign::Urgent } else { Sign::Living }
+    if now_ns.saturating_add(2 * beat_ns) >= until_ns { Liveness::Urgent } else { Liveness::Alive }
 }
 
-/// A report that the leader may not have.
+/// A report whose receipt by the leader is not confirmed.
 #[derive(Debug)]
-struct Report {
+struct SessionReport {
     at_ns: u64,
     connections: Vec<ConnId>,
 }
 
-/// See the module's doc.
+/// The leases of one shard; see the module documentation.
 #[derive(Debug)]
 pub(super) struct Leases {
     bucket_ns: u64,
-    /// Whether there are any: not on a group of one.
+    /// Leases are in use; `false` on a group of one.
     on: bool,
-    /// The last turn in which none was needed.
+    /// Time of the last turn in which no lease was needed.
     rested_ns: u64,
     buckets: BTreeMap<u64, Vec<ConnId>>,
-    reports: VecDeque<Report>,
+    reports: VecDeque<SessionReport>,
 }
 
 impl Leases {
-    /// `beat_ns`: time between two reports.
+    /// `beat_ns` is the time between two reports.
     pub fn new(beat_ns: u64) -> Self {
         Self {
             bucket_ns: (beat_ns / BUCKETS_PER_BEAT).max(1),
@@ -78,12 +82,12 @@ impl Leases {
         self.on
     }
 
-    /// Whether any connection may have one.
+    /// Whether any connection may have a lease.
     pub fn holds_any(&self) -> bool {
         !self.buckets.is_empty()
     }
 
-    /// Nobody needs a lease: the node is a group of one.
+    /// Notes that the node is a group of one in this turn, and drops all leases.
     pub fn rest(&mut self, now_ns: u64) {
         if self.on {
             self.on = false;
@@ -93,15 +97,15 @@ impl Leases {
         self.rested_ns = now_ns;
     }
 
-    /// Leases are needed from now on. Connections from the time before count from its end: whoever leads next gives every
-    /// session a full timeout from then at least.
+    /// Starts to use leases, unless they are in use. Leases of existing connections count from the last
+    /// turn without leases, because the next leader gives every session a full timeout from then on.
     pub fn begin(&mut self, connections: &mut Connections) {
         if self.on {
             return;
         }
         self.on = true;
         let rested_ns = self.rested_ns;
-        for connection in connections.iter_mut().filter(|c| c.phase == Phase::Open) {
+        for connection in connections.iter_mut().filter(|c| c.phase == ConnectionPhase::Open) {
             self.grant(connection, rested_ns.saturating_add(connection.timeout_ns()));
         }
     }
@@ -116,15 +120,15 @@ impl Leases {
     /// A report was made at `at_ns`, of sessions on `connections`.
     pub fn reported(&mut self, at_ns: u64, connections: Vec<ConnId>) {
         if self.reports.len() >= REPORTS_KEPT_MAX {
-            // What is forgotten renews nobody: a lease may end early, never late.
+            // A dropped report renews no lease: leases may end early, never late.
             self.reports.pop_front();
         }
-        self.reports.push_back(Report { at_ns, connections });
+        self.reports.push_back(SessionReport { at_ns, connections });
     }
 
     /// The leader has all reports up to the one made at `upto_ns`.
     pub fn confirmed(&mut self, upto_ns: u64, connections: &mut Connections) {
-        while let Some(Report { at_ns, connections: heard }) =
+        while let Some(SessionReport { at_ns, connections: heard }) =
             self.reports.pop_front_if(|report| report.at_ns <= upto_ns)
         {
             for id in heard {
@@ -135,7 +139,7 @@ impl Leases {
         }
     }
 
-    /// Reports of connections that are gone.
+    /// Drops all reports: the connections that they would renew are closed.
     pub fn forget_reports(&mut self) {
         self.reports.clear();
     }
@@ -151,7 +155,7 @@ impl Leases {
             }
             for id in first.remove() {
                 let Some(connection) = connections.find(id) else { continue };
-                if connection.phase != Phase::Open || connection.lease_bucket != bucket {
+                if connection.phase != ConnectionPhase::Open || connection.lease_bucket != bucket {
                     continue;
                 }
                 connection.lease_bucket = connection.lease_ns / self.bucket_ns;
@@ -165,7 +169,7 @@ impl Leases {
         ended
     }
 
-    /// When to look again; nobody's lease ends before.
+    /// Start of the earliest bucket: no lease ends before.
     pub fn deadline_ns(&self) -> Option<u64> {
         self.buckets.first_key_value().map(|(bucket, _)| bucket.saturating_mul(self.bucket_ns))
     }

@@ -1,51 +1,59 @@
-//! The engine of a reading core: requests in, replies out.
+//! A shard: the engine of one core that serves clients.
 //!
-//! Owns this core's client connections, their sessions' order of requests, and their watches. Never writes the tree,
-//! never waits, never touches another core's memory on a request's way: a read is answered from the shard's own standing
-//! on the tree, a write goes into the ring to the consensus core and comes back as the result in a commit.
+//! Owns the client connections of its core, the order of each session's requests, and the watches of its
+//! clients.
+//!
+//! Never writes the tree, never blocks, and never locks on the path of a request. Reads are answered from
+//! the tree version to which the shard's reader is pinned. Writes go through a ring to the consensus
+//! core, and their results return in commits.
 //!
 //! A turn, after the loop has delivered all input:
 //!
 //! ```text
-//!   what the quorum confirmed is loaded ──► who may not be served any more is closed
-//!   commits ──► fire watches ──► sessions moved ──► results, in each connection's order ──► sessions closed
-//!      then, at the newest version: every ready connection's requests are parsed, all their lookups made together,
-//!      and answered; what stands behind a write waits for it, what stands behind a read waits for the next round.
+//!   load the quorum's confirmation ──► close the connections that may not be served any more
+//!   take commits: fire watches ──► session moves ──► results, in each connection's order ──► session ends
+//!   at the newest version: parse every ready connection, look up all reads together, answer
+//!      a request behind a write waits for its result; a write behind a read waits for the next pass
 //! ```
 //!
-//! Why it stays correct:
-//! - *event before data*: all commits of a turn fire before anything is served, and nothing is served in between;
-//! - *a read and its watch are one*: the version does not move while requests are served;
-//! - *a session's order*: the head of its input is the only request looked at. A read at the head waits for all
-//!   forwarded writes; a write behind a read that was not served is not forwarded, for one commit may hold it together
-//!   with an earlier one; so each request sees all before it and none behind it;
-//! - *nobody is served by a node that sleeps, is cut off or follows a deposed leader*: see [`footing`] and [`leases`];
-//! - *bounded memory*: see [`config`]; at each bound the socket is not read or the connection is closed.
+//! Correct because:
+//! - *Events precede data.* All commits of a turn fire their watches before any request is served, and no
+//!   request is served in between.
+//! - *A read and its watch are atomic.* The version does not change while requests are served.
+//! - *Requests of a session keep their order.* Only the head of a connection's input is parsed. A read
+//!   waits for all forwarded writes. A write behind an unanswered read is not forwarded, because one
+//!   commit may contain it together with an earlier write of the session. So each request sees all
+//!   requests before it and none behind it.
+//! - *No stale node serves.* See [`serving_mode`] and [`leases`].
+//! - *Memory is bounded.* See [`config`]: at each bound the socket is not read, or the connection closes.
 
 #![forbid(unsafe_code)]
 
+mod address_limit;
 mod auth;
 mod commits;
 pub mod config;
 mod connection;
-mod footing;
-mod gather;
+mod four_letter_words;
 mod handshake;
 pub mod ids;
 mod leases;
-mod local;
-pub mod neighbours;
+mod linearizable;
+mod local_requests;
+pub mod mailboxes;
+mod parse;
 mod read_only;
-mod reads;
-mod rounds;
+mod read_replies;
+mod request_class;
 mod serve;
-mod uplink;
-mod watching;
-mod words;
+mod serving_mode;
+mod submit_queue;
+mod touched;
+mod watch_requests;
 
 pub use config::ShardConfig;
 pub use ids::{CountedIds, SessionIds};
-pub use neighbours::Neighbours;
+pub use mailboxes::Mailboxes;
 
 use crate::freshness::Freshness;
 use crate::ring::CommitReceiver;
@@ -54,7 +62,7 @@ use crate::submit::{Inquiries, Submit};
 use crate::tree::Reader;
 use crate::watch::{Hits, Watches};
 use config::{CLOSE_LINGER_NS, HANDSHAKE_TIMEOUT_NS, SUBMIT_RETRY_NS, WATCHES_PER_CONNECTION_MAX};
-use connection::{Connection, Connections, Phase, Waiting};
+use connection::{Connection, ConnectionPhase, Connections, PendingKind};
 use crossbeam_utils::CachePadded;
 use foldhash::fast::RandomState;
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
@@ -64,61 +72,50 @@ use paddock_transport::wire::Limits;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use uplink::Uplink;
+use submit_queue::SubmitQueue;
+use touched::Touched;
 
-/// What a shard is made of.
-pub struct Parts {
-    /// Parameters.
+/// The inputs from which a shard is built.
+pub struct ShardParts {
+    /// The parameters of this shard; [`ShardConfig::id`] differs from shard to shard.
     pub config: ShardConfig,
-    /// Its eyes on the tree.
+    /// The shard's reader of the tree.
     pub reader: Reader,
-    /// Its end of the commit ring. Nothing is served before the first commit came through it.
+    /// The shard's end of the commit ring. No session is served before the first commit arrives.
     pub commits: CommitReceiver,
-    /// Its ring to the consensus core.
+    /// The shard's ring to the consensus core.
     pub submit: rtrb::Producer<Submit>,
-    /// Woken after each turn that pushed something.
+    /// The consensus core's waker, used after each turn that pushed a submission.
     pub consensus: Arc<Waker>,
-    /// Where session ids and passwords come from.
+    /// Source of session ids and passwords.
     pub ids: Box<dyn SessionIds + Send>,
-    /// The node's counters.
+    /// Counters of the node; a shard writes its own cells only.
     pub stats: Arc<Stats>,
-    /// Told whether watches are armed: a shard without any need not be woken for changes.
+    /// Set while watches are armed. The consensus core wakes only such shards for changes of the tree.
     pub armed: Arc<CachePadded<AtomicBool>>,
-    /// The other shards of the node.
-    pub neighbours: Arc<Neighbours>,
-    /// What the quorum confirmed, as the consensus core tells it.
+    /// Messages between the shards of the node.
+    pub mailboxes: Arc<Mailboxes>,
+    /// The quorum's confirmations, written by the consensus core.
     pub freshness: Arc<Freshness>,
-    /// Where the core is asked about sessions.
+    /// Questions to the consensus core about sessions of read-only clients.
     pub inquiries: Arc<Inquiries>,
 }
 
-/// Session to slot, for connections in [`Phase::Open`]; of read-only clients those whose session the node's table has.
+/// Slot of the connection in [`ConnectionPhase::Open`] that has the session. Sessions of read-only
+/// clients are included if the node's session table has them.
 type Sessions = HashMap<i64, u32, RandomState>;
 
-/// The sessions heard from since the last report.
-#[derive(Default)]
-struct Touched {
-    /// Number of the beat, from 1: a connection noted in it carries the number.
-    beat: u64,
-    sessions: Vec<i64>,
-    /// Their connections, while these need leases.
-    connections: Vec<ConnId>,
-    reported_ns: u64,
-    /// One of them would have died before the next report.
-    urgent: bool,
-}
-
-/// The engine. See the module's doc.
+/// The engine of one core; see the module documentation.
 pub struct Shard {
     config: ShardConfig,
     limits: Limits,
     reader: Reader,
     commits: CommitReceiver,
-    uplink: Uplink,
+    submit_queue: SubmitQueue,
     ids: Box<dyn SessionIds + Send>,
     stats: Arc<Stats>,
     armed: Arc<CachePadded<AtomicBool>>,
-    neighbours: Arc<Neighbours>,
+    mailboxes: Arc<Mailboxes>,
     freshness: Arc<Freshness>,
     inquiries: Arc<Inquiries>,
 
@@ -127,67 +124,67 @@ pub struct Shard {
     watches: Watches,
     hits: Hits,
     touched: Touched,
-    judge: footing::Judge,
+    serving: serving_mode::ServingState,
     leases: leases::Leases,
-    /// Rounds of the quorum that linearizable reads wait for.
-    rounds: rounds::Rounds,
-    /// Slots to look at in the next serving.
+    read_rounds: linearizable::ReadRounds,
+    /// Slots to serve in the next pass over the connections.
     ready: Vec<u32>,
-    /// Last applied zxid at the version on which the reader stands.
+    /// Last applied zxid at the version to which the reader is pinned.
     zxid: i64,
-    /// Whether the reader stands on a version; false before the first commit and after a sleep.
-    standing: bool,
-    /// Deadlines, each list in order because each has one constant delay.
+    /// The reader is pinned to a version; false before the first commit and after a sleep.
+    pinned: bool,
+    /// Deadlines of connections without a session. Sorted, because the delay is constant.
     handshakes: VecDeque<(u64, ConnId)>,
+    /// Deadlines of closing connections. Sorted, because the delay is constant.
     lingering: VecDeque<(u64, ConnId)>,
-    /// Words that wait for other shards, in the order of their deadlines.
-    asking: VecDeque<words::Asking>,
+    /// Words that wait for client lists, sorted by deadline.
+    pending_words: VecDeque<four_letter_words::PendingWord>,
     /// Submissions without a result.
     outstanding: u64,
-    /// Znodes looked at in this turn by requests that look at many.
+    /// Znodes visited in this turn, at most [`config::VISITS_PER_TURN_MAX`] plus those of one request.
     visited: u64,
-    /// A frame being built for many connections.
-    scratch: Vec<u8>,
-    benches: serve::Benches,
+    /// The frame of a notification, built once for all its receivers.
+    notification: Vec<u8>,
+    scratch: serve::Scratch,
 }
 
 impl Shard {
     /// A shard without connections.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { config, reader, commits, submit, consensus, ids, stats, armed, .. } = parts;
-        let (neighbours, freshness, inquiries) = (parts.neighbours, parts.freshness, parts.inquiries);
+    pub fn new(parts: ShardParts) -> Self {
+        let ShardParts { config, reader, commits, submit, consensus, ids, stats, armed, .. } = parts;
+        let (mailboxes, freshness, inquiries) = (parts.mailboxes, parts.freshness, parts.inquiries);
         let max = config.jute_max_buffer_bytes;
         let leases = leases::Leases::new(config.touch_beat_ns());
         Self {
             limits: Limits::new(max, max.max(1024)),
-            uplink: Uplink::new(config.id, submit, consensus),
+            submit_queue: SubmitQueue::new(config.id, submit, consensus),
             config,
             reader,
             commits,
             ids,
             stats,
             armed,
-            neighbours,
+            mailboxes,
             freshness,
             inquiries,
             connections: Connections::default(),
             sessions: HashMap::default(),
             watches: Watches::new(WATCHES_PER_CONNECTION_MAX),
             hits: Hits::default(),
-            touched: Touched { beat: 1, ..Touched::default() },
-            judge: footing::Judge::default(),
+            touched: Touched::new(),
+            serving: serving_mode::ServingState::default(),
             leases,
-            rounds: rounds::Rounds::default(),
+            read_rounds: linearizable::ReadRounds::default(),
             ready: Vec::new(),
             zxid: 0,
-            standing: false,
+            pinned: false,
             handshakes: VecDeque::new(),
             lingering: VecDeque::new(),
-            asking: VecDeque::new(),
+            pending_words: VecDeque::new(),
             outstanding: 0,
             visited: 0,
-            scratch: Vec::new(),
-            benches: serve::Benches::default(),
+            notification: Vec::new(),
+            scratch: serve::Scratch::default(),
         }
     }
 
@@ -195,7 +192,7 @@ impl Shard {
         self.stats.shard(self.config.id)
     }
 
-    /// Has the connection looked at in the next serving.
+    /// Lists the connection among those to serve next.
     fn mark_ready(ready: &mut Vec<u32>, connection: &mut Connection) {
         if !connection.ready {
             connection.ready = true;
@@ -203,31 +200,32 @@ impl Shard {
         }
     }
 
-    /// Lets the connection go once its output is out, or when the peer does not read it in time.
+    /// Closes the connection after its output is sent. If the peer does not read it within
+    /// [`CLOSE_LINGER_NS`], the connection is aborted.
     fn close(&mut self, now: Now, slot: u32, io: &mut Io) {
         let Some(connection) = self.connections.slot(slot) else { return };
-        if connection.phase == Phase::Closing {
+        if connection.phase == ConnectionPhase::Closing {
             return;
         }
         let id = connection.id;
-        connection.phase = Phase::Closing;
+        connection.phase = ConnectionPhase::Closing;
         connection.input = Vec::new();
         self.release(slot);
         io.close(id);
         self.lingering.push_back((now.mono_ns + CLOSE_LINGER_NS, id));
     }
 
-    /// Lets the connection go at once, with all that was not sent to it.
-    fn cut(&mut self, slot: u32, io: &mut Io) {
+    /// Closes the connection at once and discards its unsent output.
+    fn abort(&mut self, slot: u32, io: &mut Io) {
         let Some(connection) = self.connections.slot(slot) else { return };
         let id = connection.id;
-        connection.phase = Phase::Closing;
+        connection.phase = ConnectionPhase::Closing;
         connection.input = Vec::new();
         self.release(slot);
         io.abort(id);
     }
 
-    /// Unbinds the connection in `slot` from its session, its watches and its results.
+    /// Unbinds the connection in `slot` from its session, its watches and its pending results.
     fn release(&mut self, slot: u32) {
         self.watches.drop_connection(slot);
         if let Some(connection) = self.connections.slot(slot) {
@@ -235,22 +233,24 @@ impl Shard {
             if session != 0 && self.sessions.get(&session) == Some(&slot) {
                 self.sessions.remove(&session);
             }
-            let asked = connection.pending.front().filter(|p| matches!(p.what, Waiting::Session { .. }));
+            let asked = connection.pending.front().filter(|p| matches!(p.kind, PendingKind::Session { .. }));
             if let Some(asked) = asked {
-                self.uplink.withdraw(slot, asked.number);
+                self.submit_queue.withdraw(slot, asked.number);
             }
             self.outstanding -= connection.pending.len() as u64;
             connection.pending.clear();
         }
     }
 
-    /// Cuts off connections that asked for no session in time, or do not read the last that they were sent.
+    /// Closes connections that have no session in time, and aborts closing ones that do not read their
+    /// output in time.
     fn expire(&mut self, now: Now, io: &mut Io) {
+        use ConnectionPhase::{AwaitingClientList, Fresh, Opening};
         while let Some((deadline, id)) = self.handshakes.front().copied() {
             let waiting = self
                 .connections
                 .find(id)
-                .is_some_and(|c| matches!(c.phase, Phase::Fresh | Phase::Asking | Phase::Opening));
+                .is_some_and(|c| matches!(c.phase, Fresh | AwaitingClientList | Opening));
             if waiting && deadline > now.mono_ns {
                 break;
             }
@@ -272,26 +272,7 @@ impl Shard {
         }
     }
 
-    /// Reports the sessions heard from, once per beat or when one of them cannot wait.
-    fn report_touched(&mut self, now: Now) {
-        let beat_ns = self.config.touch_beat_ns();
-        let touched = &mut self.touched;
-        if touched.sessions.is_empty() || (!touched.urgent && now.mono_ns < touched.reported_ns + beat_ns) {
-            return;
-        }
-        if self.uplink.has_room() {
-            let sessions = std::mem::take(&mut touched.sessions);
-            let connections = std::mem::take(&mut touched.connections);
-            if self.leases.are_on() {
-                self.leases.reported(now.mono_ns, connections);
-            }
-            self.uplink.push_plain(Submit::Touched { sessions, at_ns: now.mono_ns });
-            (touched.reported_ns, touched.urgent) = (now.mono_ns, false);
-            touched.beat += 1;
-        }
-    }
-
-    /// Tells the consensus core whether changes concern this shard, and the counters how much there is.
+    /// Publishes whether watches are armed, and the gauges of this shard.
     fn publish_gauges(&self) {
         let armed = !self.watches.is_empty();
         if self.armed.load(Ordering::Relaxed) != armed {
@@ -305,19 +286,16 @@ impl Shard {
         cells.outstanding.set(self.outstanding);
     }
 
-    /// When to look again although nothing comes.
+    /// When the next turn is due although no input comes.
     fn deadline(&self, now: Now) -> Option<u64> {
-        // A report that is due already, or cannot wait, found the ring full: it is tried again with everything else that did.
-        let touched = (!self.touched.sessions.is_empty())
-            .then(|| self.touched.reported_ns + self.config.touch_beat_ns())
-            .filter(|due_ns| !self.touched.urgent && *due_ns > now.mono_ns);
-        let retry = self.uplink.full.then(|| now.mono_ns + SUBMIT_RETRY_NS);
+        let touched = self.touched.deadline_ns(now, self.config.touch_beat_ns());
+        let retry = self.submit_queue.full.then(|| now.mono_ns + SUBMIT_RETRY_NS);
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
         let linger = self.lingering.front().map(|(deadline, _)| *deadline);
-        let asking = self.asking.front().map(|a| a.until_ns);
-        let footing = self.footing_deadline(now);
-        let early = self.judge.deadline_ns();
-        [touched, retry, handshake, linger, asking, footing, early].into_iter().flatten().min()
+        let word = self.pending_words.front().map(|word| word.until_ns);
+        let mode = self.serving_deadline_ns(now);
+        let early = self.serving.wait_deadline_ns();
+        [touched, retry, handshake, linger, word, mode, early].into_iter().flatten().min()
     }
 }
 
@@ -328,7 +306,7 @@ impl Engine for Shard {
         connection.linearizable =
             listener.and_then(|n| self.config.linearizable.get(n)).is_some_and(|linearizable| *linearizable);
         if let Some(ip) = connection.ip
-            && !self.neighbours.admit(ip)
+            && !self.mailboxes.addresses.admit(ip)
         {
             self.cells().connections_rejected.add(1);
             tracing::warn!(%ip, "connection refused: its address has as many as maxClientCnxns allows");
@@ -345,8 +323,10 @@ impl Engine for Shard {
     fn received(&mut self, _now: Now, conn: ConnId, bytes: &[u8], io: &mut Io) {
         self.stats.shard(self.config.id).bytes_received.add(bytes.len() as u64);
         let Some(connection) = self.connections.find(conn) else { return };
-        // Behind a word that is being answered nothing counts any more.
-        if matches!(connection.phase, Phase::Closing | Phase::Asking) || connection.eof {
+        // Input behind a four-letter word is discarded.
+        if matches!(connection.phase, ConnectionPhase::Closing | ConnectionPhase::AwaitingClientList)
+            || connection.eof
+        {
             return;
         }
         connection.input.extend_from_slice(bytes);
@@ -355,7 +335,7 @@ impl Engine for Shard {
     }
 
     fn eof(&mut self, _now: Now, conn: ConnId, io: &mut Io) {
-        // What came before it is still answered in this turn: netcat closes its side right behind a four-letter word.
+        // Earlier input is still served in this turn: netcat closes its side right behind a four-letter word.
         match self.connections.find(conn) {
             Some(connection) => {
                 connection.eof = true;
@@ -379,43 +359,44 @@ impl Engine for Shard {
         self.release(conn.index() as u32);
         if let Some(connection) = self.connections.remove(conn) {
             if let Some(ip) = connection.ip {
-                self.neighbours.leave(ip);
+                self.mailboxes.addresses.leave(ip);
             }
             self.cells().connections.sub(1);
         }
     }
 
     fn turn(&mut self, now: Now, io: &mut Io) -> Next {
-        self.uplink.full = false;
+        self.submit_queue.full = false;
         self.visited = 0;
-        // Loaded before commits are taken: what is confirmed is among them. Whoever may not be served is told nothing more.
-        self.find_footing(now, io);
+        // Before commits are taken: those of the confirmed index are among them, and connections that may
+        // not be served get nothing of them.
+        self.update_serving_mode(now, io);
         self.take_commits(now, io);
-        self.take_letters(now, io);
-        self.answer_rolls(now, io);
+        self.take_mail(now, io);
+        self.answer_pending_words(now, io);
         let more = self.serve(now, io);
         self.ask_round();
         self.expire(now, io);
         self.report_touched(now);
-        self.uplink.say_withdrawn();
-        self.uplink.wake();
+        self.submit_queue.push_withdrawals();
+        self.submit_queue.wake();
         self.publish_gauges();
-        if self.uplink.full {
+        if self.submit_queue.full {
             self.cells().submit_ring_full.add(1);
         }
         if more { Next::Again } else { Next::Sleep { deadline_ns: self.deadline(now) } }
     }
 
     fn late(&mut self, now: Now, io: &mut Io) {
-        self.look_again(now, io);
+        self.recheck_before_output(now, io);
     }
 
     fn park(&mut self) -> bool {
-        if self.commits.has_more() || self.neighbours.rung(self.config.id) {
+        if self.commits.has_more() || self.mailboxes.has_mail(self.config.id) {
             return false;
         }
         self.reader.park();
-        self.standing = false;
+        self.pinned = false;
         true
     }
 

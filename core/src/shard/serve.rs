@@ -1,116 +1,87 @@
-//! Serving: rounds of parsing, one batch of lookups, answering.
+//! Serving: passes of parsing, batched lookup and answering over every ready connection.
 //!
-//! Owns the order in which a connection's requests are looked at. In a round each ready connection is parsed from the
-//! head of its input for as long as its requests may go together: writes are forwarded at once, reads are gathered; a read
-//! stops at a write that is on its way, a write stops at a read that was gathered in the same round. Then all gathered
-//! reads are looked up together and answered. It ends because each round moves every connection that is still in it,
-//! and no connection moves further in a turn than [`REQUESTS_PER_TURN_MAX`] requests.
+//! Owns the order in which requests of all connections are served. In a pass each ready connection is
+//! parsed from the head of its input for as long as its requests may share the pass ([`super::parse`]).
+//! Then all reads of the pass are looked up together and answered.
+//!
+//! Never forwards a write ([`super::parse`] does) and never sleeps.
+//!
+//! Correct because each pass answers or forwards at least one request of every connection still in it. No
+//! connection begins more than [`REQUESTS_PER_TURN_MAX`] requests in a turn, so serving ends.
 
 use super::Shard;
 use super::config::{
     INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES, REQUESTS_PER_TURN_MAX, VISITS_PER_TURN_MAX,
 };
-use super::connection::{Connection, Phase};
-use super::local::{Ended, Local};
-use super::reads::{Read, View};
-use super::watching::refuse_watches;
+use super::connection::{Connection, ConnectionPhase};
+use super::local_requests::{LocalOutcome, LocalRequest};
+use super::read_replies::ReadView;
+use super::request_class::RequestKind;
+use super::watch_requests::refuse_watches;
+use crate::stats::ShardCells;
+use crate::tree::Znode;
+use crate::watch::Watches;
 use paddock_transport::engine::Now;
 use paddock_transport::io::{Io, OUTPUT_HIGH_WATER_BYTES, OutBuf};
 use paddock_transport::wire::{
-    DecodeError, REPLY_HEADER_BYTES, ReplyHeader, Request, Text, error, put_frame, put_multi_end, reply,
+    DecodeError, Limits, REPLY_HEADER_BYTES, ReplyHeader, Request, error, put_frame, put_multi_end, reply,
 };
 use std::cell::Cell;
 
-/// Reads looked up and answered at a time: enough to hide the memory's latency, few enough that what was fetched is still
-/// in the first cache when it is answered.
+/// Reads looked up and answered at a time: enough to hide memory latency, few enough that the fetched
+/// znodes are still in the first-level cache when they are answered.
 const LOOKUPS_TOGETHER: usize = 32;
 
-/// One connection that is being served in this turn.
+/// One connection's progress through the current turn.
 #[derive(Default)]
-pub(super) struct Work {
+pub(super) struct ConnectionTurn {
     pub slot: u32,
-    /// Bytes of its input that are done with.
+    /// Bytes of the input that are answered or forwarded.
     pub done_bytes: usize,
-    /// Requests begun in this turn.
+    /// Requests begun, at most [`REQUESTS_PER_TURN_MAX`].
     pub begun: usize,
-    /// Nothing more happens to it in this turn.
+    /// Nothing more is done for the connection in this turn.
     pub over: bool,
-    /// It could go on at once: look again in the next turn.
+    /// More could be served at once: the connection is ready again in the next turn, and the loop does
+    /// not sleep.
     pub again: bool,
-    /// It waits for room in the ring to the consensus core.
+    /// The ring to the consensus core was full.
     pub retry: bool,
     pub close: bool,
-    /// The turn's visits were spent by others: it comes first in the next turn.
+    /// Other connections spent the turn's visits before this one was served: it goes first in the next turn.
     pub first: bool,
 }
 
-/// A request that is answered here, in the order of the connection.
-pub(super) struct Item<'i> {
-    /// Index of its connection among the works.
-    pub work: u32,
+/// A request that the shard answers, in the order of its connection.
+pub(super) struct ParsedRequest<'i> {
+    /// Index of the connection's [`ConnectionTurn`].
+    pub turn: u32,
     pub xid: i32,
-    /// Where the input goes on behind it.
+    /// Offset in the input behind the request.
     pub end: usize,
-    pub what: What<'i>,
+    pub kind: RequestKind<'i>,
 }
 
-/// What it asks for.
-pub(super) enum What<'i> {
-    /// A read of one path: its znode is the next of the batch.
-    Read {
-        read: Read,
-        path: Text<'i>,
-        watch: bool,
-    },
-    Ping,
-    /// Anything else that is answered here.
-    Local {
-        opcode: i32,
-        body: &'i [u8],
-    },
-    /// A request that cannot be decoded or is not offered: this error, and the connection lives on.
-    Fault(i32),
-    /// A write or sync of a read-only client: -119.
-    NotReadOnly,
-    /// closeSession of a read-only client.
-    Goodbye,
-    /// An opcode that does not exist for clients: -6 with zxid -1, then closed.
-    Unknown,
-    /// A frame that cannot be: closed without a reply.
-    Reject,
-}
-
-impl What<'_> {
-    /// Whether it may cost more than a lookup: such requests share a budget in each turn, all others pass them by.
-    fn looks_at_many(&self) -> bool {
-        match self {
-            What::Read { read, .. } => {
-                matches!(read, Read::GetChildren | Read::GetChildren2 | Read::GetAllChildrenNumber)
-            }
-            What::Local { .. } => true,
-            _ => false,
-        }
-    }
-}
-
-/// Vectors that are filled and emptied in every turn and keep their memory.
+/// Vectors that are filled and emptied in every turn and keep their allocation.
 #[derive(Default)]
-pub(super) struct Benches {
-    works: Vec<Work>,
+pub(super) struct Scratch {
+    turns: Vec<ConnectionTurn>,
     inputs: Vec<Vec<u8>>,
-    items: Vec<Item<'static>>,
+    requests: Vec<ParsedRequest<'static>>,
     paths: Vec<&'static str>,
 }
 
-/// The same memory for items of another lifetime.
+/// Empties a vector and keeps its allocation for items of another lifetime.
 fn reuse<A, B>(mut from: Vec<A>) -> Vec<B> {
     from.clear();
     from.into_iter().filter_map(|_| None).collect()
 }
 
-/// Stops reading a connection that holds as much unserved input as it may, and reads it again when it holds less.
+/// Pauses a connection whose unserved input reaches `max_bytes`, and resumes it below that. A single
+/// larger frame is still read to its end.
 fn pace(connection: &mut Connection, max_bytes: usize, io: &mut Io) {
-    if matches!(connection.phase, Phase::Opening | Phase::Closing | Phase::Asking) {
+    use ConnectionPhase::{AwaitingClientList, Closing, Opening};
+    if matches!(connection.phase, Opening | Closing | AwaitingClientList) {
         return;
     }
     let full = connection.input.len() >= max_bytes.max(connection.needed_bytes);
@@ -120,7 +91,8 @@ fn pace(connection: &mut Connection, max_bytes: usize, io: &mut Io) {
     }
 }
 
-/// While input comes in: the turn that follows will serve most of it, so this bound is the wider one.
+/// Paces a connection while input arrives. The bound is the wider one, because the turn that follows
+/// serves most of it.
 pub(super) fn pace_input(connection: &mut Connection, io: &mut Io) {
     if !connection.paused {
         pace(connection, INPUT_IN_TURN_MAX_BYTES, io);
@@ -128,211 +100,303 @@ pub(super) fn pace_input(connection: &mut Connection, io: &mut Io) {
 }
 
 impl Shard {
-    /// Serves every ready connection; whether one of them could go on at once.
+    /// Serves every ready connection. `true`: more could be served at once.
     pub(super) fn serve(&mut self, now: Now, io: &mut Io) -> bool {
         if self.ready.is_empty() {
             return false;
         }
-        let Benches { mut works, mut inputs, mut items, mut paths } = std::mem::take(&mut self.benches);
+        let Scratch { mut turns, mut inputs, mut requests, mut paths } = std::mem::take(&mut self.scratch);
+        self.begin_turns(now, &mut turns, &mut inputs, io);
+        let mut passes = 0;
+        while turns.iter().any(|turn| !turn.over) && self.pinned {
+            passes += 1;
+            let mut batch: Vec<ParsedRequest<'_>> = reuse(requests);
+            for (n, input) in inputs.iter().enumerate() {
+                if !turns[n].over {
+                    self.parse(now, n as u32, &mut turns[n], input, &mut batch);
+                }
+            }
+            for together in batch.chunks(LOOKUPS_TOGETHER) {
+                paths = self.answer(together, &mut turns, paths, io);
+            }
+            requests = reuse(batch);
+        }
+        debug_assert!(passes <= 2 * REQUESTS_PER_TURN_MAX + 2, "each pass begins at least one request");
+        let more = self.end_turns(now, &mut turns, &mut inputs, io);
+        self.scratch = Scratch { turns, inputs, requests, paths };
+        more
+    }
+
+    /// Takes the input of every ready connection that is open. Connections without a session go through
+    /// the handshake.
+    fn begin_turns(
+        &mut self,
+        now: Now,
+        turns: &mut Vec<ConnectionTurn>,
+        inputs: &mut Vec<Vec<u8>>,
+        io: &mut Io,
+    ) {
         let mut ready = std::mem::take(&mut self.ready);
         for slot in ready.drain(..) {
             let Some(connection) = self.connections.slot(slot) else { continue };
             connection.ready = false;
-            if connection.phase == Phase::Fresh {
+            if connection.phase == ConnectionPhase::Fresh {
                 self.handshake(now, slot, io);
-                // A read-only client is admitted at once, and what it sent behind is served in this turn.
-                if self.connections.slot(slot).is_none_or(|c| c.phase != Phase::Open) {
+                // The handshake may open a read-only session at once; the requests behind it are served
+                // in this turn.
+                if self.connections.slot(slot).is_none_or(|c| c.phase != ConnectionPhase::Open) {
                     self.settle(now, slot, io);
                     continue;
                 }
             }
             let Some(connection) = self.connections.slot(slot) else { continue };
-            if connection.phase == Phase::Open {
+            if connection.phase == ConnectionPhase::Open {
                 inputs.push(std::mem::take(&mut connection.input));
-                works.push(Work { slot, ..Work::default() });
+                turns.push(ConnectionTurn { slot, ..ConnectionTurn::default() });
             }
         }
-        // Connections that became ready again meanwhile are in the new list; keep the old one's memory.
+        // Connections that became ready meanwhile are in the new list. The old list keeps its allocation.
         ready.append(&mut self.ready);
         self.ready = ready;
+    }
 
-        let mut rounds = 0;
-        while works.iter().any(|w| !w.over) && self.standing {
-            rounds += 1;
-            let mut batch: Vec<Item<'_>> = reuse(items);
-            for (n, input) in inputs.iter().enumerate() {
-                if !works[n].over {
-                    self.gather(now, n as u32, &mut works[n], input, &mut batch);
-                }
-            }
-            for together in batch.chunks(LOOKUPS_TOGETHER) {
-                paths = self.answer(together, &mut works, paths, io);
-            }
-            items = reuse(batch);
-        }
-        debug_assert!(rounds <= 2 * REQUESTS_PER_TURN_MAX + 2, "each round begins at least one request");
-
+    /// Puts unserved input back and closes, re-queues or paces each connection. `true`: more could be
+    /// served at once.
+    fn end_turns(
+        &mut self,
+        now: Now,
+        turns: &mut Vec<ConnectionTurn>,
+        inputs: &mut Vec<Vec<u8>>,
+        io: &mut Io,
+    ) -> bool {
         let mut more = false;
-        // Whoever had to wait for the expensive requests of others comes before them next time.
-        for work in works.iter().filter(|w| w.first && !w.close) {
-            if let Some(connection) = self.connections.slot(work.slot) {
+        // Connections delayed by the expensive requests of others are served before them in the next turn.
+        for turn in turns.iter().filter(|turn| turn.first && !turn.close) {
+            if let Some(connection) = self.connections.slot(turn.slot) {
                 Self::mark_ready(&mut self.ready, connection);
             }
         }
-        for (work, input) in works.drain(..).zip(inputs.drain(..)) {
-            let Some(connection) = self.connections.slot(work.slot) else { continue };
-            connection.put_back(input, work.done_bytes);
-            if work.close {
-                self.close(now, work.slot, io);
+        for (turn, input) in turns.drain(..).zip(inputs.drain(..)) {
+            let Some(connection) = self.connections.slot(turn.slot) else { continue };
+            connection.put_back(input, turn.done_bytes);
+            if turn.close {
+                self.close(now, turn.slot, io);
                 continue;
             }
-            if work.again || work.retry {
-                more |= work.again;
+            if turn.again || turn.retry {
+                more |= turn.again;
                 Self::mark_ready(&mut self.ready, connection);
             }
-            self.settle(now, work.slot, io);
+            self.settle(now, turn.slot, io);
         }
-        self.benches = Benches { works, inputs, items, paths };
         more
     }
 
-    /// After a connection was looked at: read it or not, and let it go if its peer is gone.
+    /// Paces a connection after it was served, and closes it if its peer sends no more.
     fn settle(&mut self, now: Now, slot: u32, io: &mut Io) {
         let Some(connection) = self.connections.slot(slot) else { return };
         pace(connection, INPUT_HIGH_WATER_BYTES, io);
-        if connection.eof && !matches!(connection.phase, Phase::Closing | Phase::Asking) {
+        let leaving =
+            matches!(connection.phase, ConnectionPhase::Closing | ConnectionPhase::AwaitingClientList);
+        if connection.eof && !leaving {
             self.close(now, slot, io);
         }
     }
 
-    /// Looks everything up together and answers in order.
+    /// Looks up the paths of `batch` together and answers its requests in order. Takes `paths` for its
+    /// allocation and returns it.
     fn answer<'i>(
         &mut self,
-        batch: &'i [Item<'i>],
-        works: &mut [Work],
+        batch: &'i [ParsedRequest<'i>],
+        turns: &mut [ConnectionTurn],
         paths: Vec<&'static str>,
         io: &mut Io,
     ) -> Vec<&'static str> {
         let mut paths: Vec<&str> = reuse(paths);
-        paths.extend(batch.iter().filter_map(|item| match &item.what {
-            What::Read { path, .. } => Some(&**path),
+        paths.extend(batch.iter().filter_map(|request| match &request.kind {
+            RequestKind::Read { path, .. } => Some(&**path),
             _ => None,
         }));
         let mut found = Vec::with_capacity(paths.len());
         self.reader.get_batch(&paths, &mut found);
         let mut found = found.into_iter();
-        let view = View {
+        let view = ReadView {
             reader: &self.reader,
             zxid: self.zxid,
             policy: self.config.policy,
             visited: Cell::new(self.visited),
             multi_read_bytes_max: self.config.multi_read_reply_max_bytes(),
         };
-        let cells = self.stats.shard(self.config.id);
-        let (mut served, mut sent, mut reads) = (0, 0, 0);
-        for item in batch {
-            let znode = if let What::Read { .. } = item.what { found.next().flatten() } else { None };
-            let work = &mut works[item.work as usize];
-            if work.over {
+        let mut answers = Answers {
+            view: &view,
+            watches: &mut self.watches,
+            cells: self.stats.shard(self.config.id),
+            super_digest: self.config.super_digest.as_deref(),
+            limits: self.limits,
+            received: 0,
+            sent: 0,
+            reads: 0,
+        };
+        for request in batch {
+            let znode =
+                if let RequestKind::Read { .. } = request.kind { found.next().flatten() } else { None };
+            let turn = &mut turns[request.turn as usize];
+            if turn.over {
                 continue;
             }
-            let Some(connection) = self.connections.slot(work.slot) else { continue };
-            if io.unsent(connection.id) > OUTPUT_HIGH_WATER_BYTES {
-                // Its peer does not read: nothing more before it has.
-                connection.stalled = true;
-                work.over = true;
-                work.again = false;
-                cells.output_stalls.add(1);
-                continue;
-            }
-            if view.visited.get() >= VISITS_PER_TURN_MAX && item.what.looks_at_many() {
-                work.over = true;
-                work.again = true;
-                work.first = work.done_bytes == 0;
+            let Some(connection) = self.connections.slot(turn.slot) else { continue };
+            if answers.must_wait(request, turn, connection, io) {
                 continue;
             }
             let Some(out) = io.out(connection.id) else {
-                work.over = true;
+                turn.over = true;
                 continue;
             };
-            work.done_bytes = item.end;
-            connection.received += 1;
-            served += 1;
-            let xid = item.xid;
-            match &item.what {
-                What::Read { read, path, watch } => {
-                    let err = view.answer(*read, xid, path, znode, &connection.identities, out);
-                    reads += 1;
-                    if *watch && let Some(mode) = read.arms(err) {
-                        let armed = self.watches.add(work.slot, path, mode);
-                        work.close |= refuse_watches(armed, connection);
-                    }
-                }
-                What::Ping => reply::put_ping(out.bytes(), view.zxid),
-                What::Local { opcode, body } => {
-                    let mut local = Local {
-                        view: &view,
-                        watches: &mut self.watches,
-                        connection,
-                        super_digest: self.config.super_digest.as_deref(),
-                        xid,
-                    };
-                    match Request::decode(*opcode, body, self.limits) {
-                        Ok(request) => match local.answer(*opcode, request, out) {
-                            Ended::Open { events } => {
-                                sent += events;
-                                cells.watch_events.add(events);
-                            }
-                            Ended::AuthFailed => {
-                                cells.auth_failed.add(1);
-                                work.close = true;
-                            }
-                            Ended::Close => work.close = true,
-                        },
-                        Err(fault) => {
-                            cells.requests_malformed.add(1);
-                            reply::put_error(out.bytes(), xid, view.zxid, fault.code());
-                            if matches!(fault, DecodeError::WriteInMultiRead(_)) {
-                                quirk_of_multi_read(out, xid, view.zxid);
-                            }
-                        }
-                    }
-                }
-                What::Fault(code) => {
-                    cells.requests_malformed.add(1);
-                    reply::put_error(out.bytes(), xid, view.zxid, *code);
-                }
-                What::NotReadOnly => reply::put_error(out.bytes(), xid, view.zxid, error::NOT_READ_ONLY),
-                What::Goodbye => {
-                    reply::put_empty(out.bytes(), xid, view.zxid);
-                    work.close = true;
-                }
-                What::Unknown => {
-                    reply::put_error(out.bytes(), xid, -1, error::UNIMPLEMENTED);
-                    work.close = true;
-                }
-                What::Reject => {
-                    cells.frames_rejected.add(1);
-                    work.close = true;
-                    work.over = true;
-                    continue;
-                }
-            }
-            connection.sent += 1;
-            sent += 1;
-            work.over |= work.close;
+            answers.answer(request, znode, turn, connection, out);
         }
+        answers.count();
         self.visited = view.visited.get();
-        cells.packets_received.add(served);
-        cells.reads_served.add(reads);
-        cells.latency_count.add(served);
-        cells.packets_sent.add(sent);
         reuse(paths)
     }
 }
 
-/// ZooKeeper sends a terminator behind the refusal of a multiRead that holds writes; clients skip what follows an error.
-fn quirk_of_multi_read(out: &mut OutBuf, xid: i32, zxid: i64) {
+/// Answers the requests of one batch at one version, and counts them.
+struct Answers<'s, 'v> {
+    view: &'s ReadView<'v>,
+    watches: &'s mut Watches,
+    cells: &'s ShardCells,
+    super_digest: Option<&'s str>,
+    limits: Limits,
+    received: u64,
+    sent: u64,
+    reads: u64,
+}
+
+impl Answers<'_, '_> {
+    /// Whether the request must wait: its peer does not read, or the turn's visits are spent.
+    #[inline]
+    fn must_wait(
+        &self,
+        request: &ParsedRequest<'_>,
+        turn: &mut ConnectionTurn,
+        connection: &mut Connection,
+        io: &Io,
+    ) -> bool {
+        if io.unsent(connection.id) > OUTPUT_HIGH_WATER_BYTES {
+            connection.stalled = true;
+            turn.over = true;
+            turn.again = false;
+            self.cells.output_stalls.add(1);
+            return true;
+        }
+        if self.view.visited.get() >= VISITS_PER_TURN_MAX && request.kind.looks_at_many() {
+            turn.over = true;
+            turn.again = true;
+            turn.first = turn.done_bytes == 0;
+            return true;
+        }
+        false
+    }
+
+    /// Answers one request. `znode` is the result of the lookup, for reads.
+    #[inline]
+    fn answer(
+        &mut self,
+        request: &ParsedRequest<'_>,
+        znode: Option<Znode<'_>>,
+        turn: &mut ConnectionTurn,
+        connection: &mut Connection,
+        out: &mut OutBuf,
+    ) {
+        turn.done_bytes = request.end;
+        connection.received += 1;
+        self.received += 1;
+        let (xid, zxid) = (request.xid, self.view.zxid);
+        match &request.kind {
+            RequestKind::Read { read, path, watch } => {
+                let err = self.view.answer(*read, xid, path, znode, &connection.identities, out);
+                self.reads += 1;
+                if *watch && let Some(mode) = read.arms(err) {
+                    let armed = self.watches.add(turn.slot, path, mode);
+                    turn.close |= refuse_watches(armed, connection);
+                }
+            }
+            RequestKind::Ping => reply::put_ping(out.bytes(), zxid),
+            RequestKind::Local { opcode, body } => {
+                turn.close |= self.answer_local(xid, *opcode, body, connection, out);
+            }
+            RequestKind::Fault(code) => {
+                self.cells.requests_malformed.add(1);
+                reply::put_error(out.bytes(), xid, zxid, *code);
+            }
+            RequestKind::NotReadOnly => reply::put_error(out.bytes(), xid, zxid, error::NOT_READ_ONLY),
+            RequestKind::CloseLocalSession => {
+                reply::put_empty(out.bytes(), xid, zxid);
+                turn.close = true;
+            }
+            RequestKind::Unknown => {
+                reply::put_error(out.bytes(), xid, -1, error::UNIMPLEMENTED);
+                turn.close = true;
+            }
+            RequestKind::Reject => {
+                self.cells.frames_rejected.add(1);
+                (turn.close, turn.over) = (true, true);
+                return;
+            }
+        }
+        connection.sent += 1;
+        self.sent += 1;
+        turn.over |= turn.close;
+    }
+
+    /// Answers a request of [`RequestKind::Local`]. `true`: the connection closes behind the reply.
+    fn answer_local(
+        &mut self,
+        xid: i32,
+        opcode: i32,
+        body: &[u8],
+        connection: &mut Connection,
+        out: &mut OutBuf,
+    ) -> bool {
+        let request = match Request::decode(opcode, body, self.limits) {
+            Ok(request) => request,
+            Err(fault) => {
+                self.cells.requests_malformed.add(1);
+                reply::put_error(out.bytes(), xid, self.view.zxid, fault.code());
+                if matches!(fault, DecodeError::WriteInMultiRead(_)) {
+                    end_refused_multi_read(out, xid, self.view.zxid);
+                }
+                return false;
+            }
+        };
+        let (view, super_digest) = (self.view, self.super_digest);
+        let mut local = LocalRequest { view, watches: &mut *self.watches, connection, super_digest, xid };
+        match local.answer(opcode, request, out) {
+            LocalOutcome::Open { events } => {
+                self.sent += events;
+                self.cells.watch_events.add(events);
+                false
+            }
+            LocalOutcome::AuthFailed => {
+                self.cells.auth_failed.add(1);
+                true
+            }
+            LocalOutcome::Close => true,
+        }
+    }
+
+    /// Adds the batch to the shard's counters.
+    fn count(self) {
+        self.cells.packets_received.add(self.received);
+        self.cells.reads_served.add(self.reads);
+        self.cells.latency_count.add(self.received);
+        self.cells.packets_sent.add(self.sent);
+    }
+}
+
+/// Replaces the refusal of a multiRead that contains writes by one that ends with a terminator, as
+/// ZooKeeper's does. Clients skip the bytes behind an error.
+fn end_refused_multi_read(out: &mut OutBuf, xid: i32, zxid: i64) {
     let bytes = out.bytes();
     let header = 4 + REPLY_HEADER_BYTES;
     bytes.truncate(bytes.len().saturating_sub(header));

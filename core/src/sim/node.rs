@@ -9,7 +9,7 @@
 
 use super::net::{End, WireId};
 use crate::consensus::{Consensus, ConsensusConfig, Control, Parts, Recovered, StartError, StopReason};
-use crate::shard::{self, CountedIds, Neighbours, Shard, ShardConfig};
+use crate::shard::{CountedIds, Mailboxes, Shard, ShardConfig, ShardParts};
 use crate::stats::{ServerState, Stats};
 use paddock_storage::fault::FaultDisk;
 use paddock_transport::engine::{Address, Closed, ConnId, Engine, Next, Now, Origin};
@@ -167,12 +167,12 @@ impl Process {
         let stats = Arc::new(Stats::new(setup.shards, now.wall_ms));
         let (core, parts) = Consensus::open(config, wakers[0].clone(), &wakers[1..], stats.clone())?;
         let Parts { shards, control, waker, recovered, freshness, inquiries, ids } = parts;
-        let neighbours = Neighbours::new(wakers[1..].to_vec(), 0);
+        let mailboxes = Mailboxes::new(wakers[1..].to_vec(), 0);
         let shards = (0u16..)
             .zip(shards)
             .map(|(id, ends)| {
                 let mut draw = draw.fork();
-                Shard::new(shard::Parts {
+                Shard::new(ShardParts {
                     config: ShardConfig { id, ..setup.shard.clone() },
                     reader: ends.reader,
                     commits: ends.commits,
@@ -181,7 +181,7 @@ impl Process {
                     ids: Box::new(CountedIds::new(ids.clone(), move || draw.bytes())),
                     stats: stats.clone(),
                     armed: ends.armed,
-                    neighbours: neighbours.clone(),
+                    mailboxes: mailboxes.clone(),
                     freshness: freshness.clone(),
                     inquiries: inquiries.clone(),
                 })

@@ -4,8 +4,8 @@
 //! last named the follower. Never decides what the leader sends. It stays correct because it is drawn from
 //! Raft's own progress, and bounded because it holds one record for each member.
 
-use crate::log_throttle::LogThrottle;
 use crate::consensus::raft::Progress;
+use crate::log_throttle::LogThrottle;
 use std::collections::BTreeMap;
 
 /// Time without an acknowledgement, while entries are missing, after which a follower counts as left behind:

@@ -6,8 +6,8 @@
 //! and because a follower sends nothing to a leader that has not told it the next number.
 
 use super::Consensus;
+use crate::beats::MAX_STALENESS_NS;
 use crate::consensus::raft::Role;
-use crate::shard::config::MAX_STALENESS_NS;
 use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
 

@@ -6,8 +6,8 @@
 use super::Consensus;
 use crate::consensus::reads::read_index::Asked;
 use crate::consensus::session_expiry::Heard;
-use crate::peers::Message;
 use crate::mutation::{Mutation, mutated};
+use crate::peers::Message;
 use paddock_transport::io::Io;
 
 impl Consensus {

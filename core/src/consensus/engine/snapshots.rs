@@ -7,8 +7,8 @@ use super::Consensus;
 use crate::consensus::catch_up::{Outcome, Standing};
 use crate::consensus::control::StopReason;
 use crate::consensus::raft::Role;
-use crate::peers::message::SnapshotMessage;
 use crate::mutation::{Mutation, mutated};
+use crate::peers::message::SnapshotMessage;
 use paddock_transport::io::Io;
 
 impl Consensus {

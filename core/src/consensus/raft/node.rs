@@ -19,9 +19,9 @@ use crate::consensus::raft::{
     Effects, Fetch, GroupError, LogEntry, Membership, MembershipError, MembershipStep, Progress,
     ProposeError, Role, Target, Vote,
 };
+use crate::mutation::{Mutation, mutated};
 use crate::peers::message::RaftMessage;
 use crate::random::splitmix;
-use crate::mutation::{Mutation, mutated};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 

@@ -16,6 +16,7 @@ pub(super) mod replay;
 
 pub use error::StartError;
 
+use crate::beats::touch_beat_ns;
 use crate::checkpoint::Checkpointer;
 use crate::consensus::apply::Applier;
 use crate::consensus::apply::checkpoints::Checkpoints;
@@ -53,7 +54,6 @@ use crate::members::Member;
 use crate::peers::{self, InlineResolver, PeerAddress, Peers, PeersConfig, Resolver, ThreadResolver};
 use crate::ring::{self, CommitReceiver, CommitSender};
 use crate::session::{IdBlocks, first_block};
-use crate::shard::ShardConfig;
 use crate::stats::Stats;
 use crate::submit::{Inquiries, SUBMIT_RING_ENTRIES, Submit};
 use crate::tree;
@@ -163,12 +163,7 @@ impl Consensus {
         let checkpoints = start_checkpoints(&config, snapshots, &waker, snapshot, &raft.membership())?;
         let links = set_up_links(&config, &dir, &applier.machine, &raft, &waker);
         let tick_ns = u64::from(config.tick_time_ms) * 1_000_000;
-        let shard = ShardConfig {
-            tick_time_ms: config.tick_time_ms,
-            max_staleness_ns: config.max_staleness_ns,
-            ..ShardConfig::default()
-        };
-        let beat_ns = shard.touch_beat_ns();
+        let beat_ns = touch_beat_ns(config.tick_time_ms, config.max_staleness_ns);
         let freshness = Arc::new(Freshness::new(config.shards));
         let inquiries = Arc::<Inquiries>::default();
         let control = Arc::new(Control::new(waker.clone()));

@@ -3,10 +3,10 @@
 
 use super::ensemble::Trio;
 use super::rig::SECOND_NS;
+use crate::beats::MAX_STALENESS_NS;
 use crate::commit::Outcome;
 use crate::consensus::config::{AWAY_PATIENCE_NS, HAND_OVER_NS, UNDECIDED_NS};
 use crate::members::MemberRole;
-use crate::shard::config::MAX_STALENESS_NS;
 
 const SEGMENT_BYTES: u64 = 64 << 10;
 /// Some of them fill a segment.

@@ -131,7 +131,7 @@ proptest! {
         let held = hold(&mut rig.tree);
         let mut in_tree: Vec<_> = held
             .iter()
-            .filter_map(|z| crate::machine::session_owner(z.stat().ephemeral_owner).map(|s| (s, z.path().to_string())))
+            .filter_map(|z| crate::client_stat::session_owner(z.stat().ephemeral_owner).map(|s| (s, z.path().to_string())))
             .collect();
         in_tree.sort();
         let mut in_table: Vec<_> = rig.machine.sessions().iter()

@@ -2,9 +2,9 @@
 
 use super::rig::*;
 use crate::acl::digest_id;
+use crate::client_stat::wire_stat;
 use crate::command::{Op, policy};
 use crate::commit::{ChangeKind, Outcome};
-use crate::machine::wire_stat;
 use paddock_transport::wire::{Acl, Create, CreateOp, Id, Limits, List, Request, Response, opcode};
 
 const READ_ONLY: &[Acl<'static>] = &[Acl::new(1, "world", "anyone")];

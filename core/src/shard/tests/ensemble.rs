@@ -1,4 +1,4 @@
-//! Members of an ensemble: nobody is served whom the quorum does not vouch for.
+//! Members of an ensemble: a client is served only while the quorum confirms its node and its session.
 
 use super::rig::*;
 use crate::freshness::ALWAYS;
@@ -20,7 +20,7 @@ pub fn member(shards: usize, config: ShardConfig) -> World {
     w
 }
 
-/// The same with an hour of patience, for what is not about staleness.
+/// A confirmed node whose maxStaleness is an hour, for tests of other bounds.
 fn patient(shards: usize, config: ShardConfig) -> World {
     member(shards, ShardConfig { max_staleness_ns: 3600 * SECOND_NS, ..config })
 }
@@ -76,7 +76,7 @@ fn a_node_that_slept_tells_nobody_anything_in_its_first_turn() {
     w.send(&mut watcher, &exists("/", false));
     w.run_shards();
     w.messages(&mut watcher);
-    // Committed elsewhere and here, with the result and the event in the ring, while this shard slept.
+    // While this shard slept, the write was committed, and its result and event are in the ring.
     assert!(w.core.step());
     w.send(&mut watcher, &exists("/a", false));
     w.pass(STALENESS_NS + 1);
@@ -94,14 +94,14 @@ fn a_node_that_is_stopped_within_a_turn_sends_nothing_of_it_when_it_wakes() {
     let mut idle = client(&mut w, 0, 40_000);
     w.send(&mut asks, &exists("/", false));
     w.send(&mut says_good_bye, &exists("/", false));
-    // Closed in the same turn, with the answer before it.
+    // The unknown opcode closes the connection in the same turn, behind the reply to the read.
     w.send_raw(&mut says_good_bye, 9, 999, &[]);
     w.net.hold_up(0, STALENESS_NS + 1);
     w.run();
     for c in [&mut asks, &mut says_good_bye] {
         assert!(w.is_closed(c) && w.messages(c).is_empty());
     }
-    // To whom nothing was said, that is the next turn's business: here a newer confirmation is there by then.
+    // A connection without output is left to the next turn. Here a newer confirmation arrives before it.
     assert!(!w.is_closed(&idle));
     assert_eq!(w.ask(&mut idle, &exists("/", false)).err, 0);
 }
@@ -201,7 +201,7 @@ fn a_confirmed_report_renews_a_lease_from_the_time_of_that_report() {
     w.pass(2 * SECOND_NS);
     w.ask(&mut c, &Request::Ping);
     assert_eq!(w.core.touched.len(), 2);
-    // Only the first of the two is confirmed, and late.
+    // Only the first of the two reports is confirmed, and late.
     w.freshness.confirm_reports(0, first.1);
     w.pass(8 * SECOND_NS - SECOND_NS / 4);
     w.run();
@@ -286,7 +286,8 @@ fn a_group_of_one_closes_nobody_and_sleeps() {
     assert_eq!(w.stats.sum(|s| &s.leases_run_out), 0);
 }
 
-/// Its expiry may stand in the log already: an answer would let it count on a session that is about to go.
+/// The log may contain the expiry of the session already. A reply would let the client rely on a session
+/// about to expire.
 #[test]
 fn a_client_of_a_group_of_one_that_was_silent_for_all_of_its_time_attaches_anew() {
     let mut w = World::new(1);
@@ -318,7 +319,7 @@ fn a_client_of_a_group_of_one_that_was_silent_for_most_of_its_time_is_reported_a
     assert_eq!(w.core.touched.len(), reports, "the next beat is soon enough");
     let mut other = client(&mut w, 0, 20_000);
     w.pass(10 * SECOND_NS - SECOND_NS / 5);
-    // A report has just gone out, for somebody else.
+    // A report of another session has just been sent.
     w.ask(&mut other, &Request::Ping);
     w.pass(SECOND_NS / 100);
     w.ask(&mut c, &Request::Ping);
@@ -345,7 +346,7 @@ fn clients_of_a_group_of_one_that_grows_get_a_lease_from_its_last_moment_alone()
 
 #[test]
 fn a_client_that_moved_on_in_the_commit_that_attached_it_is_closed() {
-    // Two nodes' shards: neither can tell the other to let the session go, only the log can.
+    // Stands for the shards of two nodes: only the log can tell the other to release the session.
     let mut w = patient(2, ShardConfig::default());
     let owner = client(&mut w, 0, 10_000);
     let (session, password) = (owner.session, owner.password);

@@ -1,9 +1,10 @@
-//! Clients that send what they should not, or do not read: bounded, closed where the rules say so, and harmless to others.
+//! Clients that send invalid input or do not read: their memory is bounded, and other clients are not
+//! disturbed.
 
 use super::rig::*;
 use crate::shard::config::{
-    CLOSE_LINGER_NS, INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES, INPUT_KEEP_BYTES,
-    MULTI_READ_REPLY_MAX_BYTES, NOTIFICATIONS_UNREAD_MAX_BYTES, REQUESTS_PER_TURN_MAX, ROLL_CALL_MAX_NS,
+    CLIENT_LIST_WAIT_MAX_NS, CLOSE_LINGER_NS, INPUT_HIGH_WATER_BYTES, INPUT_IN_TURN_MAX_BYTES,
+    INPUT_KEEP_BYTES, MULTI_READ_REPLY_MAX_BYTES, NOTIFICATIONS_UNREAD_MAX_BYTES, REQUESTS_PER_TURN_MAX,
     VISITS_PER_TURN_MAX,
 };
 use paddock_transport::engine::Engine;
@@ -12,7 +13,7 @@ use paddock_transport::wire::request::put_request;
 use paddock_transport::wire::{Request, WatchMode, opcode};
 use proptest::prelude::*;
 
-/// Bytes that the connection's buffers hold.
+/// Capacity of the connection's buffers, in bytes.
 fn held(w: &mut World, c: &Client) -> usize {
     let conn = w.net.conn(c.wire).expect("open");
     let connection = w.shards[0].connections.find(conn).expect("known");
@@ -55,7 +56,7 @@ fn what_comes_behind_a_word_that_waits_for_other_shards_is_not_kept() {
         step(&mut w);
     }
     assert!(held(&mut w, &c) <= INPUT_IN_TURN_MAX_BYTES, "{} bytes", held(&mut w, &c));
-    w.pass(ROLL_CALL_MAX_NS);
+    w.pass(CLIENT_LIST_WAIT_MAX_NS);
     step(&mut w);
     assert!(w.is_closed(&c) && w.net.received(c.wire).starts_with(b"Zookeeper version"));
 }
@@ -70,7 +71,7 @@ fn the_largest_frame_is_taken_and_its_room_given_back() {
     assert!(held(&mut w, &c) <= 4096, "an idle connection holds little: {}", held(&mut w, &c));
     let answer = w.ask(&mut c, &get("/a", false));
     assert_eq!(answer.body.len(), 4 + fitting.len() + 68);
-    // Half a frame and silence: what came is held, no more.
+    // After half a frame and silence, only the received bytes are held.
     let mut bytes = Vec::new();
     put_request(&mut bytes, 9, &set("/a", &fitting));
     w.net.send(c.wire, &bytes[..1000]);
@@ -99,11 +100,11 @@ fn a_client_that_never_reads_is_served_up_to_the_high_water_and_then_not_read() 
     let unsent = w.net.io(0).unsent(conn);
     assert!(unsent <= OUTPUT_HIGH_WATER_BYTES + 11_000, "one reply may exceed it: {unsent}");
     let input = w.shards[0].connections.find(conn).unwrap().input.len();
-    // The in-process loop delivers what it already held once more after a pause.
+    // After a pause the in-process loop still delivers the input that it already held.
     assert!(input <= 6_000 * 19, "{input}");
     assert!(w.shards[0].connections.find(conn).unwrap().paused);
     assert_eq!(w.ask(&mut other, &get("/a", false)).err, 0, "others are served");
-    // When it reads again, everything is answered, in order.
+    // When the client reads again, all requests are answered in order.
     w.net.set_window(c.wire, usize::MAX);
     w.run();
     let all = w.messages(&mut c);
@@ -152,7 +153,7 @@ fn requests_that_look_at_many_znodes_leave_room_for_others_in_each_turn() {
     let mut w = World::new(1);
     let (mut heavy, mut other) = (w.client(0), w.client(0));
     w.ask(&mut heavy, &make("/a", b"1"));
-    // Each looks at some ten thousand, all together at more than one turn may.
+    // Each visits ten thousand znodes. Together they exceed the budget of one turn.
     let body = read_again_and_again("/a", 10_000);
     const { assert!(30 * 10_000 > VISITS_PER_TURN_MAX && 30 < REQUESTS_PER_TURN_MAX) };
     let expensive = 30;
@@ -232,7 +233,7 @@ fn hostile_bytes() -> impl Strategy<Value = Vec<u8>> {
     let opcodes: Vec<i32> = opcode::ALL.iter().map(|(o, _, _)| *o).chain([0, -1, 999]).collect();
     let framed = (proptest::sample::select(opcodes), proptest::collection::vec(any::<u8>(), 0..60))
         .prop_map(|(o, body)| frame(o, &body));
-    // Records with a plausible path in front reach further into the code.
+    // Records that begin with a plausible path reach further into the code.
     let opcodes: Vec<i32> = opcode::ALL.iter().map(|(o, _, _)| *o).collect();
     let pathed =
         (proptest::sample::select(opcodes), "(/[a-c]){0,3}", proptest::collection::vec(0u8..6, 0..40))
@@ -271,7 +272,7 @@ proptest! {
         w.run();
         let all = w.messages(&mut good);
         prop_assert_eq!(all.iter().map(|m| m.xid).collect::<Vec<_>>(), vec![-1, xid]);
-        // And the hostile one, if it is still there, is a connection like any other.
+        // The hostile connection, if it is still open, closes like any other.
         w.net.reset(bad.wire);
         w.run();
         prop_assert_eq!(w.stats.shard(0).connections.get(), 1);

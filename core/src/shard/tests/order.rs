@@ -1,12 +1,14 @@
-//! What a session may rely on: its own order, events before data, one version for all it is told at once.
+//! Guarantees to a session: the order of its requests, events before data, and one version for all
+//! replies of a turn.
 
 use super::rig::*;
-use crate::shard::config::{SUBMIT_RETRY_NS, TOUCH_BEAT_MAX_NS};
+use crate::beats::TOUCH_BEAT_MAX_NS;
+use crate::shard::config::SUBMIT_RETRY_NS;
 use paddock_transport::engine::Next;
 use paddock_transport::wire::{Request, Response, error, event, opcode};
 use proptest::prelude::*;
 
-/// The data of a getData answer.
+/// The data in a reply to getData.
 fn data(message: &Message) -> Vec<u8> {
     match message.response(opcode::GET_DATA) {
         Response::Data(data, _) => data.unwrap().to_vec(),
@@ -34,7 +36,8 @@ fn pipelined_get_with_watch_set_get_answers_in_order_with_the_event_before_the_n
 
 #[test]
 fn a_write_behind_an_unserved_read_is_not_forwarded_with_the_one_before_the_read() {
-    // One commit holds everything that waits: if set2 were forwarded with set1, the get between would see set2.
+    // One commit contains all waiting writes. If set2 were forwarded with set1, the get between them
+    // would see set2.
     let mut w = World::new(1);
     let mut c = w.client(0);
     w.ask(&mut c, &make("/a", b"0"));
@@ -194,7 +197,8 @@ fn a_report_that_finds_the_ring_full_does_not_keep_the_shard_awake() {
     let mut w = World::with_ring(1, 0, crate::shard::ShardConfig::default(), 2);
     let mut c = w.client(0);
     w.ask(&mut c, &make("/a", b""));
-    // Nobody takes what is in the ring: no leader, or a disk that hangs. Its client is heard from, and a beat passes.
+    // The ring is not emptied, as without a leader or with a hanging disk. The client is heard from, and
+    // a beat passes.
     for n in 0..3 {
         w.send(&mut c, &set("/a", &[n]));
     }
@@ -216,7 +220,7 @@ fn a_slept_shard_serves_the_newest_state_with_or_without_news() {
     let (mut a, mut b) = (w.client(0), w.client(1));
     w.ask(&mut a, &make("/a", b"1"));
     w.run_shards();
-    // Both are parked now; nothing new came for `b`.
+    // Both shards are parked now, and no commit followed for the shard of `b`.
     assert_eq!(data(&w.ask(&mut b, &get("/a", false))), b"1");
     assert_eq!(data(&w.ask(&mut b, &get("/a", false))), b"1");
 }
@@ -249,8 +253,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-    /// Whatever is pipelined, however it is cut and committed: answers come in order, each read sees exactly the writes
-    /// before it, each armed watch gives one event, after the read that armed it and before the write's own reply.
+    /// For every pipeline and every way to fragment and commit it, replies are in order and each read
+    /// sees exactly the writes before it. Each armed watch gives one event, between the reply that armed
+    /// it and the reply to the write.
     #[test]
     fn any_pipeline_is_answered_as_if_one_request_were_sent_after_the_other(
         steps in proptest::collection::vec(step(), 1..60),
@@ -261,7 +266,7 @@ proptest! {
         w.ask(&mut c, &make("/a", &[0]));
         w.net.set_fragments(&[fragment]);
         let (mut value, mut watched) = (0, false);
-        // (xid, data of a get); a notification is -1.
+        // Pairs of xid and data of a get; a notification has xid -1.
         let mut expected: Vec<(i32, Option<u8>)> = Vec::new();
         for step in &steps {
             match step {
@@ -322,7 +327,7 @@ fn who_leaves_before_his_session_is_decided_is_withdrawn_and_who_has_one_is_not(
     for client in gone.iter().chain([&settled]) {
         w.net.reset(client.wire);
     }
-    // The ring is full of what they asked for, and takes the rest when there is room.
+    // The ring is full of session requests; the withdrawals follow when it has room.
     w.run_shards();
     w.core.step();
     w.pass(SUBMIT_RETRY_NS);

@@ -3,7 +3,7 @@
 use super::rig::*;
 use crate::acl::digest_id;
 use crate::shard::ShardConfig;
-use crate::shard::config::{HANDSHAKE_TIMEOUT_NS, ROLL_CALL_MAX_NS};
+use crate::shard::config::{CLIENT_LIST_WAIT_MAX_NS, HANDSHAKE_TIMEOUT_NS};
 use paddock_transport::engine::{Engine, Next};
 use paddock_transport::wire::{Acl, ConnectRequest, List, Multi, Request, Response, error, opcode, perms};
 
@@ -67,7 +67,7 @@ fn a_wrong_password_is_refused_and_still_ends_the_live_connection() {
         w.run();
         assert_eq!(w.handshake(&mut thief), Some((0, 0)));
         assert!(w.is_closed(&thief) && w.is_closed(&live));
-        // The session itself lives: its owner comes back.
+        // The session is alive: its owner can reattach.
         let mut back = w.dial(0);
         let (session, password) = (live.session, live.password);
         w.connect(&mut back, &connect_request(session, &password));
@@ -130,13 +130,13 @@ fn short_bodies_are_minus_five_and_the_connection_stays() {
         let all = w.messages(&mut c);
         assert_eq!(all.iter().map(|m| (m.xid, m.err)).collect::<Vec<_>>(), [(7, -5)], "opcode {opcode}");
     }
-    // Null paths and lengths that cannot be.
+    // Null paths and invalid lengths.
     for length in [-1i32, -2, i32::MAX] {
         w.send_raw(&mut c, 8, opcode::GET_DATA, &[&length.to_be_bytes()[..], &[0; 8]].concat());
         w.run();
         assert_eq!(w.messages(&mut c)[0].err, -5, "length {length}");
     }
-    // Junk behind a record is nothing to anybody.
+    // Bytes behind a record are ignored.
     w.send_raw(&mut c, 9, opcode::EXISTS, &[0, 0, 0, 1, b'/', 0, 1, 2, 3]);
     w.send_raw(&mut c, 10, opcode::WHO_AM_I, &[1, 2, 3]);
     w.run();
@@ -398,7 +398,7 @@ fn stat_lists_the_clients_of_all_shards_and_does_not_wait_for_a_stuck_one() {
     let lines = text.lines().filter(|l| l.starts_with(" /")).count();
     assert_eq!(lines, clients.len() + 1, "{text}");
     assert!(text.contains("[0](queued=0,recved=0,sent=0)"), "{text}");
-    // Nobody answers when only the asked shard runs.
+    // Only the asked shard runs, so the other shards do not answer.
     let asking = ask(&mut w);
     let only_the_asked = |w: &mut World| {
         let (mut a, mut b) = (Stuck, Stuck);
@@ -407,7 +407,7 @@ fn stat_lists_the_clients_of_all_shards_and_does_not_wait_for_a_stuck_one() {
         String::from_utf8(w.net.received(asking.wire)).unwrap()
     };
     assert_eq!(only_the_asked(&mut w), "");
-    w.pass(ROLL_CALL_MAX_NS);
+    w.pass(CLIENT_LIST_WAIT_MAX_NS);
     let text = only_the_asked(&mut w);
     assert_eq!(
         text.lines().filter(|l| l.starts_with(" /")).count(),

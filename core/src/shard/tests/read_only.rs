@@ -1,4 +1,4 @@
-//! Read-only clients: new ones, and those that bring a session along.
+//! Read-only clients: new ones, and those that present a session.
 
 use super::ensemble::{SECOND_NS, STALENESS_NS, client, member};
 use super::rig::*;
@@ -124,7 +124,7 @@ fn a_node_that_has_just_started_looks_for_its_quorum_before_it_serves_read_only(
     read_only_client(&mut w);
 }
 
-/// What a client that brings a session gets: (id, timeout, password).
+/// Presents a session as a read-only client. Returns the granted (id, timeout, password).
 fn bring(w: &mut World, session: i64, password: &[u8]) -> (Client, Option<(i64, i32, Vec<u8>)>) {
     let shard = 0;
     let mut c = w.dial(shard);
@@ -149,13 +149,13 @@ fn a_client_goes_on_read_only_with_the_session_that_it_has() {
     assert_eq!(got, Some((KNOWN, 10_000, PASSWORD.to_vec())));
     assert_eq!(w.ask(&mut c, &get("/a", true)).err, 0);
     assert_eq!(w.ask(&mut c, &set("/a", b"2")).err, error::NOT_READ_ONLY);
-    // Its end would have to be ordered; and nobody is told that it lives.
+    // Closing the session would have to be ordered. The consensus core does not hear of the client.
     assert_eq!(w.ask(&mut c, &Request::CloseSession).err, error::NOT_READ_ONLY);
     assert!(!w.is_closed(&c));
     w.pass(2 * SECOND_NS);
     assert_eq!(w.ask(&mut c, &Request::Ping).err, 0);
     assert_eq!(w.core.touched.len(), touched);
-    // The quorum is back: it comes again, and has its session as an ordinary client.
+    // The quorum returns: the client reconnects and has its session as an ordinary client.
     w.freshness.confirm(w.now.mono_ns);
     w.run();
     assert!(w.is_closed(&c));
@@ -205,12 +205,13 @@ fn a_wrong_password_is_refused_and_costs_nobody_his_connection() {
 
 #[test]
 fn a_node_without_a_quorum_tells_nobody_that_his_session_expired() {
-    // It may have been opened elsewhere since, or be a read-only one of a connection that broke.
+    // Another node may have opened the session since, or it may be a read-only session of a broken
+    // connection.
     let mut w = read_only_node();
     let (mut c, got) = bring(&mut w, 0x9901, &[7; 16]);
     assert_eq!(got, Some((0x9901, 10_000, vec![7; 16])));
     assert_eq!(w.ask(&mut c, &get("/a", false)).err, 0);
-    // With a quorum there is a verdict.
+    // With a quorum the session is known to be unknown.
     w.freshness.confirm(w.now.mono_ns);
     w.run();
     assert!(w.is_closed(&c));
@@ -236,14 +237,14 @@ fn a_client_that_comes_back_ends_its_former_connection_on_whichever_shard() {
 fn a_read_only_client_leaves_when_its_session_is_known_to_be_gone() {
     let mut w = read_only_node();
     let (c, _) = bring(&mut w, KNOWN, &PASSWORD);
-    // The node still gets the log, though nobody confirms that it has all of it.
+    // The node still receives entries, although the quorum does not confirm that it has all of them.
     w.core.expire(KNOWN);
     w.run();
     assert!(w.is_closed(&c));
 }
 
 #[test]
-fn a_session_looked_up_too_late_is_not_served_on_the_wrong_footing() {
+fn a_session_looked_up_too_late_is_not_served_in_the_wrong_serving_mode() {
     let mut w = read_only_node();
     let mut c = w.dial(0);
     w.connect(&mut c, &ConnectRequest { read_only: Some(true), ..connect_request(KNOWN, &PASSWORD) });

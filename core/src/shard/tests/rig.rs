@@ -1,4 +1,4 @@
-//! The world of these tests: shards, the machine behind them, clients made of bytes.
+//! Test rig: shards, a consensus core reduced to the state machine, and clients that send and receive bytes.
 
 use crate::command::{ArchivedBatch, Batch, Command, Op, SEMANTICS};
 use crate::commit::{Commit, Outcome, Reply, Ticket};
@@ -6,7 +6,7 @@ use crate::freshness::{self, Freshness};
 use crate::machine::{Applied, Machine};
 use crate::ring::{COMMIT_RING_ENTRIES, CommitSender, Published, with_capacity};
 use crate::session::password_matches;
-use crate::shard::{Neighbours, Parts, Shard, ShardConfig};
+use crate::shard::{Mailboxes, Shard, ShardConfig, ShardParts};
 use crate::stats::{ServerState, Stats};
 use crate::submit::{Inquiries, Submit};
 use crate::tree::{Writer, tree};
@@ -21,7 +21,7 @@ use paddock_transport::wire::{
 };
 use std::sync::Arc;
 
-/// The consensus core's part: numbers commands, applies them, publishes.
+/// Stands for the consensus core: numbers commands, applies them and publishes commits.
 pub struct Core {
     machine: Machine,
     tree: Writer,
@@ -31,7 +31,7 @@ pub struct Core {
     seq: u64,
     pub touched: Vec<(Vec<i64>, u64)>,
     pub withdrawn: Vec<Ticket>,
-    /// Commands in one commit at most.
+    /// Largest number of commands in one commit.
     pub batch_max: usize,
     waiting: Vec<Submit>,
     pub policy: u32,
@@ -51,7 +51,7 @@ impl Core {
         }
     }
 
-    /// Publishes one commit with what is waiting; whether there was anything.
+    /// Publishes one commit with the waiting submissions. `false`: there were none.
     pub fn step(&mut self) -> bool {
         self.take();
         if self.inquiries.has_any() {
@@ -134,7 +134,8 @@ impl Core {
         self.tree.reclaim();
     }
 
-    /// Orders the attachment of a client on another node, behind what waits here: one commit takes both.
+    /// Orders the attachment of a client on another node behind the waiting submissions; one commit
+    /// contains both.
     pub fn attach_elsewhere(&mut self, session: i64, password: [u8; 16]) {
         self.take();
         let ticket = Ticket { shard: u16::MAX, token: 0 };
@@ -143,14 +144,14 @@ impl Core {
         self.waiting.push(Submit::Command { ticket, session, attachment: 0, identities: [].into(), op });
     }
 
-    /// Opens a session on another node, or in an earlier life of this one.
+    /// Opens a session on another node, or in an earlier incarnation of this one.
     pub fn open_elsewhere(&mut self, session: i64) {
         let ticket = Ticket { shard: u16::MAX, token: 0 };
         let op = Op::OpenSession { timeout_ms: 10_000, password: [1; 16] };
         self.commit(vec![(ticket, session, 0, Vec::new(), op)], &[]);
     }
 
-    /// Publishes the expiry of a session.
+    /// Publishes a commit with the expiry of a session.
     pub fn expire(&mut self, session: i64) {
         let ticket = Ticket { shard: u16::MAX, token: 0 };
         self.commit(vec![(ticket, session, 0, Vec::new(), Op::ExpireSession)], &[]);
@@ -181,8 +182,7 @@ impl World {
         let (sender, receivers) = with_capacity(shards, COMMIT_RING_ENTRIES);
         let stats = Arc::new(Stats::new(shards, 0));
         stats.set_mode(ServerState::Standalone);
-        let neighbours =
-            Neighbours::new((0..shards).map(|_| Waker::new().unwrap()).collect(), per_address_max);
+        let mailboxes = Mailboxes::new((0..shards).map(|_| Waker::new().unwrap()).collect(), per_address_max);
         let consensus = Waker::new().unwrap();
         let freshness = Arc::new(Freshness::new(shards));
         freshness.confirm(freshness::ALWAYS);
@@ -199,7 +199,7 @@ impl World {
                 rings.push(consumer);
                 next_session += 0x1000;
                 let mut id = next_session;
-                Shard::new(Parts {
+                Shard::new(ShardParts {
                     config: ShardConfig { id: n as u16, ..config.clone() },
                     reader,
                     commits,
@@ -211,7 +211,7 @@ impl World {
                     }),
                     stats: stats.clone(),
                     armed: Arc::default(),
-                    neighbours: neighbours.clone(),
+                    mailboxes: mailboxes.clone(),
                     freshness: freshness.clone(),
                     inquiries: inquiries.clone(),
                 })
@@ -238,14 +238,14 @@ impl World {
         world
     }
 
-    /// Lets the shards do all they can without the core.
+    /// Runs the shards, without the core, until they are idle.
     pub fn run_shards(&mut self) {
         let mut engines: Vec<&mut dyn Engine> =
             self.shards.iter_mut().map(|s| s as &mut dyn Engine).collect();
         assert!(self.net.run_until_quiet(self.now, &mut engines, 100_000), "it comes to rest");
     }
 
-    /// Lets everything come to rest.
+    /// Runs shards and core until both are idle.
     pub fn run(&mut self) {
         loop {
             self.run_shards();
@@ -260,19 +260,19 @@ impl World {
         self.now.wall_ms += (ns / 1_000_000) as i64;
     }
 
-    /// A wire on which nothing was said.
+    /// Connects without a handshake.
     pub fn dial(&mut self, shard: usize) -> Client {
         let wire = self.net.dial(shard);
         Client { wire, bytes: Vec::new(), session: 0, password: [0; 16], xid: 0 }
     }
 
-    /// A wire to another listener than the first.
+    /// Connects to the given listener without a handshake.
     pub fn dial_listener(&mut self, shard: usize, listener: u16) -> Client {
         let wire = self.net.dial_from(shard, listener, Address::Tcp(([127, 0, 0, 9], 9999).into()));
         Client { wire, bytes: Vec::new(), session: 0, password: [0; 16], xid: 0 }
     }
 
-    /// What a four-letter word is answered.
+    /// Sends a four-letter word and returns the answer.
     pub fn word(&mut self, shard: usize, word: &str) -> String {
         let asking = self.net.dial(shard);
         self.net.send(asking, word.as_bytes());
@@ -281,7 +281,7 @@ impl World {
         String::from_utf8(self.net.received(asking)).unwrap()
     }
 
-    /// A client with a new session.
+    /// Connects a client and opens a session.
     pub fn client(&mut self, shard: usize) -> Client {
         let mut client = self.dial(shard);
         self.connect(&mut client, &connect_request(0, &[0; 16]));
@@ -297,7 +297,7 @@ impl World {
         self.net.send(client.wire, &bytes);
     }
 
-    /// Reads a ConnectResponse: (session, timeout).
+    /// Reads a ConnectResponse and returns (session, timeout).
     pub fn handshake(&mut self, client: &mut Client) -> Option<(i64, i32)> {
         let payload = self.frame(client)?;
         let response = ConnectResponse::decode(&payload, Limits::NONE).unwrap();
@@ -306,7 +306,7 @@ impl World {
         Some((response.session_id, response.timeout_ms))
     }
 
-    /// Sends one request under the client's next xid, which is returned.
+    /// Sends one request under the client's next xid and returns the xid.
     pub fn send(&mut self, client: &mut Client, request: &Request<'_>) -> i32 {
         client.xid += 1;
         let mut bytes = Vec::new();
@@ -335,7 +335,7 @@ impl World {
         Some(payload)
     }
 
-    /// Every message that arrived.
+    /// Returns every message that has arrived.
     pub fn messages(&mut self, client: &mut Client) -> Vec<Message> {
         client.bytes.extend(self.net.received(client.wire));
         let bytes = std::mem::take(&mut client.bytes);
@@ -350,7 +350,7 @@ impl World {
         all
     }
 
-    /// Sends one request, lets the world run, and gives the one message that came.
+    /// Sends one request, runs shards and core, and returns the only message that arrives.
     pub fn ask(&mut self, client: &mut Client, request: &Request<'_>) -> Message {
         let xid = self.send(client, request);
         self.run();
@@ -378,7 +378,7 @@ pub struct Client {
     pub xid: i32,
 }
 
-/// One frame from a shard after the handshake.
+/// One frame of a shard, behind the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub xid: i32,
@@ -449,7 +449,7 @@ pub fn texts<'a>(of: &[&'a str]) -> Vec<Text<'a>> {
     of.iter().map(|t| Text::Borrowed(*t)).collect()
 }
 
-/// A shard that does nothing any more.
+/// A shard that no longer reacts.
 pub struct Stuck;
 
 impl Engine for Stuck {

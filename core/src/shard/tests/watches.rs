@@ -1,4 +1,4 @@
-//! Watches as a client sees them: which events, how many, in which order, to whom.
+//! Watches as a client sees them: which events arrive, how often, in which order, and at which clients.
 
 use super::rig::*;
 use paddock_transport::wire::{
@@ -28,7 +28,7 @@ fn ones_own_set_gives_the_event_before_the_reply() {
     w.run();
     let all = w.messages(&mut c);
     assert_eq!(all.iter().map(|m| m.xid).collect::<Vec<_>>(), [-1, xid]);
-    // One-shot: the next set is silent.
+    // The watch is one-shot: the next set fires no event.
     w.ask(&mut c, &set("/a", b"2"));
 }
 
@@ -87,7 +87,7 @@ fn set_watches_tells_what_was_missed_before_its_reply_and_arms_the_rest() {
     assert_eq!(all.iter().filter_map(Message::event).collect::<Vec<_>>(), named(&expected));
     assert!(all[..5].iter().all(|m| m.zxid == -1), "no transaction of now fired them");
     assert_eq!((all[5].xid, all[5].err, all.len()), (xid, 0, 6));
-    // Only what gave no event is armed.
+    // Only the paths without a missed event are armed.
     w.ask(&mut other, &set("/w", b"again"));
     w.ask(&mut other, &make("/gone", b""));
     assert_eq!(events(&mut w, &mut c), []);

@@ -1,13 +1,19 @@
-//! Four-letter words: gathering what their answers need.
+//! Four-letter words: collecting the facts that their answers need.
 //!
-//! Owns the connection that asks until it is answered. Never waits: a word that lists clients calls the roll of the
-//! node's other shards and is answered when they have told, or after [`ROLL_CALL_MAX_NS`] with those that have.
+//! Owns each connection that sent a word until the answer is written.
+//!
+//! Never blocks. A word that lists clients asks the node's other shards through [`super::mailboxes`]. The
+//! shard answers when all have replied, or after [`CLIENT_LIST_WAIT_MAX_NS`] with the lines present by
+//! then.
+//!
+//! Correct because pending words are answered in the order of their deadlines: an incomplete list delays
+//! the words behind it until its own deadline at most.
 
 use super::Shard;
-use super::config::ROLL_CALL_MAX_NS;
-use super::connection::{Connection, Phase};
-use super::footing::Footing;
-use super::neighbours::{Letter, Roll};
+use super::config::CLIENT_LIST_WAIT_MAX_NS;
+use super::connection::{Connection, ConnectionPhase};
+use super::mailboxes::ClientList;
+use super::serving_mode::ServingMode;
 use crate::admin::text::{self, ClientLine, Facts, Serving};
 use crate::admin::words::Word;
 use crate::freshness::ALWAYS;
@@ -16,16 +22,17 @@ use paddock_transport::engine::{ConnId, Now};
 use paddock_transport::io::Io;
 use std::sync::Arc;
 
-/// A word that waits for the roll.
-pub(super) struct Asking {
+/// A word that waits for the clients of other shards.
+pub(super) struct PendingWord {
     conn: ConnId,
     word: Word,
-    roll: Arc<Roll>,
+    list: Arc<ClientList>,
+    /// The word is answered by then, with an incomplete list if need be.
     pub until_ns: u64,
 }
 
 impl Shard {
-    /// Answers a word, at once if it needs nobody else.
+    /// Answers a word: at once, or after the other shards have listed their clients.
     pub(super) fn take_word(&mut self, now: Now, slot: u32, word: Word, io: &mut Io) {
         let lists = matches!(word, Word::Stat | Word::Cons) && self.config.words.allows(word);
         if !lists {
@@ -33,43 +40,27 @@ impl Shard {
             return;
         }
         let Some(connection) = self.connections.slot(slot) else { return };
-        connection.phase = Phase::Asking;
+        connection.phase = ConnectionPhase::AwaitingClientList;
         connection.input = Vec::new();
-        let (conn, until_ns) = (connection.id, now.mono_ns + ROLL_CALL_MAX_NS);
-        let roll = self.neighbours.call_roll(self.config.id);
-        self.asking.push_back(Asking { conn, word, roll, until_ns });
-        self.answer_rolls(now, io);
+        let (conn, until_ns) = (connection.id, now.mono_ns + CLIENT_LIST_WAIT_MAX_NS);
+        let list = self.mailboxes.request_client_list(self.config.id);
+        self.pending_words.push_back(PendingWord { conn, word, list, until_ns });
+        self.answer_pending_words(now, io);
     }
 
-    /// Answers the words whose roll is complete or too late.
-    pub(super) fn answer_rolls(&mut self, now: Now, io: &mut Io) {
-        while let Some(asking) = self.asking.front() {
-            if !asking.roll.is_complete() && now.mono_ns < asking.until_ns {
+    /// Answers the pending words whose list is complete or overdue.
+    pub(super) fn answer_pending_words(&mut self, now: Now, io: &mut Io) {
+        while let Some(pending) = self.pending_words.front() {
+            if !pending.list.is_complete() && now.mono_ns < pending.until_ns {
                 return;
             }
-            let Some(Asking { conn, word, roll, .. }) = self.asking.pop_front() else { return };
-            if self.connections.find(conn).is_some_and(|c| c.phase == Phase::Asking) {
+            let Some(PendingWord { conn, word, list, .. }) = self.pending_words.pop_front() else { return };
+            let waits = |c: &mut Connection| c.phase == ConnectionPhase::AwaitingClientList;
+            if self.connections.find(conn).is_some_and(waits) {
                 let slot = conn.index() as u32;
                 let mut lines = self.client_lines(Some(slot));
-                lines.extend(roll.lines());
+                lines.extend(list.take_lines());
                 self.answer_word(now, slot, word, lines, io);
-            }
-        }
-    }
-
-    /// Does what other shards asked for.
-    pub(super) fn take_letters(&mut self, now: Now, io: &mut Io) {
-        if !self.neighbours.rung(self.config.id) {
-            return;
-        }
-        for letter in self.neighbours.letters(self.config.id) {
-            match letter {
-                Letter::Evict(session) => {
-                    if let Some(slot) = self.sessions.get(&session).copied() {
-                        self.close(now, slot, io);
-                    }
-                }
-                Letter::Roll(roll) => self.neighbours.answer_roll(&roll, self.client_lines(None)),
             }
         }
     }
@@ -82,10 +73,10 @@ impl Shard {
             conf_lines: &self.config.conf_lines,
             clients: &clients,
             now_ms: now.wall_ms,
-            serving: match self.judge.footing {
-                Footing::Full => Serving::Full,
-                Footing::ReadOnly => Serving::ReadOnly,
-                Footing::Closed => Serving::Nobody,
+            serving: match self.serving.mode {
+                ServingMode::Full => Serving::Full,
+                ServingMode::ReadOnly => Serving::ReadOnly,
+                ServingMode::Closed => Serving::Nobody,
             },
             lag_ms: match self.freshness.fresh_ns() {
                 0 => None,
@@ -97,7 +88,7 @@ impl Shard {
         let asks = word == Word::Lead
             && self.config.words.allows(word)
             && text::why_not_to_lead(&self.stats).is_none();
-        if asks && !self.uplink.push_plain(Submit::Lead) {
+        if asks && !self.submit_queue.push_untracked(Submit::Lead) {
             answer = "busy; try again\n".to_owned();
         }
         if let Some(out) = self.connections.slot(slot).and_then(|c| io.out(c.id)) {
@@ -107,7 +98,9 @@ impl Shard {
         self.close(now, slot, io);
     }
 
-    fn client_lines(&self, asking: Option<u32>) -> Vec<ClientLine> {
+    /// One line per client of this shard. `asking` is the slot of the connection that sent the word, if
+    /// it is one of them.
+    pub(super) fn client_lines(&self, asking: Option<u32>) -> Vec<ClientLine> {
         let line = |c: &Connection| ClientLine {
             peer: c.peer.to_string(),
             interest: if Some(c.id.index() as u32) == asking { 0 } else { 1 | u8::from(c.stalled) << 2 },
@@ -117,6 +110,6 @@ impl Shard {
             session: (c.session != 0).then_some((c.session, c.timeout_ms)),
             established_ms: c.established_ms,
         };
-        self.connections.iter().filter(|c| c.phase != Phase::Closing).map(line).collect()
+        self.connections.iter().filter(|c| c.phase != ConnectionPhase::Closing).map(line).collect()
     }
 }

@@ -1,9 +1,11 @@
-//! Conversion of a stored stat to the one that clients see. Child counter and owner differ from the stored
-//! form; machine and shards both use [`wire_stat`].
+//! Stats in replies to clients.
+//!
+//! Owns the two fields whose form in a reply differs from the stored one: the child counter and the
+//! owner. Never changes a stored value. Correct because state machine and shards both use [`wire_stat`].
 #![forbid(unsafe_code)]
 
 use crate::tree::NodeStat;
-use paddock_transport::wire::Stat;
+use paddock_transport::wire::{Create, CreateOp, Stat};
 
 pub const CONTAINER_OWNER: i64 = i64::MIN;
 
@@ -32,6 +34,11 @@ pub fn wire_stat(stored: &NodeStat) -> Stat {
         num_children: stored.num_children,
         pzxid: stored.pzxid,
     }
+}
+
+/// Whether the reply to a create carries a stat: that of opcode 1 carries the path only.
+pub fn answers_stat(create: &Create<'_>) -> bool {
+    create.op != CreateOp::Create
 }
 
 #[cfg(test)]

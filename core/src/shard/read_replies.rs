@@ -1,12 +1,13 @@
-//! Answers from the tree.
+//! Replies to reads.
 //!
-//! Owns what each reading request answers for the znode that was found, with the order of errors of spec 01 section 7.1.
-//! Never looks up a request's own path (the round does, all together) and never blocks; only multiRead and
-//! getAllChildrenNumber look further themselves.
+//! Owns the reply of each read for the znode that the batch lookup found, with the order of errors of
+//! spec 01 section 7.1. Never looks up the path of a request, except for multiRead and
+//! getAllChildrenNumber, and never blocks. Correct because all replies of a turn are at one version of
+//! the tree.
 
 use crate::acl::{self, perms};
+use crate::client_stat::wire_stat;
 use crate::command::Identity;
-use crate::machine::wire_stat;
 use crate::tree::{Reader, Znode};
 use crate::watch::WatcherMode;
 use paddock_transport::io::OutBuf;
@@ -18,9 +19,9 @@ use paddock_transport::wire::{
 use std::borrow::Cow;
 use std::cell::Cell;
 
-/// The reads that concern one path and are looked up together.
+/// The reads of one path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Read {
+pub(super) enum ReadKind {
     Exists,
     GetData,
     GetAcl,
@@ -29,49 +30,49 @@ pub(super) enum Read {
     GetAllChildrenNumber,
 }
 
-impl Read {
+impl ReadKind {
     pub fn of(opcode: i32) -> Option<Self> {
         Some(match opcode {
-            opcode::EXISTS => Read::Exists,
-            opcode::GET_DATA => Read::GetData,
-            opcode::GET_ACL => Read::GetAcl,
-            opcode::GET_CHILDREN => Read::GetChildren,
-            opcode::GET_CHILDREN2 => Read::GetChildren2,
-            opcode::GET_ALL_CHILDREN_NUMBER => Read::GetAllChildrenNumber,
+            opcode::EXISTS => ReadKind::Exists,
+            opcode::GET_DATA => ReadKind::GetData,
+            opcode::GET_ACL => ReadKind::GetAcl,
+            opcode::GET_CHILDREN => ReadKind::GetChildren,
+            opcode::GET_CHILDREN2 => ReadKind::GetChildren2,
+            opcode::GET_ALL_CHILDREN_NUMBER => ReadKind::GetAllChildrenNumber,
             _ => return None,
         })
     }
     /// Whether the record has a watch flag behind the path.
     pub fn has_watch(self) -> bool {
-        matches!(self, Read::Exists | Read::GetData | Read::GetChildren | Read::GetChildren2)
+        matches!(self, ReadKind::Exists | ReadKind::GetData | ReadKind::GetChildren | ReadKind::GetChildren2)
     }
     /// The watch that a true flag arms when `err` is the answer.
     pub fn arms(self, err: i32) -> Option<WatcherMode> {
         match self {
-            Read::Exists if err == 0 || err == error::NO_NODE => Some(WatcherMode::Data),
-            Read::GetData if err == 0 => Some(WatcherMode::Data),
-            Read::GetChildren | Read::GetChildren2 if err == 0 => Some(WatcherMode::Child),
+            ReadKind::Exists if err == 0 || err == error::NO_NODE => Some(WatcherMode::Data),
+            ReadKind::GetData if err == 0 => Some(WatcherMode::Data),
+            ReadKind::GetChildren | ReadKind::GetChildren2 if err == 0 => Some(WatcherMode::Child),
             _ => None,
         }
     }
 }
 
-/// Under which everything of a turn is read.
-pub(super) struct View<'s> {
+/// The version and the rules under which all reads of a turn are answered.
+pub(super) struct ReadView<'s> {
     pub reader: &'s Reader,
     pub zxid: i64,
     pub policy: u32,
-    /// Znodes looked at in this turn by requests that look at many.
+    /// Znodes visited in this turn by requests that visit many.
     pub visited: Cell<u64>,
-    /// What the reply to one multiRead may grow to.
+    /// Bytes of the largest reply to one multiRead.
     pub multi_read_bytes_max: usize,
 }
 
-impl View<'_> {
-    /// Answers one read; the error code it answered with.
+impl ReadView<'_> {
+    /// Answers one read and returns the error code of the reply.
     pub fn answer(
         &self,
-        read: Read,
+        read: ReadKind,
         xid: i32,
         path: &str,
         found: Option<Znode<'_>>,
@@ -85,12 +86,12 @@ impl View<'_> {
         };
         let stat = wire_stat(&znode.stat());
         let zxid = self.zxid;
-        if matches!(read, Read::GetChildren | Read::GetChildren2) {
+        if matches!(read, ReadKind::GetChildren | ReadKind::GetChildren2) {
             self.visit(stat.num_children as usize);
         }
         match read {
-            Read::Exists => reply::put_stat(out.bytes(), xid, zxid, &stat),
-            Read::GetData => match znode.shared_data() {
+            ReadKind::Exists => reply::put_stat(out.bytes(), xid, zxid, &stat),
+            ReadKind::GetData => match znode.shared_data() {
                 Some(data) => {
                     reply::put_data_head(out.bytes(), xid, zxid, data.len());
                     out.push_shared(data);
@@ -98,37 +99,37 @@ impl View<'_> {
                 }
                 None => reply::put_data(out.bytes(), xid, zxid, znode.data(), &stat),
             },
-            Read::GetAcl => {
+            ReadKind::GetAcl => {
                 let list = acl::mask_for_reader(znode.acl(), ids, self.policy);
                 let entries: Vec<Acl<'_>> =
                     list.entries.iter().map(|a| Acl::new(a.perms, &a.id.scheme, &a.id.id)).collect();
                 reply::put_response(out.bytes(), xid, zxid, &Response::Acl(List::new(&entries), stat));
             }
-            Read::GetChildren => reply::put_names(out.bytes(), xid, zxid, znode.children(), None),
-            Read::GetChildren2 => reply::put_names(out.bytes(), xid, zxid, znode.children(), Some(&stat)),
-            Read::GetAllChildrenNumber => {
+            ReadKind::GetChildren => reply::put_names(out.bytes(), xid, zxid, znode.children(), None),
+            ReadKind::GetChildren2 => reply::put_names(out.bytes(), xid, zxid, znode.children(), Some(&stat)),
+            ReadKind::GetAllChildrenNumber => {
                 reply::put_response(out.bytes(), xid, zxid, &Response::Number(self.descendants(znode)));
             }
         }
         0
     }
 
-    /// Which error wins, or 0 when the znode is there and may be read.
-    fn refusal(&self, read: Read, path: &str, found: Option<&Znode<'_>>, ids: &[Identity]) -> i32 {
-        if read == Read::Exists && path.as_bytes().contains(&0) {
+    /// The first error that applies; 0 if the znode exists and `ids` may read it.
+    fn refusal(&self, read: ReadKind, path: &str, found: Option<&Znode<'_>>, ids: &[Identity]) -> i32 {
+        if read == ReadKind::Exists && path.as_bytes().contains(&0) {
             return error::BAD_ARGUMENTS;
         }
         let Some(znode) = found else { return error::NO_NODE };
-        let needed = if read == Read::GetAcl { perms::READ | perms::ADMIN } else { perms::READ };
+        let needed = if read == ReadKind::GetAcl { perms::READ | perms::ADMIN } else { perms::READ };
         if acl::allowed(znode.acl(), needed, ids, self.policy) { 0 } else { error::NO_AUTH }
     }
 
-    /// Notes that a request looked at `znodes` of them.
+    /// Adds to the znodes visited in this turn.
     pub fn visit(&self, znodes: usize) {
         self.visited.set(self.visited.get() + znodes as u64);
     }
 
-    /// All znodes below, by walking down.
+    /// Number of znodes below `top`.
     fn descendants(&self, top: Znode<'_>) -> i32 {
         let mut count: usize = 0;
         let mut open = vec![top];
@@ -151,7 +152,8 @@ impl View<'_> {
         count.try_into().unwrap_or(i32::MAX)
     }
 
-    /// Answers multiRead: each op for itself, all at one version; or not at all when the reply grows beyond all reason.
+    /// Answers multiRead: each operation has its own result, all at one version. A reply that exceeds the
+    /// bound is replaced by an error.
     pub fn multi_read(&self, xid: i32, ops: Multi<'_, Request<'_>>, ids: &[Identity], out: &mut Vec<u8>) {
         let begin = out.len();
         let mut fits = true;
@@ -164,15 +166,15 @@ impl View<'_> {
                 }
                 self.visit(1);
                 let (read, path) = match &op {
-                    Request::GetData { path, .. } => (Read::GetData, path),
-                    Request::GetChildren { path, .. } => (Read::GetChildren, path),
+                    Request::GetData { path, .. } => (ReadKind::GetData, path),
+                    Request::GetChildren { path, .. } => (ReadKind::GetChildren, path),
                     // The decoder lets nothing else into a multiRead.
                     _ => continue,
                 };
                 let found = self.reader.get(path);
                 let code = self.refusal(read, path, found.as_ref(), ids);
                 match found {
-                    Some(znode) if code == 0 && read == Read::GetData => {
+                    Some(znode) if code == 0 && read == ReadKind::GetData => {
                         let stat = wire_stat(&znode.stat());
                         MultiResult::GetData { data: znode.data(), stat }.put(out);
                     }
@@ -188,7 +190,7 @@ impl View<'_> {
         });
         if !fits {
             out.truncate(begin);
-            // A peer that never reads must not keep the room of what it was not sent.
+            // The discarded reply must not occupy memory while the peer does not read.
             out.shrink_to(begin);
             reply::put_error(out, xid, self.zxid, error::MARSHALLING_ERROR);
         }

@@ -1,15 +1,15 @@
 //! Requests about watches.
 //!
-//! Owns setWatches with its catch-up, addWatch, checkWatches and removeWatches. Never fires: commits do. It stays correct
-//! because catch-up looks at the version on which all requests of the turn are served: a later change fires the watch
-//! that was armed, an earlier one was seen.
+//! Owns setWatches with its missed events, and the mapping of watch kinds and modes. Never fires a watch:
+//! commits do. Correct because missed events are determined at the version of the turn. An earlier change
+//! is seen there, and a later one fires the watch that was armed.
 
 use super::connection::Connection;
-use super::reads::View;
+use super::read_replies::ReadView;
 use crate::watch::{WatcherFilter, WatcherMode, Watches, WatchesFull};
 use paddock_transport::wire::{SetWatches, WatchMode, WatcherKind, event, reply};
 
-/// Zxid of events that no transaction of now fired.
+/// Zxid of missed events, which are sent later than the transaction that caused them.
 const CATCH_UP_ZXID: i64 = -1;
 
 pub(super) fn kind(of: WatcherKind) -> WatcherFilter {
@@ -29,10 +29,10 @@ pub(super) fn mode(of: WatchMode) -> WatcherMode {
     }
 }
 
-/// Arms the watches that a client brings along, or tells it at once what it missed (spec 02 section 8.3). Returns how
-/// many events were written.
+/// Arms the watches that a reconnecting client lists, or sends the events that it missed (spec 02 section
+/// 8.3). Returns the number of events.
 pub(super) fn set_watches(
-    view: &View<'_>,
+    view: &ReadView<'_>,
     watches: &mut Watches,
     slot: u32,
     request: &SetWatches<'_>,
@@ -74,7 +74,8 @@ pub(super) fn set_watches(
     Ok(events)
 }
 
-/// A watch that cannot be armed must not look armed.
+/// Whether a watch could not be armed. The connection must close then, because its client believes that
+/// the watch is armed.
 pub(super) fn refuse_watches(armed: Result<(), WatchesFull>, connection: &Connection) -> bool {
     armed.is_err_and(|full| {
         tracing::warn!(peer = %connection.peer, session = connection.session, %full, "connection closed");
