@@ -358,7 +358,7 @@ pub struct Run {
 
 /// What came out.
 #[derive(Clone, Copy, Debug)]
-pub struct Outcome {
+pub struct EchoOutcome {
     /// Requests answered per second.
     pub requests_per_second: f64,
     /// CPU time of the server thread per request.
@@ -369,7 +369,7 @@ pub struct Outcome {
     pub requests_per_turn: f64,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for EchoOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -392,7 +392,7 @@ pub fn serve(kind: LoopKind, listen: &Address) -> anyhow::Result<()> {
 }
 
 /// Runs server and client in two threads and measures the server.
-pub fn measure(run: &Run) -> anyhow::Result<Outcome> {
+pub fn measure(run: &Run) -> anyhow::Result<EchoOutcome> {
     let gauge = Arc::new(Gauge::default());
     let failed = Arc::new(AtomicBool::new(false));
     let listener = Listener::bind(&run.listen)?;
@@ -460,10 +460,10 @@ impl Reading {
         }
     }
 
-    fn since(&self, before: &Reading) -> anyhow::Result<Outcome> {
+    fn since(&self, before: &Reading) -> anyhow::Result<EchoOutcome> {
         let requests = (self.requests - before.requests) as f64;
         anyhow::ensure!(requests > 0.0, "no request was answered");
-        Ok(Outcome {
+        Ok(EchoOutcome {
             requests_per_second: requests / (self.at - before.at).as_secs_f64(),
             cpu_ns_per_request: (self.cpu_ns - before.cpu_ns) as f64 / requests,
             system_calls_per_request: (self.system_calls - before.system_calls) as f64 / requests,

@@ -30,7 +30,7 @@ pub struct IdleArgs {
 }
 
 #[derive(Debug, Serialize)]
-struct Document {
+struct IdleDocument {
     document_version: u32,
     bench: &'static str,
     provenance: Provenance,
@@ -50,7 +50,7 @@ pub fn run(args: &IdleArgs) -> anyhow::Result<()> {
     let report = load::idle(&server, &cores, args.connections, timeout, time)?;
     server.stop()?;
     let used = report.server_cpu.as_ref().context("the server's CPU time could not be read")?;
-    let document = Document {
+    let document = IdleDocument {
         document_version: 1,
         bench: "idle",
         provenance: Provenance::here(),

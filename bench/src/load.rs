@@ -165,8 +165,8 @@ pub fn seconds(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use paddock_loadgen::counts::Second;
     use paddock_loadgen::progress::second_text;
-    use paddock_loadgen::tally::Second;
 
     #[test]
     fn the_seconds_of_a_run_are_told_as_it_says_them() {

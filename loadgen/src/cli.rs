@@ -2,7 +2,7 @@
 //!
 //! Owns flags, exit codes and where results are written. Never measures anything.
 
-use crate::check::Wrong;
+use crate::check::ViolationKind;
 use crate::config::{Arrivals, Auth, Distribution, Progress, RunConfig, Target};
 use crate::gaps::GAP_MS_DEFAULT;
 use crate::histogram::Latencies;
@@ -277,19 +277,19 @@ fn run(args: RunArgs, command: Vec<String>, stop: &AtomicBool) -> Result<u8, Fai
         root: args.root,
         ..common(args.common, command)
     };
-    let Outcome { report, tally } = run_until(&config, stop)?;
+    let Outcome { report, counts } = run_until(&config, stop)?;
     emit(json.as_deref(), &report, || report.text())?;
     if let Some(path) = &args.hgrm {
-        write_hgrm(path, &all_latencies(&tally))?;
-        for op in Op::ALL.into_iter().filter(|&op| tally.latency[op as usize].count() > 0) {
-            write_hgrm(&beside(path, op.name()), &tally.latency[op as usize])?;
+        write_hgrm(path, &all_latencies(&counts))?;
+        for op in Op::ALL.into_iter().filter(|&op| counts.latency[op as usize].count() > 0) {
+            write_hgrm(&beside(path, op.name()), &counts.latency[op as usize])?;
         }
     }
     if report.verdict.correct {
         return Ok(EXIT_OK);
     }
-    let missing = tally.wrong.get(&Wrong::MissingReply).copied().unwrap_or(0);
-    let wrong = tally.wrong_total() - missing;
+    let missing = counts.violations.get(&ViolationKind::MissingReply).copied().unwrap_or(0);
+    let wrong = counts.violations_total() - missing;
     if wrong + missing == 0 {
         eprintln!("paddock-load: no server could be read back at the end");
     } else {

@@ -12,15 +12,15 @@
 //! | [`workload`] | what sessions are used for: filling the tree, load, idling |
 //! | [`keyspace`], [`value`], [`pacing`] | which znode, which bytes, which instant |
 //! | [`check`] | whether an answer is right |
-//! | [`tally`], [`histogram`], [`gaps`], [`machine`], [`report`] | counts, latencies, times without answers, CPU time, and what is made of them |
-//! | [`target`], [`crew`], [`progress`], [`run`] | the server of a run, its threads, its display, its order |
+//! | [`counts`], [`histogram`], [`gaps`], [`machine`], [`report`] | counts, latencies, times without answers, CPU time, and what is made of them |
+//! | [`target`], [`workers`], [`progress`], [`run`] | the server of a run, its threads, its display, its order |
 
 #![forbid(unsafe_code)]
 
 pub mod check;
 pub mod cli;
 pub mod config;
-pub mod crew;
+pub mod counts;
 pub mod gaps;
 pub mod histogram;
 pub mod keyspace;
@@ -30,9 +30,9 @@ pub mod progress;
 pub mod report;
 pub mod run;
 pub mod session;
-pub mod tally;
 pub mod target;
 pub mod value;
+pub mod workers;
 pub mod workload;
 
 pub use config::RunConfig;

@@ -3,8 +3,8 @@
 //! Owns standard error during a run. Never touches standard output: that is for results.
 
 use crate::config::Progress;
+use crate::counts::Second;
 use crate::report::{duration, thousands};
-use crate::tally::Second;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

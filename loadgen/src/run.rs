@@ -3,9 +3,9 @@
 //! Owns the order of things and the instants at which CPU time is looked at. Never touches a request: that is the
 //! engines'.
 
-use crate::check::{Checker, Doubts};
+use crate::check::{Checker, UnknownWrites};
 use crate::config::{ConfigError, RunConfig, Target};
-use crate::crew::{Crew, CrewError, LOOK_EVERY, control, mono_ns, shares, sleep_until};
+use crate::counts::{Counts, Seconds};
 use crate::histogram::Latencies;
 use crate::keyspace::{Keyspace, Picker, Roles};
 use crate::machine::{CpuSample, CpuUsage, Machine, usable_cores};
@@ -15,9 +15,9 @@ use crate::report::{
     Findings, IdleReport, Provenance, REPORT_VERSION, Report, Tool, Verification, VerifiedServer, thousands,
 };
 use crate::session::{Client, SessionOptions, Sessions, Trouble};
-use crate::tally::{Seconds, Tally};
 use crate::target::{ServerUnderTest, StartError};
 use crate::value::Values;
+use crate::workers::{LOOK_EVERY, WorkerError, Workers, control, mono_ns, shares, sleep_until};
 use crate::workload::idle::Idle;
 use crate::workload::load::{Load, LoadPlan};
 use crate::workload::preload::{PRELOAD_OUTSTANDING, Preload, PreloadError, Preloaded};
@@ -51,7 +51,7 @@ pub enum RunError {
     Preload(#[from] PreloadError),
     /// A thread could not do its work.
     #[error(transparent)]
-    Crew(#[from] CrewError),
+    Worker(#[from] WorkerError),
     /// It was stopped before anything was measured.
     #[error("stopped before the load began")]
     Stopped,
@@ -63,7 +63,7 @@ pub struct Outcome {
     /// The report.
     pub report: Report,
     /// The counts and histograms behind it.
-    pub tally: Tally,
+    pub counts: Counts,
 }
 
 /// Runs `config` to its end.
@@ -88,7 +88,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
     let outstanding = config.outstanding() as usize;
     let roles =
         Roles { connections: config.connections, writers: config.writers.unwrap_or(config.connections) };
-    let doubts = Arc::new(Doubts::default());
+    let unknown_writes = Arc::new(UnknownWrites::default());
     let clients = shares(config.connections as usize, threads).enumerate().map(|(thread, (first, count))| {
         let plan = LoadPlan {
             keyspace: keyspace.clone(),
@@ -96,7 +96,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
             picker: Picker::new(seeds.next(), config.keys, roles.writers, config.reads, config.distribution),
             checker: config
                 .check
-                .then(|| Checker::new(config.keys, preloaded.created_all, Arc::clone(&doubts))),
+                .then(|| Checker::new(config.keys, preloaded.created_all, Arc::clone(&unknown_writes))),
             pace: config.rate.map(|rate| Pace {
                 rate,
                 arrivals: config.arrivals,
@@ -118,11 +118,11 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
         sessions.spread(|index| roles.rank((first + index) as u32) as usize);
         Client { sessions, workload: Load::new(plan, Arc::clone(&control), Arc::clone(&seconds)) }
     });
-    let crew = Crew::start(config, kind, clients.collect())?;
-    if !crew.wait_ready(&control) {
-        return Err(crew.join().err().map_or(RunError::Stopped, RunError::from));
+    let workers = Workers::start(config, kind, clients.collect())?;
+    if !workers.wait_ready(&control) {
+        return Err(workers.join().err().map_or(RunError::Stopped, RunError::from));
     }
-    let tids = crew.tids();
+    let tids = workers.tids();
     let is_ours = |tid: u32| tids.contains(&tid);
     let start_ns = mono_ns() + START_LEAD_NS;
     control.start_at(start_ns);
@@ -132,7 +132,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
         if stop.load(Ordering::Relaxed) {
             control.stop();
         }
-        control.stopped() || crew.any_finished()
+        control.stopped() || workers.any_finished()
     };
     let mut meter = Meter::new(config.progress, "warm-up", config.warmup.as_millis() as u64);
     sleep_until(from_ns, || {
@@ -156,19 +156,19 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
         look()
     });
     let after = Sampled::take(&server);
-    while !crew.all_finished() {
+    while !workers.all_finished() {
         show(&mut meter);
         meter.update(config.duration.as_millis() as u64, || "waiting for the last replies".to_owned());
         std::thread::sleep(LOOK_EVERY);
     }
     show(&mut meter);
     meter.finish();
-    let mut tally = Tally::default();
+    let mut counts = Counts::default();
     let (mut checker, mut highest_zxid): (Option<Checker>, _) = (None, preloaded.zxid);
-    for client in crew.join()? {
+    for client in workers.join()? {
         highest_zxid = highest_zxid.max(client.sessions.highest_zxid());
-        let (one, its_checker) = client.workload.into_tally(&client.sessions);
-        tally.merge(&one);
+        let (one, its_checker) = client.workload.into_counts(&client.sessions);
+        counts.merge(&one);
         match (&mut checker, its_checker) {
             (Some(all), Some(one)) => all.merge(&one),
             (all, one) => *all = one,
@@ -177,7 +177,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
     let verification = match checker.filter(|_| config.verifies()) {
         Some(checker) => {
             let tree = Tree { keyspace, values, checker };
-            Some(verify(config, kind, &server.targets, tree, highest_zxid, &mut tally)?)
+            Some(verify(config, kind, &server.targets, tree, highest_zxid, &mut counts)?)
         }
         None => None,
     };
@@ -186,7 +186,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
         config,
         threads,
         transport: kind.to_string(),
-        tally: &tally,
+        counts: &counts,
         measured_from_ms,
         per_second: seconds.done(0),
         gaps: seconds.gaps(),
@@ -198,7 +198,7 @@ pub fn run_until(config: &RunConfig, stop: &AtomicBool) -> Result<Outcome, RunEr
         server: server.summary(),
     });
     server.stop();
-    Ok(Outcome { report, tally })
+    Ok(Outcome { report, counts })
 }
 
 fn preload(
@@ -220,9 +220,9 @@ fn preload(
         ),
         workload: Preload::new(keyspace.clone(), values.clone(), Arc::clone(&done)),
     };
-    let crew = Crew::start(config, kind, vec![client])?;
+    let workers = Workers::start(config, kind, vec![client])?;
     let mut meter = Meter::new(config.progress, "preload", u64::from(config.keys));
-    while !crew.all_finished() {
+    while !workers.all_finished() {
         if stop.load(Ordering::Relaxed) {
             return Err(RunError::Stopped);
         }
@@ -233,8 +233,8 @@ fn preload(
         std::thread::sleep(LOOK_EVERY);
     }
     meter.finish();
-    let outcomes = crew.join()?.into_iter().map(|client| client.workload.outcome());
-    Ok(outcomes.collect::<Result<Vec<_>, _>>()?.pop().ok_or(CrewError::Panic)?)
+    let outcomes = workers.join()?.into_iter().map(|client| client.workload.outcome());
+    Ok(outcomes.collect::<Result<Vec<_>, _>>()?.pop().ok_or(WorkerError::Panic)?)
 }
 
 /// What is read back.
@@ -244,7 +244,7 @@ struct Tree {
     checker: Checker,
 }
 
-/// Reads `tree` back through each of `targets` in turn; wrong answers go to `tally`. A load that was ended early is read
+/// Reads `tree` back through each of `targets` in turn; wrong answers go to `counts`. A load that was ended early is read
 /// back like any other.
 fn verify(
     config: &RunConfig,
@@ -252,7 +252,7 @@ fn verify(
     targets: &[Target],
     tree: Tree,
     zxid: i64,
-    tally: &mut Tally,
+    counts: &mut Counts,
 ) -> Result<Verification, RunError> {
     let Tree { keyspace, values, mut checker } = tree;
     let mut servers = Vec::new();
@@ -266,9 +266,9 @@ fn verify(
         sessions.tolerate();
         let (keyspace, values) = (keyspace.clone(), values.clone());
         let workload = Verify::new(keyspace, values, checker, again, Arc::clone(&done), connections);
-        let crew = Crew::start(config, kind, vec![Client { sessions, workload }])?;
+        let workers = Workers::start(config, kind, vec![Client { sessions, workload }])?;
         let mut meter = Meter::new(config.progress, "verify", u64::from(config.keys));
-        while !crew.all_finished() {
+        while !workers.all_finished() {
             let done = done.load(Ordering::Relaxed);
             meter.update(done.into(), || {
                 let (done, all) = (thousands(done.into()), thousands(config.keys.into()));
@@ -277,8 +277,8 @@ fn verify(
             std::thread::sleep(LOOK_EVERY);
         }
         meter.finish();
-        let client = crew.join()?.pop().ok_or(CrewError::Panic)?;
-        let Verified { checker: so_far, tally: mut one, read, zxid } = client.workload.outcome();
+        let client = workers.join()?.pop().ok_or(WorkerError::Panic)?;
+        let Verified { checker: so_far, counts: mut one, read, zxid } = client.workload.outcome();
         for place in one.examples.iter_mut().filter_map(|(_, place)| place.as_mut()) {
             place.target = number;
         }
@@ -287,9 +287,9 @@ fn verify(
             complete: read == config.keys,
             keys: read,
             zxid,
-            wrong_answers: one.wrong_total(),
+            wrong_answers: one.violations_total(),
         });
-        tally.merge(&one);
+        counts.merge(&one);
         again |= read == config.keys;
         checker = so_far;
     }
@@ -311,11 +311,11 @@ pub fn idle_until(config: &RunConfig, stop: &AtomicBool) -> Result<IdleReport, R
         sessions: Sessions::new(options.clone(), first, count, 0),
         workload: Idle::new(Arc::clone(&control), duration_ns),
     });
-    let crew = Crew::start(config, kind, clients.collect())?;
-    if !crew.wait_ready(&control) {
-        return Err(crew.join().err().map_or(RunError::Stopped, RunError::from));
+    let workers = Workers::start(config, kind, clients.collect())?;
+    if !workers.wait_ready(&control) {
+        return Err(workers.join().err().map_or(RunError::Stopped, RunError::from));
     }
-    let tids = crew.tids();
+    let tids = workers.tids();
     let is_ours = |tid: u32| tids.contains(&tid);
     let start_ns = mono_ns() + START_LEAD_NS;
     control.start_at(start_ns);
@@ -327,17 +327,17 @@ pub fn idle_until(config: &RunConfig, stop: &AtomicBool) -> Result<IdleReport, R
         if stop.load(Ordering::Relaxed) {
             control.stop();
         }
-        control.stopped() || crew.any_finished()
+        control.stopped() || workers.any_finished()
     });
     let after = Sampled::take(&server);
     meter.finish();
-    let (mut tally, mut pings) = (Tally::default(), Latencies::default());
-    for client in crew.join()? {
-        let (one, its_pings) = client.workload.into_tally(&client.sessions);
-        tally.merge(&one);
+    let (mut counts, mut pings) = (Counts::default(), Latencies::default());
+    for client in workers.join()? {
+        let (one, its_pings) = client.workload.into_counts(&client.sessions);
+        counts.merge(&one);
         pings.merge(&its_pings);
     }
-    let troubles = Trouble::ALL.iter().map(|&t| (t.name().to_owned(), tally.troubles[t as usize]));
+    let troubles = Trouble::ALL.iter().map(|&t| (t.name().to_owned(), counts.troubles[t as usize]));
     let report = IdleReport {
         report_version: REPORT_VERSION,
         tool: Tool::this(),
@@ -347,10 +347,10 @@ pub fn idle_until(config: &RunConfig, stop: &AtomicBool) -> Result<IdleReport, R
         seconds: after.at_ns.saturating_sub(before.at_ns) as f64 / 1e9,
         pings: pings.summary(),
         connections: troubles.filter(|&(_, n)| n > 0).collect(),
-        reattached: tally.moves.reattached,
-        new_sessions: tally.moves.renewed,
-        expired_early: tally.moves.expired_early,
-        wrong_answers: tally.wrong_total(),
+        reattached: counts.moves.reattached,
+        new_sessions: counts.moves.renewed,
+        expired_early: counts.moves.expired_early,
+        wrong_answers: counts.violations_total(),
         generator: after.own.since(&before.own, is_ours),
         server_cpu: server_usage(&server, &before, &after, is_ours),
         server: server.summary(),

@@ -96,12 +96,12 @@ fn binary(args: &[&str]) -> Output {
 fn without_a_target_a_server_is_embedded_and_every_answer_is_right() {
     for transport in [Choice::Auto, Choice::Epoll] {
         let config = RunConfig { transport, ..short() };
-        let Outcome { report, tally } = run(&config).unwrap();
+        let Outcome { report, counts } = run(&config).unwrap();
         assert!(report.verdict.correct, "{:?}", report.result.wrong_examples);
         assert!(report.server.embedded);
         assert!(report.result.operations > 0, "{}", report.text());
         assert_eq!(report.result.errors.total, 0, "{}", report.text());
-        assert_eq!(tally.outcome_unknown, 0);
+        assert_eq!(counts.outcome_unknown, 0);
         let server = report.cpu.server.as_ref().expect("the embedded server's CPU time");
         assert!(!server.threads.is_empty() && server.threads.iter().all(|t| !t.name.starts_with("load-")));
         let generator = &report.cpu.generator.threads;
@@ -211,7 +211,7 @@ fn something_that_is_no_zookeeper_server_is_told_apart() {
     });
     let config = RunConfig { targets: vec![target.parse().unwrap()], connections: 1, ..short() };
     let error = run(&config).unwrap_err();
-    assert!(matches!(error, RunError::Crew(_)), "{error}");
+    assert!(matches!(error, RunError::Worker(_)), "{error}");
     assert!(error.to_string().contains("does not speak the ZooKeeper protocol"), "{error}");
     drop(web.join().unwrap());
 }

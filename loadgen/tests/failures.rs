@@ -35,13 +35,13 @@ fn serve_when_told_to() {
 }
 
 /// A server process on a fixed port. Dropping it kills it.
-struct Node {
+struct ServerProcess {
     config: PathBuf,
     address: SocketAddr,
     child: Option<Child>,
 }
 
-impl Node {
+impl ServerProcess {
     fn start(&mut self) {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "serve_when_told_to", "--nocapture"])
@@ -72,14 +72,14 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
 /// `count` nodes with their files under `dir`, started.
-fn ensemble(dir: &Path, count: usize) -> Vec<Node> {
+fn ensemble(dir: &Path, count: usize) -> Vec<ServerProcess> {
     // All are held until all are drawn, so that they differ.
     let held: Vec<_> = (0..3 * count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports: Vec<u16> = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
@@ -103,7 +103,7 @@ fn ensemble(dir: &Path, count: usize) -> Vec<Node> {
         );
         std::fs::write(&config, text).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], client[i]));
-        let mut node = Node { config, address, child: None };
+        let mut node = ServerProcess { config, address, child: None };
         node.start();
         node
     };
@@ -123,7 +123,7 @@ fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The leader (or the only one) among `nodes`, and its zxid.
-fn leader(nodes: &[Node]) -> Option<(usize, i64)> {
+fn leader(nodes: &[ServerProcess]) -> Option<(usize, i64)> {
     nodes.iter().enumerate().find_map(|(i, node)| {
         let (mode, zxid) = node.status()?;
         (mode == "leader" || mode == "standalone").then_some((i, zxid))
@@ -131,7 +131,7 @@ fn leader(nodes: &[Node]) -> Option<(usize, i64)> {
 }
 
 /// Waits until somebody who is not `than` leads and has ordered `count` transactions of its term.
-fn wait_for_writes(nodes: &[Node], than: Option<i64>, count: i64) -> (usize, i64) {
+fn wait_for_writes(nodes: &[ServerProcess], than: Option<i64>, count: i64) -> (usize, i64) {
     wait_for("writes", || {
         let found = leader(nodes)?;
         let newer = than.is_none_or(|zxid| found.1 >> 32 > zxid >> 32);
@@ -140,7 +140,7 @@ fn wait_for_writes(nodes: &[Node], than: Option<i64>, count: i64) -> (usize, i64
 }
 
 /// Drives `nodes` while `disturb` does what it does to them.
-fn under_load(mut nodes: Vec<Node>, disturb: impl FnOnce(&mut Vec<Node>)) -> Report {
+fn under_load(mut nodes: Vec<ServerProcess>, disturb: impl FnOnce(&mut Vec<ServerProcess>)) -> Report {
     wait_for("a leader", || leader(&nodes));
     let config = RunConfig {
         targets: nodes.iter().map(|node| node.address.to_string().parse().unwrap()).collect(),

@@ -17,7 +17,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    Echo(Echo),
+    Echo(EchoArgs),
     Peers(peers::PeersArgs),
     Ensemble(ensemble::EnsembleArgs),
     Catchup(catchup::CatchupArgs),
@@ -34,7 +34,7 @@ enum What {
 #[command(
     after_help = "Examples:\n  paddock-bench echo\n  paddock-bench echo --transport epoll --listen 127.0.0.1:2199"
 )]
-struct Echo {
+struct EchoArgs {
     /// auto, uring or epoll. When it drives itself, auto measures all that are available.
     #[arg(long, default_value_t)]
     transport: Choice,
@@ -87,7 +87,7 @@ fn with_servers(ask: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> 
     ask()
 }
 
-fn run_echo(args: &Echo) -> anyhow::Result<()> {
+fn run_echo(args: &EchoArgs) -> anyhow::Result<()> {
     if let Some(listen) = &args.listen {
         return echo::serve(choose(args.transport)?.0, listen);
     }
@@ -119,7 +119,7 @@ fn run_echo(args: &Echo) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report(run: &echo::Run, outcome: echo::Outcome, json: bool) {
+fn report(run: &echo::Run, outcome: echo::EchoOutcome, json: bool) {
     let family = match run.listen {
         Address::Tcp(_) => "tcp",
         Address::Unix(_) => "unix",

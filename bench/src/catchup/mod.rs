@@ -9,7 +9,7 @@
 
 mod outcome;
 
-use self::outcome::{Document, Outcome, Round, phases, text};
+use self::outcome::{CatchUpDocument, CatchUpOutcome, Round, phases, text};
 use crate::canary::Canary;
 use crate::common::Common;
 use crate::ensemble::nodes::{Ensemble, Weight, field};
@@ -135,10 +135,10 @@ pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
         .map(|case| {
             let rounds: anyhow::Result<Vec<Round>> =
                 (1..=args.rounds).map(|number| round(args, case, number, &cores)).collect();
-            Ok(Outcome::of(case, &rounds.with_context(|| case.title())?))
+            Ok(CatchUpOutcome::of(case, &rounds.with_context(|| case.title())?))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let document = Document::new(args, cores, outcomes);
+    let document = CatchUpDocument::new(args, cores, outcomes);
     args.common.publish(&document, text(&document))
 }
 

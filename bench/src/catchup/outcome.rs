@@ -8,8 +8,8 @@ use crate::canary::Disturbances;
 use crate::figures::{median, ratio, times};
 use crate::provenance::Provenance;
 use crate::server::Cores;
+use paddock_loadgen::counts::Second;
 use paddock_loadgen::report::{RunResult, duration, thousands};
-use paddock_loadgen::tally::Second;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -92,7 +92,7 @@ impl Phase {
 
 /// What came out of one case: medians of its rounds, and the seconds of all of them.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Outcome {
+pub(super) struct CatchUpOutcome {
     case: Case,
     rounds: usize,
     missed: f64,
@@ -110,7 +110,7 @@ pub(super) struct Outcome {
     errors: u64,
 }
 
-impl Outcome {
+impl CatchUpOutcome {
     pub(super) fn of(case: Case, rounds: &[Round]) -> Self {
         let middle = |pick: &dyn Fn(&Round) -> f64| median(rounds.iter().map(pick).collect());
         let [before, during, after] =
@@ -166,7 +166,7 @@ fn lap(result: &RunResult, second: &Second, disturbances: &Disturbances) -> Lap 
 
 /// The JSON document.
 #[derive(Debug, Serialize)]
-pub(super) struct Document {
+pub(super) struct CatchUpDocument {
     document_version: u32,
     bench: &'static str,
     provenance: Provenance,
@@ -181,11 +181,11 @@ pub(super) struct Document {
     own_disk: bool,
     keys: u32,
     value_bytes: u32,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<CatchUpOutcome>,
 }
 
-impl Document {
-    pub(super) fn new(args: &CatchupArgs, cores: Cores, outcomes: Vec<Outcome>) -> Self {
+impl CatchUpDocument {
+    pub(super) fn new(args: &CatchupArgs, cores: Cores, outcomes: Vec<CatchUpOutcome>) -> Self {
         Self {
             document_version: DOCUMENT_VERSION,
             bench: "catchup",
@@ -205,7 +205,7 @@ impl Document {
 }
 
 /// The document for people.
-pub(super) fn text(document: &Document) -> String {
+pub(super) fn text(document: &CatchUpDocument) -> String {
     let mut out = format!(
         "{}\nnote     3 nodes on core {}, generator on {:?}; {} znodes of {} bytes; open loop of {} ops/s on the leader, {} % reads\n\
          note     the node that comes back {}; its data is on {}\n\
@@ -301,7 +301,7 @@ mod tests {
             laps: [4.0, p99_us, 4.0].map(|p99_us| vec![calm(p99_us)]),
             errors: 1,
         };
-        let found = Outcome::of(Case::Log, &[round(6.0, 1.0), round(90.0, 9.0), round(5.0, 2.0)]);
+        let found = CatchUpOutcome::of(Case::Log, &[round(6.0, 1.0), round(90.0, 9.0), round(5.0, 2.0)]);
         assert_eq!((found.p99_ratio, found.during.p99_max_us, found.during.seconds), (Some(1.5), 90.0, 3));
         assert_eq!((found.caught_up_seconds, found.caught_up_seconds_max), (2.0, 9.0));
         assert_eq!((found.states, found.errors), (vec!["follower".to_owned()], 3));

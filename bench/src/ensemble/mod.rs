@@ -42,7 +42,7 @@ pub struct EnsembleArgs {
     transport: Choice,
     /// Rows to measure [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
-    rows: Vec<Row>,
+    rows: Vec<EnsembleRow>,
     #[command(flatten)]
     laps: Laps,
     /// Sessions, dealt out over the nodes
@@ -57,7 +57,7 @@ pub struct EnsembleArgs {
 
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-enum Row {
+enum EnsembleRow {
     /// 99 % reads
     #[value(name = "reads-99")]
     #[serde(rename = "reads-99")]
@@ -76,30 +76,30 @@ enum Row {
     Writes,
 }
 
-impl Row {
+impl EnsembleRow {
     fn reads(self) -> f64 {
         match self {
-            Row::Reads99 => 0.99,
-            Row::Reads95 => 0.95,
-            Row::Reads90 => 0.90,
-            Row::Writes => 0.0,
+            EnsembleRow::Reads99 => 0.99,
+            EnsembleRow::Reads95 => 0.95,
+            EnsembleRow::Reads90 => 0.90,
+            EnsembleRow::Writes => 0.0,
         }
     }
 
     fn title(self) -> &'static str {
         match self {
-            Row::Reads99 => "99 % reads",
-            Row::Reads95 => "95 % reads",
-            Row::Reads90 => "90 % reads",
-            Row::Writes => "writes alone",
+            EnsembleRow::Reads99 => "99 % reads",
+            EnsembleRow::Reads95 => "95 % reads",
+            EnsembleRow::Reads90 => "90 % reads",
+            EnsembleRow::Writes => "writes alone",
         }
     }
 }
 
 /// All rounds of one row on one ensemble.
 #[derive(Clone, Debug, Serialize)]
-struct Cell {
-    row: Row,
+struct EnsembleCell {
+    row: EnsembleRow,
     ensemble: String,
     /// Medians of the rounds.
     figures: Figures,
@@ -113,7 +113,7 @@ struct Cell {
 
 /// The JSON document.
 #[derive(Debug, Serialize)]
-struct Document {
+struct EnsembleDocument {
     document_version: u32,
     bench: &'static str,
     provenance: Provenance,
@@ -125,7 +125,7 @@ struct Document {
     value_bytes: u32,
     seconds: f64,
     warmup_seconds: f64,
-    cells: Vec<Cell>,
+    cells: Vec<EnsembleCell>,
     notes: Vec<String>,
 }
 
@@ -133,7 +133,7 @@ struct Document {
 pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
     let cores = args.common.cores()?;
     let mut ensembles = start(args, &cores)?;
-    let rows = if args.rows.is_empty() { Row::value_variants().to_vec() } else { args.rows.clone() };
+    let rows = if args.rows.is_empty() { EnsembleRow::value_variants().to_vec() } else { args.rows.clone() };
     let laps = u64::from(args.laps.rounds) * rows.len() as u64 + 1;
     let mut meter = Meter::new(args.common.progress(), "ensemble", laps * ensembles.len() as u64);
     let mut step = 0;
@@ -141,7 +141,7 @@ pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
     for ensemble in &ensembles {
         step += 1;
         meter.line(step, || format!("lap 0: {}", ensemble.name()));
-        load(args, Row::Reads95).run(ensemble, &cores)?;
+        load(args, EnsembleRow::Reads95).run(ensemble, &cores)?;
     }
     let mut measured: Vec<Vec<Vec<Figures>>> = vec![vec![Vec::new(); ensembles.len()]; rows.len()];
     for round in 1..=args.laps.rounds {
@@ -169,7 +169,7 @@ pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
         notes.push("nodes and generator share a core: throughput and latency mean little".to_owned());
     }
     ensembles.clear();
-    let document = Document {
+    let document = EnsembleDocument {
         document_version: DOCUMENT_VERSION,
         bench: "ensemble",
         provenance: Provenance::here(),
@@ -202,7 +202,7 @@ fn start(args: &EnsembleArgs, cores: &Cores) -> anyhow::Result<Vec<Ensemble>> {
     ensembles.collect()
 }
 
-fn load(args: &EnsembleArgs, row: Row) -> Load {
+fn load(args: &EnsembleArgs, row: EnsembleRow) -> Load {
     Load {
         reads: row.reads(),
         connections: args.connections,
@@ -216,10 +216,10 @@ fn load(args: &EnsembleArgs, row: Row) -> Load {
     }
 }
 
-fn cells(row: Row, names: &[(String, bool)], measured: Vec<Vec<Figures>>) -> Vec<Cell> {
+fn cells(row: EnsembleRow, names: &[(String, bool)], measured: Vec<Vec<Figures>>) -> Vec<EnsembleCell> {
     let medians: Vec<Figures> = measured.iter().map(|rounds| Figures::median(rounds)).collect();
     let zookeeper = names.iter().position(|(_, is_zookeeper)| *is_zookeeper).map(|at| &medians[at]);
-    let cells = names.iter().zip(measured).zip(&medians).map(|(((name, _), rounds), figures)| Cell {
+    let cells = names.iter().zip(measured).zip(&medians).map(|(((name, _), rounds), figures)| EnsembleCell {
         row,
         ensemble: name.clone(),
         figures: figures.clone(),
@@ -241,7 +241,7 @@ mod tests {
             vec![Figures { throughput, server_ns_per_operation, ..Figures::default() }]
         };
         let names = [("paddock".to_owned(), false), ("zookeeper".to_owned(), true)];
-        let cells = cells(Row::Writes, &names, vec![one(30.0, 2.0), one(10.0, 5.0)]);
+        let cells = cells(EnsembleRow::Writes, &names, vec![one(30.0, 2.0), one(10.0, 5.0)]);
         let ratios: Vec<_> = cells.iter().map(|c| (c.throughput_to_zookeeper, c.work_to_zookeeper)).collect();
         assert_eq!(ratios, [(Some(3.0), Some(2.5)), (Some(1.0), Some(1.0))]);
     }

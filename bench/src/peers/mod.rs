@@ -37,7 +37,7 @@ pub struct PeersArgs {
     transport: Transports,
     /// Rows to measure [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
-    rows: Vec<Row>,
+    rows: Vec<PeersRow>,
     #[command(flatten)]
     laps: Laps,
     /// Sessions
@@ -77,7 +77,7 @@ impl Transports {
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Row {
+enum PeersRow {
     /// Reads alone, one in flight per connection
     #[value(name = "reads-1")]
     #[serde(rename = "reads-1")]
@@ -99,28 +99,28 @@ enum Row {
     HalfRate,
 }
 
-impl Row {
+impl PeersRow {
     fn reads(self) -> f64 {
         match self {
-            Row::Reads1 | Row::Reads16 => 1.0,
-            Row::Mixed16 | Row::HalfRate => 0.95,
-            Row::Writes16 => 0.0,
+            PeersRow::Reads1 | PeersRow::Reads16 => 1.0,
+            PeersRow::Mixed16 | PeersRow::HalfRate => 0.95,
+            PeersRow::Writes16 => 0.0,
         }
     }
 
     fn outstanding(self) -> Option<u32> {
         match self {
-            Row::Reads1 => Some(1),
-            Row::Reads16 | Row::Mixed16 | Row::Writes16 => Some(16),
-            Row::HalfRate => None,
+            PeersRow::Reads1 => Some(1),
+            PeersRow::Reads16 | PeersRow::Mixed16 | PeersRow::Writes16 => Some(16),
+            PeersRow::HalfRate => None,
         }
     }
 }
 
 /// All rounds of one row on one server.
 #[derive(Clone, Debug, Serialize)]
-struct Cell {
-    row: Row,
+struct PeersCell {
+    row: PeersRow,
     server: String,
     /// Medians of the rounds.
     figures: Figures,
@@ -136,7 +136,7 @@ struct Cell {
 
 /// The JSON document.
 #[derive(Debug, Serialize)]
-struct Document {
+struct PeersDocument {
     document_version: u32,
     bench: &'static str,
     provenance: Provenance,
@@ -146,7 +146,7 @@ struct Document {
     value_bytes: u32,
     seconds: f64,
     warmup_seconds: f64,
-    cells: Vec<Cell>,
+    cells: Vec<PeersCell>,
     notes: Vec<String>,
 }
 
@@ -161,7 +161,7 @@ struct Contestant {
 pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     let cores = args.common.cores()?;
     let mut contestants = start(args, &cores)?;
-    let rows = if args.rows.is_empty() { Row::value_variants().to_vec() } else { args.rows.clone() };
+    let rows = if args.rows.is_empty() { PeersRow::value_variants().to_vec() } else { args.rows.clone() };
     let steps = u64::from(args.laps.rounds + 1) * (rows.len() * contestants.len()) as u64;
     let mut meter = Meter::new(args.common.progress(), "peers", steps);
     let mut measured: Vec<Vec<Vec<Figures>>> = vec![vec![Vec::new(); contestants.len()]; rows.len()];
@@ -171,18 +171,18 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     for (at, contestant) in contestants.iter_mut().enumerate() {
         step += rows.len() as u64;
         meter.line(step, || format!("lap 0: {}", contestant.program.name()));
-        let report = load(args, contestant, Row::Mixed16, None).run(&contestant.running, &cores)?;
+        let report = load(args, contestant, PeersRow::Mixed16, None).run(&contestant.running, &cores)?;
         saturation[at].push(report.result.throughput);
     }
     for round in 1..=args.laps.rounds {
         for (r, &row) in rows.iter().enumerate() {
             for (at, contestant) in contestants.iter().enumerate() {
-                let rate = (row == Row::HalfRate).then(|| saturated(&saturation[at]) / 2.0);
+                let rate = (row == PeersRow::HalfRate).then(|| saturated(&saturation[at]) / 2.0);
                 let report =
                     load(args, contestant, row, rate).run(&contestant.running, &cores).with_context(
                         || format!("{} on {}", row.title(args.connections), contestant.program.name()),
                     )?;
-                if row == Row::Mixed16 {
+                if row == PeersRow::Mixed16 {
                     saturation[at].push(report.result.throughput);
                 }
                 step += 1;
@@ -205,7 +205,7 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     if cores.shared() {
         notes.push("server and generator share a core: throughput and latency mean little".to_owned());
     }
-    let document = Document {
+    let document = PeersDocument {
         document_version: DOCUMENT_VERSION,
         bench: "peers",
         provenance: Provenance::here(),
@@ -241,7 +241,7 @@ fn start(args: &PeersArgs, cores: &Cores) -> anyhow::Result<Vec<Contestant>> {
     contestants.collect()
 }
 
-fn load(args: &PeersArgs, contestant: &Contestant, row: Row, rate: Option<f64>) -> Load {
+fn load(args: &PeersArgs, contestant: &Contestant, row: PeersRow, rate: Option<f64>) -> Load {
     Load {
         reads: row.reads(),
         connections: args.connections,
@@ -255,7 +255,7 @@ fn load(args: &PeersArgs, contestant: &Contestant, row: Row, rate: Option<f64>) 
     }
 }
 
-fn cells(row: Row, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<Cell> {
+fn cells(row: PeersRow, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<PeersCell> {
     let medians: Vec<Figures> = measured.iter().map(|rounds| Figures::median(rounds)).collect();
     let of = |wanted: &dyn Fn(&Program) -> bool| programs.iter().position(wanted).map(|at| &medians[at]);
     let zookeeper = of(&|p| matches!(p, Program::ZooKeeper(_)));
@@ -264,7 +264,7 @@ fn cells(row: Row, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<Cel
             Program::Paddock(choice) | Program::Echo(choice) => of(&|p| *p == Program::Echo(*choice)),
             Program::ZooKeeper(_) => None,
         };
-        Cell {
+        PeersCell {
             row,
             server: program.name(),
             figures: figures.clone(),
@@ -302,7 +302,7 @@ mod tests {
             vec![Figures { throughput, server_ns_per_operation, ..Figures::default() }]
         };
         let measured = vec![one(9.0, 10.0), one(8.0, 12.0), one(7.0, 20.0), one(6.0, 30.0), one(2.0, 0.0)];
-        let cells = cells(Row::Reads1, &programs, measured);
+        let cells = cells(PeersRow::Reads1, &programs, measured);
         let ratios: Vec<_> = cells.iter().map(|c| (c.cpu_to_echo, c.throughput_to_zookeeper)).collect();
         let expected = [
             (Some(1.0), Some(4.5)),

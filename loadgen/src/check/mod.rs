@@ -1,7 +1,7 @@
 //! Whether answers are right: what one thread knows about each key, and what a new answer must agree with.
 //!
-//! Owns the kinds of wrong answers ([`Wrong`]), a thread's table of keys ([`Checker`]) and the run's list of writes that were
-//! never acknowledged ([`Doubts`]). Never sends anything and never reads a clock. It is as strict as ZooKeeper's guarantees
+//! Owns the kinds of wrong answers ([`ViolationKind`]), a thread's table of keys ([`Checker`]) and the run's list of writes that were
+//! never acknowledged ([`UnknownWrites`]). Never sends anything and never reads a clock. It is as strict as ZooKeeper's guarantees
 //! allow and no stricter, so that it accuses no correct server:
 //!
 //! - A value must verify, belong to the key asked for, and its length must be the one in its stat.
@@ -21,17 +21,17 @@
 //! connection to a lagging replica is held to the older one.
 
 mod checker;
-mod doubts;
+mod unknown_writes;
 
 pub use checker::{Checker, Facts};
-pub use doubts::{Doubt, Doubts};
+pub use unknown_writes::{UnknownWrites, WriteOutcome};
 
 use std::fmt;
 
 /// The ways in which an answer can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Wrong {
+pub enum ViolationKind {
     /// The value was never written by this run, or is torn.
     CorruptValue,
     /// The value belongs to another key.
@@ -64,53 +64,53 @@ pub enum Wrong {
     ExpiredEarly,
 }
 
-impl Wrong {
+impl ViolationKind {
     /// All kinds.
-    pub const ALL: [Wrong; 15] = [
-        Wrong::CorruptValue,
-        Wrong::WrongKey,
-        Wrong::StaleValue,
-        Wrong::FutureValue,
-        Wrong::OrderDisagrees,
-        Wrong::VersionDisagrees,
-        Wrong::MissingZnode,
-        Wrong::ZxidWentBack,
-        Wrong::UnexpectedXid,
-        Wrong::MalformedReply,
-        Wrong::MissingReply,
-        Wrong::LostWrite,
-        Wrong::RefusedWriteApplied,
-        Wrong::NodesDisagree,
-        Wrong::ExpiredEarly,
+    pub const ALL: [ViolationKind; 15] = [
+        ViolationKind::CorruptValue,
+        ViolationKind::WrongKey,
+        ViolationKind::StaleValue,
+        ViolationKind::FutureValue,
+        ViolationKind::OrderDisagrees,
+        ViolationKind::VersionDisagrees,
+        ViolationKind::MissingZnode,
+        ViolationKind::ZxidWentBack,
+        ViolationKind::UnexpectedXid,
+        ViolationKind::MalformedReply,
+        ViolationKind::MissingReply,
+        ViolationKind::LostWrite,
+        ViolationKind::RefusedWriteApplied,
+        ViolationKind::NodesDisagree,
+        ViolationKind::ExpiredEarly,
     ];
 
     /// The name in reports.
     pub const fn name(self) -> &'static str {
         match self {
-            Wrong::CorruptValue => "corrupt_value",
-            Wrong::WrongKey => "wrong_key",
-            Wrong::StaleValue => "stale_value",
-            Wrong::FutureValue => "future_value",
-            Wrong::OrderDisagrees => "order_disagrees",
-            Wrong::VersionDisagrees => "version_disagrees",
-            Wrong::MissingZnode => "missing_znode",
-            Wrong::ZxidWentBack => "zxid_went_back",
-            Wrong::UnexpectedXid => "unexpected_xid",
-            Wrong::MalformedReply => "malformed_reply",
-            Wrong::MissingReply => "missing_reply",
-            Wrong::LostWrite => "lost_write",
-            Wrong::RefusedWriteApplied => "refused_write_applied",
-            Wrong::NodesDisagree => "nodes_disagree",
-            Wrong::ExpiredEarly => "expired_early",
+            ViolationKind::CorruptValue => "corrupt_value",
+            ViolationKind::WrongKey => "wrong_key",
+            ViolationKind::StaleValue => "stale_value",
+            ViolationKind::FutureValue => "future_value",
+            ViolationKind::OrderDisagrees => "order_disagrees",
+            ViolationKind::VersionDisagrees => "version_disagrees",
+            ViolationKind::MissingZnode => "missing_znode",
+            ViolationKind::ZxidWentBack => "zxid_went_back",
+            ViolationKind::UnexpectedXid => "unexpected_xid",
+            ViolationKind::MalformedReply => "malformed_reply",
+            ViolationKind::MissingReply => "missing_reply",
+            ViolationKind::LostWrite => "lost_write",
+            ViolationKind::RefusedWriteApplied => "refused_write_applied",
+            ViolationKind::NodesDisagree => "nodes_disagree",
+            ViolationKind::ExpiredEarly => "expired_early",
         }
     }
 }
 
 /// A wrong answer and what it was compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accusation {
+pub struct Violation {
     /// What is wrong.
-    pub wrong: Wrong,
+    pub kind: ViolationKind,
     /// Which key it concerns.
     pub key: u32,
     /// What the reply said (a sequence number, zxid, version or xid, after its kind).
@@ -119,51 +119,57 @@ pub struct Accusation {
     pub wanted: i64,
 }
 
-impl fmt::Display for Accusation {
+impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, got, wanted, .. } = self;
-        match self.wrong {
-            Wrong::CorruptValue => write!(f, "key {key}: a value of {got} bytes that this run never wrote"),
-            Wrong::WrongKey => write!(f, "key {key}: the value belongs to key {got}"),
-            Wrong::StaleValue => {
+        match self.kind {
+            ViolationKind::CorruptValue => {
+                write!(f, "key {key}: a value of {got} bytes that this run never wrote")
+            }
+            ViolationKind::WrongKey => write!(f, "key {key}: the value belongs to key {got}"),
+            ViolationKind::StaleValue => {
                 write!(f, "key {key}: write {got} read, but this session must see write {wanted}")
             }
-            Wrong::FutureValue => write!(f, "key {key}: write {got} read, but only {wanted} were sent"),
-            Wrong::OrderDisagrees => {
+            ViolationKind::FutureValue => {
+                write!(f, "key {key}: write {got} read, but only {wanted} were sent")
+            }
+            ViolationKind::OrderDisagrees => {
                 write!(
                     f,
                     "key {key}: write {got} read, its zxid stands on the wrong side of write {wanted}'s"
                 )
             }
-            Wrong::VersionDisagrees => write!(f, "key {key}: version {got} after {wanted} writes"),
-            Wrong::MissingZnode => write!(f, "key {key}: the znode is gone (error {got})"),
-            Wrong::ZxidWentBack => {
+            ViolationKind::VersionDisagrees => write!(f, "key {key}: version {got} after {wanted} writes"),
+            ViolationKind::MissingZnode => write!(f, "key {key}: the znode is gone (error {got})"),
+            ViolationKind::ZxidWentBack => {
                 write!(f, "reply at zxid {got:#x} after one at {wanted:#x} in the same session")
             }
-            Wrong::UnexpectedXid => {
+            ViolationKind::UnexpectedXid => {
                 write!(f, "reply to request {got}, but {wanted} is the oldest that waits")
             }
-            Wrong::MalformedReply => write!(f, "key {key}: a reply body of {got} bytes that is no answer"),
-            Wrong::MissingReply => write!(f, "{got} requests without a reply on an open connection"),
-            Wrong::LostWrite => {
+            ViolationKind::MalformedReply => {
+                write!(f, "key {key}: a reply body of {got} bytes that is no answer")
+            }
+            ViolationKind::MissingReply => write!(f, "{got} requests without a reply on an open connection"),
+            ViolationKind::LostWrite => {
                 write!(
                     f,
                     "key {key}: write {got} is what is there, but write {wanted} was acknowledged or read"
                 )
             }
-            Wrong::RefusedWriteApplied => {
+            ViolationKind::RefusedWriteApplied => {
                 write!(
                     f,
                     "key {key}: write {got} is there, but it was refused; {wanted} is the last acknowledged"
                 )
             }
-            Wrong::NodesDisagree => {
+            ViolationKind::NodesDisagree => {
                 write!(
                     f,
                     "key {key}: mzxid {got:#x} here, {wanted:#x} on a server read before, and nobody writes"
                 )
             }
-            Wrong::ExpiredEarly => {
+            ViolationKind::ExpiredEarly => {
                 write!(
                     f,
                     "the session expired {got} ms after its server was heard; its timeout is {wanted} ms"

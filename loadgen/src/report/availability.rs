@@ -6,9 +6,9 @@
 use super::WorkloadSummary;
 use super::text::{duration, thousands};
 use crate::config::RunConfig;
+use crate::counts::Counts;
 use crate::gaps::{Gap, Gaps};
 use crate::session::Trouble;
-use crate::tally::Tally;
 use serde::{Deserialize, Serialize};
 use std::fmt::{Result, Write};
 
@@ -42,15 +42,15 @@ pub struct Availability {
     pub writes_of_unknown_outcome: u64,
     /// Reads lost with their connections.
     pub reads_unanswered: u64,
-    /// Wrong answers of all kinds, those of the reading back included.
+    /// ViolationKind answers of all kinds, those of the reading back included.
     pub wrong_answers: u64,
 }
 
 impl Availability {
-    /// What `tally` and `gaps` (of reads, of writes) say.
-    pub fn new(config: &RunConfig, tally: &Tally, gaps: (Gaps, Gaps)) -> Self {
-        let troubles = |kinds: [Trouble; 2]| kinds.iter().map(|&kind| tally.troubles[kind as usize]).sum();
-        let moves = tally.moves;
+    /// What `counts` and `gaps` (of reads, of writes) say.
+    pub fn new(config: &RunConfig, counts: &Counts, gaps: (Gaps, Gaps)) -> Self {
+        let troubles = |kinds: [Trouble; 2]| kinds.iter().map(|&kind| counts.troubles[kind as usize]).sum();
+        let moves = counts.moves;
         Self {
             gap_threshold_ms: config.gap_ms,
             read_gaps: (config.reads > 0.0).then_some(gaps.0),
@@ -61,9 +61,9 @@ impl Availability {
             expired_sessions: moves.expired,
             expired_early: moves.expired_early,
             new_sessions: moves.renewed,
-            writes_of_unknown_outcome: tally.writes_unknown,
-            reads_unanswered: tally.outcome_unknown - tally.writes_unknown,
-            wrong_answers: tally.wrong_total(),
+            writes_of_unknown_outcome: counts.writes_unknown,
+            reads_unanswered: counts.outcome_unknown - counts.writes_unknown,
+            wrong_answers: counts.violations_total(),
         }
     }
 

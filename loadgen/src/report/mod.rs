@@ -9,14 +9,14 @@ mod text;
 pub use availability::{Availability, Verification, VerifiedServer};
 pub use text::{duration, thousands};
 
-use crate::check::{Accusation, Place};
+use crate::check::{Place, Violation};
 use crate::config::{Arrivals, Distribution, RunConfig};
+use crate::counts::{Counts, Second};
 use crate::gaps::Gaps;
 use crate::histogram::{Latencies, LatencySummary};
 use crate::keyspace::Op;
 use crate::machine::{CpuUsage, Machine};
 use crate::session::Trouble;
-use crate::tally::{Second, Tally};
 use paddock_transport::wire::error;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -184,13 +184,13 @@ pub struct RunResult {
     /// The same per kind of operation.
     pub by_operation: BTreeMap<String, OperationResult>,
     /// Error replies.
-    pub errors: Counts,
+    pub errors: CountByKind,
     /// Requests lost with their connection: carried out or not.
     pub outcome_unknown: u64,
     /// Requests that an open loop could not send in time; they count in the latencies with the time they had waited.
     pub unsent: u64,
-    /// Wrong answers: anything here makes the exit code 3.
-    pub wrong_answers: Counts,
+    /// ViolationKind answers: anything here makes the exit code 3.
+    pub wrong_answers: CountByKind,
     /// The first wrong answers, in words.
     pub wrong_examples: Vec<String>,
     /// What happened to connections.
@@ -225,14 +225,14 @@ pub struct OperationResult {
 
 /// Numbers by name, and their sum.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct CountByKind {
     /// The sum.
     pub total: u64,
     /// By name.
     pub by_kind: BTreeMap<String, u64>,
 }
 
-impl Counts {
+impl CountByKind {
     fn of(counts: impl Iterator<Item = (String, u64)>) -> Self {
         let by_kind: BTreeMap<_, _> = counts.filter(|&(_, n)| n > 0).collect();
         Self { total: by_kind.values().sum(), by_kind }
@@ -275,7 +275,7 @@ pub struct Findings<'a> {
     /// The server.
     pub server: ServerSummary,
     /// All threads' counts together.
-    pub tally: &'a Tally,
+    pub counts: &'a Counts,
     /// Wall clock at the beginning of the measured time.
     pub measured_from_ms: i64,
     /// The seconds.
@@ -297,41 +297,43 @@ pub struct Findings<'a> {
 impl Report {
     /// Puts a report together.
     pub fn new(findings: Findings<'_>) -> Self {
-        let Findings { config, tally, seconds, .. } = findings;
+        let Findings { config, counts, seconds, .. } = findings;
         let per = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
-        let operations: u64 = tally.completed.iter().sum();
+        let operations: u64 = counts.completed.iter().sum();
         let open = config.rate.is_some();
         let by_operation = Op::ALL
             .iter()
             .map(|&op| {
                 let at = op as usize;
                 let result = OperationResult {
-                    operations: tally.completed[at],
-                    throughput: per(tally.completed[at]),
-                    latency: tally.latency[at].summary(),
-                    latency_from_send: open.then(|| tally.from_send[at].summary()),
+                    operations: counts.completed[at],
+                    throughput: per(counts.completed[at]),
+                    latency: counts.latency[at].summary(),
+                    latency_from_send: open.then(|| counts.from_send[at].summary()),
                 };
                 (op.name().to_owned(), result)
             })
             .collect();
         let error_name = |code: i32| error::name(code).map_or_else(|| format!("error {code}"), str::to_owned);
-        let troubles = Trouble::ALL.iter().map(|&t| (t.name().to_owned(), tally.troubles[t as usize]));
+        let troubles = Trouble::ALL.iter().map(|&t| (t.name().to_owned(), counts.troubles[t as usize]));
         let per_operation = |cpu: &CpuUsage| cpu.cpu_seconds * 1e9 / operations.max(1) as f64;
         let result = RunResult {
             seconds,
             operations,
             throughput: per(operations),
             by_operation,
-            errors: Counts::of(tally.errors.iter().map(|(&code, &n)| (error_name(code), n))),
-            outcome_unknown: tally.outcome_unknown,
-            unsent: tally.unsent,
-            wrong_answers: Counts::of(tally.wrong.iter().map(|(wrong, &n)| (wrong.name().to_owned(), n))),
-            wrong_examples: wrong_examples(tally, &findings.server),
+            errors: CountByKind::of(counts.errors.iter().map(|(&code, &n)| (error_name(code), n))),
+            outcome_unknown: counts.outcome_unknown,
+            unsent: counts.unsent,
+            wrong_answers: CountByKind::of(
+                counts.violations.iter().map(|(kind, &n)| (kind.name().to_owned(), n)),
+            ),
+            wrong_examples: wrong_examples(counts, &findings.server),
             connections: troubles.filter(|&(_, n)| n > 0).collect(),
-            send_lateness: open.then(|| tally.lateness.summary()),
+            send_lateness: open.then(|| counts.lateness.summary()),
             measured_from_ms: findings.measured_from_ms,
             per_second: findings.per_second,
-            availability: config.through_failures.then(|| Availability::new(config, tally, findings.gaps)),
+            availability: config.through_failures.then(|| Availability::new(config, counts, findings.gaps)),
             verification: findings.verification,
         };
         let cpu = Cpu {
@@ -361,15 +363,15 @@ impl Report {
 }
 
 /// The first wrong answers, each with where it was given.
-fn wrong_examples(tally: &Tally, server: &ServerSummary) -> Vec<String> {
-    let words = |(accusation, place): &(Accusation, Option<Place>)| match place {
+fn wrong_examples(counts: &Counts, server: &ServerSummary) -> Vec<String> {
+    let words = |(violation, place): &(Violation, Option<Place>)| match place {
         Some(Place { target, session }) => {
             let target = server.targets.get(*target).map_or("an unknown server", String::as_str);
-            format!("{accusation} (by {target}, session {session:#x})")
+            format!("{violation} (by {target}, session {session:#x})")
         }
-        None => accusation.to_string(),
+        None => violation.to_string(),
     };
-    tally.examples.iter().map(words).collect()
+    counts.examples.iter().map(words).collect()
 }
 
 fn judge(result: &RunResult, cpu: &Cpu) -> Verdict {
@@ -449,7 +451,7 @@ pub struct IdleReport {
     /// Sessions that expired although their server had been heard within half of their timeout.
     #[serde(default)]
     pub expired_early: u64,
-    /// Wrong answers.
+    /// ViolationKind answers.
     pub wrong_answers: u64,
     /// CPU time of the generator.
     pub generator: CpuUsage,
@@ -458,9 +460,9 @@ pub struct IdleReport {
 }
 
 /// The latencies of all operations together, for a `.hgrm` file.
-pub fn all_latencies(tally: &Tally) -> Latencies {
+pub fn all_latencies(counts: &Counts) -> Latencies {
     let mut all = Latencies::default();
-    for latencies in &tally.latency {
+    for latencies in &counts.latency {
         all.merge(latencies);
     }
     all

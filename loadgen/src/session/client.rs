@@ -2,9 +2,9 @@
 //!
 //! Owns the parsing of frames and what a connection's end means. Never decides what to send besides the handshake.
 
-use super::table::{Phase, Sessions};
+use super::table::{SessionPhase, Sessions};
 use super::{ClientError, OPEN_PATIENCE_NS, Reply, Trouble, Workload};
-use crate::check::{Accusation, Wrong};
+use crate::check::{Violation, ViolationKind};
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::io::Io;
 use paddock_transport::wire::{
@@ -42,8 +42,8 @@ impl<W: Workload> Client<W> {
         let mut rest = bytes;
         loop {
             let max = match self.sessions.all[index].phase {
-                Phase::Opening => CONNECT_RESPONSE_MAX_BYTES,
-                Phase::Ready => REPLY_MAX_BYTES,
+                SessionPhase::Opening => CONNECT_RESPONSE_MAX_BYTES,
+                SessionPhase::Ready => REPLY_MAX_BYTES,
                 _ => return bytes.len(),
             };
             match split(rest, max) {
@@ -59,8 +59,8 @@ impl<W: Workload> Client<W> {
 
     fn frame(&mut self, now: Now, index: usize, payload: &[u8], io: &mut Io) {
         match self.sessions.all[index].phase {
-            Phase::Opening => self.established(now, index, payload, io),
-            Phase::Ready => self.reply(now, index, payload, io),
+            SessionPhase::Opening => self.established(now, index, payload, io),
+            SessionPhase::Ready => self.reply(now, index, payload, io),
             _ => {}
         }
     }
@@ -84,7 +84,7 @@ impl<W: Workload> Client<W> {
         session.id = response.session_id;
         session.password = password;
         session.timeout_ns = response.timeout_ms as u64 * 1_000_000;
-        session.phase = Phase::Ready;
+        session.phase = SessionPhase::Ready;
         session.failures = 0;
         session.answered_ns = now.mono_ns;
         // The next server promises what it is told, not what the last one showed beyond that.
@@ -110,8 +110,10 @@ impl<W: Workload> Client<W> {
                 if self.sessions.options.sessions_must_live {
                     let (got, wanted) =
                         ((unheard_ns / 1_000_000) as i64, (session.timeout_ns / 1_000_000) as i64);
-                    self.workload
-                        .wrong(Accusation { wrong: Wrong::ExpiredEarly, key: 0, got, wanted }, place);
+                    self.workload.violation(
+                        Violation { kind: ViolationKind::ExpiredEarly, key: 0, got, wanted },
+                        place,
+                    );
                 }
             }
         }
@@ -142,7 +144,8 @@ impl<W: Workload> Client<W> {
         if header.zxid > 0 {
             if header.zxid < session.header_zxid {
                 let (got, wanted) = (header.zxid, session.header_zxid);
-                self.workload.wrong(Accusation { wrong: Wrong::ZxidWentBack, key: 0, got, wanted }, place);
+                self.workload
+                    .violation(Violation { kind: ViolationKind::ZxidWentBack, key: 0, got, wanted }, place);
             } else {
                 session.header_zxid = header.zxid;
             }
@@ -158,7 +161,8 @@ impl<W: Workload> Client<W> {
             Some(&(xid, request)) if xid == header.xid => request,
             front => {
                 let (got, wanted) = (i64::from(header.xid), front.map_or(0, |&(xid, _)| i64::from(xid)));
-                self.workload.wrong(Accusation { wrong: Wrong::UnexpectedXid, key: 0, got, wanted }, place);
+                self.workload
+                    .violation(Violation { kind: ViolationKind::UnexpectedXid, key: 0, got, wanted }, place);
                 return self.sessions.give_up(index, io);
             }
         };
@@ -173,13 +177,13 @@ impl<W: Workload> Client<W> {
 
     /// Bytes that are no message of the protocol.
     fn malformed(&mut self, index: usize, bytes: usize, io: &mut Io) {
-        if self.sessions.all[index].phase == Phase::Opening {
+        if self.sessions.all[index].phase == SessionPhase::Opening {
             let target = self.sessions.target(index).text.clone();
             self.sessions.fatal.get_or_insert(ClientError::NotZooKeeper { target });
         } else {
-            let (wrong, got) = (Wrong::MalformedReply, bytes as i64);
+            let (kind, got) = (ViolationKind::MalformedReply, bytes as i64);
             let place = self.sessions.place(index);
-            self.workload.wrong(Accusation { wrong, key: 0, got, wanted: 0 }, place);
+            self.workload.violation(Violation { kind, key: 0, got, wanted: 0 }, place);
         }
         self.sessions.give_up(index, io);
     }
@@ -253,25 +257,25 @@ impl<W: Workload> Engine for Client<W> {
         session.conn = None;
         session.partial = Vec::new();
         session.ping_sent_ns = None;
-        if phase == Phase::Closing {
-            session.phase = Phase::Gone;
+        if phase == SessionPhase::Closing {
+            session.phase = SessionPhase::Gone;
             return;
         }
         for (_, request) in session.pending.drain(..) {
             sessions.in_flight -= 1;
             self.workload.lost(now, request);
         }
-        session.phase = Phase::Down;
+        session.phase = SessionPhase::Down;
         let tried = session.target;
         session.target = match phase {
-            Phase::Ready => {
+            SessionPhase::Ready => {
                 session.losses += 1;
                 elsewhere(tried, targets, index + session.losses)
             }
             _ => (tried + 1) % targets,
         };
         // The first attempt after a loss is immediate; later ones are spread so that sessions do not come back in step.
-        let pause_ns = if phase == Phase::Ready {
+        let pause_ns = if phase == SessionPhase::Ready {
             0
         } else {
             // A round over all servers before the pause grows.
@@ -283,8 +287,8 @@ impl<W: Workload> Engine for Client<W> {
         sessions.scan_at_ns = sessions.scan_at_ns.min(session.at_ns);
         let trouble = match (phase, why) {
             // What made us give it up has been counted.
-            (Phase::Dropped, _) => None,
-            (Phase::Ready, _) => Some(Trouble::ConnectionLost),
+            (SessionPhase::Dropped, _) => None,
+            (SessionPhase::Ready, _) => Some(Trouble::ConnectionLost),
             (_, Closed::ConnectFailed(_)) => Some(Trouble::ConnectFailed),
             _ => Some(Trouble::HandshakeClosed),
         };
@@ -302,7 +306,9 @@ impl<W: Workload> Engine for Client<W> {
                 Some(ClientError::Connect { target, why: IoError::from_raw_os_error(errno).to_string() })
             }
             (_, Closed::ConnectFailed(_)) => None,
-            (Phase::Opening, _) if waited_ns > OPEN_PATIENCE_NS => Some(ClientError::NoAnswer { target }),
+            (SessionPhase::Opening, _) if waited_ns > OPEN_PATIENCE_NS => {
+                Some(ClientError::NoAnswer { target })
+            }
             _ => None,
         };
     }

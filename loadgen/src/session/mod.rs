@@ -11,7 +11,7 @@ mod table;
 pub use client::Client;
 pub use table::Sessions;
 
-use crate::check::{Accusation, Place};
+use crate::check::{Place, Violation};
 use crate::config::{Auth, Target};
 use paddock_transport::engine::{Next, Now};
 use paddock_transport::io::Io;
@@ -179,7 +179,7 @@ pub trait Workload {
     /// The connection of a request was lost before its reply.
     fn lost(&mut self, now: Now, request: Self::Request);
     /// The server broke the protocol.
-    fn wrong(&mut self, accusation: Accusation, place: Place);
+    fn violation(&mut self, violation: Violation, place: Place);
     /// Something happened to a connection.
     fn trouble(&mut self, _trouble: Trouble) {}
     /// A ping was answered.

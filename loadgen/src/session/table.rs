@@ -22,7 +22,7 @@ const OPEN_PATIENCE_MIN_NS: u64 = 500_000_000;
 const PING_MAX_NS: u64 = 10_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum SessionPhase {
     /// Not connected; tried again at `at_ns`.
     Down,
     /// Connecting or in the handshake since `at_ns`.
@@ -38,7 +38,7 @@ pub(super) enum Phase {
 
 #[derive(Debug)]
 pub(super) struct Session<R> {
-    pub(super) phase: Phase,
+    pub(super) phase: SessionPhase,
     pub(super) conn: Option<ConnId>,
     pub(super) target: usize,
     pub(super) id: i64,
@@ -89,7 +89,7 @@ impl<R: Copy> Sessions<R> {
     pub fn new(options: SessionOptions, first: usize, count: usize, outstanding: usize) -> Self {
         let targets = options.targets.len().max(1);
         let session = |i: usize| Session {
-            phase: Phase::Down,
+            phase: SessionPhase::Down,
             conn: None,
             target: (first + i) % targets,
             id: 0,
@@ -139,7 +139,7 @@ impl<R: Copy> Sessions<R> {
     }
     /// Whether session `index` can be used now.
     pub fn is_ready(&self, index: usize) -> bool {
-        self.all[index].phase == Phase::Ready
+        self.all[index].phase == SessionPhase::Ready
     }
     /// Unanswered requests of session `index`.
     pub fn in_flight(&self, index: usize) -> usize {
@@ -195,7 +195,7 @@ impl<R: Copy> Sessions<R> {
         fill: impl FnOnce(&mut Vec<u8>, i32),
     ) -> bool {
         let session = &mut self.all[index];
-        if session.phase != Phase::Ready {
+        if session.phase != SessionPhase::Ready {
             return false;
         }
         let Some(out) = session.conn.and_then(|conn| io.out(conn)) else { return false };
@@ -215,19 +215,19 @@ impl<R: Copy> Sessions<R> {
             self.in_flight -= session.pending.len();
             session.pending.clear();
             match (session.phase, session.conn) {
-                (Phase::Ready, Some(conn)) => {
+                (SessionPhase::Ready, Some(conn)) => {
                     if let Some(out) = io.out(conn) {
                         put_request(out.bytes(), session.next_xid, &Request::CloseSession);
                     }
-                    session.phase = Phase::Closing;
+                    session.phase = SessionPhase::Closing;
                     session.at_ns = now.mono_ns;
                 }
-                (Phase::Opening | Phase::Dropped, Some(conn)) => {
+                (SessionPhase::Opening | SessionPhase::Dropped, Some(conn)) => {
                     io.abort(conn);
-                    session.phase = Phase::Closing;
+                    session.phase = SessionPhase::Closing;
                 }
-                (Phase::Closing, _) => {}
-                _ => session.phase = Phase::Gone,
+                (SessionPhase::Closing, _) => {}
+                _ => session.phase = SessionPhase::Gone,
             }
         }
         self.ready = 0;
@@ -236,7 +236,7 @@ impl<R: Copy> Sessions<R> {
 
     /// Whether every session is over.
     pub fn all_gone(&self) -> bool {
-        self.all.iter().all(|s| s.phase == Phase::Gone)
+        self.all.iter().all(|s| s.phase == SessionPhase::Gone)
     }
 
     pub(super) fn index_of(&self, conn: ConnId) -> Option<usize> {
@@ -251,11 +251,11 @@ impl<R: Copy> Sessions<R> {
     /// Session `index` can no longer be used on its connection.
     pub(super) fn leave(&mut self, index: usize) {
         match self.all[index].phase {
-            Phase::Opening => self.opening -= 1,
-            Phase::Ready => self.ready -= 1,
+            SessionPhase::Opening => self.opening -= 1,
+            SessionPhase::Ready => self.ready -= 1,
             _ => {}
         }
-        self.all[index].phase = Phase::Dropped;
+        self.all[index].phase = SessionPhase::Dropped;
     }
 
     /// Gives up the connection of session `index`.
@@ -289,7 +289,7 @@ impl<R: Copy> Sessions<R> {
         self.by_slot[conn.index()] = index as u32;
         let session = &mut self.all[index];
         session.conn = Some(conn);
-        session.phase = Phase::Opening;
+        session.phase = SessionPhase::Opening;
         session.at_ns = now.mono_ns;
         session.partial.clear();
         session.ping_sent_ns = None;
@@ -308,17 +308,17 @@ impl<R: Copy> Sessions<R> {
         for index in 0..self.all.len() {
             let session = &mut self.all[index];
             match session.phase {
-                Phase::Down if session.at_ns <= at && self.opening < OPENING_MAX => {
+                SessionPhase::Down if session.at_ns <= at && self.opening < OPENING_MAX => {
                     self.connect(now, index, io)
                 }
-                Phase::Opening if at.saturating_sub(session.at_ns) > patience_ns => {
+                SessionPhase::Opening if at.saturating_sub(session.at_ns) > patience_ns => {
                     self.give_up(index, io);
                     if !self.stood && at - began_ns > OPEN_PATIENCE_NS {
                         let target = self.target(index).text.clone();
                         self.fatal.get_or_insert(ClientError::Silent { target });
                     }
                 }
-                Phase::Ready => {
+                SessionPhase::Ready => {
                     let Some(conn) = session.conn else { continue };
                     let waits = session.ping_sent_ns.is_some() || !session.pending.is_empty();
                     let asked_ns = session.heard_ns.max(session.ping_sent_ns.unwrap_or(0));

@@ -1,6 +1,6 @@
 //! The load itself: reads and writes in a closed or an open loop, with every answer timed and checked.
 //!
-//! Owns one thread's phases (waiting, running, draining, closing), its schedule and its tally. Never reads a clock: a
+//! Owns one thread's phases (waiting, running, draining, closing), its schedule and its counts. Never reads a clock: a
 //! request is timed from its intended instant (open loop) or from the turn that sent it (closed loop) to the turn
 //! that read its reply.
 //!
@@ -9,11 +9,11 @@
 //! waited. Requests without a reply at the end are wrong answers, not silence.
 
 use super::{Control, START_POLL_NS};
-use crate::check::{Accusation, Checker, Doubt, Facts, Place, Wrong};
+use crate::check::{Checker, Facts, Place, Violation, ViolationKind, WriteOutcome};
+use crate::counts::{Counts, Interval, Seconds};
 use crate::keyspace::{Keyspace, Op, Picker, Roles};
 use crate::pacing::{Pace, Pacer};
 use crate::session::{Reply, Sessions, Workload};
-use crate::tally::{Interval, Seconds, Tally};
 use crate::value::Values;
 use paddock_transport::engine::{Next, Now};
 use paddock_transport::io::Io;
@@ -73,7 +73,7 @@ pub struct InFlight {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum LoadPhase {
     Waiting { announced: bool },
     Running,
     Draining { until_ns: u64 },
@@ -108,7 +108,7 @@ pub struct Load {
     plan: LoadPlan,
     control: Arc<Control>,
     seconds: Arc<Seconds>,
-    phase: Phase,
+    phase: LoadPhase,
     pacer: Option<Pacer>,
     /// Sessions that take writes, and those that take reads where these are others.
     pools: [Pool; 2],
@@ -124,7 +124,7 @@ pub struct Load {
     second: u32,
     /// When the next second is over.
     tick_at_ns: u64,
-    tally: Tally,
+    counts: Counts,
 }
 
 impl Load {
@@ -139,7 +139,7 @@ impl Load {
             plan,
             control,
             seconds,
-            phase: Phase::Waiting { announced: false },
+            phase: LoadPhase::Waiting { announced: false },
             pacer: None,
             pools,
             writers,
@@ -150,27 +150,27 @@ impl Load {
             interval: Interval::default(),
             second: 0,
             tick_at_ns: u64::MAX,
-            tally: Tally::default(),
+            counts: Counts::default(),
         }
     }
 
-    /// What was counted, and the checker. The sessions know the troubles. Only once all threads are done: the last doubts
+    /// What was counted, and the checker. The sessions know the troubles. Only once all threads are done: the last unknown_writes
     /// of one may explain what another one saw.
-    pub fn into_tally(mut self, sessions: &Sessions<InFlight>) -> (Tally, Option<Checker>) {
+    pub fn into_counts(mut self, sessions: &Sessions<InFlight>) -> (Counts, Option<Checker>) {
         for (trouble, count) in sessions.troubles() {
-            self.tally.troubles[trouble as usize] = count;
+            self.counts.troubles[trouble as usize] = count;
         }
-        self.tally.moves = sessions.moves();
-        for accusation in self.plan.checker.iter_mut().flat_map(Checker::unexplained) {
-            self.tally.accuse(accusation, 1, None);
+        self.counts.moves = sessions.moves();
+        for violation in self.plan.checker.iter_mut().flat_map(Checker::unexplained) {
+            self.counts.report_violation(violation, 1, None);
         }
-        (self.tally, self.plan.checker)
+        (self.counts, self.plan.checker)
     }
 
     fn begin(&mut self, now: Now, start_ns: u64, sessions: &mut Sessions<InFlight>, io: &mut Io) {
         self.from_ns = start_ns + self.plan.warmup_ns;
         self.until_ns = self.from_ns + self.plan.duration_ns;
-        self.phase = Phase::Running;
+        self.phase = LoadPhase::Running;
         self.tick_at_ns = self.next_tick_ns();
         match self.plan.pace {
             Some(pace) => self.pacer = Some(Pacer::new(start_ns, pace)),
@@ -201,7 +201,7 @@ impl Load {
                 return None;
             }
             if self.is_measured(due_ns) {
-                self.tally.lateness.record(now.mono_ns - due_ns);
+                self.counts.lateness.record(now.mono_ns - due_ns);
             }
             if let Some(pacer) = &mut self.pacer {
                 pacer.advance();
@@ -258,14 +258,14 @@ impl Load {
         });
         if !sent && op == Op::Set {
             // Its number is used up all the same.
-            self.doubt(key, seq, Doubt::Refused);
+            self.not_acknowledged(key, seq, WriteOutcome::Refused);
         }
         sent
     }
 
-    fn doubt(&mut self, key: u32, seq: u32, doubt: Doubt) {
+    fn not_acknowledged(&mut self, key: u32, seq: u32, outcome: WriteOutcome) {
         if let Some(checker) = &mut self.plan.checker {
-            checker.doubt(key, seq, doubt);
+            checker.not_acknowledged(key, seq, outcome);
         }
     }
 
@@ -315,7 +315,7 @@ impl Load {
             self.count_unsent();
             // Through failures a silent server is given up in time for its requests to be of unknown outcome, not missing.
             let silence_ns = if self.plan.through_failures { self.plan.timeout_ns } else { 0 };
-            self.phase = Phase::Draining { until_ns: now.mono_ns + DRAIN_NS.max(silence_ns) };
+            self.phase = LoadPhase::Draining { until_ns: now.mono_ns + DRAIN_NS.max(silence_ns) };
             return self.drain(now, sessions, io);
         }
         let wake_ns = self.tick_at_ns.min(self.settle_at_ns);
@@ -329,33 +329,33 @@ impl Load {
             let intended_ns = pacer.intended_ns();
             pacer.advance();
             if intended_ns >= self.from_ns {
-                self.tally.unsent += 1;
+                self.counts.unsent += 1;
                 // Which operation it would have been was not drawn yet: the drawing goes on as if it had been sent.
                 let (op, _) = self.drawn.take().unwrap_or_else(|| self.plan.picker.draw());
-                self.tally.latency[op as usize].record(self.until_ns - intended_ns);
+                self.counts.latency[op as usize].record(self.until_ns - intended_ns);
             }
         }
     }
 
     fn drain(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Next {
-        let Phase::Draining { until_ns } = self.phase else { return Next::Again };
+        let LoadPhase::Draining { until_ns } = self.phase else { return Next::Again };
         let waiting = sessions.in_flight_total();
         if waiting > 0 && now.mono_ns < until_ns {
             return Next::Sleep { deadline_ns: Some(until_ns) };
         }
         if waiting > 0 {
-            let accusation =
-                Accusation { wrong: Wrong::MissingReply, key: 0, got: waiting as i64, wanted: 0 };
-            self.tally.accuse(accusation, waiting as u64, None);
+            let violation =
+                Violation { kind: ViolationKind::MissingReply, key: 0, got: waiting as i64, wanted: 0 };
+            self.counts.report_violation(violation, waiting as u64, None);
         }
         sessions.close_all(now, io);
-        self.phase = Phase::Closing { until_ns: now.mono_ns + CLOSE_NS };
+        self.phase = LoadPhase::Closing { until_ns: now.mono_ns + CLOSE_NS };
         self.close(now, sessions)
     }
 
     fn close(&mut self, now: Now, sessions: &Sessions<InFlight>) -> Next {
         match self.phase {
-            Phase::Closing { until_ns } if !sessions.all_gone() && now.mono_ns < until_ns => {
+            LoadPhase::Closing { until_ns } if !sessions.all_gone() && now.mono_ns < until_ns => {
                 Next::Sleep { deadline_ns: Some(until_ns) }
             }
             _ => Next::Stop,
@@ -371,8 +371,8 @@ impl Load {
             Op::Set => Ok(&[][..]),
         };
         let (Ok(data), Ok(stat)) = (data, Stat::read(&mut reader)) else {
-            let (wrong, got) = (Wrong::MalformedReply, reply.body.len() as i64);
-            self.tally.accuse(Accusation { wrong, key, got, wanted: 0 }, 1, Some(place));
+            let (kind, got) = (ViolationKind::MalformedReply, reply.body.len() as i64);
+            self.counts.report_violation(Violation { kind, key, got, wanted: 0 }, 1, Some(place));
             return 0;
         };
         let plan = &mut self.plan;
@@ -385,8 +385,8 @@ impl Load {
             }
             Op::Set => checker.written(key, seq, facts),
         };
-        if let Err(accusation) = verdict {
-            self.tally.accuse(accusation, 1, Some(place));
+        if let Err(violation) = verdict {
+            self.counts.report_violation(violation, 1, Some(place));
         }
         stat.mzxid
     }
@@ -396,7 +396,7 @@ impl Workload for Load {
     type Request = InFlight;
 
     fn ready(&mut self, now: Now, index: usize, sessions: &mut Sessions<InFlight>, io: &mut Io) {
-        if self.phase == Phase::Running && self.pacer.is_none() {
+        if self.phase == LoadPhase::Running && self.pacer.is_none() {
             self.fill(now, index, sessions, io);
         }
     }
@@ -418,58 +418,59 @@ impl Workload for Load {
             let op = request.op as usize;
             let latency_ns = at_ns.saturating_sub(request.intended_ns);
             if self.is_measured(request.intended_ns) {
-                self.tally.latency[op].record(latency_ns);
+                self.counts.latency[op].record(latency_ns);
                 if self.plan.pace.is_some() {
-                    self.tally.from_send[op].record(at_ns.saturating_sub(request.sent_ns));
+                    self.counts.from_send[op].record(at_ns.saturating_sub(request.sent_ns));
                 }
             }
             if within {
-                self.tally.completed[op] += 1;
+                self.counts.completed[op] += 1;
                 let after_ns = at_ns - self.second_at_ns();
                 self.interval.answered(request.op, after_ns, latency_ns);
             }
             self.check(index, request, reply, place)
         } else {
             self.interval.errors += u64::from(within);
-            *self.tally.errors.entry(reply.err).or_default() += 1;
+            *self.counts.errors.entry(reply.err).or_default() += 1;
             if request.op == Op::Set {
-                let doubt = if tells_the_outcome(reply.err) { Doubt::Refused } else { Doubt::Unknown };
-                self.doubt(request.key, request.seq, doubt);
+                let outcome =
+                    if tells_the_outcome(reply.err) { WriteOutcome::Refused } else { WriteOutcome::Unknown };
+                self.not_acknowledged(request.key, request.seq, outcome);
             }
             if reply.err == error::NO_NODE && self.plan.checker.is_some() {
                 let (key, got) = (request.key, i64::from(reply.err));
-                let accusation = Accusation { wrong: Wrong::MissingZnode, key, got, wanted: 0 };
-                self.tally.accuse(accusation, 1, Some(place));
+                let violation = Violation { kind: ViolationKind::MissingZnode, key, got, wanted: 0 };
+                self.counts.report_violation(violation, 1, Some(place));
             }
             0
         };
-        if self.phase == Phase::Running && self.plan.pace.is_none() && at_ns < self.until_ns {
+        if self.phase == LoadPhase::Running && self.plan.pace.is_none() && at_ns < self.until_ns {
             self.issue(now, index, at_ns, sessions, io);
         }
         shown
     }
 
     fn lost(&mut self, now: Now, request: InFlight) {
-        self.tally.outcome_unknown += 1;
+        self.counts.outcome_unknown += 1;
         if request.op == Op::Set {
-            self.tally.writes_unknown += 1;
-            self.doubt(request.key, request.seq, Doubt::Unknown);
+            self.counts.writes_unknown += 1;
+            self.not_acknowledged(request.key, request.seq, WriteOutcome::Unknown);
         }
         if self.plan.through_failures && self.is_measured(request.intended_ns) {
             // A lower bound, but not nothing: somebody waited this long and has no answer.
-            self.tally.latency[request.op as usize].record(now.mono_ns.saturating_sub(request.intended_ns));
+            self.counts.latency[request.op as usize].record(now.mono_ns.saturating_sub(request.intended_ns));
         }
     }
 
-    fn wrong(&mut self, accusation: Accusation, place: Place) {
-        self.tally.accuse(accusation, 1, Some(place));
+    fn violation(&mut self, violation: Violation, place: Place) {
+        self.counts.report_violation(violation, 1, Some(place));
     }
 
     fn turn(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Next {
         match self.phase {
-            Phase::Waiting { announced } => {
+            LoadPhase::Waiting { announced } => {
                 if !announced && sessions.ready() == sessions.len() {
-                    self.phase = Phase::Waiting { announced: true };
+                    self.phase = LoadPhase::Waiting { announced: true };
                     self.control.announce_ready();
                 }
                 if self.control.stopped() {
@@ -483,9 +484,9 @@ impl Workload for Load {
                     _ => Next::Sleep { deadline_ns: Some(now.mono_ns + START_POLL_NS) },
                 }
             }
-            Phase::Running => self.run(now, sessions, io),
-            Phase::Draining { .. } => self.drain(now, sessions, io),
-            Phase::Closing { .. } => self.close(now, sessions),
+            LoadPhase::Running => self.run(now, sessions, io),
+            LoadPhase::Draining { .. } => self.drain(now, sessions, io),
+            LoadPhase::Closing { .. } => self.close(now, sessions),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! lost connection. Never deletes anything: a znode that is there already gets its first value by `setData`, and the run
 //! then does not expect versions to count its writes.
 
-use crate::check::{Accusation, Place};
+use crate::check::{Place, Violation};
 use crate::keyspace::Keyspace;
 use crate::session::{Reply, Sessions, Workload};
 use crate::value::Values;
@@ -45,7 +45,7 @@ pub enum PreloadError {
     },
     /// The server broke the protocol.
     #[error("while the tree was filled: {0}")]
-    Wrong(String),
+    Violation(String),
 }
 
 /// One thing to be made.
@@ -234,8 +234,8 @@ impl Workload for Preload {
         self.again.push(item);
     }
 
-    fn wrong(&mut self, accusation: Accusation, _place: Place) {
-        self.failed.get_or_insert(PreloadError::Wrong(accusation.to_string()));
+    fn violation(&mut self, violation: Violation, _place: Place) {
+        self.failed.get_or_insert(PreloadError::Violation(violation.to_string()));
     }
 
     fn turn(&mut self, now: Now, sessions: &mut Sessions<Item>, io: &mut Io) -> Next {

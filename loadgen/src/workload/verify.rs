@@ -5,10 +5,10 @@
 //! compared with those before it. A server that answers nothing for [`PATIENCE_NS`] ends the reading: it is then not
 //! verified, which the report says.
 
-use crate::check::{Accusation, Checker, Facts, Place, Wrong};
+use crate::check::{Checker, Facts, Place, Violation, ViolationKind};
+use crate::counts::Counts;
 use crate::keyspace::Keyspace;
 use crate::session::{Reply, Sessions, Workload};
-use crate::tally::Tally;
 use crate::value::Values;
 use crate::workload::load::put_get;
 use paddock_transport::engine::{Next, Now};
@@ -55,7 +55,7 @@ pub struct Verify {
     zxid: i64,
     progress_ns: Option<u64>,
     closing_until_ns: Option<u64>,
-    tally: Tally,
+    counts: Counts,
 }
 
 /// What came of it.
@@ -63,8 +63,8 @@ pub struct Verify {
 pub struct Verified {
     /// For the next server.
     pub checker: Checker,
-    /// Wrong answers.
-    pub tally: Tally,
+    /// ViolationKind answers.
+    pub counts: Counts,
     /// Keys read.
     pub read: u32,
     /// Highest zxid in a reply.
@@ -95,13 +95,13 @@ impl Verify {
             zxid: 0,
             progress_ns: None,
             closing_until_ns: None,
-            tally: Tally::default(),
+            counts: Counts::default(),
         }
     }
 
     /// How it went.
     pub fn outcome(self) -> Verified {
-        Verified { checker: self.checker, tally: self.tally, read: self.read, zxid: self.zxid }
+        Verified { checker: self.checker, counts: self.counts, read: self.read, zxid: self.zxid }
     }
 
     fn sync(&mut self, now: Now, index: usize, sessions: &mut Sessions<Ask>, io: &mut Io) {
@@ -128,11 +128,11 @@ impl Verify {
         }
     }
 
-    fn check(&mut self, key: u32, reply: Reply<'_>) -> Result<(), Accusation> {
+    fn check(&mut self, key: u32, reply: Reply<'_>) -> Result<(), Violation> {
         let mut reader = Reader::new(reply.body, Limits::NONE);
         let (Ok(data), Ok(stat)) = (reader.buffer(), Stat::read(&mut reader)) else {
-            let (wrong, got) = (Wrong::MalformedReply, reply.body.len() as i64);
-            return Err(Accusation { wrong, key, got, wanted: 0 });
+            let (kind, got) = (ViolationKind::MalformedReply, reply.body.len() as i64);
+            return Err(Violation { kind, key, got, wanted: 0 });
         };
         let facts = Facts { mzxid: stat.mzxid, version: stat.version, data_length: stat.data_length };
         self.checker.verify(&self.values, key, data.unwrap_or_default(), facts, self.again)
@@ -170,10 +170,10 @@ impl Workload for Verify {
                     self.check(key, reply)
                 } else {
                     let got = i64::from(reply.err);
-                    Err(Accusation { wrong: Wrong::MissingZnode, key, got, wanted: 0 })
+                    Err(Violation { kind: ViolationKind::MissingZnode, key, got, wanted: 0 })
                 };
-                if let Err(accusation) = verdict {
-                    self.tally.accuse(accusation, 1, Some(sessions.place(index)));
+                if let Err(violation) = verdict {
+                    self.counts.report_violation(violation, 1, Some(sessions.place(index)));
                 }
                 self.read += 1;
                 self.done.fetch_add(1, Ordering::Relaxed);
@@ -199,8 +199,8 @@ impl Workload for Verify {
         }
     }
 
-    fn wrong(&mut self, accusation: Accusation, place: Place) {
-        self.tally.accuse(accusation, 1, Some(place));
+    fn violation(&mut self, violation: Violation, place: Place) {
+        self.counts.report_violation(violation, 1, Some(place));
     }
 
     fn turn(&mut self, now: Now, sessions: &mut Sessions<Ask>, io: &mut Io) -> Next {

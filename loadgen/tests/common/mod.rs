@@ -7,10 +7,10 @@
 
 use paddock_loadgen::check::Checker;
 use paddock_loadgen::config::{Arrivals, Distribution, Target};
+use paddock_loadgen::counts::{Counts, Seconds};
 use paddock_loadgen::keyspace::{Keyspace, Picker, Roles};
 use paddock_loadgen::pacing::Pace;
 use paddock_loadgen::session::{Client, ClientError, SessionOptions, Sessions, Workload};
-use paddock_loadgen::tally::{Seconds, Tally};
 use paddock_loadgen::value::Values;
 use paddock_loadgen::workload::Control;
 use paddock_loadgen::workload::load::{InFlight, Load, LoadPlan};
@@ -92,10 +92,10 @@ pub enum Fault {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Node {
+struct FakeZnode {
     data: Vec<u8>,
     stat: Stat,
-    before: Option<Box<Node>>,
+    before: Option<Box<FakeZnode>>,
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +112,7 @@ struct Peer {
 #[derive(Debug)]
 pub struct FakeServer {
     pub fault: Fault,
-    nodes: HashMap<String, Node>,
+    nodes: HashMap<String, FakeZnode>,
     peers: HashMap<ConnId, Peer>,
     zxid: i64,
     sessions: i64,
@@ -158,11 +158,11 @@ impl FakeServer {
             (None, true) => {
                 let stat =
                     Stat { czxid: zxid, mzxid: zxid, data_length: data.len() as i32, ..Stat::default() };
-                self.nodes.insert(path.to_owned(), Node { data: data.to_vec(), stat, before: None });
+                self.nodes.insert(path.to_owned(), FakeZnode { data: data.to_vec(), stat, before: None });
                 Ok(stat)
             }
             (Some(node), false) => {
-                let before = Node { before: None, ..node.clone() };
+                let before = FakeZnode { before: None, ..node.clone() };
                 node.before = Some(Box::new(before));
                 node.data = data.to_vec();
                 node.stat.mzxid = zxid;
@@ -413,7 +413,7 @@ impl Default for Scene {
 
 /// What a scene left.
 pub struct Played {
-    pub tally: Tally,
+    pub counts: Counts,
     pub server: FakeServer,
     pub seconds: Arc<Seconds>,
     pub fatal: Option<ClientError>,
@@ -525,7 +525,7 @@ pub fn run(scene: &Scene) -> Played {
     };
     play(&mut now, scene.step_ns, &scene.fragments, &mut client, &mut server);
     let fatal = client.sessions.fatal().cloned();
-    let (tally, checker) = client.workload.into_tally(&client.sessions);
+    let (counts, checker) = client.workload.into_counts(&client.sessions);
     let verified = checker.filter(|_| scene.verify).map(|checker| {
         let workload = Verify::new(keyspace, values, checker, false, Arc::default(), 2);
         let mut sessions = Sessions::new(options, 0, 2, VERIFY_OUTSTANDING);
@@ -534,5 +534,5 @@ pub fn run(scene: &Scene) -> Played {
         play(&mut now, scene.step_ns, &scene.fragments, &mut client, &mut server);
         client.workload.outcome()
     });
-    Played { tally, server, seconds, fatal, verified }
+    Played { counts, server, seconds, fatal, verified }
 }

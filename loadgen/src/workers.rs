@@ -24,7 +24,7 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Why a thread could not do its work.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum CrewError {
+pub enum WorkerError {
     /// No sessions.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -49,21 +49,21 @@ pub enum CrewError {
 
 /// Running threads with engines of kind `W`.
 #[derive(Debug)]
-pub struct Crew<W: Workload> {
-    handles: Vec<JoinHandle<Result<Client<W>, CrewError>>>,
+pub struct Workers<W: Workload> {
+    handles: Vec<JoinHandle<Result<Client<W>, WorkerError>>>,
     tids: Receiver<u32>,
     done: Arc<AtomicUsize>,
     /// Dropped to let threads that are done go.
     release: Sender<()>,
 }
 
-impl<W> Crew<W>
+impl<W> Workers<W>
 where
     W: Workload + Send + 'static,
     W::Request: Send,
 {
     /// Starts a thread for each of `clients`.
-    pub fn start(config: &RunConfig, kind: LoopKind, clients: Vec<Client<W>>) -> Result<Self, CrewError> {
+    pub fn start(config: &RunConfig, kind: LoopKind, clients: Vec<Client<W>>) -> Result<Self, WorkerError> {
         let (told, tids) = unbounded();
         let (release, released) = bounded::<()>(0);
         let done = Arc::new(AtomicUsize::new(0));
@@ -82,7 +82,7 @@ where
                 ended.map(|()| client)
             };
             let thread = std::thread::Builder::new().name(format!("load-{i}"));
-            handles.push(thread.spawn(body).map_err(CrewError::Thread)?);
+            handles.push(thread.spawn(body).map_err(WorkerError::Thread)?);
         }
         Ok(Self { handles, tids, done, release })
     }
@@ -115,10 +115,10 @@ where
     }
 
     /// Waits for the end of all threads.
-    pub fn join(self) -> Result<Vec<Client<W>>, CrewError> {
+    pub fn join(self) -> Result<Vec<Client<W>>, WorkerError> {
         drop(self.release);
         let ended: Vec<_> =
-            self.handles.into_iter().map(|h| h.join().unwrap_or(Err(CrewError::Panic))).collect();
+            self.handles.into_iter().map(|h| h.join().unwrap_or(Err(WorkerError::Panic))).collect();
         ended.into_iter().collect()
     }
 }
@@ -133,9 +133,9 @@ impl Drop for CountOnDrop {
 }
 
 /// One thread's work.
-fn drive<W: Workload>(kind: LoopKind, core: Option<u32>, client: &mut Client<W>) -> Result<(), CrewError> {
+fn drive<W: Workload>(kind: LoopKind, core: Option<u32>, client: &mut Client<W>) -> Result<(), WorkerError> {
     if let Some(core) = core {
-        machine::pin(core).map_err(|source| CrewError::Core { core, source })?;
+        machine::pin(core).map_err(|source| WorkerError::Core { core, source })?;
     }
     // Paced sending needs sleeps that end in time; the usual slack of a thread is 50 µs. Not vital.
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));

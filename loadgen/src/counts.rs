@@ -1,10 +1,10 @@
 //! What one thread counted: latencies, errors, wrong answers, and the live figures of each second.
 //!
-//! Owns the numbers, not their meaning: reports are made from merged tallies in `report`. A thread writes only its own
-//! [`Tally`]; once a second it adds the second's figures to the shared [`Seconds`], behind a lock that nobody
+//! Owns the numbers, not their meaning: reports are made from merged counts in `report`. A thread writes only its own
+//! [`Counts`]; once a second it adds the second's figures to the shared [`Seconds`], behind a lock that nobody
 //! holds for longer than such an addition.
 
-use crate::check::{Accusation, Place, Wrong};
+use crate::check::{Place, Violation, ViolationKind};
 use crate::gaps::{GapFinder, Gaps, MARKS, Mark};
 use crate::histogram::Latencies;
 use crate::keyspace::Op;
@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
-/// Wrong answers that are kept word for word; the others are only counted.
+/// ViolationKind answers that are kept word for word; the others are only counted.
 pub const EXAMPLES_MAX: usize = 20;
 
 /// Everything that one thread, or all of them together, counted.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub struct Counts {
     /// Latency per [`Op`] from the intended instant (closed loop: from sending).
     pub latency: [Latencies; Op::ALL.len()],
     /// The same from the instant of sending; filled in an open loop only.
@@ -35,28 +35,28 @@ pub struct Tally {
     pub writes_unknown: u64,
     /// Requests that an open loop intended to send and could not, because all connections were full or down.
     pub unsent: u64,
-    /// Wrong answers by kind.
-    pub wrong: BTreeMap<Wrong, u64>,
+    /// ViolationKind answers by kind.
+    pub violations: BTreeMap<ViolationKind, u64>,
     /// The first of them.
-    pub examples: Vec<(Accusation, Option<Place>)>,
+    pub examples: Vec<(Violation, Option<Place>)>,
     /// What happened to connections, by [`Trouble`].
     pub troubles: [u64; Trouble::ALL.len()],
     /// What became of sessions.
     pub moves: Moves,
 }
 
-impl Tally {
+impl Counts {
     /// Notes a wrong answer that stands for `count` of its kind, and where it was given if that is one place.
-    pub fn accuse(&mut self, accusation: Accusation, count: u64, place: Option<Place>) {
-        *self.wrong.entry(accusation.wrong).or_default() += count;
+    pub fn report_violation(&mut self, violation: Violation, count: u64, place: Option<Place>) {
+        *self.violations.entry(violation.kind).or_default() += count;
         if self.examples.len() < EXAMPLES_MAX {
-            self.examples.push((accusation, place));
+            self.examples.push((violation, place));
         }
     }
 
     /// All wrong answers.
-    pub fn wrong_total(&self) -> u64 {
-        self.wrong.values().sum()
+    pub fn violations_total(&self) -> u64 {
+        self.violations.values().sum()
     }
 
     /// All error replies.
@@ -65,7 +65,7 @@ impl Tally {
     }
 
     /// Adds another thread's counts.
-    pub fn merge(&mut self, other: &Tally) {
+    pub fn merge(&mut self, other: &Counts) {
         for op in Op::ALL {
             let op = op as usize;
             self.latency[op].merge(&other.latency[op]);
@@ -80,8 +80,8 @@ impl Tally {
         self.writes_unknown += other.writes_unknown;
         self.unsent += other.unsent;
         self.moves.merge(&other.moves);
-        for (&wrong, &count) in &other.wrong {
-            *self.wrong.entry(wrong).or_default() += count;
+        for (&kind, &count) in &other.violations {
+            *self.violations.entry(kind).or_default() += count;
         }
         let room = EXAMPLES_MAX.saturating_sub(self.examples.len());
         self.examples.extend(other.examples.iter().take(room));
@@ -260,17 +260,17 @@ mod tests {
     }
 
     #[test]
-    fn tallies_add_up_and_keep_few_examples() {
-        let mut one = Tally::default();
-        let wrong = Accusation { wrong: Wrong::StaleValue, key: 1, got: 1, wanted: 2 };
+    fn counts_add_up_and_keep_few_examples() {
+        let mut one = Counts::default();
+        let violation = Violation { kind: ViolationKind::StaleValue, key: 1, got: 1, wanted: 2 };
         for _ in 0..EXAMPLES_MAX + 5 {
-            one.accuse(wrong, 1, None);
+            one.report_violation(violation, 1, None);
         }
         one.errors.insert(-102, 1);
-        let mut sum = Tally::default();
+        let mut sum = Counts::default();
         sum.merge(&one);
         sum.merge(&one);
-        assert_eq!(sum.wrong_total(), 2 * (EXAMPLES_MAX as u64 + 5));
+        assert_eq!(sum.violations_total(), 2 * (EXAMPLES_MAX as u64 + 5));
         assert_eq!(sum.examples.len(), EXAMPLES_MAX);
         assert_eq!(sum.errors_total(), 2);
     }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 
 /// Why a write was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
+pub enum WriteOutcome {
     /// Its connection was lost, or the reply said that nobody knows: it may have been applied.
     Unknown,
     /// The server said no: it must not have been applied.
@@ -19,12 +19,12 @@ pub enum Doubt {
 
 /// The doubtful writes of a run.
 #[derive(Debug, Default)]
-pub struct Doubts(Mutex<BTreeMap<u32, Vec<(u32, Doubt)>>>);
+pub struct UnknownWrites(Mutex<BTreeMap<u32, Vec<(u32, WriteOutcome)>>>);
 
-impl Doubts {
+impl UnknownWrites {
     /// The `seq`th write to `key` was not acknowledged. Said by the thread that sent it.
-    pub fn add(&self, key: u32, seq: u32, doubt: Doubt) {
-        self.locked().entry(key).or_default().push((seq, doubt));
+    pub fn add(&self, key: u32, seq: u32, outcome: WriteOutcome) {
+        self.locked().entry(key).or_default().push((seq, outcome));
     }
 
     /// How many of the writes `within` to `key` are in doubt.
@@ -35,11 +35,11 @@ impl Doubts {
     }
 
     /// Whether the `seq`th write to `key` is in doubt, and why.
-    pub fn of(&self, key: u32, seq: u32) -> Option<Doubt> {
-        self.locked().get(&key)?.iter().find(|(of, _)| *of == seq).map(|&(_, doubt)| doubt)
+    pub fn of(&self, key: u32, seq: u32) -> Option<WriteOutcome> {
+        self.locked().get(&key)?.iter().find(|(of, _)| *of == seq).map(|&(_, outcome)| outcome)
     }
 
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<u32, Vec<(u32, Doubt)>>> {
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<u32, Vec<(u32, WriteOutcome)>>> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
