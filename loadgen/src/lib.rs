@@ -21,6 +21,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod counts;
+pub mod embedded;
 pub mod gaps;
 pub mod histogram;
 pub mod keyspace;
