@@ -1,7 +1,8 @@
-//! A whole run: server if none is given, tree, load, report.
+//! A whole run: start a server if none is given, fill the tree, drive the load, read the tree back, report.
 //!
-//! Owns the order of things and the instants at which CPU time is looked at. Never touches a request: that is the
-//! engines'.
+//! Owns the order of these steps and the instants at which CPU time is sampled. Never touches a request:
+//! that is the business of the engines. Correct because the steps share no state but the values that one
+//! hands to the next.
 
 use crate::check::{Checker, UnknownWrites};
 use crate::config::{ConfigError, RunConfig, Target};
@@ -32,39 +33,38 @@ use thiserror::Error;
 
 /// Connections of the preload: enough to keep any server's disk busy.
 const PRELOAD_CONNECTIONS_MAX: u32 = 16;
-/// Between the decision to begin and the beginning: every thread looks once a millisecond.
+/// Time between the announcement of the start and the start. Threads poll for it every millisecond.
 const START_LEAD_NS: u64 = 20_000_000;
 
-/// Why there is no report.
+/// Why a run has no report.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
     /// A setting that cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The transport is not to be had.
+    /// The event loop asked for is not available.
     #[error(transparent)]
     Transport(#[from] LoopError),
-    /// No server.
+    /// The embedded server did not start.
     #[error(transparent)]
     Server(#[from] EmbeddedServerError),
     /// The tree could not be filled.
     #[error(transparent)]
     Preload(#[from] PreloadError),
-    /// A thread could not do its work.
+    /// A worker thread failed.
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    /// It was stopped before anything was measured.
+    /// The run was stopped before anything was measured.
     #[error("stopped before the load began")]
     Stopped,
 }
 
-/// What a run leaves.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The report.
     pub report: Report,
-    /// The counts and histograms behind it.
+    /// The counters and histograms that the report is made from.
     pub counts: Counts,
 }
 

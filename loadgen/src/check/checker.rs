@@ -1,43 +1,45 @@
-//! One thread's table of keys, and the judgement of each answer.
+//! One thread's table of keys, and the check of each answer against it.
 //!
-//! Owns what is known of each key; the rules and why they accuse no correct server stand in the module above.
+//! Owns what the thread knows of each key. Never sends a request. The rules, and why no correct server
+//! breaks them, are in the parent module's documentation.
 
 use super::{UnknownWrites, Violation, ViolationKind, WriteOutcome};
 use crate::value::Values;
 use std::sync::Arc;
 
-/// Versions that no doubt explains yet and that are looked at again at the end. More tell nothing new: they are dropped.
+/// Versions that are too low and not yet explained by an unacknowledged write. Further ones are dropped:
+/// they would only repeat the same violation.
 const SUSPECTS_MAX: usize = 10_000;
 
-/// The fields of a stat that answers are checked against.
+/// Fields of a znode's stat that answers are checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Facts {
     /// Zxid of the last write to the znode's data.
     pub mzxid: i64,
-    /// The znode's data version.
     pub version: i32,
-    /// The length the stat gives.
+    /// Length of the data according to the stat.
     pub data_length: i32,
 }
 
-/// What one thread knows of a key.
+/// Knowledge of one thread about one key.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// The newest write heard of.
+    /// Zxid of the newest write known.
     zxid: i64,
-    /// An older one that every connection of this thread must see by now.
+    /// Zxid of an older write that every connection of this thread must see by now.
     settled_zxid: i64,
     seq: u32,
     settled_seq: u32,
-    /// The version that the newest one made.
+    /// Version of the znode after the newest known write.
     version: i32,
-    /// The last sequence number sent, on the thread that owns the key's writer.
+    /// Last sequence number sent. Zero on threads that do not own the key's writer.
     sent: u32,
-    /// The last one acknowledged, there too.
+    /// Last sequence number acknowledged. Zero on threads that do not own the key's writer.
     acked: u32,
 }
 
-/// A version that is lower than the writes before it: right if enough of `from..until` turn out to be in doubt.
+/// A version that is too low by `missing`. Correct if at least `missing` of the writes `from..until` turn
+/// out to be unacknowledged.
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
     key: u32,
@@ -47,40 +49,41 @@ struct Suspect {
     version: i32,
 }
 
-/// A thread's checker.
+/// Checks the answers that one thread receives.
 #[derive(Debug)]
 pub struct Checker {
     known: Vec<Known>,
     /// Every connection of the thread has been answered at or above this zxid.
     floor: i64,
-    /// The first value of every key made version 0.
+    /// Every key was created by this run, so that its first value has version 0.
     from_zero: bool,
     unknown_writes: Arc<UnknownWrites>,
     suspects: Vec<Suspect>,
 }
 
 impl Checker {
-    /// Knows that each of `keys` keys holds its preloaded value. `from_zero`: this run created them all. `unknown_writes` are the
-    /// whole run's.
+    /// A checker for `keys` keys that hold their preloaded values. `from_zero`: this run created all of
+    /// them. `unknown_writes` is shared by all threads of the run.
     pub fn new(keys: u32, from_zero: bool, unknown_writes: Arc<UnknownWrites>) -> Self {
         let known = vec![Known::default(); keys as usize];
         Self { known, floor: 0, from_zero, unknown_writes, suspects: Vec::new() }
     }
 
-    /// Every connection of this thread was answered at or above `floor`.
+    /// Raises the zxid that every connection of this thread has been answered at or above.
     pub fn settle(&mut self, floor: i64) {
         self.floor = self.floor.max(floor);
     }
 
-    /// The sequence number of the next write to `key`, which this thread's connection is about to send.
+    /// Assigns the sequence number of the next write to `key`. The caller sends that write on the key's own
+    /// connection.
     pub fn next_seq(&mut self, key: u32) -> u32 {
         let known = &mut self.known[key as usize];
         known.sent += 1;
         known.sent
     }
 
-    /// A read of `key` returned `value`; the session had seen `seen` before this reply. `own`: it is the
-    /// session that writes the key.
+    /// Checks a read of `key` that returned `value`. The session had seen zxid `seen` before this reply.
+    /// `own`: the session is the key's writer.
     pub fn read(
         &mut self,
         values: &Values,
@@ -95,7 +98,7 @@ impl Checker {
         };
         let seq = sequence(values, key, value, facts)?;
         let known = self.known[key as usize];
-        // Nothing sent: most likely the writer is on another thread.
+        // With nothing sent from here, the writer is probably on another thread.
         if known.sent > 0 && seq > known.sent {
             return violation(ViolationKind::FutureValue, seq, known.sent);
         }
@@ -106,19 +109,19 @@ impl Checker {
         self.learn(key, seq, facts)
     }
 
-    /// The `seq`th write to `key` was acknowledged with these facts.
+    /// Checks the acknowledgement of write `seq` to `key`.
     pub fn written(&mut self, key: u32, seq: u32, facts: Facts) -> Result<(), Violation> {
         let known = &mut self.known[key as usize];
         known.acked = known.acked.max(seq);
         self.learn(key, seq, facts)
     }
 
-    /// The `seq`th write to `key` was not acknowledged.
+    /// Notes that write `seq` to `key` was refused or has an unknown outcome.
     pub fn not_acknowledged(&mut self, key: u32, seq: u32, outcome: WriteOutcome) {
         self.unknown_writes.add(key, seq, outcome);
     }
 
-    /// All replies of the run are in: what is still unexplained is wrong.
+    /// Versions that remain too low. Call once all replies of the run have arrived.
     pub fn unexplained(&mut self) -> Vec<Violation> {
         let unexplained = |s: &Suspect| s.missing > self.unknown_writes.count(s.key, s.from..s.until);
         let violations = self.suspects.iter().filter(|s| unexplained(s)).map(|s| Violation {
@@ -132,7 +135,8 @@ impl Checker {
         violations
     }
 
-    /// Takes over what another thread's checker knows. Only at the end: what this one's connections have seen no longer counts.
+    /// Merges another thread's knowledge. Only for the end of a run: what the connections of this thread
+    /// have seen is no longer used.
     pub fn merge(&mut self, other: &Checker) {
         for (mine, theirs) in self.known.iter_mut().zip(&other.known) {
             let (sent, acked) = (mine.sent.max(theirs.sent), mine.acked.max(theirs.acked));
@@ -143,7 +147,8 @@ impl Checker {
         }
     }
 
-    /// What a server says of `key` after the end of all writes, and after a `sync`. `again`: another server was asked before.
+    /// Checks a read of `key` after all writes have ended and after a `sync`. `again`: another server was
+    /// read before.
     pub fn verify(
         &mut self,
         values: &Values,
@@ -192,18 +197,20 @@ impl Checker {
         Ok(())
     }
 
-    /// Between this write and the newest known one, each write has made a version, but for those in doubt.
+    /// Between write `seq` and the newest known write, each applied write has raised the version by one.
+    /// Only unacknowledged writes may be missing.
     fn count_versions(&mut self, key: u32, seq: u32, version: i32) -> Result<(), Violation> {
         let known = self.known[key as usize];
         let wanted = i64::from(known.version) + (i64::from(seq) - i64::from(known.seq));
         let (from, until) = (seq.min(known.seq) + 1, seq.max(known.seq));
-        // How many of the writes between the two were not applied.
+        // Writes between the two that were not applied.
         let missing =
             if seq >= known.seq { wanted - i64::from(version) } else { i64::from(version) - wanted };
         match u32::try_from(missing) {
             Ok(0) => Ok(()),
             Ok(missing) if missing <= until.saturating_sub(from) => {
-                // The reply that puts a write in doubt may come after a value that shows its absence: later tells.
+                // The reply that leaves a write unacknowledged may arrive after a value that shows its
+                // absence. So this is decided at the end.
                 if missing > self.unknown_writes.count(key, from..until) && self.suspects.len() < SUSPECTS_MAX
                 {
                     self.suspects.push(Suspect { key, from, until, missing, version });
@@ -217,7 +224,7 @@ impl Checker {
     }
 }
 
-/// The sequence number in a value that verifies.
+/// Sequence number of a value that verifies and belongs to `key`.
 fn sequence(values: &Values, key: u32, value: &[u8], facts: Facts) -> Result<u32, Violation> {
     let violation = |kind, got, wanted| Err(Violation { kind, key, got, wanted });
     let whole = |_: &_| i64::from(facts.data_length) == value.len() as i64;
@@ -231,7 +238,7 @@ fn sequence(values: &Values, key: u32, value: &[u8], facts: Facts) -> Result<u32
 }
 
 impl Known {
-    /// The oldest sequence number that a session which has seen `seen` may read.
+    /// Lowest sequence number that a session at zxid `seen` may read.
     fn bound(&self, seen: i64) -> u32 {
         match seen {
             _ if self.zxid <= seen => self.seq,
@@ -260,7 +267,7 @@ mod tests {
             self.values.append(key, seq, &mut value);
             value
         }
-        /// Key 3 as a connection at zxid `seen` reads it: write `seq`, done at `mzxid`.
+        /// A connection at zxid `seen` reads write `seq` of key 3, applied at `mzxid`.
         fn read(&mut self, seq: u32, mzxid: i64, seen: i64) -> Result<(), ViolationKind> {
             let value = self.value(3, seq);
             self.read_value(&value, seq, mzxid, seen)
@@ -361,7 +368,7 @@ mod tests {
         bench.written(1, 100).unwrap();
         let value = bench.value(3, 2);
         assert_eq!(bench.read_value(&value, 3, 110, 100), Err(ViolationKind::VersionDisagrees));
-        // A doubt explains writes that are missing, none that are too many.
+        // An unacknowledged write explains a version that is too low, never one that is too high.
         bench.checker.not_acknowledged(3, 1, WriteOutcome::Unknown);
         assert_eq!(bench.read_value(&value, 3, 110, 100), Err(ViolationKind::VersionDisagrees));
     }
@@ -375,7 +382,7 @@ mod tests {
         let value = bench.value(3, 4);
         bench.read_value(&value, 2, 110, 100).unwrap();
         assert_eq!(bench.checker.unexplained(), []);
-        // The fifth write is not in doubt.
+        // The fifth write was neither refused nor lost.
         let value = bench.value(3, 6);
         bench.read_value(&value, 3, 120, 100).unwrap();
         let violation = bench.checker.unexplained();
@@ -408,7 +415,8 @@ mod tests {
     fn the_writers_own_session_sees_what_was_acknowledged_even_where_others_need_not() {
         let mut bench = Bench::new();
         bench.written(1, 100).unwrap();
-        // Somebody else is ahead: what is known of write 1 is forgotten, but for the acknowledgement.
+        // Another thread's write replaces write 1 as the newest known. Only its acknowledgement is
+        // remembered.
         bench.read(2, 110, 0).unwrap();
         let value = bench.value(3, 0);
         let facts = Facts { mzxid: 50, version: 0, data_length: 32 };
@@ -417,7 +425,8 @@ mod tests {
         assert_eq!((violation.kind, violation.wanted), (ViolationKind::StaleValue, 1));
     }
 
-    /// Two writes acknowledged, the third of unknown outcome, the fourth refused: and then what a server has at the end.
+    /// Reads key 3 back after two acknowledged writes, a third of unknown outcome and a fourth that was
+    /// refused.
     fn read_back(seq: u32, mzxid: i64, version: i32) -> Result<(), ViolationKind> {
         let mut bench = at_the_end();
         bench.verify(seq, mzxid, version, false)

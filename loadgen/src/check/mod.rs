@@ -1,24 +1,28 @@
-//! Whether answers are right: what one thread knows about each key, and what a new answer must agree with.
+//! The rules for correct answers: what one thread knows about each key, and what each new answer must agree
+//! with.
 //!
-//! Owns the kinds of wrong answers ([`ViolationKind`]), a thread's table of keys ([`Checker`]) and the run's list of writes that were
-//! never acknowledged ([`UnknownWrites`]). Never sends anything and never reads a clock. It is as strict as ZooKeeper's guarantees
-//! allow and no stricter, so that it accuses no correct server:
+//! Owns the kinds of violations ([`ViolationKind`]), a thread's table of keys ([`Checker`]), and the run's
+//! list of writes that were never acknowledged ([`UnknownWrites`]). Never sends anything and never reads a
+//! clock. Correct because each rule is a guarantee of ZooKeeper, so a correct server breaks none:
 //!
-//! - A value must verify, belong to the key asked for, and its length must be the one in its stat.
-//! - Each key has one writer, so the order of its sequence numbers is the order of its writes, hence of their zxids:
-//!   a later zxid with an earlier value, or one zxid with two values, is wrong on any replica. This holds across lost
-//!   connections too: what a session had in flight is fenced once the session is attached elsewhere, or has expired.
-//! - A session never goes back: once it was answered at zxid Z, on whichever server, it must not read a value that is older
-//!   than a write known to lie at or below Z. It may read old values of writes above Z: replicas lag.
-//! - The session that writes a key sees each of its writes once they are acknowledged.
-//! - Between two writes that were applied, a znode's version grows by the writes between them; only those in doubt may be missing,
-//!   and one that was refused must not be there at the end.
-//! - At the end ([`Checker::verify`]) every server has, for every key, the last acknowledged write or a later one of
-//!   unknown outcome, nothing older than what anybody was shown, and the same as every other server.
+//! - A value must verify, belong to the key that was read, and have the length that its stat gives.
+//! - Each key has one writer, so its sequence numbers have the order of its writes and of their zxids. A
+//!   later zxid with an earlier value, or one zxid with two values, is a violation on any replica. Lost
+//!   connections do not weaken this: a session's requests in flight are fenced once the session is attached
+//!   elsewhere or has expired.
+//! - A session never goes back in time. Once answered at zxid Z by any server, it must not read a value
+//!   older than a write known to be at or below Z. Old values of writes above Z are allowed: replicas lag.
+//! - A session that writes a key sees each of its writes once they are acknowledged.
+//! - Between two applied writes, a znode's version grows by the number of writes between them. Only
+//!   unacknowledged writes may be missing.
+//! - At the end ([`Checker::verify`]) every server has, for every key, the last acknowledged write or a
+//!   later one of unknown outcome. A refused write must not be there. No server has an older value than any
+//!   read showed, and all servers have the same.
 //!
-//! What it can miss: for each key a thread remembers the newest write it knows, and the newest that lay at or below the
-//! zxid of *all* its connections when a newer one replaced it ([`Checker::settle`]). Writes between these two are forgotten, so a
-//! connection to a lagging replica is held to the older one.
+//! Violations that can be missed: for each key a thread remembers two writes. One is the newest known. The
+//! other is the newest that was at or below the zxid of *all* its connections when a newer one replaced it
+//! ([`Checker::settle`]). Writes between the two are forgotten, so a connection to a lagging replica is
+//! only held to the older one.
 
 mod checker;
 mod unknown_writes;
@@ -28,44 +32,43 @@ pub use unknown_writes::{UnknownWrites, WriteOutcome};
 
 use std::fmt;
 
-/// The ways in which an answer can be wrong.
+/// Kinds of violations. The names in reports are those of [`ViolationKind::name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum ViolationKind {
-    /// The value was never written by this run, or is torn.
+    /// This run never wrote the value, or the value is torn.
     CorruptValue,
     /// The value belongs to another key.
     WrongKey,
-    /// The value is older than what this connection must see.
+    /// The value is older than what this session must see.
     StaleValue,
-    /// The value was never sent.
+    /// The write in the value was never sent.
     FutureValue,
     /// Value and stat disagree: one zxid with two values, or values in another order than their zxids.
     OrderDisagrees,
-    /// The znode's version does not count its writes: one was lost or applied twice.
+    /// The znode's version does not match its number of writes: one was lost, or applied twice.
     VersionDisagrees,
-    /// The znode exists and the server said it does not.
+    /// The server reports an existing znode as missing.
     MissingZnode,
-    /// A reply's zxid is lower than one before it in the same session.
+    /// The zxid of a reply is lower than that of an earlier reply in the same session.
     ZxidWentBack,
-    /// A reply to another request than the oldest one that waits.
+    /// The reply does not belong to the oldest unanswered request of its connection.
     UnexpectedXid,
-    /// The reply's body cannot be read.
+    /// The reply's body cannot be decoded.
     MalformedReply,
     /// No reply came although the connection stayed open.
     MissingReply,
-    /// An acknowledged write, or one that had been read, is not there any more.
+    /// An acknowledged write, or one that was read before, is gone.
     LostWrite,
-    /// A write that the server refused is there.
+    /// A write that the server refused was applied.
     RefusedWriteApplied,
-    /// Two servers answer differently although nobody writes any more.
+    /// Two servers answer differently after all writes have ended.
     NodesDisagree,
-    /// A session expired that the server had heard from recently (an error on demand only).
+    /// A session expired soon after its server had answered. Reported with `--sessions-must-live` only.
     ExpiredEarly,
 }
 
 impl ViolationKind {
-    /// All kinds.
     pub const ALL: [ViolationKind; 15] = [
         ViolationKind::CorruptValue,
         ViolationKind::WrongKey,
@@ -106,16 +109,15 @@ impl ViolationKind {
     }
 }
 
-/// A wrong answer and what it was compared with.
+/// One violation, with the value that the reply was compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// What is wrong.
     pub kind: ViolationKind,
-    /// Which key it concerns.
+    /// Number of the key; 0 if the violation concerns no key.
     pub key: u32,
-    /// What the reply said (a sequence number, zxid, version or xid, after its kind).
+    /// Value in the reply: depending on the kind a sequence number, zxid, version, xid, length or number.
     pub got: i64,
-    /// What it had to be, or had to be at least.
+    /// Expected value, or the lowest one allowed.
     pub wanted: i64,
 }
 
@@ -179,11 +181,11 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Where a wrong answer was given.
+/// The server and session that a violation was observed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Number of the server in the run's list.
+    /// Index of the server in the run's list of targets.
     pub target: usize,
-    /// The session's id; 0 while there is none.
+    /// Session id; 0 while the session is not established.
     pub session: i64,
 }

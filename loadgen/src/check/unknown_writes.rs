@@ -1,40 +1,42 @@
-//! Writes that were sent and not acknowledged: refused, or of unknown outcome because their connection was lost.
+//! Writes that were sent and not acknowledged. Jepsen calls their outcomes `:fail` (refused) and `:info`
+//! (unknown).
 //!
-//! Owns them for the whole run, shared by all threads behind one lock. Never judges. It stays cheap because it is asked
-//! only when a znode's version falls behind its writes, which nothing but such a write explains; and it stays bounded
-//! by what the connections had in flight whenever they were lost.
+//! Owns the list for the whole run, shared by all threads behind one lock. Never judges. Correct because
+//! its size is bounded by the requests that were in flight when connections were lost, plus the refused
+//! writes. The lock is cheap: it is only taken for such a write, and when a znode's version is behind its
+//! number of writes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
-/// Why a write was not acknowledged.
+/// Outcome of a write that was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// Its connection was lost, or the reply said that nobody knows: it may have been applied.
+    /// Possibly applied: the connection was lost, or the error reply does not tell (`:info`).
     Unknown,
-    /// The server said no: it must not have been applied.
+    /// The server refused the write, so it must not have been applied (`:fail`).
     Refused,
 }
 
-/// The doubtful writes of a run.
+/// All writes of a run that were not acknowledged, by key.
 #[derive(Debug, Default)]
 pub struct UnknownWrites(Mutex<BTreeMap<u32, Vec<(u32, WriteOutcome)>>>);
 
 impl UnknownWrites {
-    /// The `seq`th write to `key` was not acknowledged. Said by the thread that sent it.
+    /// Adds write `seq` to `key`. Called by the thread that sent the write.
     pub fn add(&self, key: u32, seq: u32, outcome: WriteOutcome) {
         self.locked().entry(key).or_default().push((seq, outcome));
     }
 
-    /// How many of the writes `within` to `key` are in doubt.
+    /// Number of unacknowledged writes to `key` in the range `within`.
     pub fn count(&self, key: u32, within: Range<u32>) -> u32 {
         let locked = self.locked();
         let of_key = locked.get(&key).map_or(&[][..], Vec::as_slice);
         of_key.iter().filter(|(seq, _)| within.contains(seq)).count() as u32
     }
 
-    /// Whether the `seq`th write to `key` is in doubt, and why.
+    /// Outcome of write `seq` to `key`; `None` if the write is not in the list.
     pub fn of(&self, key: u32, seq: u32) -> Option<WriteOutcome> {
         self.locked().get(&key)?.iter().find(|(of, _)| *of == seq).map(|&(_, outcome)| outcome)
     }
