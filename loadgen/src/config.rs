@@ -306,18 +306,13 @@ pub enum ConfigError {
     #[error(
         "--keys {keys} is less than --connections {connections}: each connection writes keys of its own; use at least as many keys"
     )]
-    FewerKeysThanConnections {
-        keys: u32,
-        connections: u32,
-    },
+    FewerKeysThanConnections { keys: u32, connections: u32 },
     /// Verification without checks: only a checked run knows the acknowledged values.
     #[error("--verify-at-end compares values with what was acknowledged: leave --no-check out")]
     VerifyUnchecked,
     /// A root that is not an absolute path below `/`.
     #[error("--root {root}: give an absolute path below /, for example /paddock-load")]
-    Root {
-        root: String,
-    },
+    Root { root: String },
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The embedded server: Paddock in the generator's own process, for a run without `--target`.
 //!
-//! Owns every use of `paddock-core` in this crate: the server, its cores and its signals. Never drives the server:
-//! the load reaches it over TCP, as it reaches any other. Correct because no other module imports `paddock-core`, so
-//! a run against a named server executes no server code but the signal handler. (The test `failures` starts server
-//! processes itself.)
+//! Owns every use of `paddock-core` in this crate: the server, its cores and its signals. Never drives the
+//! server: the load reaches it over TCP, as it reaches any other. Correct because no other module imports
+//! `paddock-core`. A run against a named server therefore executes no server code but the signal handler.
+//! (The test `failures` starts server processes itself.)
 
 use crate::config::RunConfig;
 use crate::machine::CpuSample;
@@ -81,8 +81,8 @@ impl EmbeddedServer {
     }
 }
 
-/// Cores for the embedded server: those that the generator's threads do not need. `None`: there are too few for
-/// both, so server and generator share all cores.
+/// Cores for the embedded server: those that the generator's threads do not need. `None`: there are too few
+/// for both, so server and generator share all cores.
 fn server_cores(usable: Vec<usize>, pinned: &[u32], threads: usize) -> Option<Vec<usize>> {
     let mut left: Vec<usize> = usable.into_iter().filter(|&core| !pinned.contains(&(core as u32))).collect();
     if pinned.is_empty() {

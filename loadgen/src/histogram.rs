@@ -39,7 +39,6 @@ impl Latencies {
         Self(Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, digits).expect("the bounds are constants"))
     }
 
-    /// Records one latency.
     pub fn record(&mut self, ns: u64) {
         self.0.saturating_record(ns);
     }

@@ -34,9 +34,7 @@ const _: () = assert!(SCATTER > KEYS_MAX as u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
-    /// The request `getData`.
     Get = 0,
-    /// The request `setData`.
     Set = 1,
 }
 
@@ -164,7 +162,7 @@ impl Picker {
 pub struct Roles {
     /// Connections of the whole run.
     pub connections: u32,
-    /// Connections that write.
+    /// Of these, the connections that write.
     pub writers: u32,
 }
 

@@ -18,7 +18,7 @@ pub struct Pace {
     pub arrivals: Arrivals,
     /// Index of this thread among the threads of the run.
     pub thread: usize,
-    /// Number of threads.
+    /// Number of threads of the run.
     pub threads: usize,
     /// Seed of this thread's random gaps.
     pub seed: u64,

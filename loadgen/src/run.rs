@@ -319,7 +319,8 @@ impl RunContext<'_> {
         control.stopped() || workers.any_finished()
     }
 
-    /// Waits for the end of the load, shows its progress, and samples CPU time at both ends of the measured time.
+    /// Waits for the end of the load and shows its progress. Samples CPU time at both ends of the measured
+    /// time.
     fn measure(&self, load: &Begun<Load>, control: &Control, seconds: &Seconds) -> Measured {
         let config = self.config;
         let from_ns = load.start_ns + config.warmup.as_nanos() as u64;
@@ -379,8 +380,8 @@ impl RunContext<'_> {
         (before, after)
     }
 
-    /// Reads `tree` back through each target in turn, also after a load that ended early. Violations are added to
-    /// `counts`.
+    /// Reads `tree` back through each target in turn, also after a load that ended early. Adds violations
+    /// to `counts`.
     fn read_back(
         &self,
         tree: &Tree,
@@ -502,17 +503,17 @@ fn session_options(config: &RunConfig, targets: &Arc<[Target]>, first_zxid: i64)
     }
 }
 
-/// What distinguishes this run's values from any other's, one with the same seed included.
+/// A number that differs between runs, even with the same seed, so that their values differ.
 fn nonce(seed: u64) -> u64 {
     seed ^ (wall_ms() as u64).rotate_left(32) ^ u64::from(std::process::id()).rotate_left(17) ^ mono_ns()
 }
 
-/// What the calendar says, milliseconds since the Unix epoch; reports' times are of this clock.
+/// Wall clock, milliseconds since the Unix epoch. Times in reports are on this clock.
 pub fn wall_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as i64
 }
 
-/// A stream of seeds from one: each source of randomness gets its own.
+/// Derives one seed per source of randomness from a single seed.
 struct Seeds(u64);
 
 impl Seeds {

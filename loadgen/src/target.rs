@@ -1,7 +1,8 @@
 //! The server that a run drives: the targets of the command line, or an embedded server.
 //!
-//! Owns the list of targets, the server's version, and the embedded server for as long as the run lasts. Never decides
-//! how the server is driven. Correct because `stop` takes the value: no run can use a server that has been stopped.
+//! Owns the list of targets, the server's version, and the embedded server for as long as the run lasts.
+//! Never decides how the server is driven. Correct because `stop` takes the value: no run can use a stopped
+//! server.
 
 use crate::config::{RunConfig, Target};
 use crate::embedded::{EmbeddedServer, EmbeddedServerError};
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest wait for the answer to `srvr`. The version is optional, so a slow server only loses its name in the report.
+/// Longest wait for the answer to `srvr`. A slow server only loses its version in the report.
 const VERSION_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest answer to `srvr` that is read. Servers send a few hundred bytes.
 const VERSION_BYTES_MAX: u64 = 16 * 1024;
@@ -66,7 +67,7 @@ impl ServerUnderTest {
     }
 }
 
-/// Version from the answer to the four-letter word `srvr`; `None` if the server at `address` does not answer it.
+/// Version in the answer to the command `srvr`; `None` if the server at `address` does not answer it.
 fn version(address: &Address) -> Option<String> {
     let answer = match address {
         Address::Tcp(tcp) => {

@@ -36,10 +36,7 @@ pub enum WorkerError {
     Thread(io::Error),
     /// A core of `--cores` that the thread could not be pinned to.
     #[error("--cores: cannot use core {core}: {source}")]
-    Core {
-        core: u32,
-        source: io::Error,
-    },
+    Core { core: u32, source: io::Error },
     /// The thread panicked: a defect of this program.
     #[error("a thread of the generator ended by a defect; please report it with the message above")]
     Panic,

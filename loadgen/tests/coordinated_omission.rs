@@ -1,6 +1,6 @@
-//! The story: a server that answers in no time stops for 1.4 s in the middle of a 10 s run and then goes on as if nothing
-//! had been. A generator that waits for it asks nothing meanwhile, so it sees one slow reply per connection and
-//! reports a fine 99th percentile. Users who came during the stall waited all the same.
+//! A fast server stops for 1.4 s in the middle of a 10 s run. A generator that waits for the server sends
+//! nothing meanwhile. It sees one slow reply per connection and reports a good 99th percentile, although
+//! users who came during the stall did wait. These tests show that an open loop counts that waiting.
 
 mod common;
 
@@ -29,7 +29,8 @@ fn an_open_loop_charges_a_stall_to_everybody_who_came_during_it() {
         let played = run(&scene(Some(1_000.0), arrivals, 1_000));
         let latency = played.counts.latency[Op::Get as usize].summary();
         assert!((9_500..10_500).contains(&latency.count), "{latency:?}");
-        // 14 % of all requests fell into the stall; the last of those hundredths waited nearly all of it.
+        // 14 % of all requests were due during the stall. The last hundredth among them waited nearly all
+        // of it.
         assert!((1_200_000.0..1_400_000.0).contains(&latency.p99_us), "{latency:?}");
         assert!(
             (390_000.0..500_000.0).contains(&latency.p90_us),
@@ -42,7 +43,7 @@ fn an_open_loop_charges_a_stall_to_everybody_who_came_during_it() {
 
 #[test]
 fn what_cannot_be_sent_because_all_connections_are_full_is_charged_from_its_intended_instant() {
-    // Only 4 requests may be in flight: nearly all of the stall's requests leave after it.
+    // Only 4 requests may be in flight, so nearly all requests of the stall are sent after it.
     let played = run(&scene(Some(1_000.0), Arrivals::Constant, 1));
     let intended = played.counts.latency[Op::Get as usize].summary();
     let from_send = played.counts.from_send[Op::Get as usize].summary();

@@ -1,6 +1,7 @@
-//! The story: somebody types `paddock-load run` and nothing else. A server comes up, a tree is filled, load is driven, every
-//! answer is right, and the report says so in text, JSON and `.hgrm`. Then the same against servers that are named:
-//! over TCP, over a unix socket, several at once, and against things that are no such server.
+//! A user types `paddock-load run` and nothing else: a server starts, a tree is filled, load is driven,
+//! every answer is correct. The report says so in text, JSON and `.hgrm`. Then the same against named
+//! servers: over TCP, over a unix socket, several at once, and against programs that are no ZooKeeper
+//! servers.
 
 mod common;
 
@@ -31,7 +32,7 @@ fn short() -> RunConfig {
     }
 }
 
-/// The fake server on a real loop and real sockets.
+/// The fake server on a real event loop and real sockets.
 struct Served {
     target: Target,
     handle: LoopHandle,
@@ -203,7 +204,7 @@ fn something_that_is_no_zookeeper_server_is_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let web = std::thread::spawn(move || {
-        // One connection asks for the version, one at least for a session.
+        // One connection asks for the version, and at least one for a session.
         for stream in listener.incoming().take(2) {
             let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
@@ -216,7 +217,8 @@ fn something_that_is_no_zookeeper_server_is_told_apart() {
     drop(web.join().unwrap());
 }
 
-/// All paths of a document: array elements as `[]`, tables of names that depend on what happened as `{}`.
+/// All paths of a document. Array elements appear as `[]`, and tables whose keys depend on the events of a
+/// run as `{}`.
 fn keys_of(value: &Value, at: &str, into: &mut Vec<String>) {
     match value {
         Value::Object(_) if at.ends_with(".by_kind") || at == ".result.connections" => {

@@ -1,5 +1,5 @@
-//! The story: a server breaks one promise once, somewhere in a run of some thousand requests. The run must end with
-//! exactly that violation; and a server that keeps its promises must not be violation, however its bytes are cut.
+//! A server breaks one promise once, somewhere in a run of some thousand requests. The run must end with
+//! exactly that violation. A server that keeps its promises must cause none, however its bytes are cut.
 
 mod common;
 
@@ -100,7 +100,7 @@ fn lost_connections_are_taken_up_again_and_violate_nothing() {
     assert!(played.counts.completed.iter().sum::<u64>() > 1_000, "{:?}", played.counts.completed);
 }
 
-/// Few enough writes for their keys that a lost one is not written again.
+/// Few enough writes for this many keys that a lost write is not written again.
 fn read_back(fault: Fault) -> (Played, Verified) {
     let mut played = run(&Scene { fault, reads: 0.0, keys: 20_000, verify: true, ..Scene::default() });
     let verified = played.verified.take().unwrap();

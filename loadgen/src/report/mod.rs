@@ -1,8 +1,8 @@
 //! The findings of a run, as data and as text.
 //!
-//! Owns the shape of the JSON document, the printed summary, and the judgement whether the figures show the
-//! limit of the server or of the generator. Never measures anything. Correct because the document carries
-//! its version, and fields are added but never renamed.
+//! Owns the shape of the JSON document and the printed summary. Judges whether the figures show the limit
+//! of the server or of the generator. Never measures anything. Correct because the document carries its
+//! version, and fields are added but never renamed.
 
 mod availability;
 mod text;
@@ -30,7 +30,7 @@ pub const SATURATED: f64 = 0.95;
 /// The JSON document of `paddock-load run`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Equal to [`REPORT_VERSION`].
+    /// Always [`REPORT_VERSION`] in new reports.
     pub report_version: u32,
     pub tool: Tool,
     pub provenance: Provenance,
@@ -51,7 +51,6 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// Describes this program.
     pub fn this() -> Self {
         Self {
             name: "paddock-load".to_owned(),
@@ -164,7 +163,7 @@ pub struct RunResult {
     pub seconds: f64,
     /// Operations answered without error within the measured time.
     pub operations: u64,
-    /// Operations per second.
+    /// Operations per second of the measured time.
     pub throughput: f64,
     /// Results by name of the operation: `get` and `set`.
     pub by_operation: BTreeMap<String, OperationResult>,
@@ -200,7 +199,7 @@ pub struct RunResult {
 pub struct OperationResult {
     /// Operations answered without error within the measured time.
     pub operations: u64,
-    /// Operations per second.
+    /// Operations per second of the measured time.
     pub throughput: f64,
     /// Latency from the intended instant (open loop) or from sending (closed loop).
     pub latency: LatencySummary,
@@ -240,7 +239,7 @@ pub struct Verdict {
     pub correct: bool,
     /// A generator thread was saturated and no server thread was.
     pub generator_was_the_bottleneck: bool,
-    /// Cautions in words.
+    /// Cautions about the figures, in words.
     pub notes: Vec<String>,
 }
 
@@ -399,7 +398,7 @@ fn judge(result: &RunResult, cpu: &Cpu) -> Verdict {
 /// The JSON document of `paddock-load idle`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IdleReport {
-    /// Equal to [`REPORT_VERSION`].
+    /// Always [`REPORT_VERSION`] in new reports.
     pub report_version: u32,
     pub tool: Tool,
     pub provenance: Provenance,
@@ -422,7 +421,6 @@ pub struct IdleReport {
     /// Sessions that expired although their server had answered within the last half of their timeout.
     #[serde(default)]
     pub expired_early: u64,
-    /// Number of violations.
     pub wrong_answers: u64,
     pub generator: CpuUsage,
     /// `None` if the server is not embedded and its process id is not known.

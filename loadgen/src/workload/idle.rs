@@ -1,7 +1,7 @@
-//! Sessions that are only there: they connect, ping when the protocol wants it, and stay.
+//! Idle sessions: they connect, ping when the protocol demands it, and stay.
 //!
-//! Owns nothing but the time of their stay and the latency of their pings. What it is for is measured elsewhere: how
-//! much of a core a server spends on clients that ask nothing.
+//! Owns the length of their stay and the latency of their pings. Never sends a request. The server's CPU
+//! time, which such a run is for, is measured elsewhere.
 
 use super::{Control, START_POLL_NS};
 use crate::check::{Place, Violation};
@@ -11,9 +11,9 @@ use paddock_transport::engine::{Next, Now};
 use paddock_transport::io::Io;
 use std::sync::Arc;
 
-/// How long the server may take to close the sessions.
+/// Longest wait for the server to close the sessions.
 const CLOSE_NS: u64 = 5_000_000_000;
-/// How often an early end is looked for.
+/// Interval between two checks for an early end.
 const STOP_POLL_NS: u64 = 200_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// Sessions that stay `duration_ns` from when `control` says so.
+    /// Sessions that stay for `duration_ns` after the start that `control` announces.
     pub fn new(control: Arc<Control>, duration_ns: u64) -> Self {
         Self {
             control,
@@ -45,7 +45,7 @@ impl Idle {
         }
     }
 
-    /// What was counted, and how long pings took.
+    /// Counts of the thread, and the latencies of its pings.
     pub fn into_counts(mut self, sessions: &Sessions<()>) -> (Counts, crate::histogram::Latencies) {
         for (trouble, count) in sessions.troubles() {
             self.counts.troubles[trouble as usize] = count;

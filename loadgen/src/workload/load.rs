@@ -1,12 +1,12 @@
 //! The load itself: reads and writes in a closed or an open loop, with every answer timed and checked.
 //!
-//! Owns one thread's phases (waiting, running, draining, closing), its schedule and its counts. Never reads a clock: a
-//! request is timed from its intended instant (open loop) or from the turn that sent it (closed loop) to the turn
-//! that read its reply.
+//! Owns one thread's phases (waiting, running, draining, closing), its schedule and its counts. Never reads
+//! a clock. A request is timed from its intended instant (open loop) or from the turn that sent it (closed
+//! loop). Its time ends with the turn that reads the reply.
 //!
-//! Why no latency is omitted: an open loop's schedule does not wait; what cannot be sent because every connection is
-//! full keeps its instant and is sent late, and what was still waiting at the end is recorded with the time it had
-//! waited. Requests without a reply at the end are wrong answers, not silence.
+//! Correct because no latency is omitted. An open loop's schedule does not wait. A request that finds every
+//! connection full keeps its intended instant and is sent late. Requests still waiting at the end are
+//! recorded with their waiting time so far. Requests without a reply at the end are violations.
 
 use super::{Control, START_POLL_NS};
 use crate::check::{Checker, Facts, Place, Violation, ViolationKind, WriteOutcome};
@@ -21,48 +21,44 @@ use paddock_transport::wire::primitives::{put_boolean, put_int};
 use paddock_transport::wire::{Limits, Reader, RequestHeader, Stat, error, opcode, put_frame};
 use std::sync::Arc;
 
-/// How long replies are waited for after the end. Longer than the queue of any server that is still alive; what has
-/// not come by then is missing.
+/// Longest wait for replies after the end, ns. Longer than the queue of any server that is still alive:
+/// later replies count as missing.
 const DRAIN_NS: u64 = 30_000_000_000;
-/// How long the server may take to close sessions before they are dropped.
+/// Longest wait for the server to close the sessions, ns.
 const CLOSE_NS: u64 = 2_000_000_000;
-/// How often the checker learns what all connections have seen.
+/// Interval at which the checker learns the zxid that all connections have seen, ns.
 const SETTLE_NS: u64 = 100_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// A thread's part of a run.
+/// One thread's part of a run.
 #[derive(Debug)]
 pub struct LoadPlan {
-    /// The tree.
     pub keyspace: Keyspace,
-    /// Its values.
     pub values: Values,
-    /// Operations and keys.
     pub picker: Picker,
-    /// Checks answers, if wanted.
+    /// `None`: answers are not checked.
     pub checker: Option<Checker>,
     /// The thread's open loop; `None`: closed loop.
     pub pace: Option<Pace>,
-    /// Requests in flight per connection.
+    /// Most requests in flight per connection.
     pub outstanding: usize,
     /// Number of the thread's first connection in the run.
     pub first_connection: u32,
-    /// Connections of this thread.
+    /// Number of connections of this thread.
     pub connections_here: u32,
-    /// Connections of the whole run, and which of them write.
+    /// Number of connections of the whole run, and which of them write.
     pub roles: Roles,
-    /// Load before measuring, ns.
+    /// Time under load before the measured time, ns.
     pub warmup_ns: u64,
-    /// Measured time, ns.
+    /// Length of the measured time, ns.
     pub duration_ns: u64,
-    /// Servers are expected to fail: requests lost with their connections count with the time they had waited, and
-    /// missing replies are waited for until silent servers are given up.
+    /// Servers are expected to fail. Requests lost with their connections are recorded with their waiting
+    /// time. Missing replies are waited for until silent servers have been given up.
     pub through_failures: bool,
-    /// Session timeout, ns.
     pub timeout_ns: u64,
 }
 
-/// What is remembered of a request.
+/// Kept with each request until its reply arrives.
 #[derive(Clone, Copy, Debug)]
 pub struct InFlight {
     intended_ns: u64,
@@ -84,12 +80,12 @@ enum LoadPhase {
 #[derive(Debug)]
 struct Pool {
     sessions: Vec<usize>,
-    /// Where the search for one with room goes on.
+    /// Where the search for the next session begins.
     cursor: usize,
 }
 
 impl Pool {
-    /// The next session that can take a request.
+    /// The next session with fewer than `outstanding` requests in flight.
     fn with_room(&mut self, outstanding: usize, sessions: &Sessions<InFlight>) -> Option<usize> {
         for _ in 0..self.sessions.len() {
             let index = self.sessions[self.cursor];
@@ -102,7 +98,6 @@ impl Pool {
     }
 }
 
-/// One thread's load.
 #[derive(Debug)]
 pub struct Load {
     plan: LoadPlan,
@@ -110,25 +105,25 @@ pub struct Load {
     seconds: Arc<Seconds>,
     phase: LoadPhase,
     pacer: Option<Pacer>,
-    /// Sessions that take writes, and those that take reads where these are others.
+    /// Sessions that write, and sessions that only read. The second pool is empty if all sessions write.
     pools: [Pool; 2],
-    /// For each session, how manieth writer of the run it is.
+    /// For each session its number among the writers of the run; `None` if it only reads.
     writers: Vec<Option<u32>>,
-    /// What the open loop drew and could not send yet.
+    /// Operation and key that the open loop drew and could not send yet.
     drawn: Option<(Op, u32)>,
-    /// Measured time.
+    /// Beginning of the measured time.
     from_ns: u64,
     until_ns: u64,
     settle_at_ns: u64,
     interval: Interval,
     second: u32,
-    /// When the next second is over.
+    /// End of the current second.
     tick_at_ns: u64,
     counts: Counts,
 }
 
 impl Load {
-    /// A load that begins when `control` says so.
+    /// A load that begins at the start that `control` announces.
     pub fn new(plan: LoadPlan, control: Arc<Control>, seconds: Arc<Seconds>) -> Self {
         let writers: Vec<_> = (0..plan.connections_here)
             .map(|index| plan.roles.writer(plan.first_connection + index))
@@ -154,8 +149,8 @@ impl Load {
         }
     }
 
-    /// What was counted, and the checker. The sessions know the troubles. Only once all threads are done: the last unknown_writes
-    /// of one may explain what another one saw.
+    /// Counts of the thread, and the checker. Call only after all threads have finished: another thread may
+    /// have lost a write that explains a version seen here.
     pub fn into_counts(mut self, sessions: &Sessions<InFlight>) -> (Counts, Option<Checker>) {
         for (trouble, count) in sessions.troubles() {
             self.counts.troubles[trouble as usize] = count;
@@ -178,7 +173,7 @@ impl Load {
         }
     }
 
-    /// Closed loop: brings session `index` to its number of requests in flight.
+    /// Closed loop: fills session `index` up to its number of requests in flight.
     fn fill(&mut self, now: Now, index: usize, sessions: &mut Sessions<InFlight>, io: &mut Io) {
         while sessions.in_flight(index) < self.plan.outstanding {
             if !self.issue(now, index, now.mono_ns, sessions, io) {
@@ -187,7 +182,8 @@ impl Load {
         }
     }
 
-    /// Open loop: sends what is due. Returns when the next is due, `None` when nothing more can be sent before a reply comes.
+    /// Open loop: sends every request that is due. Returns the instant at which the next one is due.
+    /// `None`: nothing more can be sent before a reply arrives.
     fn send_due(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Option<u64> {
         loop {
             let due_ns = self.pacer.as_ref()?.intended_ns();
@@ -231,7 +227,7 @@ impl Load {
         self.send(now, index, intended_ns, drawn, sessions, io)
     }
 
-    /// Sends what was drawn on session `index`: a session that does not write reads instead.
+    /// Sends the drawn operation on session `index`. A session that does not write reads instead.
     fn send(
         &mut self,
         now: Now,
@@ -257,7 +253,7 @@ impl Load {
             Op::Set => put_set(out, xid, keyspace, values, key, seq),
         });
         if !sent && op == Op::Set {
-            // Its number is used up all the same.
+            // The sequence number is used up although nothing was sent.
             self.not_acknowledged(key, seq, WriteOutcome::Refused);
         }
         sent
@@ -273,7 +269,7 @@ impl Load {
         (self.from_ns..self.until_ns).contains(&at_ns)
     }
 
-    /// Hands in the seconds that are over.
+    /// Reports the seconds that have ended.
     fn tick(&mut self, now: Now) {
         while now.mono_ns >= self.tick_at_ns {
             let length_ns = self.tick_at_ns - self.second_at_ns();
@@ -285,12 +281,12 @@ impl Load {
         }
     }
 
-    /// When the running second began.
+    /// Beginning of the current second.
     fn second_at_ns(&self) -> u64 {
         self.from_ns + u64::from(self.second) * SECOND_NS
     }
 
-    /// When the running second is over: never, after the last one.
+    /// End of the current second; `u64::MAX` after the last one.
     fn next_tick_ns(&self) -> u64 {
         if self.second_at_ns() >= self.until_ns {
             return u64::MAX;
@@ -313,7 +309,8 @@ impl Load {
         let due_ns = if self.pacer.is_some() { self.send_due(now, sessions, io) } else { None };
         if now.mono_ns >= self.until_ns {
             self.count_unsent();
-            // Through failures a silent server is given up in time for its requests to be of unknown outcome, not missing.
+            // Through failures, a silent server is given up within the timeout. Its requests then have an
+            // unknown outcome and are not missing.
             let silence_ns = if self.plan.through_failures { self.plan.timeout_ns } else { 0 };
             self.phase = LoadPhase::Draining { until_ns: now.mono_ns + DRAIN_NS.max(silence_ns) };
             return self.drain(now, sessions, io);
@@ -322,7 +319,8 @@ impl Load {
         Next::Sleep { deadline_ns: Some(due_ns.map_or(wake_ns, |due| due.min(wake_ns))) }
     }
 
-    /// What was intended and never left is recorded with the time it had waited: a lower bound, but not nothing.
+    /// Records requests that were due and never sent, with their waiting time so far. That is a lower bound
+    /// of their latency.
     fn count_unsent(&mut self) {
         let Some(mut pacer) = self.pacer.take() else { return };
         while pacer.intended_ns() < self.until_ns {
@@ -330,7 +328,7 @@ impl Load {
             pacer.advance();
             if intended_ns >= self.from_ns {
                 self.counts.unsent += 1;
-                // Which operation it would have been was not drawn yet: the drawing goes on as if it had been sent.
+                // The kind of operation is drawn now, as if the request had been sent.
                 let (op, _) = self.drawn.take().unwrap_or_else(|| self.plan.picker.draw());
                 self.counts.latency[op as usize].record(self.until_ns - intended_ns);
             }
@@ -362,7 +360,7 @@ impl Load {
         }
     }
 
-    /// Compares an answer with what is known. Returns the highest zxid that it shows.
+    /// Checks an answer. Returns the highest zxid in its record.
     fn check(&mut self, index: usize, request: InFlight, reply: Reply<'_>, place: Place) -> i64 {
         let InFlight { op, key, seq, .. } = request;
         let mut reader = Reader::new(reply.body, Limits::NONE);
@@ -457,7 +455,7 @@ impl Workload for Load {
             self.not_acknowledged(request.key, request.seq, WriteOutcome::Unknown);
         }
         if self.plan.through_failures && self.is_measured(request.intended_ns) {
-            // A lower bound, but not nothing: somebody waited this long and has no answer.
+            // The waiting time so far is a lower bound of the latency.
             self.counts.latency[request.op as usize].record(now.mono_ns.saturating_sub(request.intended_ns));
         }
     }
@@ -491,14 +489,13 @@ impl Workload for Load {
     }
 }
 
-/// Whether a write that was answered with this error was surely not applied.
+/// Whether a write answered with error `err` was certainly not applied.
 fn tells_the_outcome(err: i32) -> bool {
     let unsure =
         [error::SYSTEM_ERROR, error::RUNTIME_INCONSISTENCY, error::CONNECTION_LOSS, error::OPERATION_TIMEOUT];
     !unsure.contains(&err)
 }
 
-/// Appends a `getData`.
 pub(super) fn put_get(out: &mut Vec<u8>, xid: i32, keyspace: &Keyspace, key: u32) {
     put_frame(out, |out| {
         RequestHeader { xid, opcode: opcode::GET_DATA }.put(out);

@@ -1,7 +1,7 @@
 //! A small ZooKeeper-protocol server with faults on demand, and runs against it in virtual time.
 //!
-//! It keeps a flat map of znodes and answers what the load generator asks. A [`Fault`] makes it break exactly one promise;
-//! time passes only when nobody has anything to do.
+//! The server keeps a flat map of znodes and answers what the load generator asks. A [`Fault`] makes it
+//! break exactly one promise. Virtual time passes only when neither side has anything to do.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -32,56 +32,56 @@ use std::sync::atomic::AtomicU32;
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;
 
-/// A promise to break.
+/// The promise that the server breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     None,
-    /// Nothing is answered from one time to another.
+    /// The server answers nothing between the two instants.
     Stall {
         from_ns: u64,
         until_ns: u64,
     },
-    /// The `n`th read after the preload shows the value and stat before the last write.
+    /// After the `nth` read of the load, one read shows the value and stat from before the last write.
     StaleRead {
         nth: u64,
     },
-    /// The `n`th read shows the value of another znode.
+    /// The `nth` read shows the value of another znode.
     WrongKey {
         nth: u64,
     },
-    /// The `n`th read shows bytes that nobody wrote.
+    /// The `nth` read shows bytes that were never written.
     Garbage {
         nth: u64,
     },
-    /// The `n`th read says that there is no such znode.
+    /// The `nth` read reports that the znode does not exist.
     Forgotten {
         nth: u64,
     },
-    /// The `n`th reply has a zxid below the one before.
+    /// The `nth` reply has a lower zxid than the one before.
     ZxidBack {
         nth: u64,
     },
-    /// The `n`th and the following reply change places.
+    /// The `nth` reply and the following one are swapped.
     Swapped {
         nth: u64,
     },
-    /// The `n`th reply is never sent, nor are later ones on its connection.
+    /// The `nth` reply is never sent, nor are later ones on its connection.
     Swallowed {
         nth: u64,
     },
-    /// The `n`th write is applied twice.
+    /// The `nth` write is applied twice.
     AppliedTwice {
         nth: u64,
     },
-    /// The `n`th write is acknowledged and forgotten.
+    /// The `nth` write is acknowledged and not applied.
     LostWrite {
         nth: u64,
     },
-    /// Instead of the `n`th reply all connections are closed; the write that it would have been is applied.
+    /// Instead of the `nth` reply, all connections are closed. The request of that reply is executed.
     ClosedWithout {
         nth: u64,
     },
-    /// The same, and all sessions have expired.
+    /// Instead of the `nth` reply, all connections are closed and all sessions expire.
     Expired {
         nth: u64,
     },
@@ -108,7 +108,6 @@ struct Peer {
     swapped: Option<Vec<u8>>,
 }
 
-/// The server.
 #[derive(Debug)]
 pub struct FakeServer {
     pub fault: Fault,
@@ -119,11 +118,11 @@ pub struct FakeServer {
     reads: u64,
     writes: u64,
     replies: u64,
-    /// Faults wait until the preload is over.
+    /// Set after the preload: faults happen only from then on.
     pub armed: bool,
     pub reattached: u64,
     pub greets: bool,
-    /// Sessions up to this one are no more.
+    /// Sessions with ids up to this one have expired.
     expired: i64,
 }
 
@@ -229,7 +228,8 @@ impl FakeServer {
                 let other = other.map_or(node, |(_, other)| other);
                 put_data(out, xid, self.zxid, Some(&other.data), &other.stat);
             }
-            // From the nth read on the first one that can be stale, of a write that is surely acknowledged by now.
+            // The first read from number `nth` on that can be stale: its last write was certainly
+            // acknowledged by now.
             Fault::StaleRead { nth }
                 if reads >= nth && node.before.is_some() && node.stat.mzxid + 20 < self.zxid =>
             {
@@ -366,7 +366,7 @@ impl Engine for FakeServer {
     }
 }
 
-/// A run in virtual time.
+/// Settings of a run in virtual time.
 #[derive(Clone, Debug)]
 pub struct Scene {
     pub fault: Fault,
@@ -378,9 +378,10 @@ pub struct Scene {
     pub arrivals: Arrivals,
     pub warmup_ns: u64,
     pub duration_ns: u64,
-    /// How deliveries are cut.
+    /// Lengths that deliveries are cut into.
     pub fragments: Vec<usize>,
-    /// Virtual time moves in steps of at most this much in a closed loop, so that it does not run for ever at one instant.
+    /// Longest step of virtual time in a closed loop, so that the run does not stay at one instant for
+    /// ever.
     pub step_ns: u64,
     pub timeout_ms: i32,
     pub sessions_must_live: bool,
@@ -411,13 +412,13 @@ impl Default for Scene {
     }
 }
 
-/// What a scene left.
+/// Results of a scene.
 pub struct Played {
     pub counts: Counts,
     pub server: FakeServer,
     pub seconds: Arc<Seconds>,
     pub fatal: Option<ClientError>,
-    /// What reading everything back showed.
+    /// Result of reading everything back.
     pub verified: Option<Verified>,
 }
 
@@ -432,8 +433,8 @@ fn options(target: &Target, first_zxid: i64, timeout_ms: i32) -> SessionOptions 
     }
 }
 
-/// Lets `client` and `server` run until the client stops. Each instant has a few turns; then time moves to the next
-/// deadline, at most a step further.
+/// Lets `client` and `server` run until the client stops. Each instant has a few turns. Then time moves to
+/// the next deadline, at most one step further.
 pub fn play<W: Workload>(
     now: &mut u64,
     step_ns: u64,
@@ -468,7 +469,7 @@ pub fn play<W: Workload>(
     panic!("the scene does not end");
 }
 
-/// Plays `scene`: preload, then load.
+/// Plays `scene`: the preload, then the load.
 pub fn run(scene: &Scene) -> Played {
     let target: Target = "127.0.0.1:2181".parse().expect("an address");
     let mut server = FakeServer::new(scene.fault);
@@ -483,7 +484,7 @@ pub fn run(scene: &Scene) -> Played {
     let Preloaded { created_all, zxid } = filling.workload.outcome().expect("a filled tree");
     assert!(created_all && zxid > 0);
 
-    // Times in faults count from the beginning of the load.
+    // Instants in faults count from the beginning of the load.
     let start_ns = now + 10 * MS;
     if let Fault::Stall { from_ns, until_ns } = &mut server.fault {
         *from_ns += start_ns;
