@@ -44,7 +44,7 @@ pub struct Gaps {
     pub reads: u64,
     /// Writes answered within all gaps.
     pub writes: u64,
-    /// The first [`GAPS_MAX`] gaps, in order of time.
+    /// The first `GAPS_MAX` gaps, in order of time.
     pub list: Vec<Gap>,
 }
 

@@ -1,8 +1,10 @@
-//! `paddock-bench ensemble`: an ensemble of Paddocks and one of ZooKeepers, on the same machine, in the same run.
+//! `paddock-bench ensemble`: an ensemble of Paddocks and one of ZooKeepers, on the same machine, in the
+//! same run.
 //!
-//! Owns the order of the measurements. It stays honest as `peers` does: each row is measured on both before the next round
-//! begins, a figure is the median of the rounds, and CPU time is that of all processes of an ensemble together. The
-//! clients' connections are dealt out over all nodes; answers are checked.
+//! Owns the order of the measurements. Never starts a process itself: [`nodes`] does. Correct because each
+//! row is measured on both ensembles before the next round begins, and a figure is the median of the
+//! rounds. CPU time is that of all processes of an ensemble together. Clients connect to all nodes in turn,
+//! and answers are checked.
 
 pub mod nodes;
 mod table;
@@ -19,7 +21,6 @@ use paddock_loadgen::progress::Meter;
 use paddock_transport::event_loop::Choice;
 use serde::Serialize;
 
-/// Version of the JSON document.
 const DOCUMENT_VERSION: u32 = 1;
 
 /// An ensemble of Paddocks beside one of ZooKeepers: throughput, latency, CPU of all nodes per operation.
@@ -32,7 +33,7 @@ Examples:
 
 All nodes are bound to one core, the load generator to the others. Figures are medians of the rounds.")]
 pub struct EnsembleArgs {
-    /// Voters
+    /// Number of voters per ensemble
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=11))]
     nodes: u8,
     #[command(flatten)]
@@ -48,7 +49,7 @@ pub struct EnsembleArgs {
     /// Sessions, dealt out over the nodes
     #[arg(long, default_value_t = 66, value_name = "N")]
     connections: u32,
-    /// Requests in flight on each
+    /// Requests in flight per connection
     #[arg(long, default_value_t = 16, value_name = "N")]
     outstanding: u32,
     #[command(flatten)]
@@ -58,19 +59,19 @@ pub struct EnsembleArgs {
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 enum EnsembleRow {
-    /// 99 % reads
+    /// 99 % reads, 1 % writes
     #[value(name = "reads-99")]
     #[serde(rename = "reads-99")]
     Reads99,
-    /// 95 % reads
+    /// 95 % reads, 5 % writes
     #[value(name = "reads-95")]
     #[serde(rename = "reads-95")]
     Reads95,
-    /// 90 % reads
+    /// 90 % reads, 10 % writes
     #[value(name = "reads-90")]
     #[serde(rename = "reads-90")]
     Reads90,
-    /// Writes alone
+    /// Writes without any reads
     #[value(name = "writes")]
     #[serde(rename = "writes")]
     Writes,
@@ -105,13 +106,13 @@ struct EnsembleCell {
     figures: Figures,
     /// Throughput as a multiple of ZooKeeper's.
     throughput_to_zookeeper: Option<f64>,
-    /// ZooKeeper's CPU per operation, of all its nodes, as a multiple of this ensemble's. It stands when other processes
-    /// disturb the machine; throughput does not.
+    /// ZooKeeper's CPU time per operation, of all its nodes, as a multiple of this ensemble's. Unlike
+    /// throughput, this remains valid when other processes disturb the machine.
     work_to_zookeeper: Option<f64>,
     rounds: Vec<Figures>,
 }
 
-/// The JSON document.
+/// The JSON document of `paddock-bench ensemble`.
 #[derive(Debug, Serialize)]
 struct EnsembleDocument {
     document_version: u32,
@@ -129,7 +130,6 @@ struct EnsembleDocument {
     notes: Vec<String>,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
     let cores = args.common.cores()?;
     let mut ensembles = start(args, &cores)?;
@@ -137,7 +137,7 @@ pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
     let laps = u64::from(args.laps.rounds) * rows.len() as u64 + 1;
     let mut meter = Meter::new(args.common.progress(), "ensemble", laps * ensembles.len() as u64);
     let mut step = 0;
-    // A lap that does not count: the tree is filled, and a JVM has compiled what is hot.
+    // A lap that does not count: the tree is filled, and a JVM has compiled the hot code.
     for ensemble in &ensembles {
         step += 1;
         meter.line(step, || format!("lap 0: {}", ensemble.name()));

@@ -1,11 +1,10 @@
-//! The printed form of the comparison.
+//! The table that `paddock-bench ensemble` prints.
 
 use super::{EnsembleCell, EnsembleDocument};
 use crate::figures::{Quantiles, times};
 use paddock_loadgen::report::{duration, thousands};
 use std::fmt::Write;
 
-/// The whole table.
 pub(super) fn text(document: &EnsembleDocument) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.

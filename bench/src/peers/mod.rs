@@ -1,8 +1,9 @@
-//! `paddock-bench peers`: the echo floor, Paddock and a real ZooKeeper side by side, on the same core, in the same run.
+//! `paddock-bench peers`: the echo floor, Paddock and a real ZooKeeper, on the same core, in the same run.
 //!
-//! Owns the order of the measurements. It stays honest by alternating: each row is measured on every server before the
-//! next round begins, so that whatever else the machine does falls on all of them; a figure is the median of the
-//! rounds. Every server has the same core to itself, the generator another one.
+//! Owns the order of the measurements. Never starts a process itself: [`crate::server`] does. Correct by
+//! alternating: each row is measured on every server before the next round begins, so other activity of the
+//! machine falls on all of them. A figure is the median of the rounds. All servers are bound to one core,
+//! and only one of them is under load at a time. The generator has the other cores.
 
 mod table;
 
@@ -17,7 +18,6 @@ use paddock_loadgen::progress::Meter;
 use paddock_transport::event_loop::{Choice, LoopKind, choose};
 use serde::Serialize;
 
-/// Version of the JSON document.
 const DOCUMENT_VERSION: u32 = 1;
 
 /// The echo floor, Paddock and ZooKeeper side by side: throughput, latency, server CPU per operation.
@@ -40,21 +40,21 @@ pub struct PeersArgs {
     rows: Vec<PeersRow>,
     #[command(flatten)]
     laps: Laps,
-    /// Sessions
+    /// Number of sessions to open
     #[arg(long, default_value_t = 64, value_name = "N")]
     connections: u32,
     #[command(flatten)]
     common: Common,
 }
 
-/// Which loops the echo server and Paddock are measured on.
+/// Event loops that the echo server and Paddock are measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Transports {
     /// io_uring where the kernel allows it, epoll elsewhere
     Auto,
-    /// io_uring
+    /// The io_uring loop only
     Uring,
-    /// epoll
+    /// The epoll loop only
     Epoll,
     /// One after the other
     Both,
@@ -94,7 +94,8 @@ enum PeersRow {
     #[value(name = "writes-16")]
     #[serde(rename = "writes-16")]
     Writes16,
-    /// 95 % reads at half of the rate that mixed-16 reached: an open loop, latency from the intended instant
+    /// 95 % reads at half of the rate that mixed-16 reached: an open loop, latency from the intended
+    /// instant
     #[value(name = "half-rate")]
     HalfRate,
 }
@@ -128,13 +129,14 @@ struct PeersCell {
     cpu_to_echo: Option<f64>,
     /// Throughput as a multiple of ZooKeeper's.
     throughput_to_zookeeper: Option<f64>,
-    /// ZooKeeper's CPU per operation as a multiple of this server's: the ratio of throughputs if each had its core to itself.
-    /// It stands when other processes disturb the machine; throughput does not.
+    /// ZooKeeper's CPU time per operation as a multiple of this server's: the ratio of throughputs if each
+    /// had its core to itself. Unlike throughput, this remains valid when other processes disturb the
+    /// machine.
     work_to_zookeeper: Option<f64>,
     rounds: Vec<Figures>,
 }
 
-/// The JSON document.
+/// The JSON document of `paddock-bench peers`.
 #[derive(Debug, Serialize)]
 struct PeersDocument {
     document_version: u32,
@@ -153,11 +155,10 @@ struct PeersDocument {
 struct Contestant {
     program: Program,
     running: Running,
-    // Holds the data directory; goes after the process.
+    // Holds the data directory. Declared after the process, so that it is removed after the process ends.
     _installation: Installation,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     let cores = args.common.cores()?;
     let mut contestants = start(args, &cores)?;
@@ -167,7 +168,8 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     let mut measured: Vec<Vec<Vec<Figures>>> = vec![vec![Vec::new(); contestants.len()]; rows.len()];
     let mut saturation: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
     let mut step = 0;
-    // A lap that does not count: the tree is filled, a JVM has compiled what is hot, and each server's rate is known.
+    // A lap that does not count: the tree is filled, a JVM has compiled the hot code, and each server's
+    // rate is known.
     for (at, contestant) in contestants.iter_mut().enumerate() {
         step += rows.len() as u64;
         meter.line(step, || format!("lap 0: {}", contestant.program.name()));
@@ -221,7 +223,8 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     args.common.publish(&document, table::text(&document))
 }
 
-/// The rate at which a server was saturated: without the lap that warmed it up, once there is a better one.
+/// The rate at which a server was saturated: the median of the rounds, or of the first lap while there is
+/// none.
 fn saturated(seen: &[f64]) -> f64 {
     median(seen.get(1..).filter(|rest| !rest.is_empty()).unwrap_or(seen).to_vec())
 }

@@ -1,15 +1,15 @@
-//! The printed form of the comparison.
+//! The table that `paddock-bench peers` prints.
 
 use super::{PeersCell, PeersDocument, PeersRow};
 use crate::figures::times;
 use paddock_loadgen::report::{duration, thousands};
 use std::fmt::Write;
 
-/// A thread that is on its core for less than this was not the limit.
+/// A thread with a smaller share of time on its core was not the limit.
 const BUSY: f64 = 0.95;
 
 impl PeersRow {
-    /// The row in words.
+    /// The heading of the row.
     pub(super) fn title(self, connections: u32) -> String {
         match self {
             PeersRow::Reads1 => format!("{connections} connections x 1 in flight, reads alone"),
@@ -23,7 +23,6 @@ impl PeersRow {
     }
 }
 
-/// The whole table.
 pub(super) fn text(document: &PeersDocument) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.

@@ -168,7 +168,7 @@ impl fmt::Display for Violation {
             ViolationKind::NodesDisagree => {
                 write!(
                     f,
-                    "key {key}: mzxid {got:#x} here, {wanted:#x} on a server read before, and nobody writes"
+                    "key {key}: mzxid {got:#x} here, {wanted:#x} on a server read before, after all writes"
                 )
             }
             ViolationKind::ExpiredEarly => {

@@ -189,7 +189,7 @@ impl Preload {
             error::NO_AUTH => PreloadError::NoAuth { path },
             error::NOT_READ_ONLY => refused(": it is a read-only server; choose another --target"),
             error::QUOTA_EXCEEDED => refused(": a quota is set there; choose another place with --root"),
-            error::NO_NODE => refused(": is somebody deleting the tree meanwhile?"),
+            error::NO_NODE => refused(": is another client deleting the tree?"),
             _ => refused(""),
         });
     }
