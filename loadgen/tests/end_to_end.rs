@@ -184,9 +184,9 @@ fn exit_codes_and_messages_say_what_to_do() {
         assert!(message.contains(word), "{args:?}: {message}");
     };
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = free.local_addr().unwrap().to_string();
+    let closed_port = free.local_addr().unwrap().to_string();
     drop(free);
-    told(&["run", "--quiet", "--target", &nobody], 1, "paddock serve");
+    told(&["run", "--quiet", "--target", &closed_port], 1, "paddock serve");
     told(&["run", "--reads", "95"], 2, "--reads");
     told(&["run", "--target", "somewhere"], 2, "HOST:PORT");
     told(&["run", "--duration", "a while"], 2, "10s");

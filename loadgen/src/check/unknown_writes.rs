@@ -2,9 +2,9 @@
 //! (unknown).
 //!
 //! Owns the list for the whole run, shared by all threads behind one lock. Never judges. Correct because
-//! its size is bounded by the requests that were in flight when connections were lost, plus the refused
-//! writes. The lock is cheap: it is only taken for such a write, and when a znode's version is behind its
-//! number of writes.
+//! each write is added by the thread that sent it, before the run's end decides which versions remain
+//! unexplained. The list grows only with lost connections and refused writes. During the load the lock is
+//! only taken for such a write, and when a znode's version is behind its number of writes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
