@@ -1,4 +1,4 @@
-//! The codec's share of a read: a getData request taken apart, its reply put together.
+//! The codec's share of a read: decoding a getData request, and encoding its reply.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use paddock_transport::wire::primitives::JUTE_MAX_BUFFER_BYTES_DEFAULT;
@@ -8,11 +8,10 @@ use paddock_transport::wire::{
 };
 use std::hint::black_box;
 
-/// As long as the load generator's paths are.
+/// As long as the paths of the load generator.
 const PATH: &str = "/paddock-load/00042/123";
-/// Bytes of the value.
 const VALUE_BYTES: usize = 100;
-/// Requests in one pass: what a shard finds in one turn.
+/// Requests per pass: as many as a shard finds in one turn under load.
 const BATCH: usize = 32;
 
 fn stat() -> Stat {

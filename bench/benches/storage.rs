@@ -1,5 +1,5 @@
-//! The disk's share of a write and of a restart: appends of one record and a 64 KiB group per sync,
-//! and writing and loading a snapshot. `TMPDIR` chooses the disk; on a tmpfs the numbers mean nothing.
+//! The disk's share of a write and of a restart. Appends of one record and a 64 KiB group per sync; then
+//! writing and loading a snapshot. `TMPDIR` chooses the disk. On a tmpfs the figures mean nothing.
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -8,11 +8,11 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use paddock_storage::{Entry, HardState, Log, LogOptions, Record, SnapshotMeta, Snapshots, Ticket};
 
-/// Size of one record's payload: a batch with a small write or two.
+/// Bytes of one record's payload: a batch with one or two small writes.
 const RECORD_BYTES: usize = 512;
-/// Size of a group: what gathers under load while the disk syncs.
+/// Bytes of a group: what gathers under load while the disk syncs.
 const GROUP_BYTES: usize = 64 << 10;
-/// Blocks of a snapshot, and their size: 64 MiB, about 200 000 small znodes.
+/// Blocks of a snapshot. With [`BLOCK_BYTES`] each: 64 MiB, about 200 000 small znodes.
 const SNAPSHOT_BLOCKS: u64 = 256;
 const BLOCK_BYTES: usize = 256 << 10;
 
@@ -46,7 +46,7 @@ impl Bench {
         while self.log.durable().ticket < ticket {
             self.news.recv().expect("the flusher lives");
         }
-        // Steady state recycles segments.
+        // In the steady state segments are recycled.
         if next.is_multiple_of(1024) {
             self.log.truncate_prefix(next);
         }

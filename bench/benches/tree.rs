@@ -1,8 +1,9 @@
-//! The tree at a million znodes: lookups alone and in prefetched batches, updates with publication and reclamation,
-//! creation, and how many bytes a znode takes.
+//! The tree at a million znodes: lookups alone and in prefetched batches, updates with publication and
+//! reclamation, creation, and bytes per znode.
 //!
-//! Measured is the CPU time of the thread, so that a busy machine shows in the caches only. Paths are 36 bytes, data 100, a thousand children a parent. `cargo bench -p paddock-bench --bench tree`. Under
-//! `cargo test` each bench runs once, on a small tree.
+//! Measures the CPU time of the thread, so that other load on the machine shows only through the caches.
+//! Paths are 36 bytes, data 100, and a parent has a thousand children. Run with `cargo bench -p
+//! paddock-bench --bench tree`. Under `cargo test` each bench runs once, on a small tree.
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Criterion, Throughput};
@@ -13,29 +14,29 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Znodes under a parent.
+/// Children of each parent.
 const FAMILY: usize = 1_000;
-/// Bytes of data of each znode.
+/// Bytes of data per znode.
 const DATA_BYTES: usize = 100;
-/// Lookups of a batch: what a turn of a loaded shard brings together.
+/// Lookups per batch: what a turn of a loaded shard brings together.
 const BATCH: usize = 32;
-/// Random paths prepared per measurement: too many for the caches to keep their znodes.
+/// Random paths prepared per measurement. Too many for the caches to hold their znodes.
 const PATHS: usize = 1 << 18;
 
-/// Memory of this process that is resident, bytes.
+/// Resident memory of this process, bytes.
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|field| field.parse::<usize>().ok());
     pages.unwrap_or(0) * rustix::param::page_size()
 }
 
-/// The clock of this thread's CPU time.
+/// CPU time of this thread.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// CPU time as criterion's measure.
+/// Lets criterion measure CPU time.
 struct CpuTime;
 
 impl Measurement for CpuTime {
@@ -68,7 +69,7 @@ struct Loaded {
     acl: AclRef,
 }
 
-/// 36 bytes: "/bench/" + 8 + "/" + 20.
+/// Path of 36 bytes: "/bench/" + 8 + "/" + 20.
 fn path(index: usize) -> String {
     format!("/bench/f{:07}/child-{:014}", index / FAMILY, index)
 }
@@ -116,7 +117,7 @@ fn load(znodes: usize) -> Loaded {
     Loaded { writer, readers, znodes, acl }
 }
 
-/// Splitmix64.
+/// Finalizer of SplitMix64: a permutation of the 64-bit integers.
 fn mix(index: u64) -> u64 {
     let mut z = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -124,7 +125,7 @@ fn mix(index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Random paths, in one buffer so that reading them is not what is measured.
+/// Random paths in one buffer, so that reading the paths costs little.
 struct Paths {
     text: String,
     length: usize,
@@ -157,7 +158,7 @@ fn lookups(c: &mut Criterion<CpuTime>, loaded: &Loaded, paths: usize) {
     group.bench_function("alone", |b| {
         b.iter(|| {
             let (from, to) = paths.next();
-            // The next path depends on this answer: no two lookups overlap.
+            // The next path depends on this answer, so no two lookups overlap.
             let znode = reader.get(&paths.text[from..to]).expect("it is there");
             let data = znode.data().expect("it has data");
             paths.next += usize::from(data[DATA_BYTES / 2] == 0);
@@ -179,7 +180,7 @@ fn lookups(c: &mut Criterion<CpuTime>, loaded: &Loaded, paths: usize) {
     group.finish();
 }
 
-/// What a map that is neither shared nor versioned takes for the same lookup in the same run: the floor.
+/// The floor: the same lookup, in the same run, in a map that is neither shared nor versioned.
 fn floor(c: &mut Criterion<CpuTime>, znodes: usize, paths: usize) {
     type Node = Box<[u8; 112 + DATA_BYTES]>;
     let state = foldhash::quality::RandomState::default();

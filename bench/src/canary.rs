@@ -1,10 +1,10 @@
-//! Memory that only the machine can make slow: whether it disturbed a measurement.
+//! Detects times in which the memory of the machine was slow, because they disturb a measurement.
 //!
-//! Owns memory of its own and a thread that reads it at random places, some tens of thousands of times a second, beside whatever is
-//! measured. Never touches what the servers use. It stays honest because nothing that a process does slows many single reads of
-//! another's memory to microseconds: a busy core takes the thread away between reads, and costs one of them at most each time.
-//! Where the host of a virtual machine moves the machine's memory about, tens of reads in a row take that long, and so
-//! does each look-up of a server.
+//! Owns memory of its own, and a thread that reads it at random places, tens of thousands of times a
+//! second, beside the measurement. Never touches memory of the servers. Correct because no process slows
+//! many single reads of another's memory to microseconds. A busy core takes the thread away between reads,
+//! which slows one read at most each time. But when the host of a virtual machine moves the machine's
+//! memory, tens of reads in a row take microseconds. So does each lookup of a server.
 
 use anyhow::Context;
 use paddock_loadgen::run::wall_ms;
@@ -13,38 +13,40 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Bytes read from: more than any cache holds.
+/// Bytes that are read from: more than any cache holds.
 const MEMORY_BYTES: usize = 256 << 20;
-/// Reads at once, and how long the thread sleeps after them: one or two percent of a core.
+/// Reads per burst. With a sleep of [`PAUSE`] after each burst, the thread needs one or two percent of a
+/// core.
 const READS: usize = 32;
 const PAUSE: Duration = Duration::from_millis(1);
-/// A read that takes longer did not only miss the caches.
+/// A read that takes longer than this was slowed by more than a cache miss.
 const SLOW: Duration = Duration::from_micros(5);
-/// Over which time slow reads are counted.
+/// Time over which slow reads are counted.
 const WINDOW: Duration = Duration::from_millis(50);
-/// One slow read in so many, in a window, is a disturbance: an undisturbed machine has one in a hundred at most.
+/// A window is disturbed if more than one read in this many is slow. Undisturbed machines have one in a
+/// hundred at most.
 const DISTURBED_PART: usize = 25;
 
-/// See the module doc.
+/// A running thread that reads its own memory at random.
 pub struct Canary {
-    /// The thread ends when this is gone.
+    /// The thread ends when this sender is dropped.
     alive: Sender<()>,
     thread: JoinHandle<Disturbances>,
 }
 
-/// When the machine's memory was slow.
+/// Windows in which the machine's memory was slow, as wall-clock times in ms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disturbances(Vec<(i64, i64)>);
 
 impl Disturbances {
-    /// Whether there was one between two points in time, in milliseconds of the calendar.
+    /// Whether a disturbance overlaps the time between two instants, in ms since the Unix epoch.
     pub fn any(&self, from_ms: i64, until_ms: i64) -> bool {
         self.0.iter().any(|&(began, ended)| began < until_ms && ended > from_ms)
     }
 }
 
 impl Canary {
-    /// Begins to read on `core`, when the memory is there.
+    /// Starts the thread on `core`. Returns after its memory has been allocated and written.
     pub fn start(core: Option<u32>) -> anyhow::Result<Self> {
         let (alive, over) = channel();
         let (ready, wait) = channel();
@@ -54,9 +56,9 @@ impl Canary {
             {
                 tracing::warn!("the canary is not pinned to core {core}: {error}");
             }
-            // Not zeros: those would be one page of the kernel's until they are written.
+            // Not zeros: untouched zero pages all map to one page of the kernel's.
             let memory = vec![1; MEMORY_BYTES];
-            // Nobody may wait any more.
+            // The receiver may be gone.
             let _ = ready.send(());
             watch(&memory, &over)
         };
@@ -65,7 +67,7 @@ impl Canary {
         Ok(Self { alive, thread })
     }
 
-    /// Ends it: when the memory was slow.
+    /// Stops the thread and returns the disturbances.
     pub fn stop(self) -> anyhow::Result<Disturbances> {
         drop(self.alive);
         self.thread.join().map_err(|_| anyhow::anyhow!("the canary's thread panicked"))
@@ -79,7 +81,8 @@ fn watch(memory: &[u8], over: &Receiver<()>) -> Disturbances {
         let (mut reads, mut slow) = (0, 0);
         while began.elapsed() < WINDOW {
             for _ in 0..READS {
-                // A linear congruential generator (Knuth's constants): its upper bits are random enough for a place.
+                // A linear congruential generator with Knuth's constants: the upper bits are random enough
+                // for an index.
                 place = place.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let before = Instant::now();
                 black_box(memory[(place >> 20) % memory.len()]);
@@ -106,7 +109,7 @@ mod tests {
 
     #[test]
     fn one_slow_read_for_each_time_that_the_thread_was_away_is_no_disturbance() {
-        // As measured beside a generator on the same core, and while the host moved memory.
+        // Measured beside a generator on the same core, and then while the host moved memory.
         assert!(!is_disturbed(17, 1376));
         assert!(is_disturbed(68, 1344) && is_disturbed(201, 960));
     }

@@ -1,7 +1,8 @@
-//! The least of clients: blocking, one request at a time, for questions like "does it answer yet?".
+//! A minimal blocking client with one request at a time, for questions such as whether a server answers
+//! yet.
 //!
-//! Never measures load: that is `paddock-load`'s. It speaks through the same codec as the server, so what it cannot read
-//! is an error and never a wrong figure.
+//! Never measures load: that is the business of `paddock-load`. Correct because it uses the server's own
+//! codec: what it cannot decode is an error and never a wrong figure.
 
 use paddock_transport::wire::{
     ConnectRequest, ConnectResponse, FRAME_MAX_BYTES_DEFAULT, Limits, ReplyHeader, Request, Response, Text,
@@ -11,10 +12,10 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// The session timeout to ask for: longer than any measurement needs.
+/// Session timeout to ask for, ms: longer than any measurement needs.
 const SESSION_TIMEOUT_MS: i32 = 40_000;
 
-/// A session.
+/// One session on one connection.
 #[derive(Debug)]
 pub struct Client {
     stream: TcpStream,
@@ -22,7 +23,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects and sends the handshake, without waiting for its answer; nothing takes longer than `patience`.
+    /// Connects and sends the handshake without waiting for its answer. No step takes longer than
+    /// `patience`.
     pub fn dial(to: SocketAddr, patience: Duration) -> io::Result<Client> {
         let mut stream = TcpStream::connect_timeout(&to, patience)?;
         stream.set_read_timeout(Some(patience))?;
@@ -43,7 +45,7 @@ impl Client {
         Ok(Client { stream, xid: 0 })
     }
 
-    /// Waits for the session.
+    /// Waits for the answer to the handshake.
     pub fn established(&mut self) -> io::Result<()> {
         let payload = self.frame()?;
         let response = ConnectResponse::decode(&payload, Limits::NONE).map_err(io::Error::other)?;
@@ -53,14 +55,14 @@ impl Client {
         Ok(())
     }
 
-    /// Connects, and waits for the session.
+    /// Connects and waits until the session is established.
     pub fn connect(to: SocketAddr, patience: Duration) -> io::Result<Client> {
         let mut client = Client::dial(to, patience)?;
         client.established()?;
         Ok(client)
     }
 
-    /// The data at `path`; `None`: the server answered with an error.
+    /// The data at `path`; `None` if the server answered with an error.
     pub fn get(&mut self, path: &str) -> io::Result<Option<Vec<u8>>> {
         let request = Request::GetData { path: Text::Borrowed(path), watch: false };
         let Some(body) = self.call(&request)? else { return Ok(None) };
@@ -70,7 +72,7 @@ impl Client {
         }
     }
 
-    /// Ends the session.
+    /// Closes the session and waits for the answer.
     pub fn close(mut self) -> io::Result<()> {
         self.call(&Request::CloseSession)?;
         Ok(())

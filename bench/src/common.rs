@@ -1,5 +1,5 @@
-//! What the subcommands that start servers have in common: where these run, whom they are held against, how often they are
-//! measured, and where the figures go.
+//! Command-line options that subcommands share: where servers run, which ZooKeeper they are compared with,
+//! how often each row is measured, and where the figures go.
 
 use crate::provenance;
 use crate::server::{Cores, Installation, Program, default_jars};
@@ -12,54 +12,53 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where servers run and figures go.
+/// Options for the placement of servers and the output of figures.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// The servers' core [default: the last usable one]
     #[arg(long, value_name = "CORE")]
     core: Option<u32>,
-    /// Where data directories are made: chooses the disk [default: the directory for temporary files]
+    /// Parent of the data directories, which chooses the disk [default: the directory for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Write everything as JSON (- for standard output, which then carries nothing else)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Say nothing while measuring
+    /// Print no progress while measuring
     #[arg(long)]
     quiet: bool,
 }
 
 impl Common {
-    /// Which core is whose.
+    /// The server's core and the generator's cores.
     pub fn cores(&self) -> anyhow::Result<Cores> {
         Cores::divide(self.core)
     }
 
-    /// Below which directory data directories are made.
+    /// Parent of the data directories.
     pub fn parent(&self) -> PathBuf {
         self.dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 
-    /// Says what is being done.
+    /// Prints a line of progress to standard error.
     pub fn say(&self, what: &str) {
         if !self.quiet {
             eprintln!("{what}");
         }
     }
 
-    /// How a long measurement shows how far it is.
     pub fn progress(&self) -> Progress {
         if self.quiet { Progress::Quiet } else { Progress::Live }
     }
 
-    /// Prints `text`, and writes the document where it is wanted.
+    /// Prints `text`, and writes the document to the file of `--json`.
     pub fn publish(&self, document: &impl Serialize, text: impl fmt::Display) -> anyhow::Result<()> {
         provenance::print(self.json.as_deref(), text);
         self.json.as_deref().map_or(Ok(()), |path| provenance::write_json(path, document))
     }
 }
 
-/// One Paddock alone.
+/// Options for a measurement of one Paddock alone.
 #[derive(Args, Clone, Debug)]
 pub struct Single {
     /// Event loop of the server: auto, uring or epoll
@@ -70,7 +69,7 @@ pub struct Single {
 }
 
 impl Single {
-    /// A new, empty Paddock, and which core is whose.
+    /// A new, empty Paddock, and the division of cores.
     pub fn install(&self) -> anyhow::Result<(Installation, Cores)> {
         let cores = self.common.cores()?;
         let program = Program::Paddock(self.transport);
@@ -78,19 +77,19 @@ impl Single {
     }
 }
 
-/// How often and how long each row of a table is measured.
+/// Options for how often and how long each row of a table is measured.
 #[derive(Args, Clone, Debug)]
 pub struct Laps {
-    /// How often to measure everything, in turns
+    /// Rounds; each measures everything once
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
-    /// Seconds of each measurement
+    /// Length of each measurement, in seconds
     #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
     pub(crate) duration: f64,
-    /// Seconds of the same load before each measurement
+    /// Length of the same load before each measurement, in seconds
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = crate::load::seconds)]
     pub(crate) warmup: f64,
-    /// Znodes
+    /// Number of znodes to read and write
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub(crate) keys: u32,
     /// Bytes of each value
@@ -99,30 +98,31 @@ pub struct Laps {
 }
 
 impl Laps {
-    /// Length of each measurement.
     pub fn duration(&self) -> Duration {
         Duration::from_secs_f64(self.duration)
     }
 
-    /// Length of the load before it.
+    /// Length of the load before each measurement.
     pub fn warmup(&self) -> Duration {
         Duration::from_secs_f64(self.warmup)
     }
 }
 
-/// The ZooKeeper beside it.
+/// Options for the ZooKeeper to compare with.
 #[derive(Args, Clone, Debug)]
 pub struct Rival {
-    /// Directory with ZooKeeper's jars [default: ~/.cache/paddock-peers/lib if it is there; java must be in PATH]
+    /// Directory with ZooKeeper's jars [default: ~/.cache/paddock-peers/lib if it is there; java must be in
+    /// PATH]
     #[arg(long, value_name = "DIR")]
     zookeeper: Option<PathBuf>,
-    /// Leave ZooKeeper out
+    /// Do not measure ZooKeeper
     #[arg(long, conflicts_with = "zookeeper")]
     no_zookeeper: bool,
 }
 
 impl Rival {
-    /// ZooKeeper, if it is there and not left out; `bench` says it where it is not there.
+    /// ZooKeeper; `None` if its jars are missing or it was left out. Prints a note for `bench` if they are
+    /// missing.
     pub fn program(&self, bench: &str) -> anyhow::Result<Option<Program>> {
         if self.no_zookeeper {
             return Ok(None);

@@ -1,11 +1,12 @@
-//! The floor that the server is held against: a server that knows the protocol's frames and nothing behind them.
+//! The floor for a server: the protocol's frames and nothing behind them.
 //!
-//! [`Echo`] answers every request at once from a template: a handshake, then a getData reply of 100 bytes to each
-//! getData, fixed success to what load generators send besides. It keeps no tree, no sessions and no clock, so what it costs
-//! per request is what the loop and the kernel cost. [`Driver`] is the other end: a fixed number of connections with a fixed number
-//! of requests in flight each.
+//! Owns [`Echo`], a server, and [`Driver`], its client. [`Echo`] answers every request at once from a
+//! template: a handshake, a getData reply of 100 bytes to each getData, and fixed success to the other
+//! requests of load generators. [`Driver`] holds a fixed number of connections with a fixed number of
+//! requests in flight each. Never keeps a tree, sessions or a clock, so that a request costs what the loop
+//! and the kernel cost.
 //!
-//! CPU time is read from the server thread's own clock (`CLOCK_THREAD_CPUTIME_ID`), by the server thread, so that neither the
+//! Correct because the server thread reads its own CPU clock (`CLOCK_THREAD_CPUTIME_ID`): neither the
 //! client nor other processes are counted.
 
 use paddock_transport::accept::{Acceptor, Listener};
@@ -20,11 +21,11 @@ use std::time::Duration;
 
 /// Bytes of the value in each getData reply.
 const VALUE_BYTES: usize = 100;
-/// A frame longer than this is no client's: the connection is closed. ZooKeeper's `jute.maxbuffer`.
+/// Longest frame of a client, bytes: ZooKeeper's `jute.maxbuffer`. A longer one closes the connection.
 const FRAME_BYTES_MAX: usize = 0xfffff;
-/// The path in each getData request of the driver: as long as paths are.
+/// Path in each getData request of the driver, of a usual length.
 const PATH: &str = "/bench/echo/some-znode-0000000001";
-/// What the driver waits before it counts: caches warm, windows open.
+/// Time before counting begins, for caches to warm and TCP windows to open.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 const EXISTS: i32 = 3;
@@ -35,17 +36,17 @@ const DELETE: i32 = 2;
 const SET_DATA: i32 = 5;
 const CREATE2: i32 = 15;
 const CLOSE_SESSION: i32 = -11;
-/// The reply code for what this server does not know.
+/// Error code for requests that this server does not know.
 const UNIMPLEMENTED: i32 = -6;
 
-/// What the threads of a measurement share.
+/// State that the threads of a measurement share.
 #[derive(Debug, Default)]
 pub struct Gauge {
-    /// Requests answered.
+    /// Number of requests answered.
     requests: AtomicU64,
-    /// The measurement asks for the CPU time by raising this.
+    /// Set by the measurement to ask for the CPU time; cleared by the server thread.
     ask: AtomicBool,
-    /// The CPU time of the server thread at the last question, in nanoseconds.
+    /// CPU time of the server thread when it was last asked for, ns.
     cpu_ns: AtomicU64,
     stop: AtomicBool,
 }
@@ -57,7 +58,6 @@ struct Session {
     connected: bool,
 }
 
-/// The server.
 #[derive(Debug)]
 pub struct Echo {
     sessions: Vec<Session>,
@@ -68,7 +68,6 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// A server without connections.
     pub fn new(gauge: Arc<Gauge>) -> Echo {
         let mut reply = Vec::new();
         reply.extend_from_slice(&((16 + 4 + VALUE_BYTES + 68) as i32).to_be_bytes());
@@ -79,7 +78,7 @@ impl Echo {
         Echo { sessions: Vec::new(), gauge, reply, answered: 0, next_session: 1 }
     }
 
-    /// Answers the whole frames at the front of `bytes`; returns how long they are, or `None` when the connection is
+    /// Answers the whole frames at the front of `bytes` and returns their length. `None`: the connection is
     /// to be closed.
     fn answer(&mut self, conn: ConnId, bytes: &[u8], io: &mut Io) -> Option<usize> {
         let out = io.out(conn)?.bytes();
@@ -165,7 +164,7 @@ impl Engine for Echo {
     }
 }
 
-/// The first frame, if all of it is there. The outer `None`: no frame of a client's.
+/// The first frame; `Some(None)` while a part of it is missing. `None`: the length is invalid.
 fn whole_frame(bytes: &[u8]) -> Option<Option<&[u8]>> {
     let Some(prefix) = bytes.first_chunk::<4>() else { return Some(None) };
     let length = usize::try_from(i32::from_be_bytes(*prefix)).ok().filter(|&l| l <= FRAME_BYTES_MAX)?;
@@ -191,7 +190,7 @@ fn put_reply(out: &mut Vec<u8>, xid: i32, code: i32, body: impl FnOnce(&mut Vec<
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
-/// A stat of a value of [`VALUE_BYTES`].
+/// Appends a stat with a data length of [`VALUE_BYTES`].
 fn put_stat(out: &mut Vec<u8>) {
     for long in [1i64, 1, 0, 0] {
         out.extend_from_slice(&long.to_be_bytes());
@@ -205,7 +204,7 @@ fn put_stat(out: &mut Vec<u8>) {
     out.extend_from_slice(&1i64.to_be_bytes());
 }
 
-/// The path of a create request, back.
+/// Appends the path of a create request.
 fn put_path(out: &mut Vec<u8>, frame: &[u8]) {
     let length = int(frame, 8).and_then(|l| usize::try_from(l).ok()).unwrap_or(0);
     let path = frame.get(12..12 + length).unwrap_or_default();
@@ -215,7 +214,7 @@ fn put_path(out: &mut Vec<u8>, frame: &[u8]) {
 
 fn put_connect_response(out: &mut Vec<u8>, request: &[u8], session: i64) -> Option<()> {
     let timeout = int(request, 12)?;
-    // protocolVersion, lastZxidSeen, timeOut, sessionId, passwd; then perhaps readOnly.
+    // The fields are protocolVersion, lastZxidSeen, timeOut, sessionId, passwd, and perhaps readOnly.
     let password = usize::try_from(int(request, 24)?.max(0)).ok()?;
     let asks_read_only = request.len() > 28 + password;
     out.extend_from_slice(&(36 + i32::from(asks_read_only)).to_be_bytes());
@@ -230,7 +229,7 @@ fn put_connect_response(out: &mut Vec<u8>, request: &[u8], session: i64) -> Opti
     Some(())
 }
 
-/// The client: as many requests in flight as it is told, on each connection.
+/// The client: keeps `depth` requests in flight on each of `connections` connections.
 #[derive(Debug)]
 struct Driver {
     to: Address,
@@ -264,7 +263,7 @@ impl Driver {
         link.next_sent = link.next_sent.wrapping_add(1);
     }
 
-    /// Takes the whole replies at the front; `None` when one is wrong.
+    /// Takes the whole replies at the front of `bytes` and returns their length. `None`: a reply is wrong.
     fn take(&mut self, conn: ConnId, bytes: &[u8], io: &mut Io) -> Option<usize> {
         let mut at = 0;
         while let Some(frame) = whole_frame(&bytes[at..])? {
@@ -341,25 +340,23 @@ impl Engine for Driver {
     }
 }
 
-/// One measurement.
+/// Settings of one measurement.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// The transport of both ends.
+    /// Event loop of both ends.
     pub kind: LoopKind,
-    /// Where the server listens; TCP port 0 takes a free one.
+    /// Address that the server listens on. TCP port 0 takes a free one.
     pub listen: Address,
-    /// Connections.
     pub connections: usize,
-    /// Requests in flight on each.
+    /// Requests in flight per connection.
     pub depth: usize,
-    /// How long to count.
+    /// Length of the measurement.
     pub time: Duration,
 }
 
-/// What came out.
+/// Results of one measurement.
 #[derive(Clone, Copy, Debug)]
-pub struct Outcome {
-    /// Requests answered per second.
+pub struct EchoOutcome {
     pub requests_per_second: f64,
     /// CPU time of the server thread per request.
     pub cpu_ns_per_request: f64,
@@ -369,7 +366,7 @@ pub struct Outcome {
     pub requests_per_turn: f64,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for EchoOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -392,7 +389,7 @@ pub fn serve(kind: LoopKind, listen: &Address) -> anyhow::Result<()> {
 }
 
 /// Runs server and client in two threads and measures the server.
-pub fn measure(run: &Run) -> anyhow::Result<Outcome> {
+pub fn measure(run: &Run) -> anyhow::Result<EchoOutcome> {
     let gauge = Arc::new(Gauge::default());
     let failed = Arc::new(AtomicBool::new(false));
     let listener = Listener::bind(&run.listen)?;
@@ -444,7 +441,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// Has the server thread read its clock, and waits for it.
+    /// Asks the server thread for its CPU time and waits for the answer.
     fn take(gauge: &Gauge, server: &LoopHandle) -> Reading {
         gauge.ask.store(true, Ordering::Release);
         server.waker().wake();
@@ -460,10 +457,10 @@ impl Reading {
         }
     }
 
-    fn since(&self, before: &Reading) -> anyhow::Result<Outcome> {
+    fn since(&self, before: &Reading) -> anyhow::Result<EchoOutcome> {
         let requests = (self.requests - before.requests) as f64;
         anyhow::ensure!(requests > 0.0, "no request was answered");
-        Ok(Outcome {
+        Ok(EchoOutcome {
             requests_per_second: requests / (self.at - before.at).as_secs_f64(),
             cpu_ns_per_request: (self.cpu_ns - before.cpu_ns) as f64 / requests,
             system_calls_per_request: (self.system_calls - before.system_calls) as f64 / requests,

@@ -1,43 +1,39 @@
-//! The figures of one measurement, as a report of `paddock-load` has them, and their medians.
+//! The figures of one measurement, from a report of `paddock-load`, and their medians.
 
 use paddock_loadgen::histogram::LatencySummary;
 use paddock_loadgen::report::Report;
 use serde::Serialize;
 
-/// One measurement.
+/// Figures of one measurement, or medians of several.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
-    /// Operations per second.
+    /// Operations per second of the measured time.
     pub throughput: f64,
-    /// Latency of reads.
+    /// Latency of reads; `None` if the load has none.
     pub reads: Option<Quantiles>,
-    /// Latency of writes.
+    /// Latency of writes; `None` if the load has none.
     pub writes: Option<Quantiles>,
     /// CPU time of all the server's threads per operation.
     pub server_ns_per_operation: f64,
-    /// Share of the time that the server's busiest thread was on its core.
+    /// CPU time of the server's busiest thread as a share of the measured time.
     pub server_busiest: f64,
-    /// The same for the generator.
+    /// CPU time of the generator's busiest thread as a share of the measured time.
     pub generator_busiest: f64,
-    /// Error replies.
     pub errors: u64,
     /// Requests that could not be sent in time.
     pub unsent: u64,
 }
 
-/// Latency.
+/// Quantiles of a latency, µs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Quantiles {
-    /// Microseconds.
     pub p50_us: f64,
-    /// Microseconds.
     pub p99_us: f64,
-    /// Microseconds.
     pub p999_us: f64,
 }
 
 impl Quantiles {
-    /// Of a histogram; `None`: there is nothing in it.
+    /// Quantiles of `summary`; `None` if nothing was recorded.
     pub fn of(summary: &LatencySummary) -> Option<Self> {
         let of = || Self { p50_us: summary.p50_us, p99_us: summary.p99_us, p999_us: summary.p999_us };
         (summary.count > 0).then(of)
@@ -45,7 +41,7 @@ impl Quantiles {
 }
 
 impl Figures {
-    /// What a report says.
+    /// Figures of one report.
     pub fn of(report: &Report) -> Self {
         let latency = |op: &str| report.result.by_operation.get(op).and_then(|r| Quantiles::of(&r.latency));
         Self {
@@ -60,7 +56,7 @@ impl Figures {
         }
     }
 
-    /// The median of each figure.
+    /// The median of each figure. Errors and unsent requests are summed.
     pub fn median(all: &[Figures]) -> Figures {
         let of = |pick: &dyn Fn(&Figures) -> f64| median(all.iter().map(pick).collect());
         let latency = |pick: &dyn Fn(&Figures) -> Option<Quantiles>| {
@@ -85,7 +81,7 @@ impl Figures {
     }
 }
 
-/// The middle one; of two, the mean.
+/// The median. For an even number of values, the mean of the middle two; 0 for none.
 pub fn median(mut all: Vec<f64>) -> f64 {
     all.sort_by(f64::total_cmp);
     match all.len() {
@@ -95,12 +91,12 @@ pub fn median(mut all: Vec<f64>) -> f64 {
     }
 }
 
-/// `a` as a multiple of `b`, where there is something to be a multiple of.
+/// The quotient of `a` and `b`; `None` if `b` is not positive.
 pub fn ratio(a: f64, b: f64) -> Option<f64> {
     (b > 0.0).then(|| a / b)
 }
 
-/// A multiple as tables show it.
+/// A ratio as tables show it.
 pub fn times(ratio: Option<f64>) -> String {
     ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"))
 }

@@ -1,4 +1,4 @@
-//! `paddock-bench idle`: what sessions cost that only ping.
+//! `paddock-bench idle`: CPU time of a server whose sessions only ping.
 
 use crate::common::Single;
 use crate::load;
@@ -18,19 +18,19 @@ Examples:
 pub struct IdleArgs {
     #[command(flatten)]
     single: Single,
-    /// Sessions
+    /// Number of sessions to hold
     #[arg(long, default_value_t = 1000, value_name = "N")]
     connections: u32,
-    /// Their timeout: clients ping every third of it
+    /// Session timeout: clients ping every third of it
     #[arg(long, default_value_t = 30_000, value_name = "MS")]
     timeout_ms: u64,
-    /// Seconds
+    /// Length of the measurement, in seconds
     #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     duration: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Document {
+struct IdleDocument {
     document_version: u32,
     bench: &'static str,
     provenance: Provenance,
@@ -40,7 +40,6 @@ struct Document {
     report: IdleReport,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &IdleArgs) -> anyhow::Result<()> {
     let common = &args.single.common;
     let (installation, cores) = args.single.install()?;
@@ -50,7 +49,7 @@ pub fn run(args: &IdleArgs) -> anyhow::Result<()> {
     let report = load::idle(&server, &cores, args.connections, timeout, time)?;
     server.stop()?;
     let used = report.server_cpu.as_ref().context("the server's CPU time could not be read")?;
-    let document = Document {
+    let document = IdleDocument {
         document_version: 1,
         bench: "idle",
         provenance: Provenance::here(),

@@ -1,9 +1,10 @@
-//! Measures Paddock, its parts, and what it is held against.
+//! Benchmarks of Paddock and its parts, beside ZooKeeper and an echo server.
 //!
-//! Owns the questions and the order of each measurement; the load comes from `paddock-load`, a process of its own.
-//! Never part of the server. It stays honest by three rules: what is compared runs in one run, alternating, on the same
-//! core; every document says on which machine and commit and by which command; a figure that is not the server's
-//! (generator or rate was the limit) is marked.
+//! Owns the questions and the order of the measurements. Never part of the server. Never generates load,
+//! except in `echo`: that is the business of `paddock-load`, a process of its own. Correct because of three
+//! rules. Servers that are compared run in one run, alternating, on the same core. Every document carries
+//! machine, commit and command. A figure that does not show the server's limit (generator or rate was the
+//! limit) is marked.
 
 #![forbid(unsafe_code)]
 

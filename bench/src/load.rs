@@ -1,4 +1,4 @@
-//! The load: `paddock-load` as a child process on its own cores, its report read back.
+//! The load: `paddock-load` as a child process on cores of its own, with its report read back.
 
 use crate::server::{Cores, Served, forget_process, sibling, spawn_on};
 use anyhow::{Context, bail};
@@ -9,36 +9,34 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-/// How a server is driven.
+/// Settings of a load.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
-    /// Share of reads.
+    /// Share of reads, 0 to 1.
     pub reads: f64,
-    /// Sessions.
     pub connections: u32,
-    /// Requests in flight on each; `None`: the generator's default.
+    /// Requests in flight per connection; `None`: the generator's default.
     pub outstanding: Option<u32>,
-    /// Open loop at this many requests per second.
+    /// Requests per second of an open loop; `None`: closed loop.
     pub rate: Option<f64>,
-    /// Znodes.
     pub keys: u32,
-    /// Bytes of each value.
     pub value_bytes: u32,
-    /// How long to measure.
+    /// Length of the measured time.
     pub duration: Duration,
-    /// How long to drive before that.
+    /// Time under load before the measured time.
     pub warmup: Duration,
-    /// Whether answers are checked. An echo's are made up.
+    /// Whether answers are checked. Those of the echo server cannot be.
     pub check: bool,
 }
 
 impl Load {
-    /// Drives `server`.
+    /// Drives `server` and returns the report.
     pub fn run(&self, server: &impl Served, cores: &Cores) -> anyhow::Result<Report> {
         self.drive(server, cores, None)
     }
 
-    /// Drives `server`, and tells how many seconds of the measurement are over, each time one is.
+    /// Drives `server`. Sends the number of elapsed seconds to `seconds` after each second of the measured
+    /// time.
     pub fn run_telling(
         &self,
         server: &impl Served,
@@ -56,7 +54,7 @@ impl Load {
     ) -> anyhow::Result<Report> {
         let mut args = vec![
             "run".to_owned(),
-            // Time is measured here; that nothing is lost is shown elsewhere.
+            // A benchmark measures time. Other tests show that no write is lost.
             "--no-verify".to_owned(),
             format!("--reads={}", self.reads),
             format!("--connections={}", self.connections),
@@ -118,7 +116,7 @@ fn generate<T: DeserializeOwned>(
         command.stderr(Stdio::piped());
     }
     let said = || format!("paddock-load {}", args.join(" "));
-    // The thread that looks at the clock is bound as well, or it would be in the server's way.
+    // The child is pinned as a whole, so that its main thread does not run on the server's core.
     let mut child = spawn_on(cores.generator.first().copied(), &mut command).with_context(said)?;
     let progress = seconds.zip(child.stderr.take());
     let listener =
@@ -137,12 +135,12 @@ fn generate<T: DeserializeOwned>(
     })
 }
 
-/// Passes on which seconds of a run are over; what is not about its progress goes to our standard error.
+/// Sends the number of each second that has ended. Lines that are no progress go to standard error.
 fn listen(lines: impl BufRead, seconds: &Sender<u64>) {
     for line in lines.lines().map_while(Result::ok) {
         let (what, text) = line.split_once(' ').unwrap_or((&line, ""));
         match (what, text.trim_start().split_once(" s ")) {
-            // Nobody may want to know any more.
+            // The receiver may be gone.
             ("load", Some((second, _))) => drop(second.parse().map(|second| seconds.send(second))),
             ("load" | "preload" | "warm-up", _) => {}
             _ => eprintln!("{line}"),
@@ -154,7 +152,7 @@ fn list<T: ToString>(all: &[T]) -> String {
     all.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// A command line's seconds.
+/// Parses a number of seconds from the command line.
 pub fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(seconds),
@@ -165,8 +163,8 @@ pub fn seconds(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use paddock_loadgen::counts::Second;
     use paddock_loadgen::progress::second_text;
-    use paddock_loadgen::tally::Second;
 
     #[test]
     fn the_seconds_of_a_run_are_told_as_it_says_them() {

@@ -1,5 +1,5 @@
-//! Where figures come from: machine, kernel, commit, command, time. Printed above every table and part of every JSON
-//! document.
+//! Origin of figures: machine, kernel, commit, command, time. Printed above every table and part of every
+//! JSON document.
 
 use paddock_loadgen::machine::Machine;
 use serde::Serialize;
@@ -11,28 +11,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
-/// The origin of a document's figures.
+/// Origin of a document's figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct Provenance {
-    /// The machine.
     pub machine: Machine,
-    /// The commit that this binary was built from, `-dirty` when files had changed; empty when unknown.
+    /// Commit that this binary was built from, with `-dirty` for changed files; empty when unknown.
     pub commit: &'static str,
-    /// Whether it was built with optimisation.
+    /// Whether the build was optimised.
     pub optimised: bool,
-    /// The command line.
     pub command: Vec<String>,
     /// Milliseconds since the Unix epoch.
     pub started_ms: u64,
 }
 
 impl Provenance {
-    /// Of this process, now.
+    /// Describes this process, now.
     pub fn here() -> Self {
         let mut command: Vec<String> =
             std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
         if let Some(program) = command.first_mut() {
-            // Where a binary lies tells a reader nothing.
+            // The directory of the binary tells a reader nothing.
             *program = program.rsplit('/').next().unwrap_or_default().to_owned();
         }
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

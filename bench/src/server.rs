@@ -1,7 +1,8 @@
-//! The servers that are measured: child processes, each bound to one core, on a data directory of its own.
+//! The servers that are measured: child processes, each bound to one core, with data directories of their
+//! own.
 //!
-//! Owns their start and end. Never measures anything. It stays honest because all of them start the same way, on the same
-//! core and the same disk, with their own defaults, and are ready when they answer a read.
+//! Owns their start and end. Never measures anything. Correct because all servers start the same way, on
+//! the same core and disk, with their own defaults. Each is ready when it answers a read.
 
 use crate::client::Client;
 use anyhow::{Context, bail, ensure};
@@ -15,21 +16,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long a server may take to start: a JVM on a busy machine, or a recovery of millions of znodes.
+/// Longest start of a server: a JVM on a busy machine, or a recovery of millions of znodes.
 const START_PATIENCE: Duration = Duration::from_secs(120);
-/// How long it may take to stop when asked to.
+/// Longest wait for a server to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
-/// How long one try may take: ZooKeeper leaves what arrives while it starts without an answer.
+/// Longest single attempt to read from a starting server. ZooKeeper never answers requests that arrive
+/// while it starts.
 const TRY_PATIENCE: Duration = Duration::from_secs(1);
-/// How often a starting or stopping server is looked at.
+/// Interval between two looks at a starting or stopping server.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
-/// The heap that ZooKeeper's own start script gives it.
+/// Heap limit from ZooKeeper's own start script.
 const ZOOKEEPER_HEAP: &str = "-Xmx1000m";
-/// What is shown of a server's output when it fails.
+/// Bytes from the end of a server's output that an error shows.
 const LOG_TAIL_BYTES: usize = 4000;
 
-/// Processes that must not outlive this one, and directories that must not either. A signal ends this process without
-/// unwinding, so it is not enough that [`Running`] and [`Installation`] clean up when they are dropped.
+/// Child processes and directories that must not outlive this process. A signal ends it without unwinding,
+/// so the destructors of [`Running`] and [`Directory`] do not suffice.
 static LEFT_BEHIND: Mutex<Remains> = Mutex::new(Remains { processes: Vec::new(), directories: Vec::new() });
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ fn left_behind() -> MutexGuard<'static, Remains> {
     LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on SIGINT and SIGTERM end this process together with its servers.
+/// Makes SIGINT and SIGTERM end this process together with its servers.
 pub fn clean_up_on_signal() -> std::io::Result<()> {
     let signals = paddock_core::server::stop_signal()?;
     std::thread::Builder::new().name("bench-signals".to_owned()).spawn(move || {
@@ -50,32 +52,32 @@ pub fn clean_up_on_signal() -> std::io::Result<()> {
         let remains = left_behind();
         for &pid in &remains.processes {
             if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
-                // Gone already is as good.
+                // The process may have ended already.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
         for directory in &remains.directories {
             let _ = std::fs::remove_dir_all(directory);
         }
-        // With the lock held: nothing is started any more.
+        // The lock is still held, so no further process can start.
         std::process::exit(128 + signal);
     })?;
     Ok(())
 }
 
-/// Which server.
+/// A server program and its transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
     /// The echo floor: `paddock-bench echo`, on this transport.
     Echo(Choice),
-    /// `paddock serve`, on this transport.
+    /// The server `paddock serve`, on this transport.
     Paddock(Choice),
     /// ZooKeeper, from the jars in this directory.
     ZooKeeper(PathBuf),
 }
 
 impl Program {
-    /// Its name in tables.
+    /// The name in tables.
     pub fn name(&self) -> String {
         match self {
             Program::Echo(transport) => format!("echo {transport}"),
@@ -85,12 +87,12 @@ impl Program {
     }
 }
 
-/// A directory for servers' data. It goes when this is dropped, or when a signal ends the process.
+/// A directory for servers' data. Removed when dropped, or when a signal ends this process.
 #[derive(Debug)]
 pub struct Directory(TempDir);
 
 impl Directory {
-    /// A new one below `parent`.
+    /// Makes a directory below `parent`.
     pub fn new(parent: &Path) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("paddock-bench-")
@@ -100,7 +102,6 @@ impl Directory {
         Ok(Self(directory))
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -116,17 +117,17 @@ impl Drop for Directory {
 #[derive(Debug)]
 pub struct Installation {
     program: Program,
-    /// The core that all its threads are bound to; `None`: whatever this process may use.
+    /// Core that all threads are bound to; `None`: any core of this process.
     core: Option<u32>,
     address: SocketAddr,
     directory: Directory,
 }
 
-/// What a load is driven against: one server or several that are one.
+/// Target of a load: one server or one ensemble.
 pub trait Served {
-    /// Where clients connect.
+    /// Addresses that clients connect to.
     fn addresses(&self) -> Vec<SocketAddr>;
-    /// Its processes.
+    /// Process ids, to measure CPU time.
     fn pids(&self) -> Vec<u32>;
 }
 
@@ -149,7 +150,7 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Starts `command` in `directory`, where its output goes into a file.
+    /// Starts `command` in `directory`. Its output goes to a file there.
     pub fn start(
         name: String,
         mut command: Command,
@@ -165,7 +166,7 @@ impl Launched {
         Ok(Self { name, log, began, running: Running { child, address, started_in: Duration::ZERO } })
     }
 
-    /// Returns when it has answered a read of `path`.
+    /// Waits until the server has answered a read of `path`.
     pub fn ready(self, path: &str) -> anyhow::Result<Running> {
         let Self { name, log, began, mut running } = self;
         let failed = |why: String| {
@@ -196,35 +197,35 @@ impl Launched {
     }
 }
 
-/// A server that runs. Dropped, it is killed.
+/// A running server. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    /// Where it serves.
+    /// Address that clients connect to.
     pub address: SocketAddr,
-    /// From its start until it had answered its first read.
+    /// Time from the start of the process to the answer to its first read.
     pub started_in: Duration,
 }
 
 impl Installation {
-    /// `program` with a new data directory below `parent`.
+    /// Installs `program` with a new data directory below `parent`.
     pub fn new(program: Program, core: Option<u32>, parent: &Path) -> anyhow::Result<Self> {
         if let Program::ZooKeeper(jars) = &program {
             ensure!(jars.is_dir(), "--zookeeper {}: no such directory of jars", jars.display());
         }
         let directory = Directory::new(parent)?;
-        // Free at this moment; nothing else on this machine's loopback takes ports at random meanwhile, or the server's
-        // own message says so.
+        // The port is free at this moment. If another process takes it meanwhile, the server's own message
+        // says so.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         Ok(Self { program, core, address, directory })
     }
 
-    /// Its name in tables.
+    /// The name in tables.
     pub fn name(&self) -> String {
         self.program.name()
     }
 
-    /// Starts it; returns when it has answered a read of `path`.
+    /// Starts the server and waits until it has answered a read of `path`.
     pub fn start(&self, path: &str) -> anyhow::Result<Running> {
         Launched::start(self.name(), self.command()?, self.core, self.directory.path(), self.address)?
             .ready(path)
@@ -260,7 +261,7 @@ impl Installation {
     }
 }
 
-/// ZooKeeper from the jars in a directory, with this configuration.
+/// The command that starts ZooKeeper from `jars` with the configuration file `config`.
 pub fn zookeeper(jars: &Path, config: &Path) -> Command {
     let mut classes: OsString = jars.to_owned().into_os_string();
     classes.push("/*");
@@ -271,17 +272,15 @@ pub fn zookeeper(jars: &Path, config: &Path) -> Command {
 }
 
 impl Running {
-    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its resident memory.
     pub fn memory(&self) -> anyhow::Result<Memory> {
         Memory::of(self.pid())
     }
 
-    /// Asks it to stop and waits until it has; returns how long that took.
+    /// Sends SIGTERM and waits for the end of the process. Returns how long that took.
     pub fn stop(mut self) -> anyhow::Result<Duration> {
         let began = Instant::now();
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -298,14 +297,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Ended already, or nothing that can be done about it.
+        // Errors are ignored: the process has ended already, or cannot be ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         forget_process(self.child.id());
     }
 }
 
-/// A child that was waited for: its number may become a stranger's.
+/// Forgets a child that was waited for. Its process id may be given to another process.
 pub fn forget_process(pid: u32) {
     left_behind().processes.retain(|&known| known != pid);
 }
@@ -313,14 +312,15 @@ pub fn forget_process(pid: u32) {
 /// Resident memory of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Memory {
-    /// What the process allocated.
+    /// Memory that the process allocated.
     pub anonymous_bytes: u64,
-    /// Mapped files: code, and a log that is read through a map. The kernel drops them at will.
+    /// Mapped files: code, and a log that is read through a map. The kernel may drop their pages at any
+    /// time.
     pub file_bytes: u64,
 }
 
 impl Memory {
-    /// Of the process `pid`.
+    /// Reads the kernel's figures from `/proc/PID/status`.
     pub fn of(pid: u32) -> anyhow::Result<Self> {
         let path = format!("/proc/{pid}/status");
         let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
@@ -335,10 +335,10 @@ fn memory_field(status: &str, field: &str) -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// Starts `command` with all its threads bound to `core`. A child inherits the mask of the thread that starts it, so a
-/// thread of its own is bound and then starts it.
+/// Starts `command` with all its threads bound to `core`. A child inherits the affinity mask of the thread
+/// that starts it. So a thread is made for that, bound, and then starts the child.
 ///
-/// Who waits for the child says so with [`forget_process`].
+/// A caller that has waited for the child calls [`forget_process`].
 pub fn spawn_on(core: Option<u32>, command: &mut Command) -> std::io::Result<Child> {
     let mut remains = left_behind();
     let child = match core {
@@ -355,13 +355,13 @@ pub fn spawn_on(core: Option<u32>, command: &mut Command) -> std::io::Result<Chi
     Ok(child)
 }
 
-/// Where the project's own scripts put ZooKeeper's jars, if they are there.
+/// Directory that the project's scripts put ZooKeeper's jars in; `None` if it does not exist.
 pub fn default_jars() -> Option<PathBuf> {
     let jars = PathBuf::from(std::env::var_os("HOME")?).join(".cache/paddock-peers/lib");
     jars.is_dir().then_some(jars)
 }
 
-/// The binary `name` beside this one.
+/// Path of the binary `name` beside this one.
 pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     ensure!(
@@ -372,17 +372,18 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Which core is the server's, and which are the generator's.
+/// Division of the usable cores between server and generator.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Cores {
-    /// The server's.
+    /// Core of the server, or of all nodes of an ensemble.
     pub server: u32,
-    /// The generator's.
+    /// Cores of the generator. Equal to the server's if there is only one.
     pub generator: Vec<u32>,
 }
 
 impl Cores {
-    /// The last usable core (the first often takes the interrupts), or `server`; the rest is the generator's.
+    /// Gives the server `server`, or the last usable core, since the first often takes the interrupts. The
+    /// generator gets the rest.
     pub fn divide(server: Option<u32>) -> anyhow::Result<Self> {
         let usable: Vec<u32> = paddock_core::server::cores::usable()?.into_iter().map(|c| c as u32).collect();
         Self::of(&usable, server)
@@ -392,11 +393,11 @@ impl Cores {
         let server = server.or(usable.last().copied()).context("no usable core")?;
         ensure!(usable.contains(&server), "core {server} is not usable here: choose one of {usable:?}");
         let rest: Vec<u32> = usable.iter().copied().filter(|&core| core != server).collect();
-        // On one core they share it, and the table says so.
+        // With a single core both share it, and the tables say so.
         Ok(Self { server, generator: if rest.is_empty() { vec![server] } else { rest } })
     }
 
-    /// Whether server and generator are in each other's way.
+    /// Whether server and generator share a core.
     pub fn shared(&self) -> bool {
         self.generator.contains(&self.server)
     }

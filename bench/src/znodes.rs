@@ -1,7 +1,8 @@
-//! `paddock-bench memory` and `paddock-bench restart`: what a million znodes and a thousand clients cost a real server.
+//! `paddock-bench memory` and `paddock-bench restart`: costs of many znodes and many clients in a real
+//! server.
 //!
-//! Owns the two measurements. Memory is the difference in anonymous resident memory of the server's process: what was
-//! allocated, without mapped files, which the kernel drops when it needs the room.
+//! Owns the two measurements. Correct because memory is the difference in anonymous resident memory of the
+//! server's process. Mapped files are left out: the kernel drops their pages when it needs room.
 
 use crate::client::Client;
 use crate::common::Single;
@@ -14,17 +15,17 @@ use paddock_loadgen::report::thousands;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Where `paddock-load` puts its tree.
+/// Root of the tree that `paddock-load` makes.
 const ROOT: &str = "/paddock-load";
-/// How long a session may take to come about while many do.
+/// Longest wait for a session while many are being opened.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Connections that are dialled before their answers are read: less than a listener's backlog.
+/// Connections dialled before their answers are read: fewer than the backlog of a listener.
 const DIAL_BATCH: usize = 100;
-/// A server's memory is read when it has not changed for this long: commits are reclaimed, checkpoints are over.
+/// Memory that has not changed for this long has settled: commits are reclaimed, and checkpoints are over.
 const SETTLE: Duration = Duration::from_secs(2);
-/// It is not waited for longer than this.
+/// Longest wait for memory to settle.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
-/// What counts as no change.
+/// A smaller difference counts as no change.
 const SETTLED_BYTES: u64 = 256 << 10;
 
 /// Bytes per znode and per idle connection, in a real server.
@@ -36,13 +37,13 @@ Examples:
 pub struct MemoryArgs {
     #[command(flatten)]
     single: Single,
-    /// Znodes
+    /// Number of znodes to create
     #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keys: u32,
     /// Bytes of each value
     #[arg(long, default_value_t = 100, value_name = "BYTES")]
     value_size: u32,
-    /// Idle connections
+    /// Number of idle connections
     #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
 }
@@ -55,26 +56,26 @@ struct MemoryDocument {
     keys: u32,
     value_bytes: u32,
     connections: u32,
-    /// An empty server.
+    /// Memory of an empty server.
     empty: Memory,
-    /// The same with the idle connections.
+    /// Memory with the idle connections, without znodes.
     with_connections: Memory,
-    /// Without them, with the znodes, as created one by one.
+    /// Memory with the znodes as created one by one, without idle connections.
     with_znodes: Memory,
-    /// With the znodes, as loaded by a restart.
+    /// Memory with the znodes as loaded by a restart.
     after_restart: Memory,
     bytes_per_connection: f64,
-    /// Beside the data.
+    /// Memory per znode without its data.
     bytes_per_znode: f64,
     bytes_per_znode_after_restart: f64,
 }
 
-/// Runs `paddock-bench memory`.
+/// Runs the subcommand `paddock-bench memory`.
 pub fn memory(args: &MemoryArgs) -> anyhow::Result<()> {
     let common = &args.single.common;
     let (installation, cores) = args.single.install()?;
     let server = installation.start("/")?;
-    // Buffers and tables that are there once, whoever comes, belong to the empty server.
+    // Buffers and tables that any first client causes belong to the empty server.
     drop(sessions(&server, 1)?);
     let empty = settled(&server)?;
     common.say(&format!("memory: {} idle connections", args.connections));
@@ -146,13 +147,13 @@ Examples:
 pub struct RestartArgs {
     #[command(flatten)]
     single: Single,
-    /// Znodes
+    /// Number of znodes to create
     #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keys: u32,
     /// Bytes of each value
     #[arg(long, default_value_t = 100, value_name = "BYTES")]
     value_size: u32,
-    /// How often to stop and start
+    /// Number of stops and starts
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
 }
@@ -165,7 +166,7 @@ struct RestartDocument {
     keys: u32,
     value_bytes: u32,
     rounds: Vec<Restart>,
-    /// The median of the rounds.
+    /// Median of the rounds, s.
     start_seconds: f64,
 }
 
@@ -177,7 +178,7 @@ struct Restart {
     start_seconds: f64,
 }
 
-/// Runs `paddock-bench restart`.
+/// Runs the subcommand `paddock-bench restart`.
 pub fn restart(args: &RestartArgs) -> anyhow::Result<()> {
     let common = &args.single.common;
     let (installation, cores) = args.single.install()?;
@@ -225,7 +226,7 @@ fn restart_text(d: &RestartDocument) -> String {
     text + &format!("\n  median                    start to first read {:>7.3} s", d.start_seconds)
 }
 
-/// Fills the tree through the load generator's preload, which is what takes the time; the load behind it is a formality.
+/// Fills the tree through the preload of `paddock-load`. The load behind it is as short as possible.
 fn fill(server: &Running, cores: &Cores, keys: u32, value_bytes: u32) -> anyhow::Result<()> {
     let load = Load {
         reads: 1.0,
@@ -241,7 +242,7 @@ fn fill(server: &Running, cores: &Cores, keys: u32, value_bytes: u32) -> anyhow:
     load.run(server, cores).map(|_| ())
 }
 
-/// `count` sessions that do nothing.
+/// Opens `count` idle sessions.
 fn sessions(server: &Running, count: usize) -> anyhow::Result<Vec<Client>> {
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
@@ -255,7 +256,7 @@ fn sessions(server: &Running, count: usize) -> anyhow::Result<Vec<Client>> {
     Ok(all)
 }
 
-/// The server's memory when it has come to rest.
+/// Waits until the server's memory has settled, and returns it.
 fn settled(server: &Running) -> anyhow::Result<Memory> {
     let mut last = server.memory()?;
     let began = std::time::Instant::now();

@@ -1,8 +1,9 @@
 //! The command line of `paddock-load`.
 //!
-//! Owns flags, exit codes and where results are written. Never measures anything.
+//! Owns flags, exit codes and the places that results are written to. Never measures anything. Correct
+//! because flags only fill a `RunConfig`, which the run validates itself.
 
-use crate::check::Wrong;
+use crate::check::ViolationKind;
 use crate::config::{Arrivals, Auth, Distribution, Progress, RunConfig, Target};
 use crate::gaps::GAP_MS_DEFAULT;
 use crate::histogram::Latencies;
@@ -20,11 +21,11 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// Everything was as it should be.
+/// Every answer was correct.
 pub const EXIT_OK: u8 = 0;
 /// The run could not be made, or its results could not be written.
 pub const EXIT_COULD_NOT_RUN: u8 = 1;
-/// The command line makes no sense.
+/// The command line is invalid.
 pub const EXIT_USAGE: u8 = 2;
 /// The server gave wrong answers or left requests without a reply.
 pub const EXIT_WRONG_ANSWERS: u8 = 3;
@@ -104,7 +105,7 @@ struct Common {
     /// Write the report as JSON to this file (- for standard output, which then carries nothing else)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Say nothing while running
+    /// Print nothing while running
     #[arg(long)]
     quiet: bool,
 }
@@ -146,31 +147,35 @@ struct RunArgs {
     /// Exponent of --distribution zipf
     #[arg(long, default_value_t = 0.99, value_name = "S")]
     zipf_exponent: f64,
-    /// Where the tree lies; it stays there afterwards and is used again by the next run
+    /// Root of the tree. The tree stays there afterwards and is used again by the next run
     #[arg(long, default_value = "/paddock-load", value_name = "PATH")]
     root: String,
-    /// Write percentile spectra in HdrHistogram's text form: FILE for all operations, and one per operation beside it
+    /// Write percentile spectra in HdrHistogram's text form: FILE for all operations, and one per operation
+    /// beside it
     #[arg(long, value_name = "FILE")]
     hgrm: Option<PathBuf>,
-    /// Where all randomness comes from
+    /// Seed of all random choices
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
     /// Do not check answers
     #[arg(long)]
     no_check: bool,
-    /// Servers are expected to fail: connections go on to the next target, and the report says when nothing was answered
+    /// Servers are expected to fail: connections move on to the next target, and the report lists times
+    /// without answers
     #[arg(long)]
     through_failures: bool,
-    /// With --through-failures: a longer time than this without an answer is a gap, in milliseconds
+    /// With --through-failures: a time without answers that is longer than this is a gap, in milliseconds
     #[arg(long, default_value_t = GAP_MS_DEFAULT, value_name = "MS")]
     gap_ms: u64,
-    /// Read all keys back through every target at the end [default: with several targets or --through-failures]
+    /// Read all keys back through every target at the end [default: with several targets or
+    /// --through-failures]
     #[arg(long, overrides_with = "no_verify")]
     verify_at_end: bool,
     /// Do not read keys back at the end
     #[arg(long)]
     no_verify: bool,
-    /// Only so many connections write, the others only read: reads then never wait behind a write of their session
+    /// Only this many connections write, the others only read: their reads never wait behind a write of the
+    /// same session
     #[arg(long, value_name = "N")]
     writers: Option<u32>,
 }
@@ -182,7 +187,7 @@ struct IdleArgs {
     /// Sessions, each on its own connection
     #[arg(long, default_value_t = 1000, value_name = "N")]
     connections: u32,
-    /// How long they stay, for example 30s
+    /// How long the sessions stay, for example 30s
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
     duration: Duration,
 }
@@ -191,7 +196,7 @@ struct IdleArgs {
 enum ArrivalsArg {
     /// Independent users: exponential gaps
     Poisson,
-    /// A metronome
+    /// Equal gaps, as of a metronome
     Constant,
 }
 
@@ -206,14 +211,14 @@ enum DistributionArg {
 #[derive(Clone, Debug)]
 struct CoreList(Vec<u32>);
 
-/// Runs the command line `args` and says how to exit. `stop` ends a run early.
+/// Runs the command line `args` and returns the exit code. `stop` ends a run early.
 pub fn main(args: impl IntoIterator<Item = OsString>, stop: &AtomicBool) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let command = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors and belong to standard output: clap knows.
+            // Help and version are no errors and go to standard output: clap knows which.
             let code = if error.use_stderr() { EXIT_USAGE } else { EXIT_OK };
             let _ = error.print();
             return ExitCode::from(code);
@@ -277,19 +282,19 @@ fn run(args: RunArgs, command: Vec<String>, stop: &AtomicBool) -> Result<u8, Fai
         root: args.root,
         ..common(args.common, command)
     };
-    let Outcome { report, tally } = run_until(&config, stop)?;
+    let Outcome { report, counts } = run_until(&config, stop)?;
     emit(json.as_deref(), &report, || report.text())?;
     if let Some(path) = &args.hgrm {
-        write_hgrm(path, &all_latencies(&tally))?;
-        for op in Op::ALL.into_iter().filter(|&op| tally.latency[op as usize].count() > 0) {
-            write_hgrm(&beside(path, op.name()), &tally.latency[op as usize])?;
+        write_hgrm(path, &all_latencies(&counts))?;
+        for op in Op::ALL.into_iter().filter(|&op| counts.latency[op as usize].count() > 0) {
+            write_hgrm(&beside(path, op.name()), &counts.latency[op as usize])?;
         }
     }
     if report.verdict.correct {
         return Ok(EXIT_OK);
     }
-    let missing = tally.wrong.get(&Wrong::MissingReply).copied().unwrap_or(0);
-    let wrong = tally.wrong_total() - missing;
+    let missing = counts.violations.get(&ViolationKind::MissingReply).copied().unwrap_or(0);
+    let wrong = counts.violations_total() - missing;
     if wrong + missing == 0 {
         eprintln!("paddock-load: no server could be read back at the end");
     } else {
@@ -327,7 +332,8 @@ fn common(args: Common, command: Vec<String>) -> RunConfig {
     }
 }
 
-/// Text to standard output, unless the JSON document goes there.
+/// Writes the text to standard output, unless the JSON document goes there. Writes the document to its
+/// file.
 fn emit(json: Option<&Path>, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
     let to_stdout = json.is_some_and(|path| path == Path::new("-"));
     let written = |path: &Path, result: io::Result<()>| {
@@ -359,7 +365,7 @@ fn write_hgrm(path: &Path, latencies: &Latencies) -> Result<(), Failure> {
     write().map_err(|source| Failure::Write { path: path.to_owned(), source })
 }
 
-/// `run.hgrm` and `get` make `run.get.hgrm`.
+/// Inserts `name` before the extension: `run.hgrm` and `get` make `run.get.hgrm`.
 fn beside(path: &Path, name: &str) -> PathBuf {
     let extension = path.extension().map(|e| format!("{name}.{}", e.to_string_lossy()));
     path.with_extension(extension.unwrap_or_else(|| name.to_owned()))
@@ -369,7 +375,7 @@ fn parse<T: std::str::FromStr>(text: &str) -> Result<T, T::Err> {
     text.parse()
 }
 
-/// `10s`, `500ms`, `2m`, `1h`; a number alone is seconds.
+/// Parses `10s`, `500ms`, `2m` or `1h`. A number alone is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -385,7 +391,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds_per_unit).map_err(|e| e.to_string())
 }
 
-/// `1`, `2,3`, `4-7,9`.
+/// Parses lists such as `1`, `2,3` or `4-7,9`.
 fn core_list(text: &str) -> Result<CoreList, String> {
     let mut cores = Vec::new();
     for part in text.split(',') {

@@ -1,7 +1,7 @@
-//! What a run is: targets, load, shape of the keys, and which of it makes no sense.
+//! Settings of a run: targets, load, shape of the keys.
 //!
-//! Owns the settings and their validation. Never reads a command line (that is `cli`) and never starts anything. It
-//! stays correct because everything downstream takes a [`RunConfig`] that [`RunConfig::validate`] has accepted.
+//! Owns the settings and their validation. Never reads a command line (that is `cli`) and never starts
+//! anything. Correct because a run begins with [`RunConfig::validate`], which refuses what cannot work.
 
 use crate::gaps::GAP_MS_DEFAULT;
 use crate::keyspace::KEYS_MAX;
@@ -14,25 +14,26 @@ use std::str::FromStr;
 use std::time::Duration;
 use thiserror::Error;
 
-/// Requests in flight per connection when the load is a closed loop and nothing else was asked for. 16: deep enough that
-/// a server can batch, shallow enough that latency still means something.
+/// Requests in flight per connection in a closed loop, by default. 16: deep enough that a server can batch,
+/// shallow enough that latency still means something.
 pub const OUTSTANDING_CLOSED_DEFAULT: u32 = 16;
-/// The same for an open loop, where the bound only protects memory: ZooKeeper's own default limit of requests in its
-/// pipeline (`globalOutstandingLimit`).
+/// Requests in flight per connection in an open loop, by default. The bound only protects memory:
+/// ZooKeeper's own limit of requests in its pipeline (`globalOutstandingLimit`).
 pub const OUTSTANDING_OPEN_DEFAULT: u32 = 1000;
-/// Connections of one run. A process has about a million descriptors at best, and one address 64 k ports to a target.
+/// Most connections of one run. A process has about a million descriptors at best, and one address has 64 k
+/// ports to a target.
 pub const CONNECTIONS_MAX: u32 = 1_000_000;
-/// Requests in flight per connection. Beyond this a queue's memory, not the server, is what is measured.
+/// Most requests in flight per connection. With more, memory of the queue is measured instead of the
+/// server.
 pub const OUTSTANDING_MAX: u32 = 1_000_000;
-/// The largest value: a request must fit `jute.maxbuffer`'s default of 1 MiB with its path and header.
+/// Most bytes of a value. A request must fit `jute.maxbuffer`'s default of 1 MiB with its path and header.
 pub const VALUE_BYTES_MAX: u32 = 1_000_000;
 
 /// One server to drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// As the user wrote it; used in messages and reports.
+    /// The address as the user wrote it, for messages and reports.
     pub text: String,
-    /// Where it is.
     pub address: Address,
 }
 
@@ -64,33 +65,33 @@ impl FromStr for Target {
     }
 }
 
-/// How the instants of an open loop are spread.
+/// Distribution of the intended instants of an open loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrivals {
-    /// Independent users: exponential gaps.
+    /// Exponential gaps, as of independent users.
     Poisson,
-    /// A metronome.
+    /// Equal gaps, as of a metronome.
     Constant,
 }
 
-/// Which keys are asked for.
+/// Distribution of the keys that are read and written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Distribution {
     /// Every key equally often.
     Uniform,
-    /// The k-th most popular key with weight `1 / k^exponent`.
+    /// The k-th most popular key has weight `1 / k^exponent`.
     Zipf {
-        /// Greater than zero; 0.99 is what YCSB uses.
+        /// Greater than zero. YCSB uses 0.99.
         exponent: f64,
     },
 }
 
-/// Credentials sent on each connection before anything else.
+/// Credentials, sent on each connection right after the handshake request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
-    /// `digest`, usually.
+    /// An authentication scheme of the server, such as `digest`.
     pub scheme: String,
-    /// `user:password` for digest.
+    /// For the scheme `digest`: `user:password`.
     pub credentials: String,
 }
 
@@ -106,71 +107,67 @@ impl FromStr for Auth {
     }
 }
 
-/// How much a run tells while it runs. Everything of this goes to standard error.
+/// Verbosity on standard error while a run is going on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// A live line on a terminal, one plain line a second otherwise.
+    /// A live line on a terminal, otherwise one plain line a second.
     Live,
-    /// Nothing.
     Quiet,
 }
 
-/// A run of `paddock-load run`.
+/// Settings of `paddock-load run`. The subcommand `idle` uses a part of them.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    /// Servers; connections are dealt out over them in turn. Empty: an embedded server is started for the run.
+    /// Servers; connections are dealt out over them in turn. Empty: the run starts an embedded server.
     pub targets: Vec<Target>,
     /// Share of reads, 0 to 1.
     pub reads: f64,
     /// Sessions, each on a connection of its own.
     pub connections: u32,
-    /// Requests in flight per connection; `None`: the default of the kind of loop.
+    /// Requests in flight per connection. `None`: the default of the kind of loop.
     pub outstanding: Option<u32>,
-    /// Requests per second for an open loop; `None`: closed loop.
+    /// Requests per second of an open loop. `None`: closed loop.
     pub rate: Option<f64>,
-    /// Spread of an open loop's instants.
+    /// Distribution of an open loop's instants.
     pub arrivals: Arrivals,
-    /// How long is measured.
+    /// Length of the measured time.
     pub duration: Duration,
-    /// How long the same load runs before measuring.
+    /// Time under the same load before the measured time.
     pub warmup: Duration,
-    /// Znodes that are read and written.
+    /// Number of znodes that are read and written.
     pub keys: u32,
-    /// Bytes of each value.
     pub value_bytes: u32,
-    /// Which keys are asked for.
     pub distribution: Distribution,
-    /// Threads of the generator; `None`: by the number of usable cores.
+    /// Threads of the generator. `None`: derived from the number of usable cores.
     pub threads: Option<u32>,
-    /// Event loop of the generator (and of the embedded server).
+    /// Event loop of the generator and of the embedded server.
     pub transport: Choice,
-    /// Where all randomness comes from.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Whether answers are checked.
     pub check: bool,
-    /// Servers are expected to fail under the load: the report says when nothing was answered.
+    /// Servers are expected to fail under the load. The report then lists times without answers.
     pub through_failures: bool,
-    /// A session that expires although its server was heard within half of its timeout is a wrong answer.
+    /// A session that expires although its server answered within the last half of its timeout is a
+    /// violation.
     pub sessions_must_live: bool,
-    /// Whether all keys are read back through every server at the end; `None`: with several targets, or through failures.
+    /// Read all keys back through every server at the end. `None`: with several targets, or through
+    /// failures.
     pub verify_at_end: Option<bool>,
-    /// A time without answers is a gap when it is longer than this, ms.
+    /// Longest time without answers that is not yet a gap, ms.
     pub gap_ms: u64,
-    /// Connections that write; the others only read. `None`: all.
+    /// Number of connections that write; the others only read. `None`: all connections write.
     pub writers: Option<u32>,
-    /// Cores to pin the generator's threads to, in turn; empty: no pinning.
+    /// Cores that the generator's threads are pinned to in turn. Empty: no pinning.
     pub cores: Vec<u32>,
-    /// Where the tree lies.
+    /// Path of the tree's root.
     pub root: String,
-    /// Process ids of the servers, when they run on this machine and their CPU time is to be reported.
+    /// Process ids of the servers on this machine, to report their CPU time.
     pub server_pids: Vec<u32>,
     /// Session timeout to ask for.
     pub session_timeout: Duration,
-    /// Credentials, if any.
     pub auth: Option<Auth>,
     /// The command line, for the report.
     pub command: Vec<String>,
-    /// What is told meanwhile.
     pub progress: Progress,
 }
 
@@ -209,7 +206,7 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// Refuses what cannot be run, saying which option to change.
+    /// Refuses settings that cannot work. The error names the option to change.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let range =
             |option, ok: bool, wanted| if ok { Ok(()) } else { Err(ConfigError::Range { option, wanted }) };
@@ -259,19 +256,19 @@ impl RunConfig {
         Ok(())
     }
 
-    /// Requests in flight per connection that this run uses.
+    /// The setting, or the default of the kind of loop.
     pub fn outstanding(&self) -> u32 {
         let default = if self.rate.is_some() { OUTSTANDING_OPEN_DEFAULT } else { OUTSTANDING_CLOSED_DEFAULT };
         self.outstanding.unwrap_or(default)
     }
 
-    /// Whether all keys are read back at the end.
+    /// Whether all keys are read back at the end of the run.
     pub fn verifies(&self) -> bool {
         self.check && self.verify_at_end.unwrap_or(self.through_failures || self.targets.len() > 1)
     }
 
-    /// Threads that this run uses, given the cores that this process may use: a third of them, since a server does
-    /// more per request than its load generator, and never more than there are connections.
+    /// Threads of this run, given the number of cores that this process may use. The default is a third of
+    /// them: a server does more per request than its load generator. Never more than there are connections.
     pub fn threads(&self, usable_cores: usize) -> usize {
         let wanted = self.threads.map_or((usable_cores / 3).max(1), |t| t as usize);
         wanted.min(self.connections as usize).max(1)
@@ -285,46 +282,37 @@ pub enum ConfigError {
     /// A number out of its range.
     #[error("{option} must be {wanted}")]
     Range {
-        /// The option's name.
+        /// The flag, as written on the command line.
         option: &'static str,
-        /// What it accepts.
+        /// The accepted range in words.
         wanted: &'static str,
     },
-    /// A target that is no address.
+    /// A target that is not an address.
     #[error("--target {text}: {why}")]
     Target {
-        /// What was given.
+        /// The target as the user wrote it.
         text: String,
-        /// What is wrong with it.
         why: String,
     },
     /// Credentials that are not `scheme:credentials`.
     #[error("--auth must be SCHEME:CREDENTIALS, for example digest:user:password")]
     Auth,
-    /// A value without room for what the checker needs.
+    /// A value too small for the fields that the checker needs.
     #[error(
         "--value-size must be at least {VALUE_BYTES_MIN} so that answers can be checked (or add --no-check)"
     )]
     ValueTooSmall,
-    /// Each key has one writer, so each connection needs a key.
+    /// Fewer keys than connections. Each key has one writer, so each writing connection needs a key.
     #[error(
         "--keys {keys} is less than --connections {connections}: each connection writes keys of its own; use at least as many keys"
     )]
-    FewerKeysThanConnections {
-        /// As given.
-        keys: u32,
-        /// As given.
-        connections: u32,
-    },
-    /// What is not checked cannot be verified.
+    FewerKeysThanConnections { keys: u32, connections: u32 },
+    /// Verification without checks: only a checked run knows the acknowledged values.
     #[error("--verify-at-end compares values with what was acknowledged: leave --no-check out")]
     VerifyUnchecked,
-    /// A root that is no path.
+    /// A root that is not an absolute path below `/`.
     #[error("--root {root}: give an absolute path below /, for example /paddock-load")]
-    Root {
-        /// As given.
-        root: String,
-    },
+    Root { root: String },
 }
 
 #[cfg(test)]

@@ -1,54 +1,50 @@
-//! When nothing was answered: gaps between successful operations of one kind, over all connections of a run.
+//! Times without answers: gaps between successful operations of one kind, over all connections of a run.
 //!
-//! Owns the resolution (a millisecond) and what counts as a gap. Fed with each millisecond once and in order, after all
-//! threads have reported it, so it needs no clock and no sorting; it keeps one running gap and a bounded list.
+//! Owns the resolution (one millisecond) and the definition of a gap. Never reads a clock. Correct because
+//! each millisecond is fed once and in order, after all threads have reported it. Memory is one running gap
+//! and a bounded list.
 
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds in the interval that threads report at once.
 pub const MARKS: usize = 1000;
-/// A shorter silence is no gap unless another bound is asked for: two orders of magnitude above a write's usual time, a sixth of
-/// the shortest election timeout.
+/// Default for the longest silence that is not yet a gap, ms. 50: two orders of magnitude above a write's
+/// usual latency, and a sixth of the shortest election timeout.
 pub const GAP_MS_DEFAULT: u64 = 50;
-/// Gaps that are kept one by one; beyond this they are only added up. One every 60 ms for ten minutes.
+/// Gaps kept one by one; further ones only enter the sums. One every 60 ms for ten minutes.
 const GAPS_MAX: usize = 10_000;
 
 /// Operations answered without error in one millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// Reads.
     pub reads: u32,
-    /// Writes.
     pub writes: u32,
 }
 
 /// A time in which no operation of one kind was answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// When it began, in milliseconds of the measured time.
+    /// Beginning, in milliseconds of the measured time.
     pub start_ms: u64,
-    /// How long it was.
     pub length_ms: u64,
-    /// Reads answered meanwhile.
+    /// Reads answered within the gap.
     pub reads: u64,
-    /// Writes answered meanwhile.
+    /// Writes answered within the gap.
     pub writes: u64,
 }
 
 /// All gaps of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gaps {
-    /// How many.
     pub count: u64,
-    /// The longest, ms.
     pub longest_ms: u64,
-    /// All together, ms.
+    /// Sum of the lengths, ms.
     pub total_ms: u64,
-    /// Reads answered in all of them.
+    /// Reads answered within all gaps.
     pub reads: u64,
-    /// Writes answered in all of them.
+    /// Writes answered within all gaps.
     pub writes: u64,
-    /// One by one (the first ten thousand).
+    /// The first `GAPS_MAX` gaps, in order of time.
     pub list: Vec<Gap>,
 }
 
@@ -84,12 +80,12 @@ impl Default for GapFinder {
 }
 
 impl GapFinder {
-    /// A silence of `bound_ms` and less is no gap.
+    /// A finder for which silence of up to `bound_ms` is not a gap.
     pub fn new(bound_ms: u64) -> Self {
         Self { bound_ms, at_ms: 0, reads: Default::default(), writes: Default::default() }
     }
 
-    /// The next millisecond.
+    /// Feeds the next millisecond.
     pub fn feed(&mut self, mark: Mark) {
         let next_ms = self.at_ms + 1;
         for ((running, gaps), count) in [(&mut self.reads, mark.reads), (&mut self.writes, mark.writes)] {
@@ -105,7 +101,7 @@ impl GapFinder {
         self.at_ms = next_ms;
     }
 
-    /// Gaps of reads and of writes when nothing more comes: what still runs ends here.
+    /// Gaps of reads and of writes. A gap that is still running ends here.
     pub fn finish(mut self) -> (Gaps, Gaps) {
         for (running, gaps) in [&mut self.reads, &mut self.writes] {
             gaps.close(*running, self.bound_ms);
@@ -118,7 +114,8 @@ impl GapFinder {
 mod tests {
     use super::*;
 
-    /// Milliseconds in a row: how many, and what was answered in each.
+    /// Gaps of a timeline. Each element is a number of milliseconds, with the reads and writes answered in
+    /// each of them.
     fn found(timeline: &[(u64, u32, u32)]) -> (Gaps, Gaps) {
         let mut finder = GapFinder::default();
         for &(ms, reads, writes) in timeline {

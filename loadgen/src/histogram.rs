@@ -1,25 +1,25 @@
-//! Latencies: recording, percentiles, and the text form that plotting tools read.
+//! Latency histograms: recording, percentiles, and the text form that plotting tools read.
 //!
-//! Owns the histograms' bounds and units (nanoseconds inside, microseconds in reports, milliseconds in `.hgrm` files as
-//! HdrHistogram's own tools write). Never knows what was measured. A value beyond the bounds is recorded as the bound
-//! and never dropped.
+//! Owns bounds and units: nanoseconds inside, microseconds in reports, milliseconds in `.hgrm` files as in
+//! HdrHistogram's own tools. Never knows what was measured. Correct because a value beyond the bounds is
+//! recorded as the bound and never dropped.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 
-/// The finest difference told, in ns. 16: below the time that one request takes over shared memory.
+/// Finest resolution, ns. 16: below the duration of one request over shared memory.
 const LOWEST_NS: u64 = 16;
-/// The longest latency told, in ns. An hour: longer than any run waits for an answer.
+/// Longest latency that is told apart, ns. One hour: longer than any run waits for an answer.
 const HIGHEST_NS: u64 = 3_600_000_000_000;
-/// Significant digits of the totals.
+/// Significant digits of the histograms of a whole run.
 const DIGITS: u8 = 3;
-/// Significant digits of the second-by-second histograms: a tenth of the memory, enough for a chart.
+/// Significant digits of the histograms of one second. A tenth of the memory, and enough for a chart.
 const DIGITS_INTERVAL: u8 = 2;
-/// Lines per halving of the distance to 100 % in a `.hgrm` file; what HdrHistogram's own tools use.
+/// Lines per halving of the distance to 100 % in a `.hgrm` file, as in HdrHistogram's own tools.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;
 
-/// Latencies of one kind.
+/// Latencies of one kind of operation.
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
 
@@ -30,7 +30,7 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Coarse enough to be kept and reset every second.
+    /// A histogram coarse enough to be kept and reset every second.
     pub fn interval() -> Self {
         Self::with_digits(DIGITS_INTERVAL)
     }
@@ -39,37 +39,34 @@ impl Latencies {
         Self(Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, digits).expect("the bounds are constants"))
     }
 
-    /// Records one latency.
     pub fn record(&mut self, ns: u64) {
         self.0.saturating_record(ns);
     }
 
-    /// Adds what another thread recorded.
+    /// Adds the latencies of `other`, which has the same number of digits.
     pub fn merge(&mut self, other: &Latencies) {
         self.0.add(&other.0).expect("both have the same bounds");
     }
 
-    /// Forgets everything.
     pub fn reset(&mut self) {
         self.0.reset();
     }
 
-    /// How many were recorded.
+    /// Number of recorded latencies.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The latency that the share `quantile` stays within, in µs.
+    /// Latency in µs that the share `quantile` of operations does not exceed; 0 when empty.
     pub fn quantile_us(&self, quantile: f64) -> f64 {
         if self.0.is_empty() { 0.0 } else { micros(self.0.value_at_quantile(quantile)) }
     }
 
-    /// The longest one, in µs.
+    /// Longest latency in µs; 0 when empty.
     pub fn max_us(&self) -> f64 {
         if self.0.is_empty() { 0.0 } else { micros(self.0.max()) }
     }
 
-    /// The figures of a report.
     pub fn summary(&self) -> LatencySummary {
         let empty = self.0.is_empty();
         LatencySummary {
@@ -111,28 +108,19 @@ impl Latencies {
     }
 }
 
-/// The figures that a report gives of one kind of operation, in microseconds.
+/// Latency figures of one kind of operation. All zero when nothing was recorded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencySummary {
-    /// Operations measured.
+    /// Number of operations measured.
     pub count: u64,
-    /// The shortest.
     pub min_us: f64,
-    /// Arithmetic mean.
     pub mean_us: f64,
-    /// Standard deviation.
     pub stdev_us: f64,
-    /// Median.
     pub p50_us: f64,
-    /// 90 % are not longer.
     pub p90_us: f64,
-    /// 99 % are not longer.
     pub p99_us: f64,
-    /// 99.9 % are not longer.
     pub p999_us: f64,
-    /// 99.99 % are not longer.
     pub p9999_us: f64,
-    /// The longest.
     pub max_us: f64,
 }
 

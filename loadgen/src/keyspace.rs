@@ -1,49 +1,47 @@
-//! Which znodes there are, which is asked for next, and who may write it.
+//! The znodes of a run: their paths, which one an operation asks for, and which connection may write it.
 //!
-//! Owns the two-level layout under the root, the popularity of keys and the rule of one writer per key. Never knows
-//! values or time. It stays correct because a key's path is a pure function of its number, and its writer of its
-//! number and the number of connections: no table is shared between threads.
+//! Owns the two-level layout under the root, the popularity of keys, and the rule of one writer per key.
+//! Never knows values or time. Correct because a key's path depends on its number alone, and its writer on
+//! its number and the number of writers. Threads share no table.
 //!
-//! Keys are numbered by popularity: key 0 is the hottest of a Zipf distribution. On the server neighbours in
-//! popularity lie far apart ([`Keyspace::append_path`] scatters them), so that hot keys do not share a directory.
+//! Keys are numbered by popularity: key 0 is the hottest of a Zipf distribution. [`Keyspace::append_path`]
+//! scatters the numbers, so that hot keys do not share a directory on the server.
 //!
-//! **One writer per key.** Writer `c` of `n` (all connections, or those that [`Roles`] choose) writes the keys `k` with
-//! `k % n == c`. The sequence numbers in a key's
-//! values are then exactly the order of its writes, which is what makes every read checkable. The price: a write
-//! that drew key `k` goes to the key of the same block of `n` keys that belongs to its connection. Popularity of
-//! writes is therefore flat within each block and Zipf between blocks.
+//! **One writer per key.** Writer `c` of `n` writes the keys `k` with `k % n == c`. ([`Roles`] chooses the
+//! writers; by default every connection is one.) The sequence numbers in a key's values then have the order
+//! of its writes, which makes every read checkable. The price: a write that drew key `k` goes to another
+//! key of the same block of `n` keys, the one of its connection. Popularity of writes is therefore flat
+//! within a block, and Zipf between blocks.
 
 use crate::config::Distribution;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution as _, Zipf};
 
-/// Znodes of one run: what the five and three digits of a path can count.
+/// Most znodes of one run: 5 digits for the directory and 3 for the key.
 pub const KEYS_MAX: u32 = 100_000_000;
 
-/// Keys per directory. 1000: listing one stays a small reply, and a million keys need only a thousand directories.
+/// Keys per directory. 1000: listing one is a small reply, and a million keys need only a thousand
+/// directories.
 pub const KEYS_PER_DIRECTORY: u32 = 1000;
 
-/// Multiplier that scatters popularity ranks over the tree: a prime above [`KEYS_MAX`], hence coprime to every number
-/// of keys, so that multiplying by it is a permutation.
+/// Multiplier that scatters popularity ranks over the tree. A prime above [`KEYS_MAX`] is coprime to every
+/// number of keys, so multiplying by it is a permutation.
 const SCATTER: u64 = 2_654_435_761;
 const _: () = assert!(SCATTER > KEYS_MAX as u64);
 
-/// The kinds of operation that a run measures.
+/// Kinds of operations that a run measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
-    /// `getData`.
     Get = 0,
-    /// `setData`.
     Set = 1,
 }
 
 impl Op {
-    /// All of them, in report order.
+    /// All kinds, in the order of reports.
     pub const ALL: [Op; 2] = [Op::Get, Op::Set];
 
-    /// The name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Op::Get => "get",
@@ -52,7 +50,7 @@ impl Op {
     }
 }
 
-/// The layout of the tree.
+/// Layout of the tree.
 #[derive(Clone, Debug)]
 pub struct Keyspace {
     root: String,
@@ -60,12 +58,11 @@ pub struct Keyspace {
 }
 
 impl Keyspace {
-    /// `keys` znodes under `root`.
+    /// A tree of `keys` znodes under `root`.
     pub fn new(root: &str, keys: u32) -> Self {
         Self { root: root.to_owned(), keys }
     }
 
-    /// Number of keys.
     pub fn keys(&self) -> u32 {
         self.keys
     }
@@ -76,24 +73,23 @@ impl Keyspace {
         ends.map(|end| &self.root[..end])
     }
 
-    /// Number of directories.
     pub fn directories(&self) -> u32 {
         self.keys.div_ceil(KEYS_PER_DIRECTORY)
     }
 
-    /// Appends the path of the `directory`th directory.
+    /// Appends the path of directory number `directory`.
     pub fn append_directory(&self, directory: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(self.root.as_bytes());
         out.push(b'/');
         append_digits::<5>(directory, out);
     }
 
-    /// Bytes of every key's path.
+    /// Length of every key's path, bytes.
     pub fn path_bytes(&self) -> usize {
         self.root.len() + "/00000/000".len()
     }
 
-    /// Appends the path of `key`: always [`Self::path_bytes`] long.
+    /// Appends the path of `key`, which is [`Self::path_bytes`] long.
     pub fn append_path(&self, key: u32, out: &mut Vec<u8>) {
         let place = (u64::from(key) * SCATTER % u64::from(self.keys)) as u32;
         self.append_directory(place / KEYS_PER_DIRECTORY, out);
@@ -118,12 +114,12 @@ pub struct Picker {
     zipf: Option<Zipf<f64>>,
     keys: u32,
     connections: u32,
-    /// A draw of 32 bits below this is a read. `1 << 32` when everything is.
+    /// A random `u32` below this means a read. `1 << 32`: every operation is a read.
     reads_below: u64,
 }
 
 impl Picker {
-    /// A stream of draws that depends on `seed` only.
+    /// A stream of draws that depends on nothing but these arguments.
     pub fn new(seed: u64, keys: u32, connections: u32, reads: f64, distribution: Distribution) -> Self {
         let zipf = match distribution {
             Distribution::Uniform => None,
@@ -133,7 +129,7 @@ impl Picker {
         Self { rng: SmallRng::seed_from_u64(seed), zipf, keys, connections, reads_below }
     }
 
-    /// The next operation of writer `connection`.
+    /// Draws an operation for writer `connection`: a write goes to one of this connection's keys.
     pub fn next(&mut self, connection: u32) -> (Op, u32) {
         match self.draw() {
             (Op::Set, key) => (Op::Set, self.own(key, connection)),
@@ -141,7 +137,7 @@ impl Picker {
         }
     }
 
-    /// The next operation, whoever it will be for.
+    /// Draws an operation and a key for a connection that is not chosen yet.
     pub fn draw(&mut self) -> (Op, u32) {
         let bits = self.rng.next_u64();
         let key = match &self.zipf {
@@ -152,10 +148,11 @@ impl Picker {
         (if bits & 0xffff_ffff < self.reads_below { Op::Get } else { Op::Set }, key)
     }
 
-    /// The key that `writer` writes when `key` was drawn.
+    /// The key that `writer` writes after `key` was drawn.
     pub fn own(&self, key: u32, writer: u32) -> u32 {
         let own = key - key % self.connections + writer;
-        // The last block may be short; the one before it is whole, since there are at least as many keys as writers.
+        // The last block may be short. The one before is whole, since there are at least as many keys as
+        // writers.
         if own < self.keys { own } else { own - self.connections }
     }
 }
@@ -163,20 +160,20 @@ impl Picker {
 /// Which connections write: `writers` of `connections`, evenly spread.
 #[derive(Clone, Copy, Debug)]
 pub struct Roles {
-    /// All of them.
+    /// Connections of the whole run.
     pub connections: u32,
-    /// Those that write.
+    /// Of these, the connections that write.
     pub writers: u32,
 }
 
 impl Roles {
-    /// How manieth writer `connection` is, if it is one.
+    /// Number of `connection` among the writers; `None` if the connection only reads.
     pub fn writer(self, connection: u32) -> Option<u32> {
         let before = self.writers_before(connection);
         (self.writers_before(connection + 1) > before).then_some(before)
     }
 
-    /// How manieth it is among those of its role.
+    /// Number of `connection` among the writers, or among the readers if the connection only reads.
     pub fn rank(self, connection: u32) -> u32 {
         self.writer(connection).unwrap_or_else(|| connection - self.writers_before(connection))
     }

@@ -1,7 +1,8 @@
-//! The machine a run happened on, and whose threads used how much of it.
+//! The machine of a run, and the CPU time of threads.
 //!
-//! Owns reading `/proc`. Never fails a run: what cannot be read is reported as unknown. CPU time comes from each thread's
-//! `schedstat`, which counts nanoseconds; where the kernel does not keep it, from `stat`, which counts ticks.
+//! Owns reading `/proc` and core affinity. Never fails a run: what cannot be read is reported as unknown.
+//! Correct because CPU time comes from each thread's `schedstat`, which counts nanoseconds. Kernels without
+//! `schedstat` have `stat`, which counts clock ticks.
 
 use rustix::param::clock_ticks_per_second;
 use serde::{Deserialize, Serialize};
@@ -9,29 +10,26 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What was there.
+/// Description of the machine, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Name of the host.
     pub host: String,
-    /// The processor's name.
+    /// Model name of the processor.
     pub cpu: String,
-    /// Cores that are online.
+    /// Number of online cores.
     pub cores: usize,
-    /// Cores that this process may use.
+    /// Number of cores in this process's affinity mask.
     pub usable_cores: usize,
-    /// Memory, bytes.
     pub memory_bytes: u64,
-    /// Kernel release.
     pub kernel: String,
-    /// Frequency governor of the first core, if it has one.
+    /// Frequency governor of core 0, if the kernel has one.
     pub governor: Option<String>,
-    /// Whether a hypervisor is underneath.
+    /// Whether the processor reports a hypervisor.
     pub virtual_machine: bool,
 }
 
 impl Machine {
-    /// Looks around.
+    /// Reads `/proc` and `/sys`.
     pub fn read() -> Self {
         let uname = rustix::system::uname();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -54,12 +52,12 @@ impl Machine {
     }
 }
 
-/// Cores that this process may use.
+/// Number of cores in this process's affinity mask, at least 1.
 pub fn usable_cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-/// Pins the calling thread to one core.
+/// Pins the calling thread to `core`.
 pub fn pin(core: u32) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     if core as usize >= rustix::thread::CpuSet::MAX_CPU {
@@ -69,28 +67,25 @@ pub fn pin(core: u32) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// CPU time of one thread so far.
+/// CPU time of one thread since it started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadTime {
-    /// Its id.
     pub tid: u32,
-    /// Its name.
     pub name: String,
-    /// Time on a core, ns.
     pub cpu_ns: u64,
 }
 
 /// CPU times of a process's threads at one instant.
 #[derive(Clone, Debug, Default)]
 pub struct CpuSample {
-    /// When, on the same clock as another sample to compare with.
+    /// Instant of the sample in ns. Two samples are compared on the same clock.
     pub at_ns: u64,
-    /// All threads.
+    /// Sorted by thread id within each process.
     pub threads: Vec<ThreadTime>,
 }
 
 impl CpuSample {
-    /// The threads of `pid` (`None`: this process).
+    /// Samples the threads of process `pid`; `None`: this process.
     pub fn read(pid: Option<u32>, at_ns: u64) -> io::Result<Self> {
         let tasks = match pid {
             Some(pid) => PathBuf::from(format!("/proc/{pid}/task")),
@@ -98,7 +93,7 @@ impl CpuSample {
         };
         let mut threads = Vec::new();
         for entry in fs::read_dir(tasks)? {
-            // A thread that ends while we look is no error.
+            // A thread may end while the directory is read.
             let Ok(entry) = entry else { continue };
             let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let Some(cpu_ns) = thread_cpu_ns(&entry.path()) else { continue };
@@ -109,7 +104,7 @@ impl CpuSample {
         Ok(Self { at_ns, threads })
     }
 
-    /// The threads of several processes.
+    /// Samples the threads of several processes.
     pub fn read_all(pids: &[u32], at_ns: u64) -> io::Result<Self> {
         let mut all = Self { at_ns, threads: Vec::new() };
         for &pid in pids {
@@ -118,7 +113,7 @@ impl CpuSample {
         Ok(all)
     }
 
-    /// What the threads chosen by `of` used since `before`.
+    /// CPU time between `before` and this sample of the threads chosen by `of`.
     pub fn since(&self, before: &CpuSample, of: impl Fn(u32) -> bool) -> CpuUsage {
         let seconds = self.at_ns.saturating_sub(before.at_ns) as f64 / 1e9;
         let mut threads = Vec::new();
@@ -141,35 +136,33 @@ fn thread_cpu_ns(task: &Path) -> Option<u64> {
         return Some(ns);
     }
     let stat = fs::read_to_string(task.join("stat")).ok()?;
-    // The name may hold anything, so fields are counted from its closing bracket: utime and stime are the 14th and 15th.
+    // The name may hold any character, so fields are counted from its closing bracket. Fields 14 and 15 are
+    // utime and stime.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
     Some(ticks * (1_000_000_000 / clock_ticks_per_second().max(1)))
 }
 
-/// CPU time of some threads over a stretch of time.
+/// CPU time of some threads over an interval.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CpuUsage {
-    /// The stretch.
+    /// Length of the interval.
     pub seconds: f64,
-    /// Time on a core, all threads together.
+    /// CPU time of all threads together.
     pub cpu_seconds: f64,
-    /// Share of the stretch that the busiest thread was on a core.
+    /// CPU time of the busiest thread as a share of the interval.
     pub busiest: f64,
-    /// Each thread, the busiest first.
+    /// Sorted by CPU time, descending.
     pub threads: Vec<ThreadUsage>,
 }
 
-/// CPU time of one thread over a stretch of time.
+/// CPU time of one thread over an interval.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ThreadUsage {
-    /// Its name.
     pub name: String,
-    /// Its id.
     pub tid: u32,
-    /// Time on a core.
     pub cpu_seconds: f64,
-    /// Share of the stretch.
+    /// CPU time as a share of the interval.
     pub busy: f64,
 }
 
@@ -189,7 +182,7 @@ mod tests {
         let before = CpuSample::read(None, 0).unwrap();
         let me = rustix::thread::gettid().as_raw_nonzero().get() as u32;
         let mut x = 1u64;
-        // Until the kernel's own accounting shows it, however slow this machine is.
+        // Until the kernel's own accounting shows the work, however slow this machine is.
         let after = loop {
             for _ in 0..1_000_000 {
                 x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -1,26 +1,26 @@
-//! The instants at which an open loop intends to send.
+//! Schedule of an open loop: the instants at which it intends to send.
 //!
-//! Owns the schedule of one thread. Never reads a clock and never learns what became of a request: the schedule does
-//! not wait for the server, which is the whole point. A request that leaves late keeps its intended instant, and
-//! its latency counts from there; so a stalled server is charged for everybody who would have asked meanwhile.
+//! Owns the schedule of one thread. Never reads a clock and never learns the fate of a request. Correct
+//! because the schedule does not wait for the server. A request that leaves late keeps its intended
+//! instant, and its latency counts from there. So a stalled server is charged for every request that was
+//! due during the stall.
 
 use crate::config::Arrivals;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution, Exp1};
 
-/// The open loop of a run, and which part of it a thread has.
+/// Open loop of a run, and one thread's part of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Requests per second of all threads together.
     pub rate: f64,
-    /// How instants are spread.
     pub arrivals: Arrivals,
-    /// This thread.
+    /// Index of this thread among the threads of the run.
     pub thread: usize,
-    /// All threads.
+    /// Number of threads of the run.
     pub threads: usize,
-    /// Where this thread's gaps come from.
+    /// Seed of this thread's random gaps.
     pub seed: u64,
 }
 
@@ -29,7 +29,7 @@ pub struct Pace {
 pub struct Pacer {
     start_ns: u64,
     gap_ns: f64,
-    /// Offset of the next instant from the start.
+    /// Offset of the next instant from `start_ns`.
     next_ns: f64,
     sent: u64,
     spread: Spread,
@@ -37,7 +37,7 @@ pub struct Pacer {
 
 #[derive(Debug)]
 enum Spread {
-    /// Position of this thread between the ticks of the first one.
+    /// Offset of this thread from the first one, so that the threads alternate.
     Constant {
         phase_ns: f64,
     },
@@ -45,7 +45,7 @@ enum Spread {
 }
 
 impl Pacer {
-    /// The schedule from `start_ns` on.
+    /// A schedule that begins at `start_ns`.
     pub fn new(start_ns: u64, pace: Pace) -> Self {
         let Pace { rate, arrivals, thread, threads, seed } = pace;
         let gap_ns = 1e9 * threads as f64 / rate;
@@ -63,7 +63,7 @@ impl Pacer {
         self.start_ns + self.next_ns as u64
     }
 
-    /// Moves on: the instant was used.
+    /// Moves on to the next instant, once the present one was used.
     pub fn advance(&mut self) {
         self.sent += 1;
         self.plan();
@@ -71,7 +71,8 @@ impl Pacer {
 
     fn plan(&mut self) {
         match &mut self.spread {
-            // From the count, not from the previous instant: no rounding error adds up.
+            // Computed from the count and not from the previous instant, so that rounding errors do not add
+            // up.
             Spread::Constant { phase_ns } => self.next_ns = *phase_ns + self.sent as f64 * self.gap_ns,
             Spread::Poisson(rng) => {
                 let gap: f64 = Exp1.sample(rng);
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_metronome_does_not_drift() {
-        // 3 per second has no exact gap in nanoseconds.
+        // Three per second have no exact gap in nanoseconds.
         let mut pacer = pacer(1_000, 3.0, Arrivals::Constant, 0, 1, 0);
         let at = instants(&mut pacer, 3_000_001);
         assert_eq!(at[0], 1_000);
@@ -134,7 +135,7 @@ mod tests {
         let gaps: Vec<f64> = at.windows(2).map(|w| (w[1] - w[0]) as f64).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let deviation = (gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
-        // Exponential gaps: deviation equals mean, and 1/e of them are longer than the mean.
+        // Exponential gaps: the deviation equals the mean, and a share of 1/e is longer than the mean.
         assert!((deviation / mean - 1.0).abs() < 0.02, "{deviation} against {mean}");
         let longer = gaps.iter().filter(|&&g| g > mean).count() as f64 / gaps.len() as f64;
         assert!((longer - (-1f64).exp()).abs() < 0.01, "{longer}");
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn the_schedule_does_not_wait_for_anyone() {
         let mut pacer = pacer(0, 1000.0, Arrivals::Constant, 0, 1, 0);
-        // However late it is asked, the next instant is the one after the last used.
+        // However late the caller asks, the next instant follows the last one used.
         assert_eq!(pacer.intended_ns(), 0);
         pacer.advance();
         assert_eq!(pacer.intended_ns(), 1_000_000);

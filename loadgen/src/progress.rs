@@ -1,18 +1,18 @@
-//! What a run tells while it runs: a live line on a terminal, one plain line a second in a pipe, or nothing.
+//! Progress of a run: a live line on a terminal, one plain line a second in a pipe, or nothing.
 //!
 //! Owns standard error during a run. Never touches standard output: that is for results.
 
 use crate::config::Progress;
+use crate::counts::Second;
 use crate::report::{duration, thousands};
-use crate::tally::Second;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// At most one plain line per this time.
+/// Shortest time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// One stretch of work with a known size.
+/// Display of one stage of work with a known size.
 #[derive(Debug)]
 pub struct Meter {
     face: Face,
@@ -28,7 +28,7 @@ enum Face {
 }
 
 impl Meter {
-    /// A meter for `what`, `total` long.
+    /// A display for `what`, which ends at `total`.
     pub fn new(progress: Progress, what: &'static str, total: u64) -> Self {
         let face = match progress {
             Progress::Quiet => Face::Quiet,
@@ -42,7 +42,7 @@ impl Meter {
         Self { face, what, total }
     }
 
-    /// So much is done; `text` says it in words.
+    /// Shows `done` of the total, with `text`.
     pub fn update(&mut self, done: u64, text: impl FnOnce() -> String) {
         match &mut self.face {
             Face::Quiet => {}
@@ -60,7 +60,7 @@ impl Meter {
         }
     }
 
-    /// A line that must not be missed, whatever the time.
+    /// Shows a line regardless of the time since the last one.
     pub fn line(&mut self, done: u64, text: impl FnOnce() -> String) {
         if let Face::Lines { next } = &mut self.face {
             *next = Instant::now() - Duration::from_millis(1);
@@ -68,7 +68,7 @@ impl Meter {
         self.update(done, text);
     }
 
-    /// The work is over.
+    /// Removes the live line.
     pub fn finish(self) {
         if let Face::Terminal(bar) = self.face {
             bar.finish_and_clear();
@@ -76,7 +76,7 @@ impl Meter {
     }
 }
 
-/// A second in words.
+/// One line about one second of a load.
 pub fn second_text(second: &Second) -> String {
     let errors = if second.errors > 0 { format!("   {} errors", second.errors) } else { String::new() };
     if second.operations == 0 {

@@ -1,24 +1,24 @@
-//! What is stored in a znode, so that a read can be told from a wrong read.
+//! Contents of a znode's value, so that a wrong read can be told from a correct one.
 //!
 //! Owns the layout `key | seq | hash of (run, key, seq, filler) | filler`, all little-endian. Never knows a
-//! connection or an order: that is the checker's. It stays correct because the hash is seeded by the run: a value of
-//! an earlier run, of another key, or torn between two writes does not verify.
+//! connection or an order: that is the checker's. Correct because the hash is seeded by the run. A value of
+//! an earlier run, or torn between two writes, does not verify; a value of another key carries that key.
 
 use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hasher};
 
-/// Bytes of key, sequence and hash: no checked value is shorter.
+/// Bytes of key, sequence number and hash. A checked value has at least these.
 pub const VALUE_BYTES_MIN: u32 = 16;
 
-/// Different beginnings of the filler. A page: enough that successive values differ, small enough to stay in cache.
+/// Number of places at which a filler may begin. A page: successive values differ, and the filler stays in
+/// the cache.
 const FILLER_OFFSETS: usize = 4096;
 
-/// Who wrote what, as read from a value that verified.
+/// Identity of a write, as read from a value that verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The key it was written to.
     pub key: u32,
-    /// How manieth value of that key it is; the preloaded one is 0.
+    /// Number of the write to this key. The preloaded value has 0.
     pub seq: u32,
 }
 
@@ -47,17 +47,17 @@ impl Values {
         Self { hash, filler, bytes: bytes as usize }
     }
 
-    /// Bytes of each value.
+    /// Length of each value, bytes.
     pub fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Whether values carry nothing at all.
+    /// Whether values have no bytes at all.
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// Appends the `seq`th value of `key`.
+    /// Appends value number `seq` of `key`.
     pub fn append(&self, key: u32, seq: u32, out: &mut Vec<u8>) {
         let offset = key.wrapping_mul(31).wrapping_add(seq) as usize % FILLER_OFFSETS;
         let Some(filler_bytes) = self.bytes.checked_sub(VALUE_BYTES_MIN as usize) else {
@@ -71,7 +71,7 @@ impl Values {
         out.extend_from_slice(filler);
     }
 
-    /// What a value says it is; `None` if this run never made it.
+    /// Identity of the write that made `value`; `None` if this run never made it.
     pub fn read(&self, value: &[u8]) -> Option<Written> {
         if value.len() != self.bytes {
             return None;

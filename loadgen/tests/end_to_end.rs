@@ -1,6 +1,7 @@
-//! The story: somebody types `paddock-load run` and nothing else. A server comes up, a tree is filled, load is driven, every
-//! answer is right, and the report says so in text, JSON and `.hgrm`. Then the same against servers that are named:
-//! over TCP, over a unix socket, several at once, and against things that are no such server.
+//! A user types `paddock-load run` and nothing else: a server starts, a tree is filled, load is driven,
+//! every answer is correct. The report says so in text, JSON and `.hgrm`. Then the same against named
+//! servers: over TCP, over a unix socket, several at once, and against programs that are no ZooKeeper
+//! servers.
 
 mod common;
 
@@ -31,7 +32,7 @@ fn short() -> RunConfig {
     }
 }
 
-/// The fake server on a real loop and real sockets.
+/// The fake server on a real event loop and real sockets.
 struct Served {
     target: Target,
     handle: LoopHandle,
@@ -96,12 +97,12 @@ fn binary(args: &[&str]) -> Output {
 fn without_a_target_a_server_is_embedded_and_every_answer_is_right() {
     for transport in [Choice::Auto, Choice::Epoll] {
         let config = RunConfig { transport, ..short() };
-        let Outcome { report, tally } = run(&config).unwrap();
+        let Outcome { report, counts } = run(&config).unwrap();
         assert!(report.verdict.correct, "{:?}", report.result.wrong_examples);
         assert!(report.server.embedded);
         assert!(report.result.operations > 0, "{}", report.text());
         assert_eq!(report.result.errors.total, 0, "{}", report.text());
-        assert_eq!(tally.outcome_unknown, 0);
+        assert_eq!(counts.outcome_unknown, 0);
         let server = report.cpu.server.as_ref().expect("the embedded server's CPU time");
         assert!(!server.threads.is_empty() && server.threads.iter().all(|t| !t.name.starts_with("load-")));
         let generator = &report.cpu.generator.threads;
@@ -183,9 +184,9 @@ fn exit_codes_and_messages_say_what_to_do() {
         assert!(message.contains(word), "{args:?}: {message}");
     };
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = free.local_addr().unwrap().to_string();
+    let closed_port = free.local_addr().unwrap().to_string();
     drop(free);
-    told(&["run", "--quiet", "--target", &nobody], 1, "paddock serve");
+    told(&["run", "--quiet", "--target", &closed_port], 1, "paddock serve");
     told(&["run", "--reads", "95"], 2, "--reads");
     told(&["run", "--target", "somewhere"], 2, "HOST:PORT");
     told(&["run", "--duration", "a while"], 2, "10s");
@@ -203,7 +204,7 @@ fn something_that_is_no_zookeeper_server_is_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let web = std::thread::spawn(move || {
-        // One connection asks for the version, one at least for a session.
+        // One connection asks for the version, and at least one for a session.
         for stream in listener.incoming().take(2) {
             let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
@@ -211,12 +212,13 @@ fn something_that_is_no_zookeeper_server_is_told_apart() {
     });
     let config = RunConfig { targets: vec![target.parse().unwrap()], connections: 1, ..short() };
     let error = run(&config).unwrap_err();
-    assert!(matches!(error, RunError::Crew(_)), "{error}");
+    assert!(matches!(error, RunError::Worker(_)), "{error}");
     assert!(error.to_string().contains("does not speak the ZooKeeper protocol"), "{error}");
     drop(web.join().unwrap());
 }
 
-/// All paths of a document: array elements as `[]`, tables of names that depend on what happened as `{}`.
+/// All paths of a document. Array elements appear as `[]`, and tables whose keys depend on the events of a
+/// run as `{}`.
 fn keys_of(value: &Value, at: &str, into: &mut Vec<String>) {
     match value {
         Value::Object(_) if at.ends_with(".by_kind") || at == ".result.connections" => {

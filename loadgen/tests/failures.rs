@@ -1,8 +1,9 @@
-//! The story: real server processes are killed with SIGKILL under the load and come back. The run goes on, sessions live,
-//! no answer is wrong, every acknowledged write is read back through every server, and the report says when nothing was
-//! answered.
+//! Real server processes are killed with SIGKILL under load and restarted. The run continues, sessions
+//! survive, no answer is wrong, and every acknowledged write is read back through every server. The report
+//! lists the times without answers.
 //!
-//! The servers are this test binary again: a "test" that is told by its environment to serve until it is killed.
+//! The servers are this test binary again: an environment variable makes one of its tests serve until it is
+//! killed.
 
 use clap::Parser;
 use paddock_loadgen::config::RunConfig;
@@ -16,14 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Tells the child which configuration to serve.
+/// Names the configuration that the child process serves.
 const CONFIG_VARIABLE: &str = "PADDOCK_LOAD_TEST_CONFIG";
-/// How long anything may take before the test fails: far above what a loaded machine needs.
+/// Longest wait for any event before the test fails: far above what a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Keys of the load, and so at least as many transactions of the preload.
+/// Number of keys of the load, and so the lowest number of transactions of the preload.
 const KEYS: u32 = 200;
 
-/// Not a test by itself: the process that the others start.
+/// Not a test by itself: the body of the processes that the other tests start.
 #[test]
 fn serve_when_told_to() {
     let Some(config) = std::env::var_os(CONFIG_VARIABLE) else { return };
@@ -34,14 +35,14 @@ fn serve_when_told_to() {
     paddock_core::cli::run(cli);
 }
 
-/// A server process on a fixed port. Dropping it kills it.
-struct Node {
+/// A server process on a fixed port. Dropping it kills the process.
+struct ServerProcess {
     config: PathBuf,
     address: SocketAddr,
     child: Option<Child>,
 }
 
-impl Node {
+impl ServerProcess {
     fn start(&mut self) {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "serve_when_told_to", "--nocapture"])
@@ -59,7 +60,7 @@ impl Node {
         }
     }
 
-    /// What it answers to `srvr`: mode and zxid, once it serves.
+    /// Mode and zxid in the answer to `srvr`; `None` while the server does not serve.
     fn status(&self) -> Option<(String, i64)> {
         let mut socket = TcpStream::connect(self.address).ok()?;
         socket.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -72,15 +73,15 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-/// `count` nodes with their files under `dir`, started.
-fn ensemble(dir: &Path, count: usize) -> Vec<Node> {
-    // All are held until all are drawn, so that they differ.
+/// Starts `count` nodes with their files under `dir`.
+fn ensemble(dir: &Path, count: usize) -> Vec<ServerProcess> {
+    // All listeners are held until all ports are drawn, so that the ports differ.
     let held: Vec<_> = (0..3 * count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports: Vec<u16> = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
     drop(held);
@@ -103,14 +104,14 @@ fn ensemble(dir: &Path, count: usize) -> Vec<Node> {
         );
         std::fs::write(&config, text).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], client[i]));
-        let mut node = Node { config, address, child: None };
+        let mut node = ServerProcess { config, address, child: None };
         node.start();
         node
     };
     (0..count).map(node).collect()
 }
 
-/// Asks until there is an answer.
+/// Calls `ask` until it returns a value.
 fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -122,16 +123,17 @@ fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The leader (or the only one) among `nodes`, and its zxid.
-fn leader(nodes: &[Node]) -> Option<(usize, i64)> {
+/// Index and zxid of the leader, or of a standalone server.
+fn leader(nodes: &[ServerProcess]) -> Option<(usize, i64)> {
     nodes.iter().enumerate().find_map(|(i, node)| {
         let (mode, zxid) = node.status()?;
         (mode == "leader" || mode == "standalone").then_some((i, zxid))
     })
 }
 
-/// Waits until somebody who is not `than` leads and has ordered `count` transactions of its term.
-fn wait_for_writes(nodes: &[Node], than: Option<i64>, count: i64) -> (usize, i64) {
+/// Waits for a leader of a later term than the zxid `than` that has ordered `count` transactions of its
+/// term.
+fn wait_for_writes(nodes: &[ServerProcess], than: Option<i64>, count: i64) -> (usize, i64) {
     wait_for("writes", || {
         let found = leader(nodes)?;
         let newer = than.is_none_or(|zxid| found.1 >> 32 > zxid >> 32);
@@ -139,8 +141,8 @@ fn wait_for_writes(nodes: &[Node], than: Option<i64>, count: i64) -> (usize, i64
     })
 }
 
-/// Drives `nodes` while `disturb` does what it does to them.
-fn under_load(mut nodes: Vec<Node>, disturb: impl FnOnce(&mut Vec<Node>)) -> Report {
+/// Drives `nodes` while `disturb` kills and restarts them.
+fn under_load(mut nodes: Vec<ServerProcess>, disturb: impl FnOnce(&mut Vec<ServerProcess>)) -> Report {
     wait_for("a leader", || leader(&nodes));
     let config = RunConfig {
         targets: nodes.iter().map(|node| node.address.to_string().parse().unwrap()).collect(),

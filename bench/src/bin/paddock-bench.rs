@@ -17,7 +17,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    Echo(Echo),
+    Echo(EchoArgs),
     Peers(peers::PeersArgs),
     Ensemble(ensemble::EnsembleArgs),
     Catchup(catchup::CatchupArgs),
@@ -28,14 +28,14 @@ enum What {
 
 /// The floor: a server that answers from a template, on each transport.
 ///
-/// With --listen it serves until it is interrupted, for any ZooKeeper load generator. Without, it drives itself
-/// over loopback and prints the server's CPU time per request.
+/// With --listen it serves until it is interrupted, for any ZooKeeper load generator. Without, it drives
+/// itself over loopback and prints the server's CPU time per request.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  paddock-bench echo\n  paddock-bench echo --transport epoll --listen 127.0.0.1:2199"
 )]
-struct Echo {
-    /// auto, uring or epoll. When it drives itself, auto measures all that are available.
+struct EchoArgs {
+    /// Event loop: auto, uring or epoll. Without --listen, auto measures all that are available.
     #[arg(long, default_value_t)]
     transport: Choice,
     /// Serve on IP:PORT or unix:PATH instead of measuring.
@@ -44,19 +44,19 @@ struct Echo {
     /// Measure over a unix socket instead of TCP.
     #[arg(long)]
     unix: bool,
-    /// Connections.
+    /// Number of connections to open.
     #[arg(long, default_value_t = 64)]
     connections: usize,
     /// Requests in flight per connection.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
     depth: Vec<usize>,
-    /// Seconds per measurement.
+    /// Length of each measurement, in seconds.
     #[arg(long, alias = "seconds", default_value_t = 2.0, value_name = "SECONDS")]
     duration: f64,
-    /// How often to measure everything, in turns.
+    /// Rounds; each measures everything once.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
-    /// One JSON object per line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
@@ -81,13 +81,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// A question that starts servers: they end with this process, whatever ends it.
+/// Runs a subcommand that starts servers. They end with this process, even if a signal ends it.
 fn with_servers(ask: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     server::clean_up_on_signal()?;
     ask()
 }
 
-fn run_echo(args: &Echo) -> anyhow::Result<()> {
+fn run_echo(args: &EchoArgs) -> anyhow::Result<()> {
     if let Some(listen) = &args.listen {
         return echo::serve(choose(args.transport)?.0, listen);
     }
@@ -119,7 +119,7 @@ fn run_echo(args: &Echo) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report(run: &echo::Run, outcome: echo::Outcome, json: bool) {
+fn report(run: &echo::Run, outcome: echo::EchoOutcome, json: bool) {
     let family = match run.listen {
         Address::Tcp(_) => "tcp",
         Address::Unix(_) => "unix",

@@ -1,15 +1,18 @@
-//! `paddock-bench catchup`: a node that is far behind, or has lost its disk, comes back while clients work.
+//! `paddock-bench catchup`: a node that is far behind, or has lost its disk, comes back under load.
 //!
-//! Owns four cases, each on a new ensemble of real processes: a node that is only restarted, for comparison; one that missed
-//! so many writes and finds all of them in the others' logs; one that finds the logs truncated and needs a snapshot; one with
-//! an empty data directory. It stays honest because one uninterrupted load on the leader is measured second by second, before
-//! the node comes back and while it catches up; because "caught up" is what the node itself says: it has applied what the leader
-//! had applied when it came back; and because the seconds of several rounds count together: a second in which something
-//! else held the machine is then one of many, and those in which the machine was busy with its own memory are counted apart.
+//! Owns four cases, each on a new ensemble of real processes. A node is only restarted, for comparison. A
+//! node missed many writes and finds all of them in the others' logs. A node finds the logs truncated and
+//! needs a snapshot. A node has an empty data directory.
+//!
+//! Correct because one uninterrupted load on the leader is measured second by second, before the node comes
+//! back and while it catches up. The node has caught up when it reports, as applied, the zxid that the
+//! leader had applied when the node came back. The seconds of several rounds count together, so a second in
+//! which another process held the machine is one of many. Seconds in which the host disturbed the memory
+//! are counted separately (see [`crate::canary`]).
 
 mod outcome;
 
-use self::outcome::{Document, Outcome, Round, phases, text};
+use self::outcome::{CatchUpDocument, CatchUpOutcome, Round, phases, text};
 use crate::canary::Canary;
 use crate::common::Common;
 use crate::ensemble::nodes::{Ensemble, Weight, field};
@@ -26,10 +29,11 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How often the node is asked how far it has come.
+/// Interval at which the returning node is asked for its zxid.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
-/// A node far behind, and one with an empty disk, catch up under load: how long it takes and what clients notice.
+/// A node far behind, and one with an empty disk, catch up under load: how long it takes and what clients
+/// notice.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -45,26 +49,26 @@ pub struct CatchupArgs {
     /// Rounds of each case, each on a new ensemble; their seconds count together
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Writes that the node misses at least
+    /// Lowest number of writes that the node misses
     #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     entries: u64,
     /// Operations per second on the leader while the node catches up
     #[arg(long, default_value_t = 10_000.0, value_name = "PER_SECOND")]
     rate: f64,
-    /// Share of reads among them
+    /// Share of reads among these operations
     #[arg(long, default_value_t = 0.95, value_name = "SHARE")]
     reads: f64,
     /// Seconds of load before the node comes back
     #[arg(long, default_value_t = 8, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=3600))]
     before: u64,
-    /// Seconds of load from then on; the node must have caught up within them
+    /// Seconds of load after the node comes back; the node must have caught up within them
     #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=3600))]
     after: u64,
-    /// Let the node that comes back compete for the leader's core as its equal; otherwise it gets what the others leave, as
-    /// if it had a machine of its own (by chrt of util-linux)
+    /// Let the node that comes back compete for the leader's core as its equal; otherwise it gets what the
+    /// others leave, as if it had a machine of its own (by chrt of util-linux)
     #[arg(long)]
     compete: bool,
-    /// Znodes
+    /// Number of znodes to write
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     keys: u32,
     /// Bytes of each value
@@ -73,24 +77,25 @@ pub struct CatchupArgs {
     /// Event loop of Paddock: auto, uring or epoll
     #[arg(long, default_value_t, value_name = "NAME")]
     transport: Choice,
-    /// Where the node that comes back has its data then, so that its disk is not the leader's: /dev/shm will do
+    /// Parent of the data of the node that comes back, so that its disk is not the leader's: /dev/shm will
+    /// do
     #[arg(long, value_name = "DIR")]
     late_dir: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
 
-/// How the node fell behind.
+/// Reason why the node is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Case {
-    /// It is restarted and missed nothing to speak of: what its start alone costs whoever shares a machine with it
+    /// Restarted, and hardly behind: what the start alone costs the other processes on the machine
     Restart,
-    /// It was stopped; the others kept everything that it missed in their logs
+    /// Stopped; the others kept all missed writes in their logs
     Log,
-    /// It was stopped; the others have snapshots instead of the older entries
+    /// Stopped; the others have snapshots instead of the older entries
     Snapshot,
-    /// Its data directory was emptied
+    /// Stopped, and its data directory emptied
     Empty,
 }
 
@@ -106,14 +111,14 @@ impl Case {
 
     fn settings(self) -> Vec<String> {
         match self {
-            // Beyond what is written here.
+            // More entries than any run writes, so that no snapshot is taken.
             Case::Log => vec!["snapCount=1000000000".to_owned()],
             Case::Restart | Case::Snapshot | Case::Empty => Vec::new(),
         }
     }
 }
 
-/// The leader alone as a target.
+/// The leader alone as a target: its address and process id.
 struct Leader(SocketAddr, Vec<u32>);
 
 impl Served for Leader {
@@ -126,7 +131,6 @@ impl Served for Leader {
     }
 }
 
-/// Runs the subcommand.
 pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
     let cores = args.common.cores()?;
     let cases = if args.cases.is_empty() { Case::value_variants().to_vec() } else { args.cases.clone() };
@@ -135,10 +139,10 @@ pub fn run(args: &CatchupArgs) -> anyhow::Result<()> {
         .map(|case| {
             let rounds: anyhow::Result<Vec<Round>> =
                 (1..=args.rounds).map(|number| round(args, case, number, &cores)).collect();
-            Ok(Outcome::of(case, &rounds.with_context(|| case.title())?))
+            Ok(CatchUpOutcome::of(case, &rounds.with_context(|| case.title())?))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let document = Document::new(args, cores, outcomes);
+    let document = CatchUpDocument::new(args, cores, outcomes);
     args.common.publish(&document, text(&document))
 }
 
@@ -153,13 +157,13 @@ fn round(args: &CatchupArgs, case: Case, number: u32, cores: &Cores) -> anyhow::
     let leader = ensemble.leader()?;
     let late = (leader + 1) % ensemble.nodes();
     let target = Leader(ensemble.address(leader), ensemble.pid(leader).into_iter().collect());
-    // The tree is there before the node goes.
+    // The tree is filled before the node is stopped.
     load(args, 0.0, None, Duration::from_millis(100), Duration::ZERO).run(&target, cores)?;
     let mut left_at = ensemble.zxid(late)?;
     if case != Case::Restart {
         ensemble.stop(late)?;
     }
-    // All have the same behind them when they are measured.
+    // All cases are measured after the same number of writes.
     let goal = left_at + args.entries;
     while ensemble.zxid(leader)? < goal {
         let missed = ensemble.zxid(leader)?.saturating_sub(left_at);
@@ -182,7 +186,8 @@ fn round(args: &CatchupArgs, case: Case, number: u32, cores: &Cores) -> anyhow::
     std::thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
         let driven = scope.spawn(|| whole.run_telling(&target, cores, tell));
-        // The tree is filled once more before the first second. A load that fails tells no more of them, and why in the end.
+        // The tree was filled before the first second. A load that fails sends no more seconds, and returns
+        // its error at the end.
         while told.recv().is_ok_and(|second| second < args.before) {}
         if case == Case::Restart {
             left_at = ensemble.zxid(late)?;
@@ -231,7 +236,7 @@ fn load(args: &CatchupArgs, reads: f64, rate: Option<f64>, duration: Duration, w
     Load {
         reads,
         connections: 64,
-        // Deep pipelines where the writes themselves are all that is wanted.
+        // Without a rate only the writes matter, so pipelines are deep.
         outstanding: rate.is_none().then_some(128),
         rate,
         keys: args.keys,

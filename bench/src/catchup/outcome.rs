@@ -1,31 +1,31 @@
-//! What a round of a case measured, what all rounds together say, and how that is written down.
+//! Results of the rounds of a case, and the document that is made from them.
 //!
-//! Owns which seconds of the load count for what. Seconds in which the machine's own memory was slow (see [`crate::canary`]) are
-//! counted and told, and stand in a ratio of their own beside the undisturbed ones'.
+//! Owns the assignment of the load's seconds to phases. Never runs a load. Seconds in which the machine's
+//! memory was slow (see [`crate::canary`]) count as disturbed. Disturbed seconds enter only the figures "of
+//! all", beside those of undisturbed seconds.
 
 use super::{Case, CatchupArgs};
 use crate::canary::Disturbances;
 use crate::figures::{median, ratio, times};
 use crate::provenance::Provenance;
 use crate::server::Cores;
+use paddock_loadgen::counts::Second;
 use paddock_loadgen::report::{RunResult, duration, thousands};
-use paddock_loadgen::tally::Second;
 use serde::Serialize;
 use std::fmt::Write as _;
 
-/// Version of the JSON document.
 const DOCUMENT_VERSION: u32 = 3;
-/// Seconds at the edges of a run and of its phases that belong to neither.
+/// Shortest overlap with the time of catching up that makes a second count for it, s.
 const EDGE_SECONDS: f64 = 0.1;
 
-/// The seconds of a load before the node came back, until it had caught up and served, and after that.
+/// Values for the seconds before the node came back, until it had caught up and served, and after that.
 pub(super) type Phases<T> = [T; 3];
 
 /// One second of the load.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Lap {
     pub(super) second: Second,
-    /// The machine's memory was slow in it.
+    /// Whether the machine's memory was slow in this second.
     pub(super) disturbed: bool,
 }
 
@@ -33,18 +33,19 @@ pub(super) struct Lap {
 pub(super) struct Round {
     /// Writes that the node had missed, by the zxids of leader and node.
     pub(super) missed: u64,
-    /// From its start until it had applied what the leader had applied at its start.
+    /// Time from the node's start until it had applied what the leader had applied at that start.
     pub(super) caught_up_seconds: f64,
-    /// From its start until it served clients.
+    /// Time from the node's start until it served clients.
     pub(super) serves_seconds: f64,
-    /// What it calls itself in the end.
+    /// The node's `zk_server_state` at the end.
     pub(super) state: String,
     pub(super) laps: Phases<Vec<Lap>>,
     pub(super) errors: u64,
 }
 
 impl Round {
-    /// Each second's p99 until it had caught up, for one who watches; in brackets a disturbed one's.
+    /// The p99 of each second until the node had caught up, for progress output. Disturbed seconds are in
+    /// brackets.
     pub(super) fn p99s(&self) -> String {
         let text = |lap: &Lap| {
             let p99 = duration(lap.second.p99_us);
@@ -59,16 +60,16 @@ impl Round {
 /// Latency of a phase of the load, all operations together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct Phase {
-    /// Undisturbed ones.
+    /// Number of undisturbed seconds.
     seconds: usize,
-    /// Those in which the machine's memory was slow; only `p99_of_all_us` counts them.
+    /// Number of disturbed seconds. Only `p99_of_all_us` takes them into account.
     disturbed: usize,
     operations_per_second: f64,
     /// Median of the seconds' medians.
     p50_us: f64,
     /// Median of the seconds' p99.
     p99_us: f64,
-    /// The worst second's p99.
+    /// Highest p99 of any second.
     p99_max_us: f64,
     p99_of_all_us: f64,
 }
@@ -90,9 +91,9 @@ impl Phase {
     }
 }
 
-/// What came out of one case: medians of its rounds, and the seconds of all of them.
+/// Results of one case: medians of its rounds, and the seconds of all rounds together.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Outcome {
+pub(super) struct CatchUpOutcome {
     case: Case,
     rounds: usize,
     missed: f64,
@@ -103,14 +104,14 @@ pub(super) struct Outcome {
     before: Phase,
     during: Phase,
     after: Phase,
-    /// p99 during as a multiple of p99 before.
+    /// Quotient of the p99 during and before catching up, undisturbed seconds only.
     p99_ratio: Option<f64>,
-    /// The same of all seconds, the disturbed ones among them.
+    /// Quotient of the p99 during and before catching up, disturbed seconds included.
     p99_ratio_of_all: Option<f64>,
     errors: u64,
 }
 
-impl Outcome {
+impl CatchUpOutcome {
     pub(super) fn of(case: Case, rounds: &[Round]) -> Self {
         let middle = |pick: &dyn Fn(&Round) -> f64| median(rounds.iter().map(pick).collect());
         let [before, during, after] =
@@ -136,7 +137,8 @@ impl Outcome {
     }
 }
 
-/// The phases of a load during which a node came back after `from` seconds and was whole again after `until`.
+/// Splits the seconds of a load into phases. The node came back after `from` seconds and had caught up
+/// after `until`.
 pub(super) fn phases(
     result: &RunResult,
     from: f64,
@@ -164,9 +166,9 @@ fn lap(result: &RunResult, second: &Second, disturbances: &Disturbances) -> Lap 
     Lap { second: *second, disturbed: disturbances.any(began_ms, began_ms + 1000) }
 }
 
-/// The JSON document.
+/// The JSON document of `paddock-bench catchup`.
 #[derive(Debug, Serialize)]
-pub(super) struct Document {
+pub(super) struct CatchUpDocument {
     document_version: u32,
     bench: &'static str,
     provenance: Provenance,
@@ -177,15 +179,15 @@ pub(super) struct Document {
     rounds: u32,
     /// Whether the node that came back competed for the leader's core.
     compete: bool,
-    /// Whether its data lay on another disk than the leader's.
+    /// Whether the data of the node that came back was on another disk than the leader's.
     own_disk: bool,
     keys: u32,
     value_bytes: u32,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<CatchUpOutcome>,
 }
 
-impl Document {
-    pub(super) fn new(args: &CatchupArgs, cores: Cores, outcomes: Vec<Outcome>) -> Self {
+impl CatchUpDocument {
+    pub(super) fn new(args: &CatchupArgs, cores: Cores, outcomes: Vec<CatchUpOutcome>) -> Self {
         Self {
             document_version: DOCUMENT_VERSION,
             bench: "catchup",
@@ -204,8 +206,8 @@ impl Document {
     }
 }
 
-/// The document for people.
-pub(super) fn text(document: &Document) -> String {
+/// The document as a table for a terminal.
+pub(super) fn text(document: &CatchUpDocument) -> String {
     let mut out = format!(
         "{}\nnote     3 nodes on core {}, generator on {:?}; {} znodes of {} bytes; open loop of {} ops/s on the leader, {} % reads\n\
          note     the node that comes back {}; its data is on {}\n\
@@ -301,7 +303,7 @@ mod tests {
             laps: [4.0, p99_us, 4.0].map(|p99_us| vec![calm(p99_us)]),
             errors: 1,
         };
-        let found = Outcome::of(Case::Log, &[round(6.0, 1.0), round(90.0, 9.0), round(5.0, 2.0)]);
+        let found = CatchUpOutcome::of(Case::Log, &[round(6.0, 1.0), round(90.0, 9.0), round(5.0, 2.0)]);
         assert_eq!((found.p99_ratio, found.during.p99_max_us, found.during.seconds), (Some(1.5), 90.0, 3));
         assert_eq!((found.caught_up_seconds, found.caught_up_seconds_max), (2.0, 9.0));
         assert_eq!((found.states, found.errors), (vec!["follower".to_owned()], 3));

@@ -1,8 +1,10 @@
-//! `paddock-bench ensemble`: an ensemble of Paddocks and one of ZooKeepers, on the same machine, in the same run.
+//! `paddock-bench ensemble`: an ensemble of Paddocks and one of ZooKeepers, on the same machine, in the
+//! same run.
 //!
-//! Owns the order of the measurements. It stays honest as `peers` does: each row is measured on both before the next round
-//! begins, a figure is the median of the rounds, and CPU time is that of all processes of an ensemble together. The
-//! clients' connections are dealt out over all nodes; answers are checked.
+//! Owns the order of the measurements. Never starts a process itself: [`nodes`] does. Correct because each
+//! row is measured on both ensembles before the next round begins, and a figure is the median of the
+//! rounds. CPU time is that of all processes of an ensemble together. Clients connect to all nodes in turn,
+//! and answers are checked.
 
 pub mod nodes;
 mod table;
@@ -19,7 +21,6 @@ use paddock_loadgen::progress::Meter;
 use paddock_transport::event_loop::Choice;
 use serde::Serialize;
 
-/// Version of the JSON document.
 const DOCUMENT_VERSION: u32 = 1;
 
 /// An ensemble of Paddocks beside one of ZooKeepers: throughput, latency, CPU of all nodes per operation.
@@ -32,7 +33,7 @@ Examples:
 
 All nodes are bound to one core, the load generator to the others. Figures are medians of the rounds.")]
 pub struct EnsembleArgs {
-    /// Voters
+    /// Number of voters per ensemble
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=11))]
     nodes: u8,
     #[command(flatten)]
@@ -42,13 +43,13 @@ pub struct EnsembleArgs {
     transport: Choice,
     /// Rows to measure [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
-    rows: Vec<Row>,
+    rows: Vec<EnsembleRow>,
     #[command(flatten)]
     laps: Laps,
     /// Sessions, dealt out over the nodes
     #[arg(long, default_value_t = 66, value_name = "N")]
     connections: u32,
-    /// Requests in flight on each
+    /// Requests in flight per connection
     #[arg(long, default_value_t = 16, value_name = "N")]
     outstanding: u32,
     #[command(flatten)]
@@ -57,63 +58,63 @@ pub struct EnsembleArgs {
 
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-enum Row {
-    /// 99 % reads
+enum EnsembleRow {
+    /// 99 % reads, 1 % writes
     #[value(name = "reads-99")]
     #[serde(rename = "reads-99")]
     Reads99,
-    /// 95 % reads
+    /// 95 % reads, 5 % writes
     #[value(name = "reads-95")]
     #[serde(rename = "reads-95")]
     Reads95,
-    /// 90 % reads
+    /// 90 % reads, 10 % writes
     #[value(name = "reads-90")]
     #[serde(rename = "reads-90")]
     Reads90,
-    /// Writes alone
+    /// Writes without any reads
     #[value(name = "writes")]
     #[serde(rename = "writes")]
     Writes,
 }
 
-impl Row {
+impl EnsembleRow {
     fn reads(self) -> f64 {
         match self {
-            Row::Reads99 => 0.99,
-            Row::Reads95 => 0.95,
-            Row::Reads90 => 0.90,
-            Row::Writes => 0.0,
+            EnsembleRow::Reads99 => 0.99,
+            EnsembleRow::Reads95 => 0.95,
+            EnsembleRow::Reads90 => 0.90,
+            EnsembleRow::Writes => 0.0,
         }
     }
 
     fn title(self) -> &'static str {
         match self {
-            Row::Reads99 => "99 % reads",
-            Row::Reads95 => "95 % reads",
-            Row::Reads90 => "90 % reads",
-            Row::Writes => "writes alone",
+            EnsembleRow::Reads99 => "99 % reads",
+            EnsembleRow::Reads95 => "95 % reads",
+            EnsembleRow::Reads90 => "90 % reads",
+            EnsembleRow::Writes => "writes alone",
         }
     }
 }
 
 /// All rounds of one row on one ensemble.
 #[derive(Clone, Debug, Serialize)]
-struct Cell {
-    row: Row,
+struct EnsembleCell {
+    row: EnsembleRow,
     ensemble: String,
     /// Medians of the rounds.
     figures: Figures,
     /// Throughput as a multiple of ZooKeeper's.
     throughput_to_zookeeper: Option<f64>,
-    /// ZooKeeper's CPU per operation, of all its nodes, as a multiple of this ensemble's. It stands when other processes
-    /// disturb the machine; throughput does not.
+    /// ZooKeeper's CPU time per operation, of all its nodes, as a multiple of this ensemble's. Unlike
+    /// throughput, this remains valid when other processes disturb the machine.
     work_to_zookeeper: Option<f64>,
     rounds: Vec<Figures>,
 }
 
-/// The JSON document.
+/// The JSON document of `paddock-bench ensemble`.
 #[derive(Debug, Serialize)]
-struct Document {
+struct EnsembleDocument {
     document_version: u32,
     bench: &'static str,
     provenance: Provenance,
@@ -125,23 +126,22 @@ struct Document {
     value_bytes: u32,
     seconds: f64,
     warmup_seconds: f64,
-    cells: Vec<Cell>,
+    cells: Vec<EnsembleCell>,
     notes: Vec<String>,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
     let cores = args.common.cores()?;
     let mut ensembles = start(args, &cores)?;
-    let rows = if args.rows.is_empty() { Row::value_variants().to_vec() } else { args.rows.clone() };
+    let rows = if args.rows.is_empty() { EnsembleRow::value_variants().to_vec() } else { args.rows.clone() };
     let laps = u64::from(args.laps.rounds) * rows.len() as u64 + 1;
     let mut meter = Meter::new(args.common.progress(), "ensemble", laps * ensembles.len() as u64);
     let mut step = 0;
-    // A lap that does not count: the tree is filled, and a JVM has compiled what is hot.
+    // A lap that does not count: the tree is filled, and a JVM has compiled the hot code.
     for ensemble in &ensembles {
         step += 1;
         meter.line(step, || format!("lap 0: {}", ensemble.name()));
-        load(args, Row::Reads95).run(ensemble, &cores)?;
+        load(args, EnsembleRow::Reads95).run(ensemble, &cores)?;
     }
     let mut measured: Vec<Vec<Vec<Figures>>> = vec![vec![Vec::new(); ensembles.len()]; rows.len()];
     for round in 1..=args.laps.rounds {
@@ -169,7 +169,7 @@ pub fn run(args: &EnsembleArgs) -> anyhow::Result<()> {
         notes.push("nodes and generator share a core: throughput and latency mean little".to_owned());
     }
     ensembles.clear();
-    let document = Document {
+    let document = EnsembleDocument {
         document_version: DOCUMENT_VERSION,
         bench: "ensemble",
         provenance: Provenance::here(),
@@ -202,7 +202,7 @@ fn start(args: &EnsembleArgs, cores: &Cores) -> anyhow::Result<Vec<Ensemble>> {
     ensembles.collect()
 }
 
-fn load(args: &EnsembleArgs, row: Row) -> Load {
+fn load(args: &EnsembleArgs, row: EnsembleRow) -> Load {
     Load {
         reads: row.reads(),
         connections: args.connections,
@@ -216,10 +216,10 @@ fn load(args: &EnsembleArgs, row: Row) -> Load {
     }
 }
 
-fn cells(row: Row, names: &[(String, bool)], measured: Vec<Vec<Figures>>) -> Vec<Cell> {
+fn cells(row: EnsembleRow, names: &[(String, bool)], measured: Vec<Vec<Figures>>) -> Vec<EnsembleCell> {
     let medians: Vec<Figures> = measured.iter().map(|rounds| Figures::median(rounds)).collect();
     let zookeeper = names.iter().position(|(_, is_zookeeper)| *is_zookeeper).map(|at| &medians[at]);
-    let cells = names.iter().zip(measured).zip(&medians).map(|(((name, _), rounds), figures)| Cell {
+    let cells = names.iter().zip(measured).zip(&medians).map(|(((name, _), rounds), figures)| EnsembleCell {
         row,
         ensemble: name.clone(),
         figures: figures.clone(),
@@ -241,7 +241,7 @@ mod tests {
             vec![Figures { throughput, server_ns_per_operation, ..Figures::default() }]
         };
         let names = [("paddock".to_owned(), false), ("zookeeper".to_owned(), true)];
-        let cells = cells(Row::Writes, &names, vec![one(30.0, 2.0), one(10.0, 5.0)]);
+        let cells = cells(EnsembleRow::Writes, &names, vec![one(30.0, 2.0), one(10.0, 5.0)]);
         let ratios: Vec<_> = cells.iter().map(|c| (c.throughput_to_zookeeper, c.work_to_zookeeper)).collect();
         assert_eq!(ratios, [(Some(3.0), Some(2.5)), (Some(1.0), Some(1.0))]);
     }

@@ -1,7 +1,8 @@
-//! Ensembles of real processes: three or more Paddocks, or as many ZooKeepers, from one and the same configuration.
+//! Ensembles of real processes: several Paddocks, or as many ZooKeepers, with one and the same
+//! configuration.
 //!
-//! Owns their directories, ports and processes. Never measures anything. It stays honest because all programs get the same
-//! settings in the same file, start in the same way, and sync as they come.
+//! Owns their directories, ports and processes. Never measures anything. Correct because all programs get
+//! the same settings in the same file, start in the same way, and sync by their own defaults.
 
 use crate::server::{Directory, Launched, Program, Running, Served, sibling, zookeeper};
 use anyhow::{Context, bail, ensure};
@@ -12,17 +13,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long a node may take to answer a four-letter word.
+/// Longest wait for a node's answer to a monitoring command such as `srvr` or `mntr`.
 const WORD_PATIENCE: Duration = Duration::from_secs(5);
-/// A word's answer is a few kilobytes.
+/// Longest answer to a monitoring command that is read. Nodes send a few kilobytes.
 const WORD_BYTES_MAX: u64 = 1 << 20;
 
-/// How a node competes with the others for their core.
+/// Scheduling of a node that shares a core with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
-    /// As their equal.
+    /// Same priority as the other nodes.
     Equal,
-    /// It gets what they leave, as if it had a machine of its own (the kernel's idle class, by `chrt`).
+    /// The kernel's idle class, set with `chrt`: the node gets what the others leave, as if it had its own
+    /// machine.
     Idle,
 }
 
@@ -33,24 +35,26 @@ struct Place {
     peer: u16,
     election: u16,
     running: Option<Running>,
-    /// Its data, if it does not lie with the others'. After the process.
+    /// Data directory outside the ensemble's. Declared after the process, so that it is removed after the
+    /// process ends.
     elsewhere: Option<Directory>,
 }
 
-/// An ensemble. Dropped, its processes are killed and its data goes.
+/// An ensemble. Dropping it kills the processes and removes their data.
 #[derive(Debug)]
 pub struct Ensemble {
     program: Program,
     core: Option<u32>,
-    /// Further lines of the configuration.
+    /// Further lines of the configuration file.
     settings: Vec<String>,
     places: Vec<Place>,
-    // After the processes.
+    // Declared after the processes, so that it is removed after they end.
     directory: Directory,
 }
 
 impl Ensemble {
-    /// `nodes` voters of `program` with new data directories below `parent`; all threads of all nodes are bound to `core`.
+    /// Prepares `nodes` voters of `program` with new data directories below `parent`. All threads of all
+    /// nodes are bound to `core`.
     pub fn new(
         program: Program,
         nodes: u8,
@@ -60,7 +64,7 @@ impl Ensemble {
     ) -> anyhow::Result<Self> {
         ensure!(!matches!(program, Program::Echo(_)), "the echo server forms no ensemble");
         let directory = Directory::new(parent)?;
-        // All are held at once, so that no two are the same.
+        // All listeners are held at once, so that all ports differ.
         let mut held = Vec::new();
         let mut free = || -> anyhow::Result<u16> {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -82,11 +86,11 @@ impl Ensemble {
         Ok(ensemble)
     }
 
-    /// Starts every node that does not run, and returns when all of them serve.
+    /// Starts every node that is not running, and waits until all of them serve.
     pub fn start(&mut self) -> anyhow::Result<()> {
         let missing: Vec<usize> =
             (0..self.places.len()).filter(|&node| self.places[node].running.is_none()).collect();
-        // All at once: none serves before a majority is there.
+        // Started together, since none serves before a majority is up.
         let launched: Vec<Launched> =
             missing.iter().map(|&node| self.launch(node, Weight::Equal)).collect::<Result<_, _>>()?;
         for (node, launched) in missing.into_iter().zip(launched) {
@@ -95,7 +99,7 @@ impl Ensemble {
         Ok(())
     }
 
-    /// Starts one node; it may not serve yet.
+    /// Starts one node, which may not serve yet.
     pub fn launch(&self, node: usize, weight: Weight) -> anyhow::Result<Launched> {
         let name = format!("{} node {}", self.program.name(), node + 1);
         let client = self.places[node].client;
@@ -108,19 +112,19 @@ impl Ensemble {
         Launched::start(name, command, self.core, &self.folder(node), client)
     }
 
-    /// A node that was launched serves.
+    /// Hands back a launched node that serves now.
     pub fn joined(&mut self, node: usize, running: Running) {
         self.places[node].running = Some(running);
     }
 
-    /// Stops one node.
+    /// Stops one node with SIGTERM and waits for its end.
     pub fn stop(&mut self, node: usize) -> anyhow::Result<()> {
         let running = self.places[node].running.take().context("it does not run")?;
         running.stop()?;
         Ok(())
     }
 
-    /// Takes the data of a node that does not run.
+    /// Deletes the data of a stopped node, except for its `myid`.
     pub fn wipe(&self, node: usize) -> anyhow::Result<()> {
         ensure!(self.places[node].running.is_none(), "node {} runs", node + 1);
         let data = self.data(node).canonicalize()?;
@@ -129,7 +133,7 @@ impl Ensemble {
         self.write_myid(node)
     }
 
-    /// Takes the data of a node that does not run to another disk: a new directory below `parent`.
+    /// Moves the data of a stopped node to another disk: into a new directory below `parent`.
     pub fn take_to(&mut self, node: usize, parent: &Path) -> anyhow::Result<()> {
         ensure!(self.places[node].running.is_none(), "node {} runs", node + 1);
         let (from, elsewhere) = (self.data(node), Directory::new(parent)?);
@@ -142,12 +146,12 @@ impl Ensemble {
         Ok(())
     }
 
-    /// Its name in tables.
+    /// The name in tables.
     pub fn name(&self) -> String {
         self.program.name()
     }
 
-    /// Which node leads: asked until one says so.
+    /// Index of the node that reports itself as leader. Asks each node once.
     pub fn leader(&self) -> anyhow::Result<usize> {
         for node in 0..self.places.len() {
             let leads = |text: String| field(&text, "zk_server_state").is_some_and(|state| state == "leader");
@@ -158,17 +162,17 @@ impl Ensemble {
         bail!("no node of {} says that it leads", self.name())
     }
 
-    /// Where a node's clients connect.
+    /// Address that a node's clients connect to.
     pub fn address(&self, node: usize) -> SocketAddr {
         self.places[node].client
     }
 
-    /// Its process, if it runs.
+    /// Process id of a node; `None` while it is stopped.
     pub fn pid(&self, node: usize) -> Option<u32> {
         self.places[node].running.as_ref().map(Running::pid)
     }
 
-    /// How many nodes there are.
+    /// Number of nodes, stopped ones included.
     pub fn nodes(&self) -> usize {
         self.places.len()
     }
@@ -178,7 +182,7 @@ impl Ensemble {
         four_letters(self.places[node].client, "mntr")
     }
 
-    /// The zxid up to which a node has applied, by its own word.
+    /// Zxid that a node reports as applied, from its answer to `srvr`.
     pub fn zxid(&self, node: usize) -> anyhow::Result<u64> {
         let text = four_letters(self.places[node].client, "srvr")?;
         let line = text.lines().find_map(|line| line.strip_prefix("Zxid: 0x"));
@@ -243,7 +247,7 @@ impl Served for Ensemble {
     }
 }
 
-/// A line's value in the answer to `mntr`.
+/// Value of the line `key` in an answer to `mntr`.
 pub fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('\t'))
 }

@@ -1,19 +1,18 @@
-//! The printed form of the comparison.
+//! The table that `paddock-bench ensemble` prints.
 
-use super::{Cell, Document};
+use super::{EnsembleCell, EnsembleDocument};
 use crate::figures::{Quantiles, times};
 use paddock_loadgen::report::{duration, thousands};
 use std::fmt::Write;
 
-/// The whole table.
-pub(super) fn text(document: &Document) -> String {
+pub(super) fn text(document: &EnsembleDocument) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = write(&mut out, document);
     out
 }
 
-fn write(out: &mut String, document: &Document) -> std::fmt::Result {
+fn write(out: &mut String, document: &EnsembleDocument) -> std::fmt::Result {
     writeln!(out, "{}", document.provenance)?;
     for note in &document.notes {
         writeln!(out, "note     {note}")?;
@@ -52,7 +51,7 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
     Ok(())
 }
 
-fn write_cell(out: &mut String, cell: &Cell) -> std::fmt::Result {
+fn write_cell(out: &mut String, cell: &EnsembleCell) -> std::fmt::Result {
     let f = &cell.figures;
     let time = |of: Option<Quantiles>, pick: fn(Quantiles) -> f64| {
         of.map_or_else(|| "-".to_owned(), |quantiles| duration(pick(quantiles)))

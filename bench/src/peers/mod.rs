@@ -1,8 +1,9 @@
-//! `paddock-bench peers`: the echo floor, Paddock and a real ZooKeeper side by side, on the same core, in the same run.
+//! `paddock-bench peers`: the echo floor, Paddock and a real ZooKeeper, on the same core, in the same run.
 //!
-//! Owns the order of the measurements. It stays honest by alternating: each row is measured on every server before the
-//! next round begins, so that whatever else the machine does falls on all of them; a figure is the median of the
-//! rounds. Every server has the same core to itself, the generator another one.
+//! Owns the order of the measurements. Never starts a process itself: [`crate::server`] does. Correct by
+//! alternating: each row is measured on every server before the next round begins, so other activity of the
+//! machine falls on all of them. A figure is the median of the rounds. All servers are bound to one core,
+//! and only one of them is under load at a time. The generator has the other cores.
 
 mod table;
 
@@ -17,7 +18,6 @@ use paddock_loadgen::progress::Meter;
 use paddock_transport::event_loop::{Choice, LoopKind, choose};
 use serde::Serialize;
 
-/// Version of the JSON document.
 const DOCUMENT_VERSION: u32 = 1;
 
 /// The echo floor, Paddock and ZooKeeper side by side: throughput, latency, server CPU per operation.
@@ -37,24 +37,24 @@ pub struct PeersArgs {
     transport: Transports,
     /// Rows to measure [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
-    rows: Vec<Row>,
+    rows: Vec<PeersRow>,
     #[command(flatten)]
     laps: Laps,
-    /// Sessions
+    /// Number of sessions to open
     #[arg(long, default_value_t = 64, value_name = "N")]
     connections: u32,
     #[command(flatten)]
     common: Common,
 }
 
-/// Which loops the echo server and Paddock are measured on.
+/// Event loops that the echo server and Paddock are measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Transports {
     /// io_uring where the kernel allows it, epoll elsewhere
     Auto,
-    /// io_uring
+    /// The io_uring loop only
     Uring,
-    /// epoll
+    /// The epoll loop only
     Epoll,
     /// One after the other
     Both,
@@ -77,7 +77,7 @@ impl Transports {
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Row {
+enum PeersRow {
     /// Reads alone, one in flight per connection
     #[value(name = "reads-1")]
     #[serde(rename = "reads-1")]
@@ -94,33 +94,34 @@ enum Row {
     #[value(name = "writes-16")]
     #[serde(rename = "writes-16")]
     Writes16,
-    /// 95 % reads at half of the rate that mixed-16 reached: an open loop, latency from the intended instant
+    /// 95 % reads at half of the rate that mixed-16 reached: an open loop, latency from the intended
+    /// instant
     #[value(name = "half-rate")]
     HalfRate,
 }
 
-impl Row {
+impl PeersRow {
     fn reads(self) -> f64 {
         match self {
-            Row::Reads1 | Row::Reads16 => 1.0,
-            Row::Mixed16 | Row::HalfRate => 0.95,
-            Row::Writes16 => 0.0,
+            PeersRow::Reads1 | PeersRow::Reads16 => 1.0,
+            PeersRow::Mixed16 | PeersRow::HalfRate => 0.95,
+            PeersRow::Writes16 => 0.0,
         }
     }
 
     fn outstanding(self) -> Option<u32> {
         match self {
-            Row::Reads1 => Some(1),
-            Row::Reads16 | Row::Mixed16 | Row::Writes16 => Some(16),
-            Row::HalfRate => None,
+            PeersRow::Reads1 => Some(1),
+            PeersRow::Reads16 | PeersRow::Mixed16 | PeersRow::Writes16 => Some(16),
+            PeersRow::HalfRate => None,
         }
     }
 }
 
 /// All rounds of one row on one server.
 #[derive(Clone, Debug, Serialize)]
-struct Cell {
-    row: Row,
+struct PeersCell {
+    row: PeersRow,
     server: String,
     /// Medians of the rounds.
     figures: Figures,
@@ -128,15 +129,16 @@ struct Cell {
     cpu_to_echo: Option<f64>,
     /// Throughput as a multiple of ZooKeeper's.
     throughput_to_zookeeper: Option<f64>,
-    /// ZooKeeper's CPU per operation as a multiple of this server's: the ratio of throughputs if each had its core to itself.
-    /// It stands when other processes disturb the machine; throughput does not.
+    /// ZooKeeper's CPU time per operation as a multiple of this server's: the ratio of throughputs if each
+    /// had its core to itself. Unlike throughput, this remains valid when other processes disturb the
+    /// machine.
     work_to_zookeeper: Option<f64>,
     rounds: Vec<Figures>,
 }
 
-/// The JSON document.
+/// The JSON document of `paddock-bench peers`.
 #[derive(Debug, Serialize)]
-struct Document {
+struct PeersDocument {
     document_version: u32,
     bench: &'static str,
     provenance: Provenance,
@@ -146,43 +148,43 @@ struct Document {
     value_bytes: u32,
     seconds: f64,
     warmup_seconds: f64,
-    cells: Vec<Cell>,
+    cells: Vec<PeersCell>,
     notes: Vec<String>,
 }
 
 struct Contestant {
     program: Program,
     running: Running,
-    // Holds the data directory; goes after the process.
+    // Holds the data directory. Declared after the process, so that it is removed after the process ends.
     _installation: Installation,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     let cores = args.common.cores()?;
     let mut contestants = start(args, &cores)?;
-    let rows = if args.rows.is_empty() { Row::value_variants().to_vec() } else { args.rows.clone() };
+    let rows = if args.rows.is_empty() { PeersRow::value_variants().to_vec() } else { args.rows.clone() };
     let steps = u64::from(args.laps.rounds + 1) * (rows.len() * contestants.len()) as u64;
     let mut meter = Meter::new(args.common.progress(), "peers", steps);
     let mut measured: Vec<Vec<Vec<Figures>>> = vec![vec![Vec::new(); contestants.len()]; rows.len()];
     let mut saturation: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
     let mut step = 0;
-    // A lap that does not count: the tree is filled, a JVM has compiled what is hot, and each server's rate is known.
+    // A lap that does not count: the tree is filled, a JVM has compiled the hot code, and each server's
+    // rate is known.
     for (at, contestant) in contestants.iter_mut().enumerate() {
         step += rows.len() as u64;
         meter.line(step, || format!("lap 0: {}", contestant.program.name()));
-        let report = load(args, contestant, Row::Mixed16, None).run(&contestant.running, &cores)?;
+        let report = load(args, contestant, PeersRow::Mixed16, None).run(&contestant.running, &cores)?;
         saturation[at].push(report.result.throughput);
     }
     for round in 1..=args.laps.rounds {
         for (r, &row) in rows.iter().enumerate() {
             for (at, contestant) in contestants.iter().enumerate() {
-                let rate = (row == Row::HalfRate).then(|| saturated(&saturation[at]) / 2.0);
+                let rate = (row == PeersRow::HalfRate).then(|| saturated(&saturation[at]) / 2.0);
                 let report =
                     load(args, contestant, row, rate).run(&contestant.running, &cores).with_context(
                         || format!("{} on {}", row.title(args.connections), contestant.program.name()),
                     )?;
-                if row == Row::Mixed16 {
+                if row == PeersRow::Mixed16 {
                     saturation[at].push(report.result.throughput);
                 }
                 step += 1;
@@ -205,7 +207,7 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     if cores.shared() {
         notes.push("server and generator share a core: throughput and latency mean little".to_owned());
     }
-    let document = Document {
+    let document = PeersDocument {
         document_version: DOCUMENT_VERSION,
         bench: "peers",
         provenance: Provenance::here(),
@@ -221,7 +223,8 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     args.common.publish(&document, table::text(&document))
 }
 
-/// The rate at which a server was saturated: without the lap that warmed it up, once there is a better one.
+/// The rate at which a server was saturated: the median of the rounds, or of the first lap while there is
+/// none.
 fn saturated(seen: &[f64]) -> f64 {
     median(seen.get(1..).filter(|rest| !rest.is_empty()).unwrap_or(seen).to_vec())
 }
@@ -241,7 +244,7 @@ fn start(args: &PeersArgs, cores: &Cores) -> anyhow::Result<Vec<Contestant>> {
     contestants.collect()
 }
 
-fn load(args: &PeersArgs, contestant: &Contestant, row: Row, rate: Option<f64>) -> Load {
+fn load(args: &PeersArgs, contestant: &Contestant, row: PeersRow, rate: Option<f64>) -> Load {
     Load {
         reads: row.reads(),
         connections: args.connections,
@@ -255,7 +258,7 @@ fn load(args: &PeersArgs, contestant: &Contestant, row: Row, rate: Option<f64>) 
     }
 }
 
-fn cells(row: Row, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<Cell> {
+fn cells(row: PeersRow, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<PeersCell> {
     let medians: Vec<Figures> = measured.iter().map(|rounds| Figures::median(rounds)).collect();
     let of = |wanted: &dyn Fn(&Program) -> bool| programs.iter().position(wanted).map(|at| &medians[at]);
     let zookeeper = of(&|p| matches!(p, Program::ZooKeeper(_)));
@@ -264,7 +267,7 @@ fn cells(row: Row, programs: &[Program], measured: Vec<Vec<Figures>>) -> Vec<Cel
             Program::Paddock(choice) | Program::Echo(choice) => of(&|p| *p == Program::Echo(*choice)),
             Program::ZooKeeper(_) => None,
         };
-        Cell {
+        PeersCell {
             row,
             server: program.name(),
             figures: figures.clone(),
@@ -302,7 +305,7 @@ mod tests {
             vec![Figures { throughput, server_ns_per_operation, ..Figures::default() }]
         };
         let measured = vec![one(9.0, 10.0), one(8.0, 12.0), one(7.0, 20.0), one(6.0, 30.0), one(2.0, 0.0)];
-        let cells = cells(Row::Reads1, &programs, measured);
+        let cells = cells(PeersRow::Reads1, &programs, measured);
         let ratios: Vec<_> = cells.iter().map(|c| (c.cpu_to_echo, c.throughput_to_zookeeper)).collect();
         let expected = [
             (Some(1.0), Some(4.5)),

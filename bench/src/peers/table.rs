@@ -1,37 +1,36 @@
-//! The printed form of the comparison.
+//! The table that `paddock-bench peers` prints.
 
-use super::{Cell, Document, Row};
+use super::{PeersCell, PeersDocument, PeersRow};
 use crate::figures::times;
 use paddock_loadgen::report::{duration, thousands};
 use std::fmt::Write;
 
-/// A thread that is on its core for less than this was not the limit.
+/// A thread with a smaller share of time on its core was not the limit.
 const BUSY: f64 = 0.95;
 
-impl Row {
-    /// The row in words.
+impl PeersRow {
+    /// The heading of the row.
     pub(super) fn title(self, connections: u32) -> String {
         match self {
-            Row::Reads1 => format!("{connections} connections x 1 in flight, reads alone"),
-            Row::Reads16 => format!("{connections} connections x 16 in flight, reads alone"),
-            Row::Mixed16 => format!("{connections} connections x 16 in flight, 95 % reads"),
-            Row::Writes16 => format!("{connections} connections x 16 in flight, writes alone"),
-            Row::HalfRate => {
+            PeersRow::Reads1 => format!("{connections} connections x 1 in flight, reads alone"),
+            PeersRow::Reads16 => format!("{connections} connections x 16 in flight, reads alone"),
+            PeersRow::Mixed16 => format!("{connections} connections x 16 in flight, 95 % reads"),
+            PeersRow::Writes16 => format!("{connections} connections x 16 in flight, writes alone"),
+            PeersRow::HalfRate => {
                 format!("{connections} connections, 95 % reads at half of each server's saturation")
             }
         }
     }
 }
 
-/// The whole table.
-pub(super) fn text(document: &Document) -> String {
+pub(super) fn text(document: &PeersDocument) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = write(&mut out, document);
     out
 }
 
-fn write(out: &mut String, document: &Document) -> std::fmt::Result {
+fn write(out: &mut String, document: &PeersDocument) -> std::fmt::Result {
     writeln!(out, "{}", document.provenance)?;
     for note in &document.notes {
         writeln!(out, "note     {note}")?;
@@ -59,11 +58,11 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
     Ok(())
 }
 
-fn write_cell(out: &mut String, cell: &Cell) -> std::fmt::Result {
+fn write_cell(out: &mut String, cell: &PeersCell) -> std::fmt::Result {
     let f = &cell.figures;
     let latency = f.reads.or(f.writes).unwrap_or_default();
     let limit = match (cell.row, f.server_busiest >= BUSY, f.generator_busiest >= BUSY) {
-        (Row::HalfRate, ..) => "rate",
+        (PeersRow::HalfRate, ..) => "rate",
         (_, true, _) => "server",
         (_, false, true) => "generator",
         (_, false, false) => "neither",

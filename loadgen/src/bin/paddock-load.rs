@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     // Without the thread that waits for signals, they end the process as they always did.
-    if let Ok(signals) = paddock_core::server::stop_signal() {
+    if let Ok(signals) = paddock_loadgen::embedded::stop_signal() {
         let wait = move || {
             if signals.recv().is_ok() {
                 STOP.store(true, Ordering::Relaxed);

@@ -1,43 +1,45 @@
-//! One thread's table of keys, and the judgement of each answer.
+//! One thread's table of keys, and the check of each answer against it.
 //!
-//! Owns what is known of each key; the rules and why they accuse no correct server stand in the module above.
+//! Owns what the thread knows of each key. Never sends a request. The rules, and why no correct server
+//! breaks them, are in the parent module's documentation.
 
-use super::{Accusation, Doubt, Doubts, Wrong};
+use super::{UnknownWrites, Violation, ViolationKind, WriteOutcome};
 use crate::value::Values;
 use std::sync::Arc;
 
-/// Versions that no doubt explains yet and that are looked at again at the end. More tell nothing new: they are dropped.
+/// Versions that are too low and not yet explained by an unacknowledged write. Further ones are dropped:
+/// they would only repeat the same violation.
 const SUSPECTS_MAX: usize = 10_000;
 
-/// The fields of a stat that answers are checked against.
+/// Fields of a znode's stat that answers are checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Facts {
     /// Zxid of the last write to the znode's data.
     pub mzxid: i64,
-    /// The znode's data version.
     pub version: i32,
-    /// The length the stat gives.
+    /// Length of the data according to the stat.
     pub data_length: i32,
 }
 
-/// What one thread knows of a key.
+/// Knowledge of one thread about one key.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// The newest write heard of.
+    /// Zxid of the newest write known.
     zxid: i64,
-    /// An older one that every connection of this thread must see by now.
+    /// Zxid of an older write that every connection of this thread must see by now.
     settled_zxid: i64,
     seq: u32,
     settled_seq: u32,
-    /// The version that the newest one made.
+    /// Version of the znode after the newest known write.
     version: i32,
-    /// The last sequence number sent, on the thread that owns the key's writer.
+    /// Last sequence number sent. Zero on threads that do not own the key's writer.
     sent: u32,
-    /// The last one acknowledged, there too.
+    /// Last sequence number acknowledged. Zero on threads that do not own the key's writer.
     acked: u32,
 }
 
-/// A version that is lower than the writes before it: right if enough of `from..until` turn out to be in doubt.
+/// A version that is too low by `missing`. Correct if at least `missing` of the writes `from..until` turn
+/// out to be unacknowledged.
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
     key: u32,
@@ -47,40 +49,41 @@ struct Suspect {
     version: i32,
 }
 
-/// A thread's checker.
+/// Checks the answers that one thread receives.
 #[derive(Debug)]
 pub struct Checker {
     known: Vec<Known>,
     /// Every connection of the thread has been answered at or above this zxid.
     floor: i64,
-    /// The first value of every key made version 0.
+    /// Every key was created by this run, so that its first value has version 0.
     from_zero: bool,
-    doubts: Arc<Doubts>,
+    unknown_writes: Arc<UnknownWrites>,
     suspects: Vec<Suspect>,
 }
 
 impl Checker {
-    /// Knows that each of `keys` keys holds its preloaded value. `from_zero`: this run created them all. `doubts` are the
-    /// whole run's.
-    pub fn new(keys: u32, from_zero: bool, doubts: Arc<Doubts>) -> Self {
+    /// A checker for `keys` keys that hold their preloaded values. `from_zero`: this run created all of
+    /// them. `unknown_writes` is shared by all threads of the run.
+    pub fn new(keys: u32, from_zero: bool, unknown_writes: Arc<UnknownWrites>) -> Self {
         let known = vec![Known::default(); keys as usize];
-        Self { known, floor: 0, from_zero, doubts, suspects: Vec::new() }
+        Self { known, floor: 0, from_zero, unknown_writes, suspects: Vec::new() }
     }
 
-    /// Every connection of this thread was answered at or above `floor`.
+    /// Raises the zxid that every connection of this thread has been answered at or above.
     pub fn settle(&mut self, floor: i64) {
         self.floor = self.floor.max(floor);
     }
 
-    /// The sequence number of the next write to `key`, which this thread's connection is about to send.
+    /// Assigns the sequence number of the next write to `key`. The caller sends that write on the key's own
+    /// connection.
     pub fn next_seq(&mut self, key: u32) -> u32 {
         let known = &mut self.known[key as usize];
         known.sent += 1;
         known.sent
     }
 
-    /// A read of `key` returned `value`; the session had seen `seen` before this reply. `own`: it is the
-    /// session that writes the key.
+    /// Checks a read of `key` that returned `value`. The session had seen zxid `seen` before this reply.
+    /// `own`: the session is the key's writer.
     pub fn read(
         &mut self,
         values: &Values,
@@ -89,50 +92,51 @@ impl Checker {
         value: &[u8],
         facts: Facts,
         seen: i64,
-    ) -> Result<(), Accusation> {
-        let accuse = |wrong, got: u32, wanted: u32| {
-            Err(Accusation { wrong, key, got: i64::from(got), wanted: i64::from(wanted) })
+    ) -> Result<(), Violation> {
+        let violation = |kind, got: u32, wanted: u32| {
+            Err(Violation { kind, key, got: i64::from(got), wanted: i64::from(wanted) })
         };
         let seq = sequence(values, key, value, facts)?;
         let known = self.known[key as usize];
-        // Nothing sent: most likely the writer is on another thread.
+        // With nothing sent from here, the writer is probably on another thread.
         if known.sent > 0 && seq > known.sent {
-            return accuse(Wrong::FutureValue, seq, known.sent);
+            return violation(ViolationKind::FutureValue, seq, known.sent);
         }
         let bound = known.bound(seen).max(if own { known.acked } else { 0 });
         if seq < bound {
-            return accuse(Wrong::StaleValue, seq, bound);
+            return violation(ViolationKind::StaleValue, seq, bound);
         }
         self.learn(key, seq, facts)
     }
 
-    /// The `seq`th write to `key` was acknowledged with these facts.
-    pub fn written(&mut self, key: u32, seq: u32, facts: Facts) -> Result<(), Accusation> {
+    /// Checks the acknowledgement of write `seq` to `key`.
+    pub fn written(&mut self, key: u32, seq: u32, facts: Facts) -> Result<(), Violation> {
         let known = &mut self.known[key as usize];
         known.acked = known.acked.max(seq);
         self.learn(key, seq, facts)
     }
 
-    /// The `seq`th write to `key` was not acknowledged.
-    pub fn doubt(&mut self, key: u32, seq: u32, doubt: Doubt) {
-        self.doubts.add(key, seq, doubt);
+    /// Notes that write `seq` to `key` was refused or has an unknown outcome.
+    pub fn not_acknowledged(&mut self, key: u32, seq: u32, outcome: WriteOutcome) {
+        self.unknown_writes.add(key, seq, outcome);
     }
 
-    /// All replies of the run are in: what is still unexplained is wrong.
-    pub fn unexplained(&mut self) -> Vec<Accusation> {
-        let wrong = |s: &Suspect| s.missing > self.doubts.count(s.key, s.from..s.until);
-        let accusations = self.suspects.iter().filter(|s| wrong(s)).map(|s| Accusation {
-            wrong: Wrong::VersionDisagrees,
+    /// Versions that remain too low. Call once all replies of the run have arrived.
+    pub fn unexplained(&mut self) -> Vec<Violation> {
+        let unexplained = |s: &Suspect| s.missing > self.unknown_writes.count(s.key, s.from..s.until);
+        let violations = self.suspects.iter().filter(|s| unexplained(s)).map(|s| Violation {
+            kind: ViolationKind::VersionDisagrees,
             key: s.key,
             got: i64::from(s.version),
             wanted: i64::from(s.version) + i64::from(s.missing),
         });
-        let accusations = accusations.collect();
+        let violations = violations.collect();
         self.suspects.clear();
-        accusations
+        violations
     }
 
-    /// Takes over what another thread's checker knows. Only at the end: what this one's connections have seen no longer counts.
+    /// Merges another thread's knowledge. Only for the end of a run: what the connections of this thread
+    /// have seen is no longer used.
     pub fn merge(&mut self, other: &Checker) {
         for (mine, theirs) in self.known.iter_mut().zip(&other.known) {
             let (sent, acked) = (mine.sent.max(theirs.sent), mine.acked.max(theirs.acked));
@@ -143,7 +147,8 @@ impl Checker {
         }
     }
 
-    /// What a server says of `key` after the end of all writes, and after a `sync`. `again`: another server was asked before.
+    /// Checks a read of `key` after all writes have ended and after a `sync`. `again`: another server was
+    /// read before.
     pub fn verify(
         &mut self,
         values: &Values,
@@ -151,32 +156,32 @@ impl Checker {
         value: &[u8],
         facts: Facts,
         again: bool,
-    ) -> Result<(), Accusation> {
+    ) -> Result<(), Violation> {
         let seq = sequence(values, key, value, facts)?;
         let known = self.known[key as usize];
-        let accuse = |wrong, got, wanted| Err(Accusation { wrong, key, got, wanted });
+        let violation = |kind, got, wanted| Err(Violation { kind, key, got, wanted });
         let last = known.acked.max(known.seq);
         if seq < last || facts.mzxid < known.zxid {
-            return accuse(Wrong::LostWrite, i64::from(seq), i64::from(last));
+            return violation(ViolationKind::LostWrite, i64::from(seq), i64::from(last));
         }
         if seq > known.sent {
-            return accuse(Wrong::FutureValue, i64::from(seq), i64::from(known.sent));
+            return violation(ViolationKind::FutureValue, i64::from(seq), i64::from(known.sent));
         }
-        if self.doubts.of(key, seq) == Some(Doubt::Refused) {
-            return accuse(Wrong::RefusedWriteApplied, i64::from(seq), i64::from(known.acked));
+        if self.unknown_writes.of(key, seq) == Some(WriteOutcome::Refused) {
+            return violation(ViolationKind::RefusedWriteApplied, i64::from(seq), i64::from(known.acked));
         }
         if again && facts.mzxid != known.zxid {
-            return accuse(Wrong::NodesDisagree, facts.mzxid, known.zxid);
+            return violation(ViolationKind::NodesDisagree, facts.mzxid, known.zxid);
         }
         self.learn(key, seq, facts)
     }
 
-    fn learn(&mut self, key: u32, seq: u32, facts: Facts) -> Result<(), Accusation> {
+    fn learn(&mut self, key: u32, seq: u32, facts: Facts) -> Result<(), Violation> {
         let known = self.known[key as usize];
         for (zxid, of) in [(known.zxid, known.seq), (known.settled_zxid, known.settled_seq)] {
             if zxid != 0 && facts.mzxid.cmp(&zxid) != seq.cmp(&of) {
                 let (got, wanted) = (i64::from(seq), i64::from(of));
-                return Err(Accusation { wrong: Wrong::OrderDisagrees, key, got, wanted });
+                return Err(Violation { kind: ViolationKind::OrderDisagrees, key, got, wanted });
             }
         }
         if known.zxid != 0 || self.from_zero {
@@ -192,43 +197,48 @@ impl Checker {
         Ok(())
     }
 
-    /// Between this write and the newest known one, each write has made a version, but for those in doubt.
-    fn count_versions(&mut self, key: u32, seq: u32, version: i32) -> Result<(), Accusation> {
+    /// Between write `seq` and the newest known write, each applied write has raised the version by one.
+    /// Only unacknowledged writes may be missing.
+    fn count_versions(&mut self, key: u32, seq: u32, version: i32) -> Result<(), Violation> {
         let known = self.known[key as usize];
         let wanted = i64::from(known.version) + (i64::from(seq) - i64::from(known.seq));
         let (from, until) = (seq.min(known.seq) + 1, seq.max(known.seq));
-        // How many of the writes between the two were not applied.
+        // Writes between the two that were not applied.
         let missing =
             if seq >= known.seq { wanted - i64::from(version) } else { i64::from(version) - wanted };
         match u32::try_from(missing) {
             Ok(0) => Ok(()),
             Ok(missing) if missing <= until.saturating_sub(from) => {
-                // The reply that puts a write in doubt may come after a value that shows its absence: later tells.
-                if missing > self.doubts.count(key, from..until) && self.suspects.len() < SUSPECTS_MAX {
+                // The reply that leaves a write unacknowledged may arrive after a value that shows its
+                // absence. So this is decided at the end.
+                if missing > self.unknown_writes.count(key, from..until) && self.suspects.len() < SUSPECTS_MAX
+                {
                     self.suspects.push(Suspect { key, from, until, missing, version });
                 }
                 Ok(())
             }
-            _ => Err(Accusation { wrong: Wrong::VersionDisagrees, key, got: i64::from(version), wanted }),
+            _ => {
+                Err(Violation { kind: ViolationKind::VersionDisagrees, key, got: i64::from(version), wanted })
+            }
         }
     }
 }
 
-/// The sequence number in a value that verifies.
-fn sequence(values: &Values, key: u32, value: &[u8], facts: Facts) -> Result<u32, Accusation> {
-    let accuse = |wrong, got, wanted| Err(Accusation { wrong, key, got, wanted });
+/// Sequence number of a value that verifies and belongs to `key`.
+fn sequence(values: &Values, key: u32, value: &[u8], facts: Facts) -> Result<u32, Violation> {
+    let violation = |kind, got, wanted| Err(Violation { kind, key, got, wanted });
     let whole = |_: &_| i64::from(facts.data_length) == value.len() as i64;
     let Some(written) = values.read(value).filter(whole) else {
-        return accuse(Wrong::CorruptValue, value.len() as i64, 0);
+        return violation(ViolationKind::CorruptValue, value.len() as i64, 0);
     };
     if written.key != key {
-        return accuse(Wrong::WrongKey, i64::from(written.key), i64::from(key));
+        return violation(ViolationKind::WrongKey, i64::from(written.key), i64::from(key));
     }
     Ok(written.seq)
 }
 
 impl Known {
-    /// The oldest sequence number that a session which has seen `seen` may read.
+    /// Lowest sequence number that a session at zxid `seen` may read.
     fn bound(&self, seen: i64) -> u32 {
         match seen {
             _ if self.zxid <= seen => self.seq,
@@ -257,23 +267,29 @@ mod tests {
             self.values.append(key, seq, &mut value);
             value
         }
-        /// Key 3 as a connection at zxid `seen` reads it: write `seq`, done at `mzxid`.
-        fn read(&mut self, seq: u32, mzxid: i64, seen: i64) -> Result<(), Wrong> {
+        /// A connection at zxid `seen` reads write `seq` of key 3, applied at `mzxid`.
+        fn read(&mut self, seq: u32, mzxid: i64, seen: i64) -> Result<(), ViolationKind> {
             let value = self.value(3, seq);
             self.read_value(&value, seq, mzxid, seen)
         }
-        fn read_value(&mut self, value: &[u8], version: u32, mzxid: i64, seen: i64) -> Result<(), Wrong> {
+        fn read_value(
+            &mut self,
+            value: &[u8],
+            version: u32,
+            mzxid: i64,
+            seen: i64,
+        ) -> Result<(), ViolationKind> {
             let facts = Facts { mzxid, version: version as i32, data_length: value.len() as i32 };
-            self.checker.read(&self.values, 3, false, value, facts, seen).map_err(|a| a.wrong)
+            self.checker.read(&self.values, 3, false, value, facts, seen).map_err(|a| a.kind)
         }
-        fn written(&mut self, seq: u32, mzxid: i64) -> Result<(), Wrong> {
+        fn written(&mut self, seq: u32, mzxid: i64) -> Result<(), ViolationKind> {
             let facts = Facts { mzxid, version: seq as i32, data_length: 32 };
-            self.checker.written(3, seq, facts).map_err(|a| a.wrong)
+            self.checker.written(3, seq, facts).map_err(|a| a.kind)
         }
     }
 
     #[test]
-    fn a_correct_history_is_not_accused() {
+    fn a_correct_history_has_no_violation() {
         let mut bench = Bench::new();
         bench.read(0, 50, 60).unwrap();
         bench.written(1, 70).unwrap();
@@ -286,18 +302,18 @@ mod tests {
     fn a_stale_value_after_a_newer_one_was_seen() {
         let mut bench = Bench::new();
         bench.read(5, 100, 90).unwrap();
-        assert_eq!(bench.read(4, 95, 100), Err(Wrong::StaleValue));
+        assert_eq!(bench.read(4, 95, 100), Err(ViolationKind::StaleValue));
     }
 
     #[test]
     fn a_stale_value_after_the_own_write_was_acknowledged() {
         let mut bench = Bench::new();
         bench.written(1, 100).unwrap();
-        assert_eq!(bench.read(0, 50, 100), Err(Wrong::StaleValue));
+        assert_eq!(bench.read(0, 50, 100), Err(ViolationKind::StaleValue));
     }
 
     #[test]
-    fn a_replica_that_lags_is_not_accused_until_its_session_has_seen_the_write() {
+    fn a_replica_that_lags_violates_nothing_until_its_session_has_seen_the_write() {
         let mut bench = Bench::new();
         bench.read(1, 50, 60).unwrap();
         bench.checker.settle(60);
@@ -305,26 +321,26 @@ mod tests {
         bench.written(3, 110).unwrap();
         bench.read(1, 50, 60).unwrap();
         bench.read(2, 100, 60).unwrap();
-        assert_eq!(bench.read(0, 40, 60), Err(Wrong::StaleValue), "older than the settled write");
-        assert_eq!(bench.read(2, 100, 110), Err(Wrong::StaleValue));
+        assert_eq!(bench.read(0, 40, 60), Err(ViolationKind::StaleValue), "older than the settled write");
+        assert_eq!(bench.read(2, 100, 110), Err(ViolationKind::StaleValue));
     }
 
     #[test]
     fn a_value_of_another_key() {
         let mut bench = Bench::new();
         let other = bench.value(4, 0);
-        assert_eq!(bench.read_value(&other, 0, 50, 60), Err(Wrong::WrongKey));
+        assert_eq!(bench.read_value(&other, 0, 50, 60), Err(ViolationKind::WrongKey));
     }
 
     #[test]
     fn a_value_that_nobody_wrote_or_with_a_stat_of_another_length() {
         let mut bench = Bench::new();
-        assert_eq!(bench.read_value(&[0; 32], 0, 50, 60), Err(Wrong::CorruptValue));
-        assert_eq!(bench.read_value(&[], 0, 50, 60), Err(Wrong::CorruptValue));
+        assert_eq!(bench.read_value(&[0; 32], 0, 50, 60), Err(ViolationKind::CorruptValue));
+        assert_eq!(bench.read_value(&[], 0, 50, 60), Err(ViolationKind::CorruptValue));
         let value = bench.value(3, 0);
         let facts = Facts { mzxid: 1, version: 0, data_length: 31 };
-        let accused = bench.checker.read(&bench.values, 3, false, &value, facts, 1).unwrap_err();
-        assert_eq!(accused.wrong, Wrong::CorruptValue);
+        let violation = bench.checker.read(&bench.values, 3, false, &value, facts, 1).unwrap_err();
+        assert_eq!(violation.kind, ViolationKind::CorruptValue);
     }
 
     #[test]
@@ -333,17 +349,17 @@ mod tests {
         assert_eq!(bench.checker.next_seq(3), 1);
         let facts = Facts { mzxid: 100, version: 2, data_length: 32 };
         let value = bench.value(3, 2);
-        let accused = bench.checker.read(&bench.values, 3, true, &value, facts, 0).unwrap_err();
-        assert_eq!(accused.wrong, Wrong::FutureValue);
+        let violation = bench.checker.read(&bench.values, 3, true, &value, facts, 0).unwrap_err();
+        assert_eq!(violation.kind, ViolationKind::FutureValue);
     }
 
     #[test]
     fn new_data_under_an_old_stat_and_old_data_under_a_new_stat() {
         let mut bench = Bench::new();
         bench.read(5, 100, 0).unwrap();
-        assert_eq!(bench.read(6, 100, 0), Err(Wrong::OrderDisagrees), "one zxid, two values");
-        assert_eq!(bench.read(4, 101, 0), Err(Wrong::OrderDisagrees), "later zxid, earlier value");
-        assert_eq!(bench.read(6, 99, 0), Err(Wrong::OrderDisagrees), "earlier zxid, later value");
+        assert_eq!(bench.read(6, 100, 0), Err(ViolationKind::OrderDisagrees), "one zxid, two values");
+        assert_eq!(bench.read(4, 101, 0), Err(ViolationKind::OrderDisagrees), "later zxid, earlier value");
+        assert_eq!(bench.read(6, 99, 0), Err(ViolationKind::OrderDisagrees), "earlier zxid, later value");
     }
 
     #[test]
@@ -351,37 +367,37 @@ mod tests {
         let mut bench = Bench::new();
         bench.written(1, 100).unwrap();
         let value = bench.value(3, 2);
-        assert_eq!(bench.read_value(&value, 3, 110, 100), Err(Wrong::VersionDisagrees));
-        // A doubt explains writes that are missing, none that are too many.
-        bench.checker.doubt(3, 1, Doubt::Unknown);
-        assert_eq!(bench.read_value(&value, 3, 110, 100), Err(Wrong::VersionDisagrees));
+        assert_eq!(bench.read_value(&value, 3, 110, 100), Err(ViolationKind::VersionDisagrees));
+        // An unacknowledged write explains a version that is too low, never one that is too high.
+        bench.checker.not_acknowledged(3, 1, WriteOutcome::Unknown);
+        assert_eq!(bench.read_value(&value, 3, 110, 100), Err(ViolationKind::VersionDisagrees));
     }
 
     #[test]
-    fn a_version_may_lack_the_writes_in_doubt_and_no_other() {
+    fn a_version_may_lack_the_unacknowledged_writes_and_no_other() {
         let mut bench = Bench::new();
         bench.written(1, 100).unwrap();
-        bench.checker.doubt(3, 2, Doubt::Unknown);
-        bench.checker.doubt(3, 3, Doubt::Refused);
+        bench.checker.not_acknowledged(3, 2, WriteOutcome::Unknown);
+        bench.checker.not_acknowledged(3, 3, WriteOutcome::Refused);
         let value = bench.value(3, 4);
         bench.read_value(&value, 2, 110, 100).unwrap();
         assert_eq!(bench.checker.unexplained(), []);
-        // The fifth write is not in doubt.
+        // The fifth write was neither refused nor lost.
         let value = bench.value(3, 6);
         bench.read_value(&value, 3, 120, 100).unwrap();
-        let accused = bench.checker.unexplained();
+        let violation = bench.checker.unexplained();
         assert_eq!(
-            accused.iter().map(|a| (a.wrong, a.got, a.wanted)).collect::<Vec<_>>(),
-            [(Wrong::VersionDisagrees, 3, 4)]
+            violation.iter().map(|a| (a.kind, a.got, a.wanted)).collect::<Vec<_>>(),
+            [(ViolationKind::VersionDisagrees, 3, 4)]
         );
     }
 
     #[test]
-    fn a_doubt_that_comes_after_the_value_that_shows_it_still_explains_it() {
+    fn an_unknown_write_that_comes_after_the_value_that_shows_it_still_explains_it() {
         let mut bench = Bench::new();
         let value = bench.value(3, 2);
         bench.read_value(&value, 1, 110, 100).unwrap();
-        bench.checker.doubt(3, 1, Doubt::Refused);
+        bench.checker.not_acknowledged(3, 1, WriteOutcome::Refused);
         assert_eq!(bench.checker.unexplained(), []);
     }
 
@@ -391,25 +407,27 @@ mod tests {
         bench.read(5, 100, 0).unwrap();
         let value = bench.value(3, 3);
         bench.read_value(&value, 3, 80, 0).unwrap();
-        assert_eq!(bench.read_value(&value, 2, 80, 0), Err(Wrong::VersionDisagrees));
-        assert_eq!(bench.read_value(&value, 5, 80, 0), Err(Wrong::VersionDisagrees));
+        assert_eq!(bench.read_value(&value, 2, 80, 0), Err(ViolationKind::VersionDisagrees));
+        assert_eq!(bench.read_value(&value, 5, 80, 0), Err(ViolationKind::VersionDisagrees));
     }
 
     #[test]
     fn the_writers_own_session_sees_what_was_acknowledged_even_where_others_need_not() {
         let mut bench = Bench::new();
         bench.written(1, 100).unwrap();
-        // Somebody else is ahead: what is known of write 1 is forgotten, but for the acknowledgement.
+        // Another thread's write replaces write 1 as the newest known. Only its acknowledgement is
+        // remembered.
         bench.read(2, 110, 0).unwrap();
         let value = bench.value(3, 0);
         let facts = Facts { mzxid: 50, version: 0, data_length: 32 };
         bench.checker.read(&bench.values, 3, false, &value, facts, 60).unwrap();
-        let accused = bench.checker.read(&bench.values, 3, true, &value, facts, 60).unwrap_err();
-        assert_eq!((accused.wrong, accused.wanted), (Wrong::StaleValue, 1));
+        let violation = bench.checker.read(&bench.values, 3, true, &value, facts, 60).unwrap_err();
+        assert_eq!((violation.kind, violation.wanted), (ViolationKind::StaleValue, 1));
     }
 
-    /// Two writes acknowledged, the third of unknown outcome, the fourth refused: and then what a server has at the end.
-    fn read_back(seq: u32, mzxid: i64, version: i32) -> Result<(), Wrong> {
+    /// Reads key 3 back after two acknowledged writes, a third of unknown outcome and a fourth that was
+    /// refused.
+    fn read_back(seq: u32, mzxid: i64, version: i32) -> Result<(), ViolationKind> {
         let mut bench = at_the_end();
         bench.verify(seq, mzxid, version, false)
     }
@@ -421,16 +439,16 @@ mod tests {
         });
         bench.written(1, 100).unwrap();
         bench.written(2, 110).unwrap();
-        bench.checker.doubt(3, 3, Doubt::Unknown);
-        bench.checker.doubt(3, 4, Doubt::Refused);
+        bench.checker.not_acknowledged(3, 3, WriteOutcome::Unknown);
+        bench.checker.not_acknowledged(3, 4, WriteOutcome::Refused);
         bench
     }
 
     impl Bench {
-        fn verify(&mut self, seq: u32, mzxid: i64, version: i32, again: bool) -> Result<(), Wrong> {
+        fn verify(&mut self, seq: u32, mzxid: i64, version: i32, again: bool) -> Result<(), ViolationKind> {
             let value = self.value(3, seq);
             let facts = Facts { mzxid, version, data_length: 32 };
-            self.checker.verify(&self.values, 3, &value, facts, again).map_err(|a| a.wrong)
+            self.checker.verify(&self.values, 3, &value, facts, again).map_err(|a| a.kind)
         }
     }
 
@@ -438,12 +456,16 @@ mod tests {
     fn at_the_end_the_last_acknowledged_write_or_an_unknown_one_is_there() {
         read_back(2, 110, 2).unwrap();
         read_back(3, 120, 3).unwrap();
-        assert_eq!(read_back(1, 100, 1), Err(Wrong::LostWrite));
-        assert_eq!(read_back(0, 50, 0), Err(Wrong::LostWrite));
-        assert_eq!(read_back(4, 120, 3), Err(Wrong::RefusedWriteApplied));
-        assert_eq!(read_back(5, 120, 3), Err(Wrong::FutureValue));
-        assert_eq!(read_back(3, 120, 5), Err(Wrong::VersionDisagrees));
-        assert_eq!(read_back(2, 105, 2), Err(Wrong::LostWrite), "the write was shown at a later zxid");
+        assert_eq!(read_back(1, 100, 1), Err(ViolationKind::LostWrite));
+        assert_eq!(read_back(0, 50, 0), Err(ViolationKind::LostWrite));
+        assert_eq!(read_back(4, 120, 3), Err(ViolationKind::RefusedWriteApplied));
+        assert_eq!(read_back(5, 120, 3), Err(ViolationKind::FutureValue));
+        assert_eq!(read_back(3, 120, 5), Err(ViolationKind::VersionDisagrees));
+        assert_eq!(
+            read_back(2, 105, 2),
+            Err(ViolationKind::LostWrite),
+            "the write was shown at a later zxid"
+        );
     }
 
     #[test]
@@ -452,7 +474,7 @@ mod tests {
         let mut other = Bench::new();
         other.read(3, 120, 0).unwrap();
         bench.checker.merge(&other.checker);
-        assert_eq!(bench.verify(2, 110, 2, false), Err(Wrong::LostWrite));
+        assert_eq!(bench.verify(2, 110, 2, false), Err(ViolationKind::LostWrite));
         bench.verify(3, 120, 3, false).unwrap();
     }
 
@@ -461,9 +483,9 @@ mod tests {
         let mut bench = at_the_end();
         bench.verify(2, 110, 2, false).unwrap();
         bench.verify(2, 110, 2, true).unwrap();
-        assert_eq!(bench.verify(3, 120, 3, true), Err(Wrong::NodesDisagree));
+        assert_eq!(bench.verify(3, 120, 3, true), Err(ViolationKind::NodesDisagree));
         let mut bench = at_the_end();
         bench.verify(3, 120, 3, false).unwrap();
-        assert_eq!(bench.verify(2, 110, 2, true), Err(Wrong::LostWrite));
+        assert_eq!(bench.verify(2, 110, 2, true), Err(ViolationKind::LostWrite));
     }
 }

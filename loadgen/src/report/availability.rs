@@ -1,56 +1,57 @@
-//! What a run through failures says besides its figures: when nothing was answered, what became of sessions, and what reading
-//! everything back at the end showed.
+//! Parts of a report that concern failures: times without answers, lost and expired sessions, and the final
+//! reading back.
 //!
 //! Owns these parts of the JSON document and of the printed summary. Never measures.
 
 use super::WorkloadSummary;
 use super::text::{duration, thousands};
 use crate::config::RunConfig;
+use crate::counts::Counts;
 use crate::gaps::{Gap, Gaps};
 use crate::session::Trouble;
-use crate::tally::Tally;
 use serde::{Deserialize, Serialize};
 use std::fmt::{Result, Write};
 
-/// With exponential gaps between requests, fewer than one in 20 000 is longer than ten times the mean.
+/// Factor on the mean interval between requests. With exponential intervals, fewer than one in 20 000 is
+/// longer.
 const SELDOM: f64 = 10.0;
-/// Gaps that the text names one by one.
+/// Gaps that the text lists one by one.
 const GAPS_TOLD: usize = 20;
 
-/// How the servers were there.
+/// Availability of the servers during a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Availability {
-    /// Times longer than this without a success count as gaps, ms.
+    /// Longest time without a success that is not yet a gap, ms.
     pub gap_threshold_ms: u64,
-    /// Times without a read answered; none if the load has no reads.
+    /// Gaps between answered reads; `None` if the load has no reads.
     pub read_gaps: Option<Gaps>,
-    /// Times without a write answered; none if the load has no writes.
+    /// Gaps between answered writes; `None` if the load has no writes.
     pub write_gaps: Option<Gaps>,
-    /// Established connections that were closed or given up for their silence.
+    /// Established connections that the server closed, or that were given up because the server was silent.
     pub connection_losses: u64,
     /// Attempts to connect that failed or were closed in the handshake.
     pub failed_attempts: u64,
-    /// Sessions taken up again.
+    /// Sessions attached again after their connections were lost.
     pub reattached: u64,
-    /// Sessions found expired.
+    /// Sessions that had expired when they were to be attached again.
     pub expired_sessions: u64,
-    /// Of these, those whose server had been heard within half of the session timeout.
+    /// Expired sessions whose server had answered within the last half of the session timeout.
     pub expired_early: u64,
     /// Sessions opened in place of expired ones.
     pub new_sessions: u64,
-    /// Writes lost with their connections: applied or not.
+    /// Writes lost with their connections: the server may or may not have applied them.
     pub writes_of_unknown_outcome: u64,
     /// Reads lost with their connections.
     pub reads_unanswered: u64,
-    /// Wrong answers of all kinds, those of the reading back included.
+    /// Violations of all kinds, those of the final reading back included.
     pub wrong_answers: u64,
 }
 
 impl Availability {
-    /// What `tally` and `gaps` (of reads, of writes) say.
-    pub fn new(config: &RunConfig, tally: &Tally, gaps: (Gaps, Gaps)) -> Self {
-        let troubles = |kinds: [Trouble; 2]| kinds.iter().map(|&kind| tally.troubles[kind as usize]).sum();
-        let moves = tally.moves;
+    /// Derives the figures from `counts` and from `gaps`, which are those of reads and of writes.
+    pub fn new(config: &RunConfig, counts: &Counts, gaps: (Gaps, Gaps)) -> Self {
+        let troubles = |kinds: [Trouble; 2]| kinds.iter().map(|&kind| counts.troubles[kind as usize]).sum();
+        let moves = counts.moves;
         Self {
             gap_threshold_ms: config.gap_ms,
             read_gaps: (config.reads > 0.0).then_some(gaps.0),
@@ -61,13 +62,13 @@ impl Availability {
             expired_sessions: moves.expired,
             expired_early: moves.expired_early,
             new_sessions: moves.renewed,
-            writes_of_unknown_outcome: tally.writes_unknown,
-            reads_unanswered: tally.outcome_unknown - tally.writes_unknown,
-            wrong_answers: tally.wrong_total(),
+            writes_of_unknown_outcome: counts.writes_unknown,
+            reads_unanswered: counts.outcome_unknown - counts.writes_unknown,
+            wrong_answers: counts.violations_total(),
         }
     }
 
-    /// What to know before believing the gaps: with few requests there are times without an answer because nobody asked.
+    /// Cautions about the gaps: with a low rate, some times without an answer are times without a request.
     pub(super) fn notes(&self, workload: &WorkloadSummary) -> Vec<String> {
         let Some(rate) = workload.rate else { return Vec::new() };
         let seldom = |share: f64| share > 0.0 && 1e3 / (rate * share) > self.gap_threshold_ms as f64 / SELDOM;
@@ -98,7 +99,7 @@ impl Availability {
                 ms(gaps.total_ms),
                 thousands((gaps.reads + gaps.writes) as f64),
             )?;
-            // The longest, in the order of time.
+            // The longest gaps, in order of time.
             let mut told: Vec<&Gap> = gaps.list.iter().collect();
             told.sort_by_key(|gap| std::cmp::Reverse(gap.length_ms));
             told.truncate(GAPS_TOLD);
@@ -135,27 +136,27 @@ impl Availability {
     }
 }
 
-/// What reading every key back through every server showed.
+/// Result of reading every key back through every server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
     /// Servers in the order in which they were read.
     pub servers: Vec<VerifiedServer>,
-    /// How many of them gave all keys.
+    /// Number of servers that returned all keys.
     pub complete: usize,
 }
 
-/// One server read back.
+/// Result of reading every key back through one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifiedServer {
-    /// Which.
+    /// Address as given on the command line.
     pub server: String,
-    /// It gave all keys.
+    /// Whether the server returned all keys.
     pub complete: bool,
-    /// Keys that it gave.
+    /// Number of keys that the server returned.
     pub keys: u32,
-    /// Its highest zxid.
+    /// Highest zxid in any reply of the server.
     pub zxid: i64,
-    /// Lost writes, disagreements and the like: they are counted and named with the run's wrong answers.
+    /// Violations found while reading back. They are also part of the run's counts and examples.
     pub wrong_answers: u64,
 }
 

@@ -1,7 +1,8 @@
-//! What a run found, as data and as text.
+//! The findings of a run, as data and as text.
 //!
-//! Owns the shape of the JSON document (its version is in it; fields are added, not renamed) and the printed
-//! summary, and the judgement whether the figures are the server's or the generator's. Never measures anything.
+//! Owns the shape of the JSON document and the printed summary. Judges whether the figures show the limit
+//! of the server or of the generator. Never measures anything. Correct because the document carries its
+//! version, and fields are added but never renamed.
 
 mod availability;
 mod text;
@@ -9,57 +10,47 @@ mod text;
 pub use availability::{Availability, Verification, VerifiedServer};
 pub use text::{duration, thousands};
 
-use crate::check::{Accusation, Place};
+use crate::check::{Place, Violation};
 use crate::config::{Arrivals, Distribution, RunConfig};
+use crate::counts::{Counts, Second};
 use crate::gaps::Gaps;
 use crate::histogram::{Latencies, LatencySummary};
 use crate::keyspace::Op;
 use crate::machine::{CpuUsage, Machine};
 use crate::session::Trouble;
-use crate::tally::{Second, Tally};
 use paddock_transport::wire::error;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of the JSON document. Grows when a field changes its meaning.
 pub const REPORT_VERSION: u32 = 1;
-/// A thread that is on a core for at least this share of the time is the limit of what it can do.
+/// Share of time on a core from which a thread counts as saturated.
 pub const SATURATED: f64 = 0.95;
 
-/// The report of `paddock-load run`.
+/// The JSON document of `paddock-load run`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// [`REPORT_VERSION`].
+    /// Always [`REPORT_VERSION`] in new reports.
     pub report_version: u32,
-    /// Who measured.
     pub tool: Tool,
-    /// When, and on what.
     pub provenance: Provenance,
-    /// What was asked for.
     pub workload: WorkloadSummary,
-    /// The server.
     pub server: ServerSummary,
-    /// What came out.
     pub result: RunResult,
-    /// Who used the processor.
     pub cpu: Cpu,
-    /// What to know before believing the figures.
     pub verdict: Verdict,
 }
 
-/// The program.
+/// The program that measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tool {
-    /// Its name.
     pub name: String,
-    /// Its version.
     pub version: String,
-    /// Whether it was built with optimisation.
+    /// Whether the build was optimised.
     pub optimised: bool,
 }
 
 impl Tool {
-    /// This program.
     pub fn this() -> Self {
         Self {
             name: "paddock-load".to_owned(),
@@ -69,10 +60,9 @@ impl Tool {
     }
 }
 
-/// Where figures come from.
+/// Origin of the figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// The command line.
     pub command: Vec<String>,
     /// Milliseconds since the Unix epoch.
     pub started_ms: i64,
@@ -80,45 +70,39 @@ pub struct Provenance {
     pub machine: Machine,
 }
 
-/// The settings of a run, after defaults.
+/// Settings of a run, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadSummary {
-    /// Share of reads.
+    /// Share of reads, 0 to 1.
     pub reads: f64,
-    /// `closed` or `open`.
+    /// One of `closed` and `open`.
     pub loop_kind: String,
-    /// Requests per second intended, in an open loop.
+    /// Intended requests per second of an open loop.
     pub rate: Option<f64>,
-    /// `poisson` or `constant`, in an open loop.
+    /// In an open loop, `poisson` or `constant`.
     pub arrivals: Option<String>,
-    /// Sessions.
     pub connections: u32,
-    /// Those that write, when they are not all.
+    /// Number of connections that write; `None`: all of them.
     #[serde(default)]
     pub writers: Option<u32>,
     /// Requests in flight per connection.
     pub outstanding: u32,
-    /// Generator threads.
+    /// Number of generator threads.
     pub threads: usize,
     /// Event loop of the generator.
     pub transport: String,
-    /// Znodes.
     pub keys: u32,
-    /// Bytes of each value.
     pub value_bytes: u32,
-    /// `uniform` or `zipf`.
+    /// One of `uniform` and `zipf`.
     pub distribution: String,
-    /// Exponent of a Zipf distribution.
     pub zipf_exponent: Option<f64>,
-    /// Root of the tree.
+    /// Path of the tree's root.
     pub root: String,
-    /// Seed of all randomness.
     pub seed: u64,
-    /// Whether answers were checked.
     pub checked: bool,
-    /// Load before measuring, seconds.
+    /// Time under load before the measured time.
     pub warmup_seconds: f64,
-    /// Time to be measured, seconds.
+    /// Configured length of the measured time.
     pub duration_seconds: f64,
 }
 
@@ -156,182 +140,174 @@ impl WorkloadSummary {
     }
 }
 
-/// The server as far as it is known.
+/// Description of the server, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServerSummary {
-    /// Its addresses.
+    /// Addresses of the servers.
     pub targets: Vec<String>,
-    /// Whether it ran inside the generator's process.
+    /// Whether the server ran inside the generator's process.
     pub embedded: bool,
-    /// What it calls itself, if it says.
+    /// Version in the server's answer to `srvr`.
     pub version: Option<String>,
-    /// Its processes, when their CPU time was looked at.
+    /// Process ids of the servers, if their CPU time was measured.
     #[serde(default)]
     pub pids: Vec<u32>,
-    /// The first of them; in reports since before there could be several.
+    /// First element of `pids`, kept for readers of older reports.
     pub pid: Option<u32>,
 }
 
-/// What came out of a run.
+/// Results of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {
-    /// Time that was measured, seconds.
+    /// Length of the measured time.
     pub seconds: f64,
-    /// Operations answered without error in it.
+    /// Operations answered without error within the measured time.
     pub operations: u64,
-    /// The same per second.
+    /// Operations per second of the measured time.
     pub throughput: f64,
-    /// The same per kind of operation.
+    /// Results by name of the operation: `get` and `set`.
     pub by_operation: BTreeMap<String, OperationResult>,
-    /// Error replies.
-    pub errors: Counts,
-    /// Requests lost with their connection: carried out or not.
+    /// Error replies by name of the error.
+    pub errors: CountByKind,
+    /// Requests lost with their connections. The server may or may not have executed them.
     pub outcome_unknown: u64,
-    /// Requests that an open loop could not send in time; they count in the latencies with the time they had waited.
+    /// Requests that an open loop could not send in time. Their waiting times count in the latencies.
     pub unsent: u64,
-    /// Wrong answers: anything here makes the exit code 3.
-    pub wrong_answers: Counts,
-    /// The first wrong answers, in words.
+    /// Violations by kind. A run with any of them ends with exit code 3.
+    pub wrong_answers: CountByKind,
+    /// The first violations in words.
     pub wrong_examples: Vec<String>,
-    /// What happened to connections.
+    /// Connection events by name.
     pub connections: BTreeMap<String, u64>,
-    /// How late requests left after their intended instants (open loop).
+    /// Delay between intended and actual sending, in an open loop.
     pub send_lateness: Option<LatencySummary>,
-    /// Wall clock at the beginning of the measured time, from which seconds and gaps count, ms since the Unix epoch.
+    /// Wall clock at the beginning of the measured time, ms since the Unix epoch. Seconds and gaps count
+    /// from there.
     #[serde(default)]
     pub measured_from_ms: i64,
-    /// Second by second.
     pub per_second: Vec<Second>,
-    /// When nothing was answered, and what became of sessions; of runs through failures.
+    /// Gaps, sessions and lost requests, in a run through failures.
     #[serde(default)]
     pub availability: Option<Availability>,
-    /// What reading everything back at the end showed.
+    /// Result of the final reading back, if there was one.
     #[serde(default)]
     pub verification: Option<Verification>,
 }
 
-/// One kind of operation.
+/// Results of one kind of operation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OperationResult {
-    /// Answered without error in the measured time.
+    /// Operations answered without error within the measured time.
     pub operations: u64,
-    /// The same per second.
+    /// Operations per second of the measured time.
     pub throughput: f64,
-    /// From the intended instant (open loop) or from sending (closed loop).
+    /// Latency from the intended instant (open loop) or from sending (closed loop).
     pub latency: LatencySummary,
-    /// From sending, in an open loop: what a generator that omits coordination would report.
+    /// Latency from sending, in an open loop. A generator with coordinated omission would report this.
     pub latency_from_send: Option<LatencySummary>,
 }
 
-/// Numbers by name, and their sum.
+/// Counts by name, and their sum.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Counts {
-    /// The sum.
+pub struct CountByKind {
     pub total: u64,
-    /// By name.
     pub by_kind: BTreeMap<String, u64>,
 }
 
-impl Counts {
+impl CountByKind {
     fn of(counts: impl Iterator<Item = (String, u64)>) -> Self {
         let by_kind: BTreeMap<_, _> = counts.filter(|&(_, n)| n > 0).collect();
         Self { total: by_kind.values().sum(), by_kind }
     }
 }
 
-/// Who used the processor during the measured time.
+/// CPU time within the measured time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cpu {
     /// The generator's own threads.
     pub generator: CpuUsage,
-    /// The server's, when it is embedded or its process id is known.
+    /// The server's threads, if it is embedded or its process id is known.
     pub server: Option<CpuUsage>,
-    /// The generator's CPU time per operation, ns.
     pub generator_ns_per_operation: f64,
-    /// The server's CPU time per operation, ns.
     pub server_ns_per_operation: Option<f64>,
 }
 
-/// What to know before believing the figures.
+/// Judgement of the results.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// No wrong answer and no missing reply.
+    /// No violation and no missing reply, and at least one server was read back if any was to be.
     pub correct: bool,
     /// A generator thread was saturated and no server thread was.
     pub generator_was_the_bottleneck: bool,
-    /// In words.
+    /// Cautions about the figures, in words.
     pub notes: Vec<String>,
 }
 
-/// Everything a report is made of.
+/// Everything that a report is made from.
 #[derive(Debug)]
 pub struct Findings<'a> {
-    /// The settings.
     pub config: &'a RunConfig,
-    /// Threads of the generator.
+    /// Number of generator threads.
     pub threads: usize,
-    /// Its event loop.
+    /// Event loop of the generator.
     pub transport: String,
-    /// The server.
     pub server: ServerSummary,
-    /// All threads' counts together.
-    pub tally: &'a Tally,
-    /// Wall clock at the beginning of the measured time.
+    /// Sum of all threads' counts.
+    pub counts: &'a Counts,
+    /// Wall clock at the beginning of the measured time, ms since the Unix epoch.
     pub measured_from_ms: i64,
-    /// The seconds.
     pub per_second: Vec<Second>,
-    /// Gaps of reads and of writes in them.
+    /// Gaps of reads and gaps of writes.
     pub gaps: (Gaps, Gaps),
-    /// What reading everything back showed.
     pub verification: Option<Verification>,
-    /// Time measured, seconds.
+    /// Length of the measured time.
     pub seconds: f64,
-    /// When the run began.
+    /// Wall clock at the beginning of the run, ms since the Unix epoch.
     pub started_ms: i64,
-    /// CPU time of the generator.
     pub generator: CpuUsage,
-    /// CPU time of the server, if known.
+    /// `None` if the server is not embedded and its process id is not known.
     pub server_cpu: Option<CpuUsage>,
 }
 
 impl Report {
-    /// Puts a report together.
     pub fn new(findings: Findings<'_>) -> Self {
-        let Findings { config, tally, seconds, .. } = findings;
+        let Findings { config, counts, seconds, .. } = findings;
         let per = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
-        let operations: u64 = tally.completed.iter().sum();
+        let operations: u64 = counts.completed.iter().sum();
         let open = config.rate.is_some();
         let by_operation = Op::ALL
             .iter()
             .map(|&op| {
                 let at = op as usize;
                 let result = OperationResult {
-                    operations: tally.completed[at],
-                    throughput: per(tally.completed[at]),
-                    latency: tally.latency[at].summary(),
-                    latency_from_send: open.then(|| tally.from_send[at].summary()),
+                    operations: counts.completed[at],
+                    throughput: per(counts.completed[at]),
+                    latency: counts.latency[at].summary(),
+                    latency_from_send: open.then(|| counts.from_send[at].summary()),
                 };
                 (op.name().to_owned(), result)
             })
             .collect();
         let error_name = |code: i32| error::name(code).map_or_else(|| format!("error {code}"), str::to_owned);
-        let troubles = Trouble::ALL.iter().map(|&t| (t.name().to_owned(), tally.troubles[t as usize]));
+        let troubles = Trouble::ALL.iter().map(|&t| (t.name().to_owned(), counts.troubles[t as usize]));
         let per_operation = |cpu: &CpuUsage| cpu.cpu_seconds * 1e9 / operations.max(1) as f64;
         let result = RunResult {
             seconds,
             operations,
             throughput: per(operations),
             by_operation,
-            errors: Counts::of(tally.errors.iter().map(|(&code, &n)| (error_name(code), n))),
-            outcome_unknown: tally.outcome_unknown,
-            unsent: tally.unsent,
-            wrong_answers: Counts::of(tally.wrong.iter().map(|(wrong, &n)| (wrong.name().to_owned(), n))),
-            wrong_examples: wrong_examples(tally, &findings.server),
+            errors: CountByKind::of(counts.errors.iter().map(|(&code, &n)| (error_name(code), n))),
+            outcome_unknown: counts.outcome_unknown,
+            unsent: counts.unsent,
+            wrong_answers: CountByKind::of(
+                counts.violations.iter().map(|(kind, &n)| (kind.name().to_owned(), n)),
+            ),
+            wrong_examples: wrong_examples(counts, &findings.server),
             connections: troubles.filter(|&(_, n)| n > 0).collect(),
-            send_lateness: open.then(|| tally.lateness.summary()),
+            send_lateness: open.then(|| counts.lateness.summary()),
             measured_from_ms: findings.measured_from_ms,
             per_second: findings.per_second,
-            availability: config.through_failures.then(|| Availability::new(config, tally, findings.gaps)),
+            availability: config.through_failures.then(|| Availability::new(config, counts, findings.gaps)),
             verification: findings.verification,
         };
         let cpu = Cpu {
@@ -360,16 +336,16 @@ impl Report {
     }
 }
 
-/// The first wrong answers, each with where it was given.
-fn wrong_examples(tally: &Tally, server: &ServerSummary) -> Vec<String> {
-    let words = |(accusation, place): &(Accusation, Option<Place>)| match place {
+/// The first violations in words, with the server and session of each.
+fn wrong_examples(counts: &Counts, server: &ServerSummary) -> Vec<String> {
+    let words = |(violation, place): &(Violation, Option<Place>)| match place {
         Some(Place { target, session }) => {
             let target = server.targets.get(*target).map_or("an unknown server", String::as_str);
-            format!("{accusation} (by {target}, session {session:#x})")
+            format!("{violation} (by {target}, session {session:#x})")
         }
-        None => accusation.to_string(),
+        None => violation.to_string(),
     };
-    tally.examples.iter().map(words).collect()
+    counts.examples.iter().map(words).collect()
 }
 
 fn judge(result: &RunResult, cpu: &Cpu) -> Verdict {
@@ -419,48 +395,42 @@ fn judge(result: &RunResult, cpu: &Cpu) -> Verdict {
     Verdict { correct, generator_was_the_bottleneck: bottleneck, notes }
 }
 
-/// The report of `paddock-load idle`.
+/// The JSON document of `paddock-load idle`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IdleReport {
-    /// [`REPORT_VERSION`].
+    /// Always [`REPORT_VERSION`] in new reports.
     pub report_version: u32,
-    /// Who measured.
     pub tool: Tool,
-    /// When, and on what.
     pub provenance: Provenance,
-    /// The server.
     pub server: ServerSummary,
-    /// Sessions that stayed.
+    /// Number of sessions that were held.
     pub sessions: u32,
-    /// Their timeout, ms.
     pub timeout_ms: u64,
-    /// How long, seconds.
+    /// Length of the measured time.
     pub seconds: f64,
-    /// Their pings.
+    /// Round-trip times of pings.
     pub pings: LatencySummary,
-    /// What happened to connections.
+    /// Connection events by name.
     pub connections: BTreeMap<String, u64>,
-    /// Sessions taken up again after their connections were lost.
+    /// Sessions attached again after their connections were lost.
     #[serde(default)]
     pub reattached: u64,
     /// Sessions opened in place of expired ones.
     #[serde(default)]
     pub new_sessions: u64,
-    /// Sessions that expired although their server had been heard within half of their timeout.
+    /// Sessions that expired although their server had answered within the last half of their timeout.
     #[serde(default)]
     pub expired_early: u64,
-    /// Wrong answers.
     pub wrong_answers: u64,
-    /// CPU time of the generator.
     pub generator: CpuUsage,
-    /// CPU time of the server, if known.
+    /// `None` if the server is not embedded and its process id is not known.
     pub server_cpu: Option<CpuUsage>,
 }
 
-/// The latencies of all operations together, for a `.hgrm` file.
-pub fn all_latencies(tally: &Tally) -> Latencies {
+/// Latencies of all operations together, for a `.hgrm` file.
+pub fn all_latencies(counts: &Counts) -> Latencies {
     let mut all = Latencies::default();
-    for latencies in &tally.latency {
+    for latencies in &counts.latency {
         all.merge(latencies);
     }
     all

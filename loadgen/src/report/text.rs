@@ -1,4 +1,4 @@
-//! Reports as people read them: a few lines, aligned, with units that fit.
+//! Reports for readers at a terminal: a few aligned lines, with units that fit the numbers.
 
 use super::{IdleReport, Report};
 use crate::histogram::LatencySummary;
@@ -6,7 +6,7 @@ use crate::machine::CpuUsage;
 use std::fmt::Write;
 
 impl Report {
-    /// The summary that a run prints.
+    /// The summary of a run.
     pub fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
@@ -92,7 +92,7 @@ impl Report {
 }
 
 impl IdleReport {
-    /// The summary that is printed.
+    /// The summary of an idle run.
     pub fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
@@ -156,7 +156,7 @@ fn write_cpu(out: &mut String, who: &str, cpu: &CpuUsage, per_operation: f64) ->
     )
 }
 
-/// `1234567.8` as `1 234 568`.
+/// Formats `1234567.8` as `1 234 568`.
 pub fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut out = String::new();
@@ -169,7 +169,7 @@ pub fn thousands(number: f64) -> String {
     out
 }
 
-/// A time given in µs, with three digits and the unit that fits.
+/// Formats a time given in µs with three digits and the unit that fits.
 pub fn duration(us: f64) -> String {
     match us {
         _ if us < 1.0 => format!("{:.0} ns", us * 1e3),

@@ -1,10 +1,12 @@
-//! The engine: bytes in, matched replies out to the workload.
+//! The client engine: parses incoming frames and hands matched replies to the workload.
 //!
-//! Owns the parsing of frames and what a connection's end means. Never decides what to send besides the handshake.
+//! Owns the parsing of frames and the consequences of a connection's end. Never decides what to send
+//! besides the handshake. Correct because a reply is only accepted for the oldest unanswered request of its
+//! session.
 
-use super::table::{Phase, Sessions};
+use super::table::{SessionPhase, Sessions};
 use super::{ClientError, OPEN_PATIENCE_NS, Reply, Trouble, Workload};
-use crate::check::{Accusation, Wrong};
+use crate::check::{Violation, ViolationKind};
 use paddock_transport::engine::{Closed, ConnId, Engine, Next, Now, Origin};
 use paddock_transport::io::Io;
 use paddock_transport::wire::{
@@ -13,37 +15,38 @@ use paddock_transport::wire::{
 };
 use std::io::Error as IoError;
 
-/// First pause before another attempt; doubles up to [`RETRY_MAX_NS`].
+/// First pause before another attempt, ns. Doubles up to [`RETRY_MAX_NS`].
 const RETRY_MIN_NS: u64 = 50_000_000;
-/// Longest pause between attempts.
+/// Longest pause between two attempts, ns.
 const RETRY_MAX_NS: u64 = 1_000_000_000;
-/// Attempts per target, before any session of this thread stood, after which a refusal is believed.
+/// Refused attempts per target after which the run fails, until all sessions of this thread have been
+/// established once.
 const REFUSALS_MAX: usize = 3;
-/// A session has surely expired too early if its server was heard within this part of the timeout: servers tell each other of
-/// live sessions every so often, and what a server had not told yet when it died is lost.
+/// A session expired too early if its server answered within `timeout / LIVES_FOR`. The margin is for
+/// servers, which tell each other of live sessions only at intervals. Reports not yet sent are lost with a
+/// server that dies.
 const LIVES_FOR: u64 = 2;
-/// The longest reply that is taken for one. Far above any value that is read here.
+/// Longest reply that is accepted. Far above any value of a run.
 const REPLY_MAX_BYTES: u32 = 64 * 1024 * 1024;
-/// A handshake's answer has 36 or 37 bytes; anything above this comes from something that is no ZooKeeper server.
+/// Longest answer to a handshake that is accepted. A ZooKeeper server sends 36 or 37 bytes.
 const CONNECT_RESPONSE_MAX_BYTES: u32 = 256;
 
-/// The engine: sessions with a workload on top.
+/// An engine: the sessions of one thread and the workload on top.
 #[derive(Debug)]
 pub struct Client<W: Workload> {
-    /// The sessions.
     pub sessions: Sessions<W::Request>,
-    /// What they are used for.
     pub workload: W,
 }
 
 impl<W: Workload> Client<W> {
-    /// Handles the whole frames at the beginning of `bytes` and says how many bytes need not be kept.
+    /// Handles the whole frames at the beginning of `bytes`. Returns how many bytes the caller need not
+    /// keep.
     fn frames(&mut self, now: Now, index: usize, bytes: &[u8], io: &mut Io) -> usize {
         let mut rest = bytes;
         loop {
             let max = match self.sessions.all[index].phase {
-                Phase::Opening => CONNECT_RESPONSE_MAX_BYTES,
-                Phase::Ready => REPLY_MAX_BYTES,
+                SessionPhase::Opening => CONNECT_RESPONSE_MAX_BYTES,
+                SessionPhase::Ready => REPLY_MAX_BYTES,
                 _ => return bytes.len(),
             };
             match split(rest, max) {
@@ -59,8 +62,8 @@ impl<W: Workload> Client<W> {
 
     fn frame(&mut self, now: Now, index: usize, payload: &[u8], io: &mut Io) {
         match self.sessions.all[index].phase {
-            Phase::Opening => self.established(now, index, payload, io),
-            Phase::Ready => self.reply(now, index, payload, io),
+            SessionPhase::Opening => self.established(now, index, payload, io),
+            SessionPhase::Ready => self.reply(now, index, payload, io),
             _ => {}
         }
     }
@@ -84,21 +87,23 @@ impl<W: Workload> Client<W> {
         session.id = response.session_id;
         session.password = password;
         session.timeout_ns = response.timeout_ms as u64 * 1_000_000;
-        session.phase = Phase::Ready;
+        session.phase = SessionPhase::Ready;
         session.failures = 0;
         session.answered_ns = now.mono_ns;
-        // The next server promises what it is told, not what the last one showed beyond that.
+        // The next server guarantees what the handshake told it: the highest zxid of a reply header. A stat
+        // may have shown a higher one, which no longer counts.
         session.seen = session.header_zxid;
         (session.heard_ns, session.sent_ns) = (now.mono_ns, now.mono_ns);
         self.sessions.opening -= 1;
         self.sessions.ready += 1;
         self.sessions.stood |= self.sessions.ready == self.sessions.all.len();
-        // Another one may be opened now.
+        // One fewer connection is opening, so another may begin.
         self.sessions.scan_at_ns = 0;
         self.workload.ready(now, index, &mut self.sessions, io);
     }
 
-    /// Refused: the session is no more. What it had seen still binds the next one.
+    /// Handles a refusal in the handshake: the session has expired. The zxid it had seen also binds its
+    /// replacement.
     fn expired(&mut self, now: Now, index: usize, io: &mut Io) {
         let place = self.sessions.place(index);
         let session = &mut self.sessions.all[index];
@@ -110,8 +115,10 @@ impl<W: Workload> Client<W> {
                 if self.sessions.options.sessions_must_live {
                     let (got, wanted) =
                         ((unheard_ns / 1_000_000) as i64, (session.timeout_ns / 1_000_000) as i64);
-                    self.workload
-                        .wrong(Accusation { wrong: Wrong::ExpiredEarly, key: 0, got, wanted }, place);
+                    self.workload.violation(
+                        Violation { kind: ViolationKind::ExpiredEarly, key: 0, got, wanted },
+                        place,
+                    );
                 }
             }
         }
@@ -142,7 +149,8 @@ impl<W: Workload> Client<W> {
         if header.zxid > 0 {
             if header.zxid < session.header_zxid {
                 let (got, wanted) = (header.zxid, session.header_zxid);
-                self.workload.wrong(Accusation { wrong: Wrong::ZxidWentBack, key: 0, got, wanted }, place);
+                self.workload
+                    .violation(Violation { kind: ViolationKind::ZxidWentBack, key: 0, got, wanted }, place);
             } else {
                 session.header_zxid = header.zxid;
             }
@@ -158,7 +166,8 @@ impl<W: Workload> Client<W> {
             Some(&(xid, request)) if xid == header.xid => request,
             front => {
                 let (got, wanted) = (i64::from(header.xid), front.map_or(0, |&(xid, _)| i64::from(xid)));
-                self.workload.wrong(Accusation { wrong: Wrong::UnexpectedXid, key: 0, got, wanted }, place);
+                self.workload
+                    .violation(Violation { kind: ViolationKind::UnexpectedXid, key: 0, got, wanted }, place);
                 return self.sessions.give_up(index, io);
             }
         };
@@ -171,15 +180,15 @@ impl<W: Workload> Client<W> {
         session.seen = session.seen.max(header.zxid).max(shown);
     }
 
-    /// Bytes that are no message of the protocol.
+    /// Handles bytes that are no message of the protocol.
     fn malformed(&mut self, index: usize, bytes: usize, io: &mut Io) {
-        if self.sessions.all[index].phase == Phase::Opening {
+        if self.sessions.all[index].phase == SessionPhase::Opening {
             let target = self.sessions.target(index).text.clone();
             self.sessions.fatal.get_or_insert(ClientError::NotZooKeeper { target });
         } else {
-            let (wrong, got) = (Wrong::MalformedReply, bytes as i64);
+            let (kind, got) = (ViolationKind::MalformedReply, bytes as i64);
             let place = self.sessions.place(index);
-            self.workload.wrong(Accusation { wrong, key: 0, got, wanted: 0 }, place);
+            self.workload.violation(Violation { kind, key: 0, got, wanted: 0 }, place);
         }
         self.sessions.give_up(index, io);
     }
@@ -217,7 +226,7 @@ impl<W: Workload> Engine for Client<W> {
         session.heard_ns = now.mono_ns;
         let mut bytes = bytes;
         if !session.partial.is_empty() {
-            // Only the frame that was cut is put together; what follows it is read where it lies.
+            // Only the frame that was cut is assembled here. The bytes behind it are parsed in place.
             let mut held = std::mem::take(&mut session.partial);
             while let Ok(Split::Incomplete { needed_bytes }) = split(&held, REPLY_MAX_BYTES) {
                 let wanted = needed_bytes - held.len();
@@ -239,7 +248,7 @@ impl<W: Workload> Engine for Client<W> {
     }
 
     fn eof(&mut self, _now: Now, conn: ConnId, io: &mut Io) {
-        // A server that sends no more answers nothing that waits, and nothing may be written to it either.
+        // A server that has closed its sending side answers nothing more, so the connection is of no use.
         io.abort(conn);
     }
 
@@ -253,28 +262,29 @@ impl<W: Workload> Engine for Client<W> {
         session.conn = None;
         session.partial = Vec::new();
         session.ping_sent_ns = None;
-        if phase == Phase::Closing {
-            session.phase = Phase::Gone;
+        if phase == SessionPhase::Closing {
+            session.phase = SessionPhase::Gone;
             return;
         }
         for (_, request) in session.pending.drain(..) {
             sessions.in_flight -= 1;
             self.workload.lost(now, request);
         }
-        session.phase = Phase::Down;
+        session.phase = SessionPhase::Down;
         let tried = session.target;
         session.target = match phase {
-            Phase::Ready => {
+            SessionPhase::Ready => {
                 session.losses += 1;
                 elsewhere(tried, targets, index + session.losses)
             }
             _ => (tried + 1) % targets,
         };
-        // The first attempt after a loss is immediate; later ones are spread so that sessions do not come back in step.
-        let pause_ns = if phase == Phase::Ready {
+        // The first attempt after a loss is immediate. Later ones are spread, so that sessions do not
+        // reconnect in step.
+        let pause_ns = if phase == SessionPhase::Ready {
             0
         } else {
-            // A round over all servers before the pause grows.
+            // The pause grows once per round over all servers.
             (RETRY_MIN_NS << (session.failures / targets as u32).min(8)).min(RETRY_MAX_NS)
         };
         session.at_ns = now.mono_ns + pause_ns - pause_ns / 16 * (index as u64 % 4);
@@ -282,9 +292,9 @@ impl<W: Workload> Engine for Client<W> {
         let failures = session.failures as usize;
         sessions.scan_at_ns = sessions.scan_at_ns.min(session.at_ns);
         let trouble = match (phase, why) {
-            // What made us give it up has been counted.
-            (Phase::Dropped, _) => None,
-            (Phase::Ready, _) => Some(Trouble::ConnectionLost),
+            // The reason for giving the connection up has been counted already.
+            (SessionPhase::Dropped, _) => None,
+            (SessionPhase::Ready, _) => Some(Trouble::ConnectionLost),
             (_, Closed::ConnectFailed(_)) => Some(Trouble::ConnectFailed),
             _ => Some(Trouble::HandshakeClosed),
         };
@@ -302,7 +312,9 @@ impl<W: Workload> Engine for Client<W> {
                 Some(ClientError::Connect { target, why: IoError::from_raw_os_error(errno).to_string() })
             }
             (_, Closed::ConnectFailed(_)) => None,
-            (Phase::Opening, _) if waited_ns > OPEN_PATIENCE_NS => Some(ClientError::NoAnswer { target }),
+            (SessionPhase::Opening, _) if waited_ns > OPEN_PATIENCE_NS => {
+                Some(ClientError::NoAnswer { target })
+            }
             _ => None,
         };
     }
@@ -322,8 +334,8 @@ impl<W: Workload> Engine for Client<W> {
     }
 }
 
-/// Where a session goes that lost `tried`: those of one server spread over all others, so that its neighbour does not get
-/// them all.
+/// The next target of a session that lost target `tried`. Sessions of one server spread over all others, so
+/// that no single one gets them all.
 fn elsewhere(tried: usize, targets: usize, number: usize) -> usize {
     match targets {
         0 | 1 => 0,

@@ -1,8 +1,8 @@
-//! The table of one thread's sessions: where each stands, what it waits for, and what time does to it.
+//! The table of one thread's sessions: phases, unanswered requests, timers.
 //!
-//! Owns phases, queues of unanswered requests, pings, retries and patience. Never parses a byte. It stays correct because
-//! the counts of opening and ready sessions change in one place per direction (`connect`, `leave`, and where a
-//! handshake ends).
+//! Owns phases, queues of unanswered requests, pings, retries and timeouts. Never parses a byte. Correct
+//! because the counts of opening and ready sessions change in few places: `connect`, `leave`, `close_all`,
+//! and the end of a handshake.
 
 use super::{ClientError, Moves, OPEN_PATIENCE_NS, SessionOptions, Trouble};
 use crate::check::Place;
@@ -12,33 +12,34 @@ use paddock_transport::io::Io;
 use paddock_transport::wire::{PASSWORD_BYTES, Request, put_request, xid};
 use std::collections::VecDeque;
 
-/// Connections of one thread that are being opened at a time: below the listen backlog of any server.
+/// Connections of one thread that may be opening at once: fewer than the listen backlog of any server.
 const OPENING_MAX: usize = 64;
-/// How often sessions are looked at for pings, silence and retries. A hundredth of the shortest usual timeout.
+/// Interval between two scans for pings, silence and retries. About a hundredth of the shortest usual
+/// timeout.
 const SCAN_NS: u64 = 50_000_000;
-/// However many servers there are, each gets this long to take a session.
+/// Shortest time that a server gets to accept a session, however many servers there are.
 const OPEN_PATIENCE_MIN_NS: u64 = 500_000_000;
-/// A ping at the latest after this time, as the Java client does.
+/// Longest idle time before a ping, as in the Java client.
 const PING_MAX_NS: u64 = 10_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Not connected; tried again at `at_ns`.
+pub(super) enum SessionPhase {
+    /// Not connected; the next attempt is at `at_ns`.
     Down,
     /// Connecting or in the handshake since `at_ns`.
     Opening,
     Ready,
-    /// Given up: waits for the loop to say that the connection is gone.
+    /// Given up: waits for the event loop to report the end of the connection.
     Dropped,
-    /// The end was asked for.
+    /// A request to close the session was sent, or its connection aborted.
     Closing,
-    /// The end was reached.
+    /// The session and its connection have ended.
     Gone,
 }
 
 #[derive(Debug)]
 pub(super) struct Session<R> {
-    pub(super) phase: Phase,
+    pub(super) phase: SessionPhase,
     pub(super) conn: Option<ConnId>,
     pub(super) target: usize,
     pub(super) id: i64,
@@ -46,7 +47,7 @@ pub(super) struct Session<R> {
     pub(super) timeout_ns: u64,
     /// Highest zxid in a reply's header.
     pub(super) header_zxid: i64,
-    /// Highest zxid known to be visible: headers and stats.
+    /// Highest zxid known to be visible to the session, from headers and stats.
     pub(super) seen: i64,
     pub(super) next_xid: i32,
     pub(super) pending: VecDeque<(i32, R)>,
@@ -54,18 +55,17 @@ pub(super) struct Session<R> {
     pub(super) heard_ns: u64,
     /// When a server last answered in this session.
     pub(super) answered_ns: u64,
-    /// It stood once: another one replaces it.
+    /// The session was established once, so the next one opened here replaces it.
     pub(super) had_session: bool,
     pub(super) sent_ns: u64,
     pub(super) ping_sent_ns: Option<u64>,
-    /// When the phase began, or (down) when to try again.
+    /// Beginning of the phase; in `Down`, the instant of the next attempt.
     pub(super) at_ns: u64,
     pub(super) failures: u32,
-    /// Established connections lost so far.
+    /// Number of established connections lost so far.
     pub(super) losses: usize,
 }
 
-/// The sessions of one thread.
 #[derive(Debug)]
 pub struct Sessions<R> {
     pub(super) options: SessionOptions,
@@ -73,7 +73,7 @@ pub struct Sessions<R> {
     pub(super) by_slot: Vec<u32>,
     pub(super) opening: usize,
     pub(super) ready: usize,
-    /// All sessions have been ready once.
+    /// All sessions have been ready at once, or need not be ([`Sessions::tolerate`]).
     pub(super) stood: bool,
     pub(super) began_ns: Option<u64>,
     pub(super) scan_at_ns: u64,
@@ -84,12 +84,12 @@ pub struct Sessions<R> {
 }
 
 impl<R: Copy> Sessions<R> {
-    /// `count` sessions, the first of which is the `first`th of the whole run: neighbours go to different servers. Queues hold
-    /// `outstanding` requests without growing.
+    /// Makes `count` sessions, the first of which is number `first` of the whole run. Consecutive sessions
+    /// go to different servers. Queues hold `outstanding` requests without growing, up to 4096.
     pub fn new(options: SessionOptions, first: usize, count: usize, outstanding: usize) -> Self {
         let targets = options.targets.len().max(1);
         let session = |i: usize| Session {
-            phase: Phase::Down,
+            phase: SessionPhase::Down,
             conn: None,
             target: (first + i) % targets,
             id: 0,
@@ -125,43 +125,41 @@ impl<R: Copy> Sessions<R> {
         }
     }
 
-    /// Number of sessions.
     pub fn len(&self) -> usize {
         self.all.len()
     }
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
-    /// Sessions that can be used now.
+    /// Number of sessions that are ready.
     pub fn ready(&self) -> usize {
         self.ready
     }
-    /// Whether session `index` can be used now.
+    /// Whether session `index` can send requests.
     pub fn is_ready(&self, index: usize) -> bool {
-        self.all[index].phase == Phase::Ready
+        self.all[index].phase == SessionPhase::Ready
     }
-    /// Unanswered requests of session `index`.
+    /// Number of unanswered requests of session `index`.
     pub fn in_flight(&self, index: usize) -> usize {
         self.all[index].pending.len()
     }
-    /// Unanswered requests of all sessions.
+    /// Number of unanswered requests of all sessions.
     pub fn in_flight_total(&self) -> usize {
         self.in_flight
     }
-    /// A zxid that every session has seen.
+    /// Highest zxid that every session has seen.
     pub fn floor(&self) -> i64 {
         self.all.iter().map(|s| s.seen).min().unwrap_or(0)
     }
-    /// How often what happened.
+    /// Count of each kind of connection event.
     pub fn troubles(&self) -> impl Iterator<Item = (Trouble, u64)> + '_ {
         Trouble::ALL.into_iter().map(|t| (t, self.troubles[t as usize]))
     }
-    /// What became of sessions that lost their connections.
+    /// Counts of sessions that were attached again, replaced or expired.
     pub fn moves(&self) -> Moves {
         self.moves
     }
-    /// Highest zxid that any session was answered at.
+    /// Highest zxid in any reply's header.
     pub fn highest_zxid(&self) -> i64 {
         self.all.iter().map(|s| s.header_zxid).max().unwrap_or(0)
     }
@@ -170,22 +168,22 @@ impl<R: Copy> Sessions<R> {
         let session = &self.all[index];
         Place { target: session.target, session: session.id }
     }
-    /// Lets the sessions begin at other servers: `nth(index)` modulo the number of servers.
+    /// Assigns first targets: session `index` begins at target `nth(index)` modulo the number of targets.
     pub fn spread(&mut self, nth: impl Fn(usize) -> usize) {
         let targets = self.options.targets.len().max(1);
         self.all.iter_mut().enumerate().for_each(|(index, session)| session.target = nth(index) % targets);
     }
-    /// Whether a server can be had is not for the sessions to decide: they go on trying.
+    /// Makes a server that cannot be reached no error: the sessions keep trying.
     pub fn tolerate(&mut self) {
         self.stood = true;
     }
-    /// Why sessions cannot be had, once that is certain.
+    /// Why no session can be established, once that is certain.
     pub fn fatal(&self) -> Option<&ClientError> {
         self.fatal.as_ref()
     }
 
-    /// Sends a request on session `index`; `fill` appends its frame for the given xid. `false`, and nothing is sent, when the session
-    /// is not ready.
+    /// Sends a request on session `index`. `fill` appends the frame for the given xid. Returns `false` and
+    /// sends nothing if the session is not ready.
     pub fn send(
         &mut self,
         now: Now,
@@ -195,12 +193,12 @@ impl<R: Copy> Sessions<R> {
         fill: impl FnOnce(&mut Vec<u8>, i32),
     ) -> bool {
         let session = &mut self.all[index];
-        if session.phase != Phase::Ready {
+        if session.phase != SessionPhase::Ready {
             return false;
         }
         let Some(out) = session.conn.and_then(|conn| io.out(conn)) else { return false };
         let xid = session.next_xid;
-        // Positive xids only: the others have meanings.
+        // Positive xids only: the others have special meanings.
         session.next_xid = if xid == i32::MAX { 1 } else { xid + 1 };
         fill(out.bytes(), xid);
         session.pending.push_back((xid, request));
@@ -209,34 +207,34 @@ impl<R: Copy> Sessions<R> {
         true
     }
 
-    /// Ends all sessions; [`Self::all_gone`] tells when that is done. Unanswered requests are forgotten.
+    /// Closes all sessions and drops their unanswered requests. [`Self::all_gone`] tells when that is done.
     pub fn close_all(&mut self, now: Now, io: &mut Io) {
         for session in &mut self.all {
             self.in_flight -= session.pending.len();
             session.pending.clear();
             match (session.phase, session.conn) {
-                (Phase::Ready, Some(conn)) => {
+                (SessionPhase::Ready, Some(conn)) => {
                     if let Some(out) = io.out(conn) {
                         put_request(out.bytes(), session.next_xid, &Request::CloseSession);
                     }
-                    session.phase = Phase::Closing;
+                    session.phase = SessionPhase::Closing;
                     session.at_ns = now.mono_ns;
                 }
-                (Phase::Opening | Phase::Dropped, Some(conn)) => {
+                (SessionPhase::Opening | SessionPhase::Dropped, Some(conn)) => {
                     io.abort(conn);
-                    session.phase = Phase::Closing;
+                    session.phase = SessionPhase::Closing;
                 }
-                (Phase::Closing, _) => {}
-                _ => session.phase = Phase::Gone,
+                (SessionPhase::Closing, _) => {}
+                _ => session.phase = SessionPhase::Gone,
             }
         }
         self.ready = 0;
         self.opening = 0;
     }
 
-    /// Whether every session is over.
+    /// Whether every session has ended.
     pub fn all_gone(&self) -> bool {
-        self.all.iter().all(|s| s.phase == Phase::Gone)
+        self.all.iter().all(|s| s.phase == SessionPhase::Gone)
     }
 
     pub(super) fn index_of(&self, conn: ConnId) -> Option<usize> {
@@ -248,17 +246,17 @@ impl<R: Copy> Sessions<R> {
         &self.options.targets[self.all[index].target]
     }
 
-    /// Session `index` can no longer be used on its connection.
+    /// Marks the connection of session `index` as no longer usable.
     pub(super) fn leave(&mut self, index: usize) {
         match self.all[index].phase {
-            Phase::Opening => self.opening -= 1,
-            Phase::Ready => self.ready -= 1,
+            SessionPhase::Opening => self.opening -= 1,
+            SessionPhase::Ready => self.ready -= 1,
             _ => {}
         }
-        self.all[index].phase = Phase::Dropped;
+        self.all[index].phase = SessionPhase::Dropped;
     }
 
-    /// Gives up the connection of session `index`.
+    /// Aborts the connection of session `index`.
     pub(super) fn give_up(&mut self, index: usize, io: &mut Io) {
         if let Some(conn) = self.all[index].conn {
             io.abort(conn);
@@ -270,7 +268,8 @@ impl<R: Copy> Sessions<R> {
         self.troubles[trouble as usize] += 1;
     }
 
-    /// How long one server may take to take a session. With others to go to, all together no longer than the session lives.
+    /// Longest time that one server gets to accept a session. With several servers, all together get no
+    /// longer than the session timeout, as far as [`OPEN_PATIENCE_MIN_NS`] allows.
     fn open_patience_ns(&self) -> u64 {
         let targets = self.options.targets.len() as u64;
         if targets < 2 || !self.options.through_failures {
@@ -289,14 +288,14 @@ impl<R: Copy> Sessions<R> {
         self.by_slot[conn.index()] = index as u32;
         let session = &mut self.all[index];
         session.conn = Some(conn);
-        session.phase = Phase::Opening;
+        session.phase = SessionPhase::Opening;
         session.at_ns = now.mono_ns;
         session.partial.clear();
         session.ping_sent_ns = None;
         self.opening += 1;
     }
 
-    /// Connects what is down, pings what is idle, gives up what is silent.
+    /// Connects sessions that are down, pings idle ones, gives up silent ones.
     pub(super) fn scan(&mut self, now: Now, io: &mut Io) {
         let at = now.mono_ns;
         let patience_ns = self.open_patience_ns();
@@ -308,17 +307,17 @@ impl<R: Copy> Sessions<R> {
         for index in 0..self.all.len() {
             let session = &mut self.all[index];
             match session.phase {
-                Phase::Down if session.at_ns <= at && self.opening < OPENING_MAX => {
+                SessionPhase::Down if session.at_ns <= at && self.opening < OPENING_MAX => {
                     self.connect(now, index, io)
                 }
-                Phase::Opening if at.saturating_sub(session.at_ns) > patience_ns => {
+                SessionPhase::Opening if at.saturating_sub(session.at_ns) > patience_ns => {
                     self.give_up(index, io);
                     if !self.stood && at - began_ns > OPEN_PATIENCE_NS {
                         let target = self.target(index).text.clone();
                         self.fatal.get_or_insert(ClientError::Silent { target });
                     }
                 }
-                Phase::Ready => {
+                SessionPhase::Ready => {
                     let Some(conn) = session.conn else { continue };
                     let waits = session.ping_sent_ns.is_some() || !session.pending.is_empty();
                     let asked_ns = session.heard_ns.max(session.ping_sent_ns.unwrap_or(0));
@@ -341,8 +340,8 @@ impl<R: Copy> Sessions<R> {
 }
 
 impl<R> Session<R> {
-    /// Idle time before a ping: a third of the timeout, less up to a quarter of that so that sessions opened
-    /// together do not ping together for ever.
+    /// Idle time before a ping: a third of the timeout, less up to a quarter of that. Sessions opened
+    /// together therefore do not ping together for ever.
     fn ping_after_ns(&self, index: usize) -> u64 {
         let full = (self.timeout_ns / 3).min(PING_MAX_NS);
         let spread = (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;

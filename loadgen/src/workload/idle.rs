@@ -1,23 +1,23 @@
-//! Sessions that are only there: they connect, ping when the protocol wants it, and stay.
+//! Idle sessions: they connect, ping when the protocol demands it, and stay.
 //!
-//! Owns nothing but the time of their stay and the latency of their pings. What it is for is measured elsewhere: how
-//! much of a core a server spends on clients that ask nothing.
+//! Owns the length of their stay and the latency of their pings. Never sends a request. The server's CPU
+//! time, which such a run is for, is measured elsewhere.
 
 use super::{Control, START_POLL_NS};
-use crate::check::{Accusation, Place};
+use crate::check::{Place, Violation};
+use crate::counts::Counts;
 use crate::session::{Reply, Sessions, Workload};
-use crate::tally::Tally;
 use paddock_transport::engine::{Next, Now};
 use paddock_transport::io::Io;
 use std::sync::Arc;
 
-/// How long the server may take to close the sessions.
+/// Longest wait for the server to close the sessions.
 const CLOSE_NS: u64 = 5_000_000_000;
-/// How often an early end is looked for.
+/// Interval between two checks for an early end.
 const STOP_POLL_NS: u64 = 200_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum IdlePhase {
     Waiting { announced: bool },
     Staying { until_ns: u64 },
     Closing { until_ns: u64 },
@@ -28,30 +28,30 @@ enum Phase {
 pub struct Idle {
     control: Arc<Control>,
     duration_ns: u64,
-    phase: Phase,
-    tally: Tally,
+    phase: IdlePhase,
+    counts: Counts,
     pings: crate::histogram::Latencies,
 }
 
 impl Idle {
-    /// Sessions that stay `duration_ns` from when `control` says so.
+    /// Sessions that stay for `duration_ns` after the start that `control` announces.
     pub fn new(control: Arc<Control>, duration_ns: u64) -> Self {
         Self {
             control,
             duration_ns,
-            phase: Phase::Waiting { announced: false },
-            tally: Tally::default(),
+            phase: IdlePhase::Waiting { announced: false },
+            counts: Counts::default(),
             pings: Default::default(),
         }
     }
 
-    /// What was counted, and how long pings took.
-    pub fn into_tally(mut self, sessions: &Sessions<()>) -> (Tally, crate::histogram::Latencies) {
+    /// Counts of the thread, and the latencies of its pings.
+    pub fn into_counts(mut self, sessions: &Sessions<()>) -> (Counts, crate::histogram::Latencies) {
         for (trouble, count) in sessions.troubles() {
-            self.tally.troubles[trouble as usize] = count;
+            self.counts.troubles[trouble as usize] = count;
         }
-        self.tally.moves = sessions.moves();
-        (self.tally, self.pings)
+        self.counts.moves = sessions.moves();
+        (self.counts, self.pings)
     }
 }
 
@@ -74,21 +74,21 @@ impl Workload for Idle {
 
     fn lost(&mut self, _now: Now, _request: ()) {}
 
-    fn wrong(&mut self, accusation: Accusation, place: Place) {
-        self.tally.accuse(accusation, 1, Some(place));
+    fn violation(&mut self, violation: Violation, place: Place) {
+        self.counts.report_violation(violation, 1, Some(place));
     }
 
     fn ponged(&mut self, now: Now, sent_ns: u64) {
-        if matches!(self.phase, Phase::Staying { .. }) {
+        if matches!(self.phase, IdlePhase::Staying { .. }) {
             self.pings.record(now.mono_ns.saturating_sub(sent_ns));
         }
     }
 
     fn turn(&mut self, now: Now, sessions: &mut Sessions<()>, io: &mut Io) -> Next {
         match self.phase {
-            Phase::Waiting { announced } => {
+            IdlePhase::Waiting { announced } => {
                 if !announced && sessions.ready() == sessions.len() {
-                    self.phase = Phase::Waiting { announced: true };
+                    self.phase = IdlePhase::Waiting { announced: true };
                     self.control.announce_ready();
                 }
                 if self.control.stopped() {
@@ -96,24 +96,24 @@ impl Workload for Idle {
                 }
                 match self.control.start_ns().filter(|&start_ns| start_ns <= now.mono_ns) {
                     Some(start_ns) => {
-                        self.phase = Phase::Staying { until_ns: start_ns + self.duration_ns };
+                        self.phase = IdlePhase::Staying { until_ns: start_ns + self.duration_ns };
                         Next::Again
                     }
                     None => Next::Sleep { deadline_ns: Some(now.mono_ns + START_POLL_NS) },
                 }
             }
-            Phase::Staying { until_ns } if now.mono_ns < until_ns && !self.control.stopped() => {
+            IdlePhase::Staying { until_ns } if now.mono_ns < until_ns && !self.control.stopped() => {
                 Next::Sleep { deadline_ns: Some(until_ns.min(now.mono_ns + STOP_POLL_NS)) }
             }
-            Phase::Staying { .. } => {
+            IdlePhase::Staying { .. } => {
                 sessions.close_all(now, io);
-                self.phase = Phase::Closing { until_ns: now.mono_ns + CLOSE_NS };
+                self.phase = IdlePhase::Closing { until_ns: now.mono_ns + CLOSE_NS };
                 Next::Again
             }
-            Phase::Closing { until_ns } if !sessions.all_gone() && now.mono_ns < until_ns => {
+            IdlePhase::Closing { until_ns } if !sessions.all_gone() && now.mono_ns < until_ns => {
                 Next::Sleep { deadline_ns: Some(until_ns) }
             }
-            Phase::Closing { .. } => Next::Stop,
+            IdlePhase::Closing { .. } => Next::Stop,
         }
     }
 }

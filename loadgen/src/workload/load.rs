@@ -1,19 +1,19 @@
 //! The load itself: reads and writes in a closed or an open loop, with every answer timed and checked.
 //!
-//! Owns one thread's phases (waiting, running, draining, closing), its schedule and its tally. Never reads a clock: a
-//! request is timed from its intended instant (open loop) or from the turn that sent it (closed loop) to the turn
-//! that read its reply.
+//! Owns one thread's phases (waiting, running, draining, closing), its schedule and its counts. Never reads
+//! a clock. A request is timed from its intended instant (open loop) or from the turn that sent it (closed
+//! loop). Its time ends with the turn that reads the reply.
 //!
-//! Why no latency is omitted: an open loop's schedule does not wait; what cannot be sent because every connection is
-//! full keeps its instant and is sent late, and what was still waiting at the end is recorded with the time it had
-//! waited. Requests without a reply at the end are wrong answers, not silence.
+//! Correct because no latency is omitted. An open loop's schedule does not wait. A request that finds every
+//! connection full keeps its intended instant and is sent late. Requests still waiting at the end are
+//! recorded with their waiting time so far. Requests without a reply at the end are violations.
 
 use super::{Control, START_POLL_NS};
-use crate::check::{Accusation, Checker, Doubt, Facts, Place, Wrong};
+use crate::check::{Checker, Facts, Place, Violation, ViolationKind, WriteOutcome};
+use crate::counts::{Counts, Interval, Seconds};
 use crate::keyspace::{Keyspace, Op, Picker, Roles};
 use crate::pacing::{Pace, Pacer};
 use crate::session::{Reply, Sessions, Workload};
-use crate::tally::{Interval, Seconds, Tally};
 use crate::value::Values;
 use paddock_transport::engine::{Next, Now};
 use paddock_transport::io::Io;
@@ -21,48 +21,44 @@ use paddock_transport::wire::primitives::{put_boolean, put_int};
 use paddock_transport::wire::{Limits, Reader, RequestHeader, Stat, error, opcode, put_frame};
 use std::sync::Arc;
 
-/// How long replies are waited for after the end. Longer than the queue of any server that is still alive; what has
-/// not come by then is missing.
+/// Longest wait for replies after the end, ns. Longer than the queue of any server that is still alive:
+/// later replies count as missing.
 const DRAIN_NS: u64 = 30_000_000_000;
-/// How long the server may take to close sessions before they are dropped.
+/// Longest wait for the server to close the sessions, ns.
 const CLOSE_NS: u64 = 2_000_000_000;
-/// How often the checker learns what all connections have seen.
+/// Interval at which the checker learns the zxid that all connections have seen, ns.
 const SETTLE_NS: u64 = 100_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// A thread's part of a run.
+/// One thread's part of a run.
 #[derive(Debug)]
 pub struct LoadPlan {
-    /// The tree.
     pub keyspace: Keyspace,
-    /// Its values.
     pub values: Values,
-    /// Operations and keys.
     pub picker: Picker,
-    /// Checks answers, if wanted.
+    /// `None`: answers are not checked.
     pub checker: Option<Checker>,
     /// The thread's open loop; `None`: closed loop.
     pub pace: Option<Pace>,
-    /// Requests in flight per connection.
+    /// Most requests in flight per connection.
     pub outstanding: usize,
     /// Number of the thread's first connection in the run.
     pub first_connection: u32,
-    /// Connections of this thread.
+    /// Number of connections of this thread.
     pub connections_here: u32,
-    /// Connections of the whole run, and which of them write.
+    /// Number of connections of the whole run, and which of them write.
     pub roles: Roles,
-    /// Load before measuring, ns.
+    /// Time under load before the measured time, ns.
     pub warmup_ns: u64,
-    /// Measured time, ns.
+    /// Length of the measured time, ns.
     pub duration_ns: u64,
-    /// Servers are expected to fail: requests lost with their connections count with the time they had waited, and
-    /// missing replies are waited for until silent servers are given up.
+    /// Servers are expected to fail. Requests lost with their connections are recorded with their waiting
+    /// time. Missing replies are waited for until silent servers have been given up.
     pub through_failures: bool,
-    /// Session timeout, ns.
     pub timeout_ns: u64,
 }
 
-/// What is remembered of a request.
+/// Kept with each request until its reply arrives.
 #[derive(Clone, Copy, Debug)]
 pub struct InFlight {
     intended_ns: u64,
@@ -73,7 +69,7 @@ pub struct InFlight {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum LoadPhase {
     Waiting { announced: bool },
     Running,
     Draining { until_ns: u64 },
@@ -84,12 +80,12 @@ enum Phase {
 #[derive(Debug)]
 struct Pool {
     sessions: Vec<usize>,
-    /// Where the search for one with room goes on.
+    /// Where the search for the next session begins.
     cursor: usize,
 }
 
 impl Pool {
-    /// The next session that can take a request.
+    /// The next session with fewer than `outstanding` requests in flight.
     fn with_room(&mut self, outstanding: usize, sessions: &Sessions<InFlight>) -> Option<usize> {
         for _ in 0..self.sessions.len() {
             let index = self.sessions[self.cursor];
@@ -102,33 +98,32 @@ impl Pool {
     }
 }
 
-/// One thread's load.
 #[derive(Debug)]
 pub struct Load {
     plan: LoadPlan,
     control: Arc<Control>,
     seconds: Arc<Seconds>,
-    phase: Phase,
+    phase: LoadPhase,
     pacer: Option<Pacer>,
-    /// Sessions that take writes, and those that take reads where these are others.
+    /// Sessions that write, and sessions that only read. The second pool is empty if all sessions write.
     pools: [Pool; 2],
-    /// For each session, how manieth writer of the run it is.
+    /// For each session its number among the writers of the run; `None` if it only reads.
     writers: Vec<Option<u32>>,
-    /// What the open loop drew and could not send yet.
+    /// Operation and key that the open loop drew and could not send yet.
     drawn: Option<(Op, u32)>,
-    /// Measured time.
+    /// Beginning of the measured time.
     from_ns: u64,
     until_ns: u64,
     settle_at_ns: u64,
     interval: Interval,
     second: u32,
-    /// When the next second is over.
+    /// End of the current second.
     tick_at_ns: u64,
-    tally: Tally,
+    counts: Counts,
 }
 
 impl Load {
-    /// A load that begins when `control` says so.
+    /// A load that begins at the start that `control` announces.
     pub fn new(plan: LoadPlan, control: Arc<Control>, seconds: Arc<Seconds>) -> Self {
         let writers: Vec<_> = (0..plan.connections_here)
             .map(|index| plan.roles.writer(plan.first_connection + index))
@@ -139,7 +134,7 @@ impl Load {
             plan,
             control,
             seconds,
-            phase: Phase::Waiting { announced: false },
+            phase: LoadPhase::Waiting { announced: false },
             pacer: None,
             pools,
             writers,
@@ -150,27 +145,27 @@ impl Load {
             interval: Interval::default(),
             second: 0,
             tick_at_ns: u64::MAX,
-            tally: Tally::default(),
+            counts: Counts::default(),
         }
     }
 
-    /// What was counted, and the checker. The sessions know the troubles. Only once all threads are done: the last doubts
-    /// of one may explain what another one saw.
-    pub fn into_tally(mut self, sessions: &Sessions<InFlight>) -> (Tally, Option<Checker>) {
+    /// Counts of the thread, and the checker. Call only after all threads have finished: another thread may
+    /// have lost a write that explains a version seen here.
+    pub fn into_counts(mut self, sessions: &Sessions<InFlight>) -> (Counts, Option<Checker>) {
         for (trouble, count) in sessions.troubles() {
-            self.tally.troubles[trouble as usize] = count;
+            self.counts.troubles[trouble as usize] = count;
         }
-        self.tally.moves = sessions.moves();
-        for accusation in self.plan.checker.iter_mut().flat_map(Checker::unexplained) {
-            self.tally.accuse(accusation, 1, None);
+        self.counts.moves = sessions.moves();
+        for violation in self.plan.checker.iter_mut().flat_map(Checker::unexplained) {
+            self.counts.report_violation(violation, 1, None);
         }
-        (self.tally, self.plan.checker)
+        (self.counts, self.plan.checker)
     }
 
     fn begin(&mut self, now: Now, start_ns: u64, sessions: &mut Sessions<InFlight>, io: &mut Io) {
         self.from_ns = start_ns + self.plan.warmup_ns;
         self.until_ns = self.from_ns + self.plan.duration_ns;
-        self.phase = Phase::Running;
+        self.phase = LoadPhase::Running;
         self.tick_at_ns = self.next_tick_ns();
         match self.plan.pace {
             Some(pace) => self.pacer = Some(Pacer::new(start_ns, pace)),
@@ -178,7 +173,7 @@ impl Load {
         }
     }
 
-    /// Closed loop: brings session `index` to its number of requests in flight.
+    /// Closed loop: fills session `index` up to its number of requests in flight.
     fn fill(&mut self, now: Now, index: usize, sessions: &mut Sessions<InFlight>, io: &mut Io) {
         while sessions.in_flight(index) < self.plan.outstanding {
             if !self.issue(now, index, now.mono_ns, sessions, io) {
@@ -187,7 +182,8 @@ impl Load {
         }
     }
 
-    /// Open loop: sends what is due. Returns when the next is due, `None` when nothing more can be sent before a reply comes.
+    /// Open loop: sends every request that is due. Returns the instant at which the next one is due.
+    /// `None`: nothing more can be sent before a reply arrives.
     fn send_due(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Option<u64> {
         loop {
             let due_ns = self.pacer.as_ref()?.intended_ns();
@@ -201,7 +197,7 @@ impl Load {
                 return None;
             }
             if self.is_measured(due_ns) {
-                self.tally.lateness.record(now.mono_ns - due_ns);
+                self.counts.lateness.record(now.mono_ns - due_ns);
             }
             if let Some(pacer) = &mut self.pacer {
                 pacer.advance();
@@ -231,7 +227,7 @@ impl Load {
         self.send(now, index, intended_ns, drawn, sessions, io)
     }
 
-    /// Sends what was drawn on session `index`: a session that does not write reads instead.
+    /// Sends the drawn operation on session `index`. A session that does not write reads instead.
     fn send(
         &mut self,
         now: Now,
@@ -257,15 +253,15 @@ impl Load {
             Op::Set => put_set(out, xid, keyspace, values, key, seq),
         });
         if !sent && op == Op::Set {
-            // Its number is used up all the same.
-            self.doubt(key, seq, Doubt::Refused);
+            // The sequence number is used up although nothing was sent.
+            self.not_acknowledged(key, seq, WriteOutcome::Refused);
         }
         sent
     }
 
-    fn doubt(&mut self, key: u32, seq: u32, doubt: Doubt) {
+    fn not_acknowledged(&mut self, key: u32, seq: u32, outcome: WriteOutcome) {
         if let Some(checker) = &mut self.plan.checker {
-            checker.doubt(key, seq, doubt);
+            checker.not_acknowledged(key, seq, outcome);
         }
     }
 
@@ -273,7 +269,7 @@ impl Load {
         (self.from_ns..self.until_ns).contains(&at_ns)
     }
 
-    /// Hands in the seconds that are over.
+    /// Reports the seconds that have ended.
     fn tick(&mut self, now: Now) {
         while now.mono_ns >= self.tick_at_ns {
             let length_ns = self.tick_at_ns - self.second_at_ns();
@@ -285,12 +281,12 @@ impl Load {
         }
     }
 
-    /// When the running second began.
+    /// Beginning of the current second.
     fn second_at_ns(&self) -> u64 {
         self.from_ns + u64::from(self.second) * SECOND_NS
     }
 
-    /// When the running second is over: never, after the last one.
+    /// End of the current second; `u64::MAX` after the last one.
     fn next_tick_ns(&self) -> u64 {
         if self.second_at_ns() >= self.until_ns {
             return u64::MAX;
@@ -313,56 +309,58 @@ impl Load {
         let due_ns = if self.pacer.is_some() { self.send_due(now, sessions, io) } else { None };
         if now.mono_ns >= self.until_ns {
             self.count_unsent();
-            // Through failures a silent server is given up in time for its requests to be of unknown outcome, not missing.
+            // Through failures, a silent server is given up within the timeout. Its requests then have an
+            // unknown outcome and are not missing.
             let silence_ns = if self.plan.through_failures { self.plan.timeout_ns } else { 0 };
-            self.phase = Phase::Draining { until_ns: now.mono_ns + DRAIN_NS.max(silence_ns) };
+            self.phase = LoadPhase::Draining { until_ns: now.mono_ns + DRAIN_NS.max(silence_ns) };
             return self.drain(now, sessions, io);
         }
         let wake_ns = self.tick_at_ns.min(self.settle_at_ns);
         Next::Sleep { deadline_ns: Some(due_ns.map_or(wake_ns, |due| due.min(wake_ns))) }
     }
 
-    /// What was intended and never left is recorded with the time it had waited: a lower bound, but not nothing.
+    /// Records requests that were due and never sent, with their waiting time so far. That is a lower bound
+    /// of their latency.
     fn count_unsent(&mut self) {
         let Some(mut pacer) = self.pacer.take() else { return };
         while pacer.intended_ns() < self.until_ns {
             let intended_ns = pacer.intended_ns();
             pacer.advance();
             if intended_ns >= self.from_ns {
-                self.tally.unsent += 1;
-                // Which operation it would have been was not drawn yet: the drawing goes on as if it had been sent.
+                self.counts.unsent += 1;
+                // The kind of operation is drawn now, as if the request had been sent.
                 let (op, _) = self.drawn.take().unwrap_or_else(|| self.plan.picker.draw());
-                self.tally.latency[op as usize].record(self.until_ns - intended_ns);
+                self.counts.latency[op as usize].record(self.until_ns - intended_ns);
             }
         }
     }
 
     fn drain(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Next {
-        let Phase::Draining { until_ns } = self.phase else { return Next::Again };
+        let LoadPhase::Draining { until_ns } = self.phase else { return Next::Again };
         let waiting = sessions.in_flight_total();
         if waiting > 0 && now.mono_ns < until_ns {
             return Next::Sleep { deadline_ns: Some(until_ns) };
         }
         if waiting > 0 {
-            let accusation =
-                Accusation { wrong: Wrong::MissingReply, key: 0, got: waiting as i64, wanted: 0 };
-            self.tally.accuse(accusation, waiting as u64, None);
+            let violation =
+                Violation { kind: ViolationKind::MissingReply, key: 0, got: waiting as i64, wanted: 0 };
+            self.counts.report_violation(violation, waiting as u64, None);
         }
         sessions.close_all(now, io);
-        self.phase = Phase::Closing { until_ns: now.mono_ns + CLOSE_NS };
+        self.phase = LoadPhase::Closing { until_ns: now.mono_ns + CLOSE_NS };
         self.close(now, sessions)
     }
 
     fn close(&mut self, now: Now, sessions: &Sessions<InFlight>) -> Next {
         match self.phase {
-            Phase::Closing { until_ns } if !sessions.all_gone() && now.mono_ns < until_ns => {
+            LoadPhase::Closing { until_ns } if !sessions.all_gone() && now.mono_ns < until_ns => {
                 Next::Sleep { deadline_ns: Some(until_ns) }
             }
             _ => Next::Stop,
         }
     }
 
-    /// Compares an answer with what is known. Returns the highest zxid that it shows.
+    /// Checks an answer. Returns the highest zxid in its record.
     fn check(&mut self, index: usize, request: InFlight, reply: Reply<'_>, place: Place) -> i64 {
         let InFlight { op, key, seq, .. } = request;
         let mut reader = Reader::new(reply.body, Limits::NONE);
@@ -371,8 +369,8 @@ impl Load {
             Op::Set => Ok(&[][..]),
         };
         let (Ok(data), Ok(stat)) = (data, Stat::read(&mut reader)) else {
-            let (wrong, got) = (Wrong::MalformedReply, reply.body.len() as i64);
-            self.tally.accuse(Accusation { wrong, key, got, wanted: 0 }, 1, Some(place));
+            let (kind, got) = (ViolationKind::MalformedReply, reply.body.len() as i64);
+            self.counts.report_violation(Violation { kind, key, got, wanted: 0 }, 1, Some(place));
             return 0;
         };
         let plan = &mut self.plan;
@@ -385,8 +383,8 @@ impl Load {
             }
             Op::Set => checker.written(key, seq, facts),
         };
-        if let Err(accusation) = verdict {
-            self.tally.accuse(accusation, 1, Some(place));
+        if let Err(violation) = verdict {
+            self.counts.report_violation(violation, 1, Some(place));
         }
         stat.mzxid
     }
@@ -396,7 +394,7 @@ impl Workload for Load {
     type Request = InFlight;
 
     fn ready(&mut self, now: Now, index: usize, sessions: &mut Sessions<InFlight>, io: &mut Io) {
-        if self.phase == Phase::Running && self.pacer.is_none() {
+        if self.phase == LoadPhase::Running && self.pacer.is_none() {
             self.fill(now, index, sessions, io);
         }
     }
@@ -418,58 +416,59 @@ impl Workload for Load {
             let op = request.op as usize;
             let latency_ns = at_ns.saturating_sub(request.intended_ns);
             if self.is_measured(request.intended_ns) {
-                self.tally.latency[op].record(latency_ns);
+                self.counts.latency[op].record(latency_ns);
                 if self.plan.pace.is_some() {
-                    self.tally.from_send[op].record(at_ns.saturating_sub(request.sent_ns));
+                    self.counts.from_send[op].record(at_ns.saturating_sub(request.sent_ns));
                 }
             }
             if within {
-                self.tally.completed[op] += 1;
+                self.counts.completed[op] += 1;
                 let after_ns = at_ns - self.second_at_ns();
                 self.interval.answered(request.op, after_ns, latency_ns);
             }
             self.check(index, request, reply, place)
         } else {
             self.interval.errors += u64::from(within);
-            *self.tally.errors.entry(reply.err).or_default() += 1;
+            *self.counts.errors.entry(reply.err).or_default() += 1;
             if request.op == Op::Set {
-                let doubt = if tells_the_outcome(reply.err) { Doubt::Refused } else { Doubt::Unknown };
-                self.doubt(request.key, request.seq, doubt);
+                let outcome =
+                    if tells_the_outcome(reply.err) { WriteOutcome::Refused } else { WriteOutcome::Unknown };
+                self.not_acknowledged(request.key, request.seq, outcome);
             }
             if reply.err == error::NO_NODE && self.plan.checker.is_some() {
                 let (key, got) = (request.key, i64::from(reply.err));
-                let accusation = Accusation { wrong: Wrong::MissingZnode, key, got, wanted: 0 };
-                self.tally.accuse(accusation, 1, Some(place));
+                let violation = Violation { kind: ViolationKind::MissingZnode, key, got, wanted: 0 };
+                self.counts.report_violation(violation, 1, Some(place));
             }
             0
         };
-        if self.phase == Phase::Running && self.plan.pace.is_none() && at_ns < self.until_ns {
+        if self.phase == LoadPhase::Running && self.plan.pace.is_none() && at_ns < self.until_ns {
             self.issue(now, index, at_ns, sessions, io);
         }
         shown
     }
 
     fn lost(&mut self, now: Now, request: InFlight) {
-        self.tally.outcome_unknown += 1;
+        self.counts.outcome_unknown += 1;
         if request.op == Op::Set {
-            self.tally.writes_unknown += 1;
-            self.doubt(request.key, request.seq, Doubt::Unknown);
+            self.counts.writes_unknown += 1;
+            self.not_acknowledged(request.key, request.seq, WriteOutcome::Unknown);
         }
         if self.plan.through_failures && self.is_measured(request.intended_ns) {
-            // A lower bound, but not nothing: somebody waited this long and has no answer.
-            self.tally.latency[request.op as usize].record(now.mono_ns.saturating_sub(request.intended_ns));
+            // The waiting time so far is a lower bound of the latency.
+            self.counts.latency[request.op as usize].record(now.mono_ns.saturating_sub(request.intended_ns));
         }
     }
 
-    fn wrong(&mut self, accusation: Accusation, place: Place) {
-        self.tally.accuse(accusation, 1, Some(place));
+    fn violation(&mut self, violation: Violation, place: Place) {
+        self.counts.report_violation(violation, 1, Some(place));
     }
 
     fn turn(&mut self, now: Now, sessions: &mut Sessions<InFlight>, io: &mut Io) -> Next {
         match self.phase {
-            Phase::Waiting { announced } => {
+            LoadPhase::Waiting { announced } => {
                 if !announced && sessions.ready() == sessions.len() {
-                    self.phase = Phase::Waiting { announced: true };
+                    self.phase = LoadPhase::Waiting { announced: true };
                     self.control.announce_ready();
                 }
                 if self.control.stopped() {
@@ -483,21 +482,20 @@ impl Workload for Load {
                     _ => Next::Sleep { deadline_ns: Some(now.mono_ns + START_POLL_NS) },
                 }
             }
-            Phase::Running => self.run(now, sessions, io),
-            Phase::Draining { .. } => self.drain(now, sessions, io),
-            Phase::Closing { .. } => self.close(now, sessions),
+            LoadPhase::Running => self.run(now, sessions, io),
+            LoadPhase::Draining { .. } => self.drain(now, sessions, io),
+            LoadPhase::Closing { .. } => self.close(now, sessions),
         }
     }
 }
 
-/// Whether a write that was answered with this error was surely not applied.
+/// Whether a write answered with error `err` was certainly not applied.
 fn tells_the_outcome(err: i32) -> bool {
     let unsure =
         [error::SYSTEM_ERROR, error::RUNTIME_INCONSISTENCY, error::CONNECTION_LOSS, error::OPERATION_TIMEOUT];
     !unsure.contains(&err)
 }
 
-/// Appends a `getData`.
 pub(super) fn put_get(out: &mut Vec<u8>, xid: i32, keyspace: &Keyspace, key: u32) {
     put_frame(out, |out| {
         RequestHeader { xid, opcode: opcode::GET_DATA }.put(out);

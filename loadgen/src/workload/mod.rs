@@ -1,7 +1,7 @@
-//! What sessions are used for: filling the tree, driving load, reading everything back, or just being there.
+//! Uses of sessions: filling the tree, driving load, reading everything back, or idling.
 //!
-//! Each workload is an engine's upper half ([`crate::session::Workload`]): it is given time and replies and leaves
-//! requests; it reads no clock and does no I/O.
+//! Each workload is the upper half of an engine ([`crate::session::Workload`]). It gets time and replies,
+//! and gives requests. It never reads a clock and does no I/O.
 
 pub mod idle;
 pub mod load;
@@ -10,7 +10,7 @@ pub mod verify;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// How the threads of a run and the one that leads them keep together.
+/// Shared state of the main thread and the worker threads of a run: start and end.
 #[derive(Debug, Default)]
 pub struct Control {
     ready: AtomicUsize,
@@ -18,27 +18,27 @@ pub struct Control {
     stop: AtomicBool,
 }
 
-/// How often a thread that waits for the start looks whether it has come. A thousandth of the shortest useful run.
+/// Interval at which a waiting thread polls for the start. A thousandth of the shortest useful run.
 pub const START_POLL_NS: u64 = 1_000_000;
 
 impl Control {
-    /// A thread's sessions all stand.
+    /// All sessions of the calling thread are established.
     pub fn announce_ready(&self) {
         self.ready.fetch_add(1, Ordering::AcqRel);
     }
-    /// Threads whose sessions all stand.
+    /// Number of threads whose sessions are all established.
     pub fn ready(&self) -> usize {
         self.ready.load(Ordering::Acquire)
     }
-    /// Everybody begins at this time.
+    /// Sets the instant at which all threads begin.
     pub fn start_at(&self, ns: u64) {
         self.start_ns.store(ns.max(1), Ordering::Release);
     }
-    /// When to begin, once that is known.
+    /// The instant at which all threads begin; `None` until it is set.
     pub fn start_ns(&self) -> Option<u64> {
         Some(self.start_ns.load(Ordering::Acquire)).filter(|&ns| ns != 0)
     }
-    /// Ends the run early.
+    /// Asks all threads to end the run early.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
     }

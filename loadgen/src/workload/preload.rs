@@ -1,10 +1,11 @@
 //! Filling the tree before a run: the root, its directories, and every key with its first value.
 //!
-//! Owns the order (ancestors before children, a stage only after the one before it) and what must be done again after a
-//! lost connection. Never deletes anything: a znode that is there already gets its first value by `setData`, and the run
-//! then does not expect versions to count its writes.
+//! Owns the order of creation and the repetition after a lost connection. Never deletes anything: an
+//! existing znode gets its first value by `setData`, and the run then does not expect versions to count its
+//! writes. Correct because a stage begins after the one before is complete, so that ancestors precede
+//! children.
 
-use crate::check::{Accusation, Place};
+use crate::check::{Place, Violation};
 use crate::keyspace::Keyspace;
 use crate::session::{Reply, Sessions, Workload};
 use crate::value::Values;
@@ -18,53 +19,48 @@ use thiserror::Error;
 
 /// Requests in flight per connection: enough for a server to sync many creations at once.
 pub const PRELOAD_OUTSTANDING: usize = 64;
-/// How long the server may take to close the sessions of the preload.
+/// Longest wait for the server to close the sessions of the preload.
 const CLOSE_NS: u64 = 2_000_000_000;
 
 /// Why the tree could not be filled.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum PreloadError {
-    /// An ACL stands in the way.
+    /// An ACL forbids the write.
     #[error(
         "no permission to write {path}: choose another place with --root, or give credentials with --auth digest:user:password"
     )]
-    NoAuth {
-        /// Which znode.
-        path: String,
-    },
-    /// The server said no for another reason.
+    NoAuth { path: String },
+    /// The server refused a write for another reason.
     #[error("the server answered {error} when {path} was written{advice}")]
     Refused {
-        /// Which znode.
         path: String,
-        /// Its name or number.
+        /// Name or number of the error.
         error: String,
-        /// What to do about it.
+        /// Advice for this error; may be empty.
         advice: &'static str,
     },
     /// The server broke the protocol.
     #[error("while the tree was filled: {0}")]
-    Wrong(String),
+    Violation(String),
 }
 
-/// One thing to be made.
+/// One znode to create or set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// The `n`th of the root and its ancestors.
+    /// Number `n` of the root and its ancestors, topmost first.
     Root(u32),
-    /// A directory.
     Directory(u32),
-    /// A key, by creating it.
+    /// A key that is to be created.
     Key(u32),
-    /// A key that was there already: its value.
+    /// A key that exists already, and gets its value by `setData`.
     Existing(u32),
 }
 
-/// Things that may be made side by side: how each number makes one, and how many there are.
+/// Items that may be created side by side: a constructor, and the number of items.
 type Stage = (fn(u32) -> Item, u32);
 
-/// The filling of the tree, on one thread.
+/// The preload, on one thread.
 #[derive(Debug)]
 pub struct Preload {
     keyspace: Keyspace,
@@ -82,20 +78,20 @@ pub struct Preload {
     value: Vec<u8>,
 }
 
-/// What the run must know of the tree.
+/// Facts about the tree that the load needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preloaded {
     /// Every key was created by this run.
     pub created_all: bool,
-    /// The tree is complete at this zxid.
+    /// Zxid at which the tree is complete.
     pub zxid: i64,
 }
 
 impl Preload {
-    /// Fills `keyspace`; `done` counts finished keys.
+    /// Fills `keyspace`. `done` counts finished keys.
     pub fn new(keyspace: Keyspace, values: Values, done: Arc<AtomicU32>) -> Self {
         let mut stages: Vec<Stage> = Vec::new();
-        // Each ancestor is a stage: it must be there before the next.
+        // Each ancestor is a stage of its own: it must exist before the next.
         let ancestors = keyspace.root_paths().count() as u32;
         stages.extend((1..=ancestors).map(|end| (Item::Root as fn(u32) -> Item, end)));
         stages.push((Item::Directory, keyspace.directories()));
@@ -117,7 +113,7 @@ impl Preload {
         }
     }
 
-    /// How it went.
+    /// Result of the preload.
     pub fn outcome(&self) -> Result<Preloaded, PreloadError> {
         match &self.failed {
             Some(error) => Err(error.clone()),
@@ -164,7 +160,7 @@ impl Preload {
         }
         let path = text_from(&self.scratch);
         let data = Some(&self.value[..]);
-        // Anybody may do anything: the tree is a test's.
+        // The tree is for tests only, so it is open to all.
         let acl = [Acl::OPEN];
         let sent = sessions.send(now, index, item, io, |out, xid| {
             let request = match item {
@@ -193,7 +189,7 @@ impl Preload {
             error::NO_AUTH => PreloadError::NoAuth { path },
             error::NOT_READ_ONLY => refused(": it is a read-only server; choose another --target"),
             error::QUOTA_EXCEEDED => refused(": a quota is set there; choose another place with --root"),
-            error::NO_NODE => refused(": is somebody deleting the tree meanwhile?"),
+            error::NO_NODE => refused(": is another client deleting the tree?"),
             _ => refused(""),
         });
     }
@@ -229,13 +225,13 @@ impl Workload for Preload {
     }
 
     fn lost(&mut self, _now: Now, item: Item) {
-        // It may have been carried out: then it exists, which is an answer like any other.
+        // The server may have executed the request. Then the znode exists, which the next reply tells.
         self.created_all = false;
         self.again.push(item);
     }
 
-    fn wrong(&mut self, accusation: Accusation, _place: Place) {
-        self.failed.get_or_insert(PreloadError::Wrong(accusation.to_string()));
+    fn violation(&mut self, violation: Violation, _place: Place) {
+        self.failed.get_or_insert(PreloadError::Violation(violation.to_string()));
     }
 
     fn turn(&mut self, now: Now, sessions: &mut Sessions<Item>, io: &mut Io) -> Next {

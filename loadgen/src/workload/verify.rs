@@ -1,14 +1,14 @@
-//! Reading everything back from one server after the end of all writes.
+//! Reading everything back from one server after all writes have ended.
 //!
-//! Owns the order: each session's `sync` is answered before it reads, and what a lost connection took is asked again
-//! behind a new `sync`. Never writes. What is right is the [`Checker`]'s business; it goes from server to server, so each is
-//! compared with those before it. A server that answers nothing for [`PATIENCE_NS`] ends the reading: it is then not
-//! verified, which the report says.
+//! Owns the order: a session reads only after its `sync` was answered. Reads lost with a connection are
+//! sent again after a new `sync`. Never writes. Correct because the [`Checker`] is handed from server to
+//! server, so that each is compared with those before. A server without any answer for [`PATIENCE_NS`]
+//! counts as not verified, and the report says so.
 
-use crate::check::{Accusation, Checker, Facts, Place, Wrong};
+use crate::check::{Checker, Facts, Place, Violation, ViolationKind};
+use crate::counts::Counts;
 use crate::keyspace::Keyspace;
 use crate::session::{Reply, Sessions, Workload};
-use crate::tally::Tally;
 use crate::value::Values;
 use crate::workload::load::put_get;
 use paddock_transport::engine::{Next, Now};
@@ -19,21 +19,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Connections to the server that is read: enough to keep it busy.
 pub const VERIFY_CONNECTIONS: usize = 4;
-/// Reads in flight on each.
+/// Reads in flight per connection.
 pub const VERIFY_OUTSTANDING: usize = 64;
-/// Without any answer for this long the server counts as not there. Longer than a restart and an election.
+/// Longest time without any answer from the server. Longer than a restart and an election.
 const PATIENCE_NS: u64 = 30_000_000_000;
 /// Pause before a `sync` that failed is sent again.
 const RESYNC_NS: u64 = 100_000_000;
-/// How long the server may take to close the sessions.
+/// Longest wait for the server to close the sessions.
 const CLOSE_NS: u64 = 2_000_000_000;
 
-/// What is asked.
+/// A request of the verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// To catch up with the leader.
+    /// Makes the server catch up with the leader.
     Sync,
-    /// For a key.
+    /// Reads the key with this number.
     Get(u32),
 }
 
@@ -43,10 +43,10 @@ pub struct Verify {
     keyspace: Keyspace,
     values: Values,
     checker: Checker,
-    /// A server was read before this one.
+    /// A server before this one was read completely.
     again: bool,
     done: Arc<AtomicU32>,
-    /// Sessions whose sync was answered on their present connection.
+    /// Per session: the `sync` was answered on the present connection.
     synced: Vec<bool>,
     resync_at_ns: u64,
     cursor: u32,
@@ -55,24 +55,25 @@ pub struct Verify {
     zxid: i64,
     progress_ns: Option<u64>,
     closing_until_ns: Option<u64>,
-    tally: Tally,
+    counts: Counts,
 }
 
-/// What came of it.
+/// Result of reading back from one server.
 #[derive(Debug)]
 pub struct Verified {
-    /// For the next server.
+    /// The checker, for the next server.
     pub checker: Checker,
-    /// Wrong answers.
-    pub tally: Tally,
-    /// Keys read.
+    /// Violations found on this server.
+    pub counts: Counts,
+    /// Number of keys read.
     pub read: u32,
     /// Highest zxid in a reply.
     pub zxid: i64,
 }
 
 impl Verify {
-    /// Reads all of `keyspace`; `done` counts. `again`: `checker` has heard another server.
+    /// Reads all of `keyspace` on `sessions` sessions. `done` counts keys. `again`: `checker` has seen
+    /// another server's values.
     pub fn new(
         keyspace: Keyspace,
         values: Values,
@@ -95,13 +96,12 @@ impl Verify {
             zxid: 0,
             progress_ns: None,
             closing_until_ns: None,
-            tally: Tally::default(),
+            counts: Counts::default(),
         }
     }
 
-    /// How it went.
     pub fn outcome(self) -> Verified {
-        Verified { checker: self.checker, tally: self.tally, read: self.read, zxid: self.zxid }
+        Verified { checker: self.checker, counts: self.counts, read: self.read, zxid: self.zxid }
     }
 
     fn sync(&mut self, now: Now, index: usize, sessions: &mut Sessions<Ask>, io: &mut Io) {
@@ -128,11 +128,11 @@ impl Verify {
         }
     }
 
-    fn check(&mut self, key: u32, reply: Reply<'_>) -> Result<(), Accusation> {
+    fn check(&mut self, key: u32, reply: Reply<'_>) -> Result<(), Violation> {
         let mut reader = Reader::new(reply.body, Limits::NONE);
         let (Ok(data), Ok(stat)) = (reader.buffer(), Stat::read(&mut reader)) else {
-            let (wrong, got) = (Wrong::MalformedReply, reply.body.len() as i64);
-            return Err(Accusation { wrong, key, got, wanted: 0 });
+            let (kind, got) = (ViolationKind::MalformedReply, reply.body.len() as i64);
+            return Err(Violation { kind, key, got, wanted: 0 });
         };
         let facts = Facts { mzxid: stat.mzxid, version: stat.version, data_length: stat.data_length };
         self.checker.verify(&self.values, key, data.unwrap_or_default(), facts, self.again)
@@ -170,16 +170,16 @@ impl Workload for Verify {
                     self.check(key, reply)
                 } else {
                     let got = i64::from(reply.err);
-                    Err(Accusation { wrong: Wrong::MissingZnode, key, got, wanted: 0 })
+                    Err(Violation { kind: ViolationKind::MissingZnode, key, got, wanted: 0 })
                 };
-                if let Err(accusation) = verdict {
-                    self.tally.accuse(accusation, 1, Some(sessions.place(index)));
+                if let Err(violation) = verdict {
+                    self.counts.report_violation(violation, 1, Some(sessions.place(index)));
                 }
                 self.read += 1;
                 self.done.fetch_add(1, Ordering::Relaxed);
             }
             (Ask::Get(key), _) => {
-                // Behind a new sync, after a pause.
+                // Sent again after a pause and a new `sync`.
                 self.missed.push(key);
                 self.synced[index] = false;
                 self.resync_at_ns = now.mono_ns + RESYNC_NS;
@@ -199,8 +199,8 @@ impl Workload for Verify {
         }
     }
 
-    fn wrong(&mut self, accusation: Accusation, place: Place) {
-        self.tally.accuse(accusation, 1, Some(place));
+    fn violation(&mut self, violation: Violation, place: Place) {
+        self.counts.report_violation(violation, 1, Some(place));
     }
 
     fn turn(&mut self, now: Now, sessions: &mut Sessions<Ask>, io: &mut Io) -> Next {

@@ -1,16 +1,16 @@
 //! A small ZooKeeper-protocol server with faults on demand, and runs against it in virtual time.
 //!
-//! It keeps a flat map of znodes and answers what the load generator asks. A [`Fault`] makes it break exactly one promise;
-//! time passes only when nobody has anything to do.
+//! The server keeps a flat map of znodes and answers what the load generator asks. A [`Fault`] makes it
+//! break exactly one promise. Virtual time passes only when neither side has anything to do.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use paddock_loadgen::check::Checker;
 use paddock_loadgen::config::{Arrivals, Distribution, Target};
+use paddock_loadgen::counts::{Counts, Seconds};
 use paddock_loadgen::keyspace::{Keyspace, Picker, Roles};
 use paddock_loadgen::pacing::Pace;
 use paddock_loadgen::session::{Client, ClientError, SessionOptions, Sessions, Workload};
-use paddock_loadgen::tally::{Seconds, Tally};
 use paddock_loadgen::value::Values;
 use paddock_loadgen::workload::Control;
 use paddock_loadgen::workload::load::{InFlight, Load, LoadPlan};
@@ -32,56 +32,56 @@ use std::sync::atomic::AtomicU32;
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;
 
-/// A promise to break.
+/// The promise that the server breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     None,
-    /// Nothing is answered from one time to another.
+    /// The server answers nothing between the two instants.
     Stall {
         from_ns: u64,
         until_ns: u64,
     },
-    /// The `n`th read after the preload shows the value and stat before the last write.
+    /// After the `nth` read of the load, one read shows the value and stat from before the last write.
     StaleRead {
         nth: u64,
     },
-    /// The `n`th read shows the value of another znode.
+    /// The `nth` read shows the value of another znode.
     WrongKey {
         nth: u64,
     },
-    /// The `n`th read shows bytes that nobody wrote.
+    /// The `nth` read shows bytes that were never written.
     Garbage {
         nth: u64,
     },
-    /// The `n`th read says that there is no such znode.
+    /// The `nth` read reports that the znode does not exist.
     Forgotten {
         nth: u64,
     },
-    /// The `n`th reply has a zxid below the one before.
+    /// The `nth` reply has a lower zxid than the one before.
     ZxidBack {
         nth: u64,
     },
-    /// The `n`th and the following reply change places.
+    /// The `nth` reply and the following one are swapped.
     Swapped {
         nth: u64,
     },
-    /// The `n`th reply is never sent, nor are later ones on its connection.
+    /// The `nth` reply is never sent, nor are later ones on its connection.
     Swallowed {
         nth: u64,
     },
-    /// The `n`th write is applied twice.
+    /// The `nth` write is applied twice.
     AppliedTwice {
         nth: u64,
     },
-    /// The `n`th write is acknowledged and forgotten.
+    /// The `nth` write is acknowledged and not applied.
     LostWrite {
         nth: u64,
     },
-    /// Instead of the `n`th reply all connections are closed; the write that it would have been is applied.
+    /// Instead of the `nth` reply, all connections are closed. The request of that reply is executed.
     ClosedWithout {
         nth: u64,
     },
-    /// The same, and all sessions have expired.
+    /// Instead of the `nth` reply, all connections are closed and all sessions expire.
     Expired {
         nth: u64,
     },
@@ -92,10 +92,10 @@ pub enum Fault {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Node {
+struct FakeZnode {
     data: Vec<u8>,
     stat: Stat,
-    before: Option<Box<Node>>,
+    before: Option<Box<FakeZnode>>,
 }
 
 #[derive(Debug, Default)]
@@ -108,22 +108,21 @@ struct Peer {
     swapped: Option<Vec<u8>>,
 }
 
-/// The server.
 #[derive(Debug)]
 pub struct FakeServer {
     pub fault: Fault,
-    nodes: HashMap<String, Node>,
+    nodes: HashMap<String, FakeZnode>,
     peers: HashMap<ConnId, Peer>,
     zxid: i64,
     sessions: i64,
     reads: u64,
     writes: u64,
     replies: u64,
-    /// Faults wait until the preload is over.
+    /// Set after the preload: faults happen only from then on.
     pub armed: bool,
     pub reattached: u64,
     pub greets: bool,
-    /// Sessions up to this one are no more.
+    /// Sessions with ids up to this one have expired.
     expired: i64,
 }
 
@@ -158,11 +157,11 @@ impl FakeServer {
             (None, true) => {
                 let stat =
                     Stat { czxid: zxid, mzxid: zxid, data_length: data.len() as i32, ..Stat::default() };
-                self.nodes.insert(path.to_owned(), Node { data: data.to_vec(), stat, before: None });
+                self.nodes.insert(path.to_owned(), FakeZnode { data: data.to_vec(), stat, before: None });
                 Ok(stat)
             }
             (Some(node), false) => {
-                let before = Node { before: None, ..node.clone() };
+                let before = FakeZnode { before: None, ..node.clone() };
                 node.before = Some(Box::new(before));
                 node.data = data.to_vec();
                 node.stat.mzxid = zxid;
@@ -229,7 +228,8 @@ impl FakeServer {
                 let other = other.map_or(node, |(_, other)| other);
                 put_data(out, xid, self.zxid, Some(&other.data), &other.stat);
             }
-            // From the nth read on the first one that can be stale, of a write that is surely acknowledged by now.
+            // The first read from number `nth` on that can be stale: its last write was certainly
+            // acknowledged by now.
             Fault::StaleRead { nth }
                 if reads >= nth && node.before.is_some() && node.stat.mzxid + 20 < self.zxid =>
             {
@@ -366,7 +366,7 @@ impl Engine for FakeServer {
     }
 }
 
-/// A run in virtual time.
+/// Settings of a run in virtual time.
 #[derive(Clone, Debug)]
 pub struct Scene {
     pub fault: Fault,
@@ -378,9 +378,10 @@ pub struct Scene {
     pub arrivals: Arrivals,
     pub warmup_ns: u64,
     pub duration_ns: u64,
-    /// How deliveries are cut.
+    /// Lengths that deliveries are cut into.
     pub fragments: Vec<usize>,
-    /// Virtual time moves in steps of at most this much in a closed loop, so that it does not run for ever at one instant.
+    /// Longest step of virtual time in a closed loop, so that the run does not stay at one instant for
+    /// ever.
     pub step_ns: u64,
     pub timeout_ms: i32,
     pub sessions_must_live: bool,
@@ -411,13 +412,13 @@ impl Default for Scene {
     }
 }
 
-/// What a scene left.
+/// Results of a scene.
 pub struct Played {
-    pub tally: Tally,
+    pub counts: Counts,
     pub server: FakeServer,
     pub seconds: Arc<Seconds>,
     pub fatal: Option<ClientError>,
-    /// What reading everything back showed.
+    /// Result of reading everything back.
     pub verified: Option<Verified>,
 }
 
@@ -432,8 +433,8 @@ fn options(target: &Target, first_zxid: i64, timeout_ms: i32) -> SessionOptions 
     }
 }
 
-/// Lets `client` and `server` run until the client stops. Each instant has a few turns; then time moves to the next
-/// deadline, at most a step further.
+/// Lets `client` and `server` run until the client stops. Each instant has a few turns. Then time moves to
+/// the next deadline, at most one step further.
 pub fn play<W: Workload>(
     now: &mut u64,
     step_ns: u64,
@@ -468,7 +469,7 @@ pub fn play<W: Workload>(
     panic!("the scene does not end");
 }
 
-/// Plays `scene`: preload, then load.
+/// Plays `scene`: the preload, then the load.
 pub fn run(scene: &Scene) -> Played {
     let target: Target = "127.0.0.1:2181".parse().expect("an address");
     let mut server = FakeServer::new(scene.fault);
@@ -483,7 +484,7 @@ pub fn run(scene: &Scene) -> Played {
     let Preloaded { created_all, zxid } = filling.workload.outcome().expect("a filled tree");
     assert!(created_all && zxid > 0);
 
-    // Times in faults count from the beginning of the load.
+    // Instants in faults count from the beginning of the load.
     let start_ns = now + 10 * MS;
     if let Fault::Stall { from_ns, until_ns } = &mut server.fault {
         *from_ns += start_ns;
@@ -525,7 +526,7 @@ pub fn run(scene: &Scene) -> Played {
     };
     play(&mut now, scene.step_ns, &scene.fragments, &mut client, &mut server);
     let fatal = client.sessions.fatal().cloned();
-    let (tally, checker) = client.workload.into_tally(&client.sessions);
+    let (counts, checker) = client.workload.into_counts(&client.sessions);
     let verified = checker.filter(|_| scene.verify).map(|checker| {
         let workload = Verify::new(keyspace, values, checker, false, Arc::default(), 2);
         let mut sessions = Sessions::new(options, 0, 2, VERIFY_OUTSTANDING);
@@ -534,5 +535,5 @@ pub fn run(scene: &Scene) -> Played {
         play(&mut now, scene.step_ns, &scene.fragments, &mut client, &mut server);
         client.workload.outcome()
     });
-    Played { tally, server, seconds, fatal, verified }
+    Played { counts, server, seconds, fatal, verified }
 }

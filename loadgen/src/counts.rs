@@ -1,10 +1,10 @@
-//! What one thread counted: latencies, errors, wrong answers, and the live figures of each second.
+//! Counters of one thread: latencies, errors, violations, and the figures of each second.
 //!
-//! Owns the numbers, not their meaning: reports are made from merged tallies in `report`. A thread writes only its own
-//! [`Tally`]; once a second it adds the second's figures to the shared [`Seconds`], behind a lock that nobody
-//! holds for longer than such an addition.
+//! Owns the numbers. Never interprets them: `report` does, from the merged counts. Correct because a thread
+//! writes only its own [`Counts`]. Once a second it adds that second's figures to the shared [`Seconds`],
+//! under a lock held only for the addition.
 
-use crate::check::{Accusation, Place, Wrong};
+use crate::check::{Place, Violation, ViolationKind};
 use crate::gaps::{GapFinder, Gaps, MARKS, Mark};
 use crate::histogram::Latencies;
 use crate::keyspace::Op;
@@ -13,59 +13,57 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
-/// Wrong answers that are kept word for word; the others are only counted.
+/// Violations kept with their details. Further ones are only counted, so a broken server cannot fill the
+/// memory.
 pub const EXAMPLES_MAX: usize = 20;
 
-/// Everything that one thread, or all of them together, counted.
+/// All counters of one thread, or the sum over threads.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// Latency per [`Op`] from the intended instant (closed loop: from sending).
+pub struct Counts {
+    /// Latency per [`Op`]. Open loop: from the intended instant. Closed loop: from the instant of sending.
     pub latency: [Latencies; Op::ALL.len()],
-    /// The same from the instant of sending; filled in an open loop only.
+    /// Latency per [`Op`] from the instant of sending. Recorded in an open loop only.
     pub from_send: [Latencies; Op::ALL.len()],
-    /// How late requests left after their intended instants; filled in an open loop only.
+    /// Delay between the intended instant and the instant of sending. Recorded in an open loop only.
     pub lateness: Latencies,
-    /// Operations answered without error within the measured time.
+    /// Operations per [`Op`] answered without error within the measured time.
     pub completed: [u64; Op::ALL.len()],
-    /// Error replies by code.
+    /// Error replies by ZooKeeper error code.
     pub errors: BTreeMap<i32, u64>,
-    /// Requests whose connection was lost before the reply: nobody knows whether they were carried out.
+    /// Requests whose connection was lost before the reply. The server may or may not have executed them.
     pub outcome_unknown: u64,
-    /// How many of them were writes.
+    /// Of the requests in `outcome_unknown`, the writes.
     pub writes_unknown: u64,
-    /// Requests that an open loop intended to send and could not, because all connections were full or down.
+    /// Requests of an open loop that were due and never sent, because all connections were full or down.
     pub unsent: u64,
-    /// Wrong answers by kind.
-    pub wrong: BTreeMap<Wrong, u64>,
-    /// The first of them.
-    pub examples: Vec<(Accusation, Option<Place>)>,
-    /// What happened to connections, by [`Trouble`].
+    /// Number of violations of each kind.
+    pub violations: BTreeMap<ViolationKind, u64>,
+    /// The first [`EXAMPLES_MAX`] violations. The place is `None` if a violation has no single one.
+    pub examples: Vec<(Violation, Option<Place>)>,
+    /// Connection events, indexed by [`Trouble`].
     pub troubles: [u64; Trouble::ALL.len()],
-    /// What became of sessions.
     pub moves: Moves,
 }
 
-impl Tally {
-    /// Notes a wrong answer that stands for `count` of its kind, and where it was given if that is one place.
-    pub fn accuse(&mut self, accusation: Accusation, count: u64, place: Option<Place>) {
-        *self.wrong.entry(accusation.wrong).or_default() += count;
+impl Counts {
+    /// Counts `count` violations of one kind and keeps one of them as an example. `place` is where it was
+    /// observed.
+    pub fn report_violation(&mut self, violation: Violation, count: u64, place: Option<Place>) {
+        *self.violations.entry(violation.kind).or_default() += count;
         if self.examples.len() < EXAMPLES_MAX {
-            self.examples.push((accusation, place));
+            self.examples.push((violation, place));
         }
     }
 
-    /// All wrong answers.
-    pub fn wrong_total(&self) -> u64 {
-        self.wrong.values().sum()
+    pub fn violations_total(&self) -> u64 {
+        self.violations.values().sum()
     }
 
-    /// All error replies.
     pub fn errors_total(&self) -> u64 {
         self.errors.values().sum()
     }
 
-    /// Adds another thread's counts.
-    pub fn merge(&mut self, other: &Tally) {
+    pub fn merge(&mut self, other: &Counts) {
         for op in Op::ALL {
             let op = op as usize;
             self.latency[op].merge(&other.latency[op]);
@@ -80,8 +78,8 @@ impl Tally {
         self.writes_unknown += other.writes_unknown;
         self.unsent += other.unsent;
         self.moves.merge(&other.moves);
-        for (&wrong, &count) in &other.wrong {
-            *self.wrong.entry(wrong).or_default() += count;
+        for (&kind, &count) in &other.violations {
+            *self.violations.entry(kind).or_default() += count;
         }
         let room = EXAMPLES_MAX.saturating_sub(self.examples.len());
         self.examples.extend(other.examples.iter().take(room));
@@ -91,39 +89,37 @@ impl Tally {
     }
 }
 
-/// The figures of one second of the measured time.
+/// Figures of one second of the measured time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Second {
-    /// Which one, from 0.
+    /// Number of the second, from 0.
     pub second: u32,
-    /// Operations answered in it.
+    /// Operations answered without error.
     pub operations: u64,
-    /// How many of them were reads.
+    /// Of the answered operations, the reads.
     #[serde(default)]
     pub reads: u64,
-    /// How many were writes.
+    /// Of the answered operations, the writes.
     #[serde(default)]
     pub writes: u64,
-    /// Error replies in it.
     pub errors: u64,
-    /// Median latency of those operations, µs.
+    /// Median latency in µs.
     pub p50_us: f64,
-    /// 99th percentile, µs.
+    /// 99th percentile of latency in µs.
     pub p99_us: f64,
-    /// Longest, µs.
+    /// Longest latency in µs.
     pub max_us: f64,
 }
 
-/// What a thread collects for the second that runs.
+/// One thread's figures of the current second.
 #[derive(Clone, Debug)]
 pub struct Interval {
-    /// Latencies of the operations answered in it.
+    /// Latencies of the operations answered in this second.
     pub latency: Latencies,
-    /// Error replies in it.
     pub errors: u64,
-    /// Each of its milliseconds. A thousand, of which the first [`Self::length_ms`] count.
+    /// Answers per millisecond. The first [`Self::length_ms`] elements count.
     marks: Vec<Mark>,
-    /// How long it is: the last one of a run may be shorter than a second.
+    /// At most [`MARKS`]. The last second of a run may be shorter.
     pub length_ms: usize,
 }
 
@@ -135,7 +131,7 @@ impl Default for Interval {
 }
 
 impl Interval {
-    /// An operation was answered without error `after_ns` after the interval's beginning.
+    /// Records an operation that was answered without error `after_ns` after the beginning of the second.
     pub fn answered(&mut self, op: Op, after_ns: u64, latency_ns: u64) {
         self.latency.record(latency_ns);
         let mark = &mut self.marks[(after_ns / 1_000_000).min(MARKS as u64 - 1) as usize];
@@ -155,7 +151,7 @@ impl Interval {
         }
     }
 
-    /// Empty again, without a length.
+    /// Clears all figures and sets the length to 0.
     pub fn reset(&mut self) {
         self.latency.reset();
         self.errors = 0;
@@ -168,7 +164,7 @@ impl Interval {
     }
 }
 
-/// The seconds of a run, put together from all threads.
+/// The seconds of a run, summed over all threads.
 #[derive(Debug)]
 pub struct Seconds {
     threads: usize,
@@ -178,25 +174,26 @@ pub struct Seconds {
 #[derive(Debug, Default)]
 struct Inner {
     done: Vec<Second>,
-    /// Seconds that some threads have reported and some have not; the first is number `done.len()`.
+    /// Seconds that some threads have not reported yet, with the number of reports. The first is second
+    /// `done.len()`.
     open: VecDeque<(usize, Interval)>,
     spare: Vec<Interval>,
     gaps: GapFinder,
 }
 
 impl Seconds {
-    /// Waits for `threads` reports for each second.
+    /// Collects seconds from `threads` threads.
     pub fn new(threads: usize) -> Self {
         Self { threads, inner: Mutex::default() }
     }
 
-    /// The same with gaps from another length on.
+    /// Collects seconds from `threads` threads. Silence longer than `bound_ms` is a gap.
     pub fn with_gaps(threads: usize, bound_ms: u64) -> Self {
         let inner = Inner { gaps: GapFinder::new(bound_ms), ..Inner::default() };
         Self { threads, inner: Mutex::new(inner) }
     }
 
-    /// A thread's figures for the next second that it has not reported: the `second`th.
+    /// Adds one thread's figures of one second. Each thread reports each second once, in order.
     pub fn add(&self, second: u32, interval: &Interval) {
         let mut guard = self.inner.lock().unwrap_or_else(|e| e.into_inner());
         let inner = &mut *guard;
@@ -227,12 +224,12 @@ impl Seconds {
         }
     }
 
-    /// Gaps of reads and of writes in those seconds.
+    /// Gaps of reads and gaps of writes in the reported seconds.
     pub fn gaps(&self) -> (Gaps, Gaps) {
         self.inner.lock().unwrap_or_else(|e| e.into_inner()).gaps.clone().finish()
     }
 
-    /// The seconds that all threads have reported, from the `from`th on.
+    /// Seconds that all threads have reported, starting at second `from`.
     pub fn done(&self, from: usize) -> Vec<Second> {
         let inner = self.inner.lock().unwrap_or_else(|e| e.into_inner());
         inner.done.get(from..).unwrap_or_default().to_vec()
@@ -260,17 +257,17 @@ mod tests {
     }
 
     #[test]
-    fn tallies_add_up_and_keep_few_examples() {
-        let mut one = Tally::default();
-        let wrong = Accusation { wrong: Wrong::StaleValue, key: 1, got: 1, wanted: 2 };
+    fn counts_add_up_and_keep_few_examples() {
+        let mut one = Counts::default();
+        let violation = Violation { kind: ViolationKind::StaleValue, key: 1, got: 1, wanted: 2 };
         for _ in 0..EXAMPLES_MAX + 5 {
-            one.accuse(wrong, 1, None);
+            one.report_violation(violation, 1, None);
         }
         one.errors.insert(-102, 1);
-        let mut sum = Tally::default();
+        let mut sum = Counts::default();
         sum.merge(&one);
         sum.merge(&one);
-        assert_eq!(sum.wrong_total(), 2 * (EXAMPLES_MAX as u64 + 5));
+        assert_eq!(sum.violations_total(), 2 * (EXAMPLES_MAX as u64 + 5));
         assert_eq!(sum.examples.len(), EXAMPLES_MAX);
         assert_eq!(sum.errors_total(), 2);
     }

@@ -1,8 +1,8 @@
-//! The generator's threads: one engine on one loop each, begun together.
+//! The generator's threads: one engine on one event loop each, all started together.
 //!
-//! Owns starting, waiting and joining. Never knows what the engines do. If one thread ends before all are ready, the
-//! others are told to stop and its reason is the run's. A thread that is done stays until it is joined, so that its CPU
-//! time can still be read.
+//! Owns starting, waiting and joining. Never knows what the engines do. Correct because a thread that ends
+//! before all are ready stops the others, and its error becomes the run's error. A finished thread stays
+//! until it is joined, so that its CPU time can still be read from `/proc`.
 
 use crate::config::RunConfig;
 use crate::machine;
@@ -18,52 +18,47 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
 
-/// How often the leading thread looks at the others.
+/// Poll interval of the main thread.
 pub const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Why a thread could not do its work.
+/// Why a worker thread ended before its time.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum CrewError {
-    /// No sessions.
+pub enum WorkerError {
+    /// No session could be established.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// No event loop.
+    /// The event loop could not be made, or failed.
     #[error(transparent)]
     Loop(#[from] LoopError),
-    /// No thread.
+    /// The operating system refused a thread.
     #[error("starting a thread: {0}")]
     Thread(io::Error),
-    /// No such core.
+    /// A core of `--cores` that the thread could not be pinned to.
     #[error("--cores: cannot use core {core}: {source}")]
-    Core {
-        /// Which.
-        core: u32,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// A defect of this program.
+    Core { core: u32, source: io::Error },
+    /// The thread panicked: a defect of this program.
     #[error("a thread of the generator ended by a defect; please report it with the message above")]
     Panic,
 }
 
-/// Running threads with engines of kind `W`.
+/// Running threads, each with a workload of kind `W`.
 #[derive(Debug)]
-pub struct Crew<W: Workload> {
-    handles: Vec<JoinHandle<Result<Client<W>, CrewError>>>,
+pub struct Workers<W: Workload> {
+    handles: Vec<JoinHandle<Result<Client<W>, WorkerError>>>,
     tids: Receiver<u32>,
     done: Arc<AtomicUsize>,
-    /// Dropped to let threads that are done go.
+    /// Dropped by `join`: finished threads wait for that before they exit.
     release: Sender<()>,
 }
 
-impl<W> Crew<W>
+impl<W> Workers<W>
 where
     W: Workload + Send + 'static,
     W::Request: Send,
 {
-    /// Starts a thread for each of `clients`.
-    pub fn start(config: &RunConfig, kind: LoopKind, clients: Vec<Client<W>>) -> Result<Self, CrewError> {
+    /// Starts one thread for each of `clients`.
+    pub fn start(config: &RunConfig, kind: LoopKind, clients: Vec<Client<W>>) -> Result<Self, WorkerError> {
         let (told, tids) = unbounded();
         let (release, released) = bounded::<()>(0);
         let done = Arc::new(AtomicUsize::new(0));
@@ -77,32 +72,32 @@ where
                     let _done = CountOnDrop(done);
                     drive(kind, core, &mut client)
                 };
-                // Nothing is ever sent: this waits until the other end is dropped.
+                // No message is ever sent: this returns once `release` is dropped.
                 let _ = released.recv();
                 ended.map(|()| client)
             };
             let thread = std::thread::Builder::new().name(format!("load-{i}"));
-            handles.push(thread.spawn(body).map_err(CrewError::Thread)?);
+            handles.push(thread.spawn(body).map_err(WorkerError::Thread)?);
         }
         Ok(Self { handles, tids, done, release })
     }
 
-    /// The kernel's ids of the threads: complete once all have announced that they are ready.
+    /// Kernel thread ids. Complete once all threads have announced that they are ready.
     pub fn tids(&self) -> Vec<u32> {
         self.tids.try_iter().collect()
     }
 
-    /// Whether a thread is done.
+    /// Whether at least one thread has finished.
     pub fn any_finished(&self) -> bool {
         self.done.load(Ordering::Acquire) > 0
     }
 
-    /// Whether all threads are done.
     pub fn all_finished(&self) -> bool {
         self.done.load(Ordering::Acquire) == self.handles.len()
     }
 
-    /// Waits until all sessions of all threads stand.
+    /// Waits until all sessions of all threads are established. `false`: a thread ended first, and the
+    /// others are told to stop.
     pub fn wait_ready(&self, control: &Control) -> bool {
         while control.ready() < self.handles.len() {
             if self.any_finished() {
@@ -114,16 +109,16 @@ where
         true
     }
 
-    /// Waits for the end of all threads.
-    pub fn join(self) -> Result<Vec<Client<W>>, CrewError> {
+    /// Waits for all threads. Returns the first error of any of them.
+    pub fn join(self) -> Result<Vec<Client<W>>, WorkerError> {
         drop(self.release);
         let ended: Vec<_> =
-            self.handles.into_iter().map(|h| h.join().unwrap_or(Err(CrewError::Panic))).collect();
+            self.handles.into_iter().map(|h| h.join().unwrap_or(Err(WorkerError::Panic))).collect();
         ended.into_iter().collect()
     }
 }
 
-/// Counts a thread as done however it ends.
+/// Counts a thread as finished on every way out, a panic included.
 struct CountOnDrop(Arc<AtomicUsize>);
 
 impl Drop for CountOnDrop {
@@ -132,12 +127,13 @@ impl Drop for CountOnDrop {
     }
 }
 
-/// One thread's work.
-fn drive<W: Workload>(kind: LoopKind, core: Option<u32>, client: &mut Client<W>) -> Result<(), CrewError> {
+/// Body of one thread: pins it to its core and runs the event loop to the end.
+fn drive<W: Workload>(kind: LoopKind, core: Option<u32>, client: &mut Client<W>) -> Result<(), WorkerError> {
     if let Some(core) = core {
-        machine::pin(core).map_err(|source| CrewError::Core { core, source })?;
+        machine::pin(core).map_err(|source| WorkerError::Core { core, source })?;
     }
-    // Paced sending needs sleeps that end in time; the usual slack of a thread is 50 µs. Not vital.
+    // Paced sending needs sleeps that end in time, and a thread's default timer slack is 50 µs. The run
+    // goes on without.
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
     EventLoop::new(kind, LoopOptions::default())?.run(client)?;
     match client.sessions.fatal() {
@@ -146,13 +142,14 @@ fn drive<W: Workload>(kind: LoopKind, core: Option<u32>, client: &mut Client<W>)
     }
 }
 
-/// The time on the clock that engines are given.
+/// Monotonic time in ns, on the clock that the event loops hand to engines (`CLOCK_BOOTTIME`).
 pub fn mono_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Sleeps until `ns` on that clock or until `stop` says so, looking every [`LOOK_EVERY`].
+/// Sleeps until `ns` on the clock of [`mono_ns`], or until `look` returns true. Calls `look` every
+/// [`LOOK_EVERY`].
 pub fn sleep_until(ns: u64, mut look: impl FnMut() -> bool) {
     loop {
         let now = mono_ns();
@@ -163,7 +160,8 @@ pub fn sleep_until(ns: u64, mut look: impl FnMut() -> bool) {
     }
 }
 
-/// Splits `count` connections over `threads`: for each thread its first connection and how many it has.
+/// Splits `count` connections over `threads`. Yields each thread's first connection and its number of
+/// connections.
 pub fn shares(count: usize, threads: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..threads).map(move |t| {
         let (first, next) = (count * t / threads, count * (t + 1) / threads);
@@ -171,7 +169,7 @@ pub fn shares(count: usize, threads: usize) -> impl Iterator<Item = (usize, usiz
     })
 }
 
-/// A control that threads and leader share.
+/// A control for the main thread and the workers.
 pub fn control() -> Arc<Control> {
     Arc::default()
 }
