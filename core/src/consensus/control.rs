@@ -54,10 +54,7 @@ pub enum StopReason {
     },
     /// The log holds a batch that cannot be applied.
     #[error("entry {index} of the log cannot be applied: {error}")]
-    CannotApply {
-        index: u64,
-        error: ApplyError,
-    },
+    CannotApply { index: u64, error: ApplyError },
     /// The log holds an entry that does not decode as a batch.
     #[error("entry {index} of the log does not hold a batch of commands: {what}")]
     Undecodable {

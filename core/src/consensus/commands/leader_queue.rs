@@ -46,9 +46,18 @@ impl Stream {
     }
 
     fn push(&mut self, command: Command) {
+        debug_assert_eq!(command.seq, self.next);
         self.next += 1;
         self.bytes += command_bytes(&command.op, &command.identities);
         self.queue.push_back(command);
+        debug_assert!(self.is_consistent());
+    }
+
+    /// The queue ends just before `next`, and an unacknowledged return leaves the queue empty.
+    fn is_consistent(&self) -> bool {
+        let end = self.queue.back().is_none_or(|newest| newest.seq + 1 == self.next);
+        end && (self.returned.is_none() || self.queue.is_empty())
+            && (self.bytes == 0 || !self.queue.is_empty())
     }
 }
 
@@ -57,7 +66,7 @@ impl Stream {
 pub(in crate::consensus) struct Return {
     pub(in crate::consensus) incarnation: u64,
     pub(in crate::consensus) seq: u64,
-    /// Number of this return, never used twice in a term.
+    /// Number of this return, never used twice by one start of the leader.
     pub(in crate::consensus) number: u64,
 }
 
@@ -77,6 +86,7 @@ impl LeaderQueues {
     /// Forgets everything: this node begins or ceases to lead. Returns the waiting commands of this node's
     /// own stream, which have no other copy.
     pub(in crate::consensus) fn clear(&mut self, own: u8) -> VecDeque<Command> {
+        debug_assert!(self.nodes.get(&own).is_none_or(|stream| stream.returned.is_none()));
         self.restarted.clear();
         std::mem::take(&mut self.nodes).remove(&own).map_or_else(VecDeque::new, |stream| stream.queue)
     }
@@ -120,7 +130,9 @@ impl LeaderQueues {
         applied: u64,
     ) -> u64 {
         if known.is_some_and(StreamPosition::is_anew) {
-            return *self.restarted.entry(node).or_insert(applied);
+            let bound = *self.restarted.entry(node).or_insert(applied);
+            debug_assert!(bound <= applied, "the applied index never falls");
+            return bound;
         }
         self.restarted.remove(&node);
         0
@@ -137,6 +149,7 @@ impl LeaderQueues {
         if stream.returned.is_some() {
             return Ok(());
         }
+        debug_assert!(stream.is_consistent());
         let wanted = |s: &Stream| Err(Some((s.incarnation, s.next)));
         if commands.is_empty() {
             return wanted(stream);
@@ -162,10 +175,12 @@ impl LeaderQueues {
             return false;
         }
         let Some(stream) = self.nodes.get_mut(&node) else { return false };
+        debug_assert!(stream.is_consistent());
         let next = stream.continues_with(node, commands);
         if next {
             stream.next += commands.len() as u64;
         }
+        debug_assert!(stream.is_consistent());
         next
     }
 
@@ -178,7 +193,9 @@ impl LeaderQueues {
     ) -> Result<(), Vec<Command>> {
         let stream = self.nodes.get_mut(&node).filter(|stream| stream.continues_with(node, &commands));
         let Some(stream) = stream else { return Err(commands) };
+        debug_assert!(stream.returned.is_none(), "only forwards of other nodes are returned");
         commands.into_iter().for_each(|command| stream.push(command));
+        debug_assert!(stream.is_consistent());
         Ok(())
     }
 
@@ -200,10 +217,12 @@ impl LeaderQueues {
     /// Empties a node's queue. Returns the commands and the number that is taken next.
     pub(in crate::consensus) fn withdraw(&mut self, node: u8) -> Option<(VecDeque<Command>, u64)> {
         let stream = self.nodes.get_mut(&node)?;
+        debug_assert!(stream.is_consistent());
         stream.bytes = 0;
         let waiting = std::mem::take(&mut stream.queue);
         // The queue ends at the newest command that was taken.
         stream.next -= waiting.len() as u64;
+        debug_assert!(stream.is_consistent());
         Some((waiting, stream.next))
     }
 
@@ -214,6 +233,7 @@ impl LeaderQueues {
             self.returns += 1;
             self.nodes.get_mut(&node)?.returned = Some(self.returns);
         }
+        debug_assert!(self.nodes.get(&node).is_none_or(Stream::is_consistent));
         self.returned(node)
     }
 
@@ -267,6 +287,8 @@ impl LeaderQueues {
                         taken.push(first.clone());
                     }
                     taken.extend(stream.queue.pop_front());
+                    debug_assert!(stream.is_consistent());
+                    debug_assert!(taken.len() <= commands_max || mutated(Mutation::ApplyTwice));
                     self.last = node;
                     progress = true;
                 }
@@ -282,8 +304,13 @@ impl LeaderQueues {
             if let Some(stream) = self.nodes.get_mut(&command.node)
                 && stream.incarnation == command.incarnation
             {
+                debug_assert!(
+                    stream.queue.front().is_none_or(|oldest| command.seq < oldest.seq)
+                        || mutated(Mutation::ApplyTwice)
+                );
                 stream.bytes += command_bytes(&command.op, &command.identities);
                 stream.queue.push_front(command);
+                debug_assert!(stream.is_consistent());
             }
         }
     }
@@ -381,7 +408,10 @@ mod tests {
         assert!(!s.has_more());
         assert_eq!((s.return_unproposed(2), s.returned(2)), (Some(back), Some(back)));
         // An acknowledgement of another return proves nothing about later forwards.
-        assert!(!s.acknowledge_return(2, Return { number: back.number + 1, ..back }) && !s.acknowledge_return(3, back));
+        assert!(
+            !s.acknowledge_return(2, Return { number: back.number + 1, ..back })
+                && !s.acknowledge_return(3, back)
+        );
         assert_eq!(s.take(2, run(2, 5, 3..=3)), Ok(()));
         assert!(!s.has_more());
         assert!(s.acknowledge_return(2, back) && !s.acknowledge_return(2, back));

@@ -89,12 +89,14 @@ impl PendingCommands {
         identities: Vec<Identity>,
         op: Op,
     ) {
+        debug_assert!(self.is_consistent());
         self.last_seq += 1;
         let (node, incarnation, seq) = (self.node, self.incarnation, self.last_seq);
         let bytes = command_bytes(&op, &identities);
         let command = Command { node, incarnation, seq, session, attachment, identities, op };
         self.bytes += bytes;
         self.pending.push_back(Pending { seq, ticket, bytes, command: Some(command) });
+        debug_assert_eq!(self.position(seq), Some(self.pending.len() - 1), "numbers have no gap");
     }
 
     /// Whether commands wait to be sent for the first time or, after a rewind, again.
@@ -105,6 +107,7 @@ impl PendingCommands {
     /// Takes the next commands to be sent: at most `count` and about `bytes`, but at least one if any
     /// waits. They count as sent unless [`PendingCommands::restore`] is called with `sent` = `false`.
     pub(in crate::consensus) fn take_for_send(&mut self, count: usize, bytes: usize) -> Vec<Command> {
+        debug_assert!(self.is_consistent());
         let mut taken = Vec::new();
         let mut taken_bytes = 0;
         let Some(at) = self.position(self.next) else { return taken };
@@ -118,11 +121,13 @@ impl PendingCommands {
         }
         self.next += taken.len() as u64;
         self.sent_max = self.sent_max.max(self.next - 1);
+        debug_assert!(taken.last().is_none_or(|newest| newest.seq + 1 == self.next));
         taken
     }
 
     /// Puts taken commands back, in the order in which they were taken. `sent`: they count as sent.
     pub(in crate::consensus) fn restore(&mut self, commands: impl IntoIterator<Item = Command>, sent: bool) {
+        debug_assert!(self.is_consistent());
         let mut first = None;
         for command in commands {
             first = first.or(Some(command.seq));
@@ -133,6 +138,7 @@ impl PendingCommands {
         if let Some(first) = first.filter(|_| !sent) {
             self.next = first;
         }
+        debug_assert!(self.is_consistent());
     }
 
     /// The leader expects `seq` next: everything from there on is sent again. `false`: `seq` is decided
@@ -141,6 +147,7 @@ impl PendingCommands {
         if seq <= self.resolved() || seq > self.last_seq + 1 {
             return false;
         }
+        debug_assert!(self.is_consistent());
         self.next = seq;
         if let Some(at) = self.position(seq) {
             for command in self.pending.range_mut(at..).filter_map(|p| p.command.as_mut()) {
@@ -150,16 +157,19 @@ impl PendingCommands {
                 }
             }
         }
+        debug_assert!(self.is_consistent());
         true
     }
 
     /// The leader returned everything from `seq` on. No leader proposed these commands, and none takes them
     /// if they still arrive, so they count as never sent. The rest is as in [`PendingCommands::rewind`].
     pub(in crate::consensus) fn accept_return(&mut self, seq: u64) -> bool {
+        debug_assert!(self.is_consistent());
         let known = self.rewind(seq);
         if known {
             self.sent_max = self.sent_max.min(seq - 1);
         }
+        debug_assert!(!known || self.sent_max < self.next, "returned commands count as never sent");
         known
     }
 
@@ -167,6 +177,7 @@ impl PendingCommands {
     /// numbers are free again. A command that was sent stays even after a rewind: it may have crossed the
     /// leader's message. Only [`PendingCommands::accept_return`] makes it count as never sent.
     pub(in crate::consensus) fn withdraw(&mut self) -> Vec<Ticket> {
+        debug_assert!(self.is_consistent());
         let next = match mutated(Mutation::RefuseLent) {
             true => self.resolved() + 1,
             false => self.next.max(self.sent_max + 1),
@@ -175,6 +186,7 @@ impl PendingCommands {
         let withdrawn = self.pending.split_off(never);
         self.last_seq -= withdrawn.len() as u64;
         self.bytes -= withdrawn.iter().map(|p| p.bytes).sum::<usize>();
+        debug_assert!(self.is_consistent());
         withdrawn.into_iter().filter_map(|p| p.ticket).collect()
     }
 
@@ -183,6 +195,7 @@ impl PendingCommands {
         if gone.is_empty() {
             return;
         }
+        debug_assert!(self.is_consistent());
         gone.sort_unstable_by_key(|ticket| (ticket.shard, ticket.token));
         let is_gone = |ticket: &Ticket| {
             gone.binary_search_by_key(&(ticket.shard, ticket.token), |gone| (gone.shard, gone.token)).is_ok()
@@ -196,6 +209,7 @@ impl PendingCommands {
                 (command.session, command.op) = (0, Op::ExpireSession);
             }
         }
+        debug_assert!(!self.pending.iter().any(|p| p.ticket.as_ref().is_some_and(is_gone)));
     }
 
     /// Returns the ticket that waits for this result. `None`: the result is of another stream, or no ticket
@@ -204,6 +218,7 @@ impl PendingCommands {
         if (node, incarnation) != (self.node, self.incarnation) {
             return None;
         }
+        debug_assert!(self.is_consistent());
         if let Some((_, ticket)) = self.deferred.take_if(|(deferred, _)| *deferred == seq) {
             return Some(ticket);
         }
@@ -214,14 +229,17 @@ impl PendingCommands {
             ticket = oldest.ticket.filter(|_| oldest.seq == seq);
         }
         self.next = self.next.max(self.resolved() + 1);
+        debug_assert!(self.pending.front().is_none_or(|oldest| oldest.seq > seq));
         ticket
     }
 
     /// The command is ordered and its result comes later. The commands after it do not wait for it.
     pub(in crate::consensus) fn defer(&mut self, node: u8, incarnation: u64, seq: u64) {
+        debug_assert!(self.is_consistent());
         if let Some(ticket) = self.resolve(node, incarnation, seq) {
             self.deferred = Some((seq, ticket));
         }
+        debug_assert!(self.is_consistent());
     }
 
     /// Number of the newest command such that its result and all results before it are known.
@@ -250,12 +268,23 @@ impl PendingCommands {
         if self.pending.is_empty() || self.decided.0 != resolved {
             self.decided = (resolved, now_ns);
         }
+        debug_assert_eq!(self.decided.0, resolved);
         now_ns.saturating_sub(self.decided.1) >= after_ns
     }
 
     /// Count of commands whose result is not known.
     pub(in crate::consensus) fn undecided(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Invariants that can be checked without a pass over all commands. The defect `RefuseLent` withdraws
+    /// commands that were sent, and so breaks those of `next` and `sent_max`.
+    fn is_consistent(&self) -> bool {
+        let known = self.next <= self.last_seq + 1 && self.sent_max <= self.last_seq;
+        let newest = self.pending.back().is_none_or(|newest| newest.seq == self.last_seq);
+        let bytes = self.bytes == 0 || !self.pending.is_empty();
+        let deferred = self.deferred.as_ref().is_none_or(|(seq, _)| *seq <= self.resolved());
+        newest && bytes && deferred && (known || mutated(Mutation::RefuseLent))
     }
 
     fn position(&self, seq: u64) -> Option<usize> {

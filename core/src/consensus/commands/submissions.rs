@@ -68,6 +68,7 @@ impl Submissions {
     /// Takes submissions, shard by shard in turn, until a batch is full.
     pub(in crate::consensus) fn gather(&mut self, into: &mut Gathered, stream: &mut PendingCommands) {
         let shards = self.rings.len();
+        debug_assert!(self.first < shards.max(1));
         for (shard, ring) in self.rings.iter().enumerate() {
             if ring.slots() == ring.buffer().capacity() {
                 into.relieved.push(shard);
@@ -91,9 +92,11 @@ impl Submissions {
             }
             idle = if taken == 0 { idle + 1 } else { 0 };
         }
+        debug_assert!(into.commands <= BATCH_COMMANDS_MAX);
     }
 
     fn take(&mut self, shard: u16, submit: Submit, into: &mut Gathered, stream: &mut PendingCommands) {
+        debug_assert!(into.commands < BATCH_COMMANDS_MAX);
         let bytes = submit_bytes(&submit);
         match submit {
             Submit::Command { ticket, session, attachment, identities, op } => {
@@ -110,6 +113,7 @@ impl Submissions {
             Submit::Sync { ticket } => into.syncs.push((ticket, stream.last_seq())),
             Submit::Touched { sessions, at_ns } => into.touched.push((shard, sessions, at_ns)),
         }
+        debug_assert!(into.bytes <= self.batch_bytes_max || into.commands == 1);
     }
 }
 

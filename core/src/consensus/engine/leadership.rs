@@ -75,16 +75,18 @@ impl Consensus {
         if !self.pending.rewind(next) {
             // The machine has seen commands of this start that this node never sent. Only a copied
             // directory causes that.
-            tracing::error!("the log expects command {next} of this node's stream, but this node never sent the ones before it. Was \
-                 the data directory copied?");
+            tracing::error!(
+                "the log expects command {next} of this node's stream, but this node never sent the ones before it. Was \
+                 the data directory copied?"
+            );
         }
         for (node, incarnation) in self.links.up() {
             self.send_expect(node, incarnation, io);
         }
     }
 
-    /// Offers leadership to the voter with the longest log, unless it was just offered. If only this node's
-    /// disk is full, the transferee needs disk space.
+    /// Offers leadership to the voter with the longest log, unless it was just offered. If a full disk is
+    /// the only reason, the transferee needs disk space.
     pub(super) fn offer_leadership(&mut self, now_ns: u64) {
         let (full, stopping) = (self.disk_space.own_full_since.is_some(), self.stopping_since.is_some());
         let pause_ns = offer_retry_ns(full, stopping);
@@ -114,8 +116,8 @@ impl Consensus {
             };
             (has_space, p.matched, p.node)
         });
-        let (has_space, _, node) =
-            ranked.max_by_key(|(has_space, matched, node)| (*has_space, *matched, std::cmp::Reverse(*node)))?;
+        let (has_space, _, node) = ranked
+            .max_by_key(|(has_space, matched, node)| (*has_space, *matched, std::cmp::Reverse(*node)))?;
         (has_space || !needs_space).then_some(node)
     }
 

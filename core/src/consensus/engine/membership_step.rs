@@ -70,7 +70,9 @@ impl Consensus {
     pub(super) fn membership_step(&mut self, now: Now, io: &mut Io) -> Result<(), StopReason> {
         let now_ns = now.mono_ns;
         if self.pending.is_cut_off(self.applier.machine.stream(self.node)) {
-            tracing::warn!("this node was removed and added again while it ran: it opens its data directory again");
+            tracing::warn!(
+                "this node was removed and added again while it ran: it opens its data directory again"
+            );
             return Err(StopReason::Reopen { index: self.applier.index });
         }
         if self.removal.since_ns.is_some_and(|since| now_ns.saturating_sub(since) >= REMOVED_PATIENCE_NS)

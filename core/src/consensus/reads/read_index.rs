@@ -47,6 +47,7 @@ impl Reads {
     pub(in crate::consensus) fn request(&mut self, request: RoundRequest) {
         self.waiting.retain(|w| w.node != request.node);
         self.waiting.push(request);
+        debug_assert!(self.is_consistent());
     }
 
     /// The node's link is gone. Its next start may have another disk and the same numbers. A confirmation
@@ -58,6 +59,7 @@ impl Reads {
 
     /// Returns the read index to begin now, if one is due.
     pub(in crate::consensus) fn begin(&mut self, now_ns: u64) -> Option<u64> {
+        debug_assert!(self.is_consistent());
         while self.reads.pop_front_if(|r| now_ns >= r.begun_ns.saturating_add(READ_ROUND_RETRY_NS)).is_some()
         {
         }
@@ -67,15 +69,18 @@ impl Reads {
         self.last += 1;
         let read = Read { number: self.last, begun_ns: now_ns, requests: std::mem::take(&mut self.waiting) };
         self.reads.push_back(read);
+        debug_assert!(self.is_consistent());
         Some(self.last)
     }
 
     /// Raft confirmed a read index. Returns (node, number of its round, index from which on that round
     /// counts).
     pub(in crate::consensus) fn confirm(&mut self, number: u64, index: u64) -> Vec<(u8, u64, u64)> {
+        debug_assert!(self.is_consistent());
         let Some(at) = self.reads.iter().position(|r| r.number == number) else { return Vec::new() };
         let index = if mutated(Mutation::WrongReadIndex) { index.saturating_sub(8) } else { index };
         let read = self.reads.remove(at);
+        debug_assert!(self.is_consistent());
         let requests = read.map_or_else(Vec::new, |r| r.requests);
         requests.into_iter().map(|a| (a.node, a.number, index.max(a.floor))).collect()
     }
@@ -84,6 +89,14 @@ impl Reads {
     pub(in crate::consensus) fn deadline_ns(&self) -> Option<u64> {
         let waits = !self.waiting.is_empty();
         self.reads.front().filter(|_| waits).map(|r| r.begun_ns.saturating_add(READ_ROUND_RETRY_NS))
+    }
+
+    /// Read indexes under way are few, in the order of their numbers, and a node waits with one round only.
+    fn is_consistent(&self) -> bool {
+        let ordered = self.reads.iter().is_sorted_by(|a, b| a.number < b.number);
+        let newest = self.reads.back().is_none_or(|read| read.number <= self.last);
+        let once = |w: &RoundRequest| self.waiting.iter().filter(|other| other.node == w.node).count() == 1;
+        ordered && newest && self.reads.len() <= READS_IN_FLIGHT_MAX && self.waiting.last().is_none_or(once)
     }
 }
 

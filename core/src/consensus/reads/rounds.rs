@@ -18,8 +18,9 @@ use crate::commit::Ticket;
 use crate::sim::{Mutation, mutated};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Confirmed beats kept while nothing is applied. Above the bound the oldest one is dropped and renews no
-/// lease. More than this many are confirmed only while apply is blocked for a minute.
+/// Confirmations kept until their indexes are applied. Above the bound the oldest one is dropped, and its
+/// reports renew no lease. With beats of 1 s alone, the bound is reached only while apply is blocked for a
+/// minute.
 const FRESH_KEPT_MAX: usize = 64;
 
 /// A sync's ticket, and the number in the node's stream that it waits for.
@@ -43,7 +44,7 @@ struct Beat {
     reports: BTreeMap<u16, u64>,
 }
 
-/// A confirmed beat, until its index is applied.
+/// A confirmed round, until its index is applied.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::consensus) struct Fresh {
     /// The time at which the node was up to date.
@@ -109,6 +110,7 @@ impl Rounds {
         for (_, behind) in self.arrived.iter_mut().chain(round).chain(confirmed) {
             *behind = (*behind).min(last);
         }
+        debug_assert!(self.confirmed.iter().all(|((_, behind), _)| *behind <= last));
     }
 
     /// A shard reports sessions heard from.
@@ -120,6 +122,7 @@ impl Rounds {
 
     /// Returns the round to begin now, if one is due. `beats`: the node needs freshness.
     pub(in crate::consensus) fn begin(&mut self, now_ns: u64, beats: bool) -> Option<Begun> {
+        debug_assert!(self.is_consistent());
         if self.retry_at_ns().is_some_and(|at| now_ns < at) {
             return None;
         }
@@ -145,6 +148,7 @@ impl Rounds {
         let number = self.last_number;
         let touched = beat.as_ref().map_or_else(Vec::new, |b| b.touched.iter().copied().collect());
         self.round = Some(Round { number, begun_ns: now_ns, lost: false, members, beat });
+        debug_assert!(self.is_consistent() && self.arrived.is_empty());
         Some(Begun { number, touched })
     }
 
@@ -158,6 +162,7 @@ impl Rounds {
 
     /// A round is confirmed and counts from `index` on.
     pub(in crate::consensus) fn confirm(&mut self, number: u64, index: u64) {
+        debug_assert!(self.is_consistent());
         let Some(round) = self.round.take_if(|r| r.number == number) else { return };
         self.last_index = index;
         // Waiters of an earlier round arrived before this round too. A leader that died may have named an
@@ -173,6 +178,7 @@ impl Rounds {
             self.fresh.pop_front();
         }
         self.fresh.push_back((index, Fresh { at_ns: round.begun_ns, reports }));
+        debug_assert!(self.is_consistent() && self.round.is_none());
     }
 
     /// Index of the last confirmed round. A node that receives no entries learns the commit index only in
@@ -181,7 +187,7 @@ impl Rounds {
         self.last_index
     }
 
-    /// A standalone node needs no confirmation. Earlier ones are dropped, since they would only be outdated
+    /// A standalone node needs no confirmation. Kept ones are dropped, since they would only be outdated
     /// later.
     pub(in crate::consensus) fn forget_freshness(&mut self) {
         self.fresh.clear();
@@ -213,6 +219,12 @@ impl Rounds {
     pub(in crate::consensus) fn deadline_ns(&self, beats: bool) -> Option<u64> {
         let beat = beats.then(|| self.last_beat_ns.map_or(0, |at| at.saturating_add(self.beat_ns)));
         self.retry_at_ns().or(beat)
+    }
+
+    /// The round under way has the last number, and the kept confirmations are bounded.
+    fn is_consistent(&self) -> bool {
+        let round = self.round.as_ref().is_none_or(|round| round.number == self.last_number);
+        round && self.fresh.len() <= FRESH_KEPT_MAX
     }
 
     fn retry_at_ns(&self) -> Option<u64> {
