@@ -9,7 +9,7 @@
 //! Correct because deadlines exclude the time in which reports could not arrive:
 //!
 //! - Time in which nothing could be logged does not count ([`SessionExpiry::pause`]).
-//! - A turn that begins late shifts all deadlines by the delay.
+//! - A turn that begins at least [`STALL_NS`] late shifts all deadlines by the delay.
 //! - After a long time without reading the shards' rings, every shard first gets time to report. The
 //!   process may have been stopped, or a stuck disk may have blocked all submissions.
 //! - A new leader gives all sessions their full timeout.

@@ -30,8 +30,8 @@ impl Consensus {
         let stopping = self.control.is_asked();
         let writable = self.is_writable();
         self.session_expiry.pause(!writable || self.apply_blocked || stopping, now_ns);
-        // Not while apply is blocked, which may be often and for moments: then no command would ever come
-        // to the front.
+        // Not while apply is blocked, which can be frequent and short. Requeued at the back each time, a
+        // session would never reach the front.
         if !writable && self.session_expiry.requeue_unlogged() {
             self.withdraw_own();
         }

@@ -97,7 +97,7 @@ impl Consensus {
     }
 
     /// The last index known to be committed. Raft tells a node of no commit beyond its own log. So a node
-    /// whose disk is full, or that receives nothing, would never look behind. Confirmed rounds carry that
+    /// whose disk is full, or that receives nothing, would never appear to lag. Confirmed rounds carry that
     /// index too.
     fn known_commit(&self) -> u64 {
         self.raft.commit().max(self.rounds.last_index())
