@@ -1,7 +1,7 @@
-//! How the rest of the process asks the core to stop, and learns why it did.
+//! How the rest of the process stops the core and learns why the core stopped.
 //!
-//! Owns one flag and one reason. Never stops anything itself. It stays correct because the reason is written once: the
-//! first one is what counts.
+//! Owns one flag and one reason. Never stops anything itself. Correct because the reason is written once:
+//! the first reason counts.
 
 use crate::machine::ApplyError;
 use paddock_transport::wake::Waker;
@@ -13,22 +13,21 @@ use thiserror::Error;
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// It was asked to.
     #[error("asked to stop")]
     Asked,
-    /// A snapshot from another node is in place: the data directory is to be opened again, in this process.
+    /// A snapshot from another node is durable. The same process opens the data directory again.
     #[error("the data directory is opened again, with the snapshot at index {index}")]
     Reopen {
         /// Index of the snapshot.
         index: u64,
     },
-    /// A reconfiguration took this node out of the ensemble.
+    /// A reconfiguration removed this node from the ensemble.
     #[error(
         "this node was removed from the ensemble by a reconfiguration (version {version:x}). It holds no data that others \
          lack; to let it join again, add it with reconfig and start it"
     )]
     Removed {
-        /// Version of the membership without it.
+        /// Version of the membership without this node.
         version: i64,
     },
     /// The log cannot be written any more. Nothing acknowledged is lost.
@@ -37,7 +36,7 @@ pub enum StopReason {
          (kernel log, SMART), then start the node again: it recovers what is durable"
     )]
     LogFailed(String),
-    /// What a batch's proposer knew of the state is not what this node knows.
+    /// The state that a batch's proposer had differs from the state of this node.
     #[error(
         "this node's state differs from the one its log was written against: at zxid 0x{zxid:x} the digest is \
          {found:016x}, the log says {logged:016x} (entry {index}). Do not delete anything; keep a copy of the data \
@@ -46,27 +45,21 @@ pub enum StopReason {
     Diverged {
         /// The zxid that was compared.
         zxid: i64,
-        /// As computed here.
+        /// Digest as computed by this node.
         found: u64,
-        /// As written in the log.
+        /// Digest as written in the log.
         logged: u64,
-        /// Entry of the log that says so.
+        /// Index of the entry that carries the other digest.
         index: u64,
     },
     /// The log holds a batch that cannot be applied.
     #[error("entry {index} of the log cannot be applied: {error}")]
-    CannotApply {
-        /// The entry.
-        index: u64,
-        /// Why not.
-        error: ApplyError,
-    },
-    /// The log holds an entry that is no batch.
+    CannotApply { index: u64, error: ApplyError },
+    /// The log holds an entry that does not decode as a batch.
     #[error("entry {index} of the log does not hold a batch of commands: {what}")]
     Undecodable {
-        /// The entry.
         index: u64,
-        /// What the check said.
+        /// Message of the failed check.
         what: String,
     },
 }
@@ -78,7 +71,7 @@ impl StopReason {
     }
 }
 
-/// The flag and the reason, shared by the core and whoever started it.
+/// The flag and the reason, shared by the core and its owner.
 #[derive(Debug)]
 pub struct Control {
     asked: AtomicBool,
@@ -91,20 +84,20 @@ impl Control {
         Self { asked: AtomicBool::new(false), reason: OnceLock::new(), waker }
     }
 
-    /// Asks the core to stop once what is proposed is decided, or a named time has passed.
+    /// Asks the core to stop once all proposals are decided, or after [`super::config::STOP_PATIENCE_NS`].
     pub fn stop(&self) {
         self.asked.store(true, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Lets the core stop at once so that its data directory is opened again, as after an installed snapshot. What is
-    /// durable stays; who waits for an answer loses its connection.
+    /// Stops the core at once, so that its data directory is opened again, as after an installed snapshot.
+    /// Durable state stays. Clients that wait for a reply lose their connections.
     pub fn reopen(&self, index: u64) {
         self.stopped(StopReason::Reopen { index });
         self.waker.wake();
     }
 
-    /// Why the core stopped; `None` while it runs.
+    /// Why the core stopped, or `None` while it runs.
     pub fn reason(&self) -> Option<&StopReason> {
         self.reason.get()
     }
@@ -114,7 +107,7 @@ impl Control {
     }
 
     pub(super) fn stopped(&self, why: StopReason) {
-        // A second reason is a consequence of the first.
+        // A second reason is only a consequence of the first.
         let _ = self.reason.set(why);
     }
 }

@@ -1,29 +1,31 @@
-//! The consensus core: the one place where writes get their order.
+//! The consensus core orders all writes of the ensemble.
 //!
-//! Owns the group (Raft behind a narrow trait), the log's owner end, the machine, the tree's writer, the commit ring, the
-//! numbered stream of this node's commands, the read rounds of syncs, and the deadlines of sessions. Never touches a
-//! client socket and never waits for a disk or a shard: its engine moves on by turns, and everything slow is told to it by
-//! a wake-up.
+//! Owns the Raft node, the writing end of the log, the state machine, the tree's writer and the commit
+//! ring. Owns also this node's numbered stream of commands, the read rounds, and the deadlines of sessions.
 //!
-//! It stays correct because a write is told to nobody before its entry is durable on a quorum and applied here; because
-//! what is applied is published to all shards by one store, before any reply of it can leave; and because after a start
-//! everything durable is applied before anybody is served. A group of one is a group: there is no second server.
+//! Never touches a client socket and never waits for a shard. The engine works in turns, and slow work
+//! reports its end by a wake-up. The only wait for a disk is the record of a block of session ids.
 //!
-//! | room | owns |
-//! |---|---|
+//! Correct because a write is answered only after its entry is durable on a quorum and applied here. One
+//! store publishes an applied entry to all shards before any reply to that entry can leave. After a start,
+//! every entry that is known to be committed is applied before the first client is served. A standalone
+//! node is a Raft group of one and runs the same code.
+//!
+//! | module | owns |
+//! | --- | --- |
 //! | [`engine`] | the order of steps within a turn, and each step that touches more than one part |
 //! | `raft` | the `raft` crate behind one type: node, log window, codec, joint membership, cold entries |
-//! | `commands` | a command from its shard's ring to its entry: submissions, pending by number, the leader's queues |
+//! | `commands` | a command from ring to entry: submissions, pending commands, leader queues |
 //! | `reads` | ReadIndex: a node's rounds, the leader's read indexes |
 //! | `durable` | the way into the log and out of it; free space on disks |
 //! | `apply` | a committed entry to the commit ring; checkpoints; divergence; waking shards |
-//! | [`membership`] | what the leader does next about members; whether an empty node may found an ensemble |
-//! | [`catch_up`] | snapshots to and from nodes far behind, how fast they are fed, which are left behind |
+//! | [`membership`] | the leader's next membership step; whether an empty node may bootstrap an ensemble |
+//! | [`catch_up`] | snapshots to and from nodes far behind, their throttle, and which nodes are left behind |
 //! | [`recovery`] | from a data directory to a running core |
-//! | `peer_links`, `session_expiry` | links to peers and what waits on them; expiry of sessions, on the leader |
+//! | `peer_links`, `session_expiry` | links to peers; expiry of sessions, on the leader |
 //! | [`config`], `control` | settings and bounds; how the core is stopped |
 //!
-//! A part never names the engine; only `engine` and `recovery` name parts.
+//! A part never names the engine. Only `engine` and `recovery` name parts.
 
 #![forbid(unsafe_code)]
 

@@ -1,9 +1,12 @@
-//! What peers say, and what they are told.
+//! Links to peers, and messages that wait for the disk.
 //!
-//! Owns the peer links (none on a standalone node), Raft messages that wait for the disk, and whether the leader has told
-//! this node where its stream stands. Never lets a message out that promises something not yet durable. It stays correct
-//! because a message that the group gives out with a drain is held until that drain is persisted, unless the group says
-//! that it may go at once; and because whatever a peer says about a term that is not the present one is dropped.
+//! Owns the peer links (none on a standalone node), Raft messages held until a drain is durable, and the
+//! leader's permission to forward.
+//!
+//! Never sends a message that promises something not yet durable.
+//!
+//! Correct because messages of a drain are held until that drain is persisted, unless Raft marks them as
+//! safe to send at once.
 
 use crate::members::Members;
 use crate::peers::message::RaftMessage;
@@ -12,27 +15,29 @@ use paddock_transport::engine::{Closed, ConnId, Now, Origin};
 use paddock_transport::io::Io;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Drains whose messages wait for the disk. A disk that hangs for minutes must not gather answers to every heartbeat without
-/// end: what is beyond is dropped, as if the link were down, and Raft repeats what matters.
+/// Drains whose messages wait for the disk. A disk that hangs for minutes must not accumulate answers to
+/// every heartbeat. Messages beyond the bound are dropped, as if the link were down, and Raft repeats those
+/// that matter.
 const HELD_DRAINS_MAX: usize = 4096;
 
-/// The peers' side of the core. See the module doc.
+/// The peer links of the core. See the module doc.
 #[derive(Default)]
 pub(super) struct Links {
     peers: Option<Peers>,
-    /// Nodes with a link, and the numbers of their starts.
+    /// Nodes with a link, and their incarnations.
     up: BTreeMap<u8, u64>,
-    /// Raft messages that wait until the drain with this number is persisted.
+    /// Raft messages, by the drain that must be persisted before they are sent.
     held: VecDeque<(u64, Vec<RaftMessage>)>,
-    /// Who has told this node, as the leader of which term, the next number of its stream.
-    granted: Option<(u8, u64)>,
+    /// The leader that sent this node the next number of its stream, and the term of that leader.
+    forward_to: Option<(u8, u64)>,
     asked_ns: Option<u64>,
-    /// Number of a start of this data directory that others know and that is none of its past: it was said that it is a copy.
+    /// Incarnation of this data directory that others know and that lies after this start: the directory is
+    /// a copy.
     pub(super) copied_from: Option<u64>,
-    /// Nodes that were not told where their stream stands: the ensemble does not know their data directory, or they have not
-    /// seen what was taken of it before it was begun anew.
-    strange: BTreeSet<u8>,
-    /// The last entry that nodes said they had applied, since their links are up.
+    /// Nodes that got no `Expect` yet. Either the membership does not record their data directory, or they
+    /// have not applied the entry at which their stream was begun again.
+    deferred_expects: BTreeSet<u8>,
+    /// The last entry that each node reported as applied, since its link is up.
     applied: BTreeMap<u8, u64>,
 }
 
@@ -44,7 +49,7 @@ impl Links {
     pub(super) fn opened(&mut self, now: Now, conn: ConnId, origin: &Origin, io: &mut Io) {
         match &mut self.peers {
             Some(peers) => peers.opened(now, conn, origin, io),
-            // Nobody talks to a standalone core.
+            // A standalone core has no peers.
             None => io.abort(conn),
         }
     }
@@ -69,17 +74,17 @@ impl Links {
         }
     }
 
-    /// Whether an answer waits that came from elsewhere than the loop.
+    /// Whether a result from outside the loop waits to be handled.
     pub(super) fn is_ready(&self) -> bool {
         self.peers.as_ref().is_some_and(Peers::is_ready)
     }
 
-    /// Nodes with a link, and the numbers of their starts.
+    /// Nodes with a link, and their incarnations.
     pub(super) fn up(&self) -> Vec<(u8, u64)> {
         self.up.iter().map(|(node, incarnation)| (*node, *incarnation)).collect()
     }
 
-    /// Number of the start of the node at the other end of its link.
+    /// Incarnation of the node at the other end of its link.
     pub(super) fn incarnation(&self, node: u8) -> Option<u64> {
         self.up.get(&node).copied()
     }
@@ -88,66 +93,68 @@ impl Links {
         self.up.contains_key(&node)
     }
 
-    /// How far the node is, as it said.
+    /// The last entry that the node reported as applied.
     pub(super) fn applied(&self, node: u8) -> u64 {
         self.applied.get(&node).copied().unwrap_or(0)
     }
 
-    /// Whether the leader of `term` has said where this node's stream stands.
-    pub(super) fn is_granted(&self, term: u64) -> bool {
-        self.granted.is_some_and(|(_, of)| of == term)
+    /// Whether the leader of `term` has sent this node the next number of its stream.
+    pub(super) fn may_forward(&self, term: u64) -> bool {
+        self.forward_to.is_some_and(|(_, of)| of == term)
     }
 
-    /// It takes nothing more of this node before it has said so again.
-    pub(super) fn ungrant(&mut self) {
-        self.granted = None;
+    /// The leader ignores this node's forwards until its next `Expect`.
+    pub(super) fn stop_forwarding(&mut self) {
+        self.forward_to = None;
     }
 
-    /// The next event of the links.
+    /// The next event of any link.
     pub(super) fn next_event(&mut self) -> Option<PeerEvent> {
         self.peers.as_mut().and_then(Peers::next_event)
     }
 
-    /// Dials, reads and times out. `None` without peers; otherwise when the links need a turn at the latest.
+    /// Dials, reads and times out. Returns when the links need a turn at the latest, or `None` without
+    /// peers.
     pub(super) fn turn(&mut self, now: Now, io: &mut Io) -> Option<Option<u64>> {
         Some(self.peers.as_mut()?.turn(now, io))
     }
 
-    /// A link to the node is up. This node asks the leader at once.
+    /// The node has a link. This node may ask the leader at once.
     pub(super) fn link_up(&mut self, node: u8, incarnation: u64) {
         self.up.insert(node, incarnation);
         self.asked_ns = None;
         self.link_changed(node);
     }
 
-    /// The link to the node is down.
+    /// The node has no link any more.
     pub(super) fn link_down(&mut self, node: u8) {
         self.up.remove(&node);
         self.link_changed(node);
     }
 
-    /// The node says how far it has applied the log.
+    /// The node reports the last entry that it has applied.
     pub(super) fn note_applied(&mut self, node: u8, index: u64) {
         self.applied.insert(node, index);
     }
 
-    /// The leader of `term` has said where this node's stream stands.
-    pub(super) fn grant(&mut self, leader: u8, term: u64) {
-        self.granted = Some((leader, term));
+    /// The leader of `term` has sent this node the next number of its stream.
+    pub(super) fn allow_forwarding(&mut self, leader: u8, term: u64) {
+        self.forward_to = Some((leader, term));
     }
 
-    /// Takes the oldest messages that wait for a drain up to `number`.
+    /// Takes the oldest held messages of a drain up to `number`.
     pub(super) fn take_held(&mut self, number: u64) -> Option<Vec<RaftMessage>> {
         self.held.pop_front_if(|(drain, _)| *drain <= number).map(|(_, messages)| messages)
     }
 
-    /// What was on its way to the node is lost. It says anew where the stream stands, also if nobody knows just now that it leads.
+    /// Messages on the way to the node are lost. If it is a leader, it sends another `Expect`, even if this
+    /// node knows no leader at the moment.
     fn link_changed(&mut self, node: u8) {
         self.applied.remove(&node);
-        self.granted = self.granted.filter(|(by, _)| *by != node);
+        self.forward_to = self.forward_to.filter(|(by, _)| *by != node);
     }
 
-    /// Whether it is time to ask it. Asking counts.
+    /// Whether the leader may be asked again. The call counts as asking.
     pub(super) fn may_ask(&mut self, now_ns: u64, every_ns: u64) -> bool {
         let may = self.asked_ns.is_none_or(|at| now_ns.saturating_sub(at) >= every_ns);
         if may {
@@ -156,37 +163,37 @@ impl Links {
         may
     }
 
-    /// What the last meeting with a node told.
+    /// The outcome of the last contact with a node.
     pub(super) fn contact(&self, node: u8) -> Contact {
         self.peers.as_ref().map_or(Contact::None, |peers| peers.contact(node))
     }
 
-    /// This node's log holds something.
+    /// This node's log holds an entry.
     pub(super) fn holds_data(&mut self) {
         if let Some(peers) = &mut self.peers {
             peers.holds_data();
         }
     }
 
-    /// The membership has changed.
+    /// The membership has changed. `linked`: the members that need a link.
     pub(super) fn update(&mut self, linked: &Members) {
         if let Some(peers) = &mut self.peers {
             peers.update(linked);
         }
     }
 
-    /// The node is not told where its stream stands.
-    pub(super) fn note_strange(&mut self, node: u8) {
-        self.strange.insert(node);
+    /// The node gets its `Expect` later.
+    pub(super) fn defer_expect(&mut self, node: u8) {
+        self.deferred_expects.insert(node);
     }
 
-    /// Nodes that were not told so far, and the numbers of their starts.
-    pub(super) fn take_strange(&mut self) -> Vec<(u8, u64)> {
-        let strange = std::mem::take(&mut self.strange);
-        strange.into_iter().filter_map(|node| Some((node, *self.up.get(&node)?))).collect()
+    /// Takes the linked nodes that got no `Expect` yet, with their incarnations.
+    pub(super) fn take_deferred_expects(&mut self) -> Vec<(u8, u64)> {
+        let deferred_expects = std::mem::take(&mut self.deferred_expects);
+        deferred_expects.into_iter().filter_map(|node| Some((node, *self.up.get(&node)?))).collect()
     }
 
-    /// Keeps messages until the drain `number` is persisted.
+    /// Holds messages until the drain `number` is persisted.
     pub(super) fn hold(&mut self, number: u64, messages: Vec<RaftMessage>) {
         if self.held.len() < HELD_DRAINS_MAX {
             self.held.push_back((number, messages));
@@ -198,7 +205,7 @@ impl Links {
         self.peers.as_ref().map_or(0, |peers| peers.unsent(node, io))
     }
 
-    /// `false`: not sent; there is no link, or it is too full.
+    /// Sends a message. `false`: there is no link, or its queue is full.
     pub(super) fn send(&mut self, to: u8, message: &Message, io: &mut Io) -> bool {
         self.peers.as_mut().is_some_and(|peers| peers.send(to, message, io))
     }
@@ -208,18 +215,18 @@ impl Links {
 mod tests {
     use super::*;
 
-    /// A candidate knows no leader, and the one of its term may be found to lead still.
+    /// A candidate knows no leader, and the leader of its term may turn out to lead still.
     #[test]
-    fn what_a_leader_granted_ends_with_its_link_whoever_is_known_to_lead() {
-        let mut links = Links { granted: Some((2, 5)), ..Links::new(None) };
+    fn permission_to_forward_ends_with_the_leaders_link() {
+        let mut links = Links { forward_to: Some((2, 5)), ..Links::new(None) };
         links.link_changed(3);
-        assert!(links.is_granted(5) && !links.is_granted(4));
+        assert!(links.may_forward(5) && !links.may_forward(4));
         links.link_changed(2);
-        assert!(!links.is_granted(5));
+        assert!(!links.may_forward(5));
     }
 
     #[test]
-    fn a_disk_that_hangs_does_not_gather_answers_without_end() {
+    fn messages_held_for_a_disk_that_hangs_are_bounded() {
         let mut links = Links::new(None);
         for number in 0..2 * HELD_DRAINS_MAX as u64 {
             links.hold(number, Vec::new());

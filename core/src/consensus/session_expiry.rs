@@ -1,17 +1,18 @@
-//! When sessions die: the leader's deadlines, made fair against our own slowness.
+//! Session expiry on the leader, with deadlines that are corrected for stalls of this process.
 //!
-//! Owns the expiry wheel, the sessions that are due and not yet proposed, and the account of our own stalls. Never
-//! expires anything itself: it proposes commands. It stays fair by four rules:
+//! Owns the expiry wheel, the sessions that are due and not yet proposed, and the measurement of stalls.
 //!
-//! - time in which nothing could be logged does not count ([`SessionExpiry::pause`]);
-//! - a turn that comes late, measured against when it was due, shifts all deadlines by the delay;
-//! - after a long silence (the shards' rings were not read: we may have been stopped without knowing, or what hangs at the disk let
-//!   nothing more in), a deadline is looked at twice, with time enough in between for every shard to report whom it heard from;
-//! - whoever begins to lead gives all sessions their full timeout.
+//! Never expires a session itself: it proposes commands. Never confirms a report of a session at an index
+//! below the entry that expires the session ([`SessionExpiry::touched`]). A session whose expiry is under
+//! way may still be reported, by this node or another.
 //!
-//! Only a leader has deadlines. A session whose expiry is on its way may still be heard from, here or through another node:
-//! whoever hears of it learns how it stands with it ([`SessionExpiry::touched`]). Nobody may be told that its report counts while
-//! its expiry is about to be ordered behind what it was told.
+//! Correct because deadlines exclude the time in which reports could not arrive:
+//!
+//! - Time in which nothing could be logged does not count ([`SessionExpiry::pause`]).
+//! - A turn that begins at least [`STALL_NS`] late shifts all deadlines by the delay.
+//! - After a long time without reading the shards' rings, every shard first gets time to report. The
+//!   process may have been stopped, or a stuck disk may have blocked all submissions.
+//! - A new leader gives all sessions their full timeout.
 
 use crate::commit::{Outcome, SessionEvent};
 use crate::consensus::config::{EXPIRIES_PER_BATCH_MAX, STALL_NS};
@@ -20,49 +21,49 @@ use crate::mutation::{Mutation, mutated};
 use crate::session::Expiry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// What a shard's report may take beyond its beat: being scheduled, a full turn.
+/// Time that a shard's report may take beyond its beat: scheduling, and a full turn.
 const REPORT_SLACK_NS: u64 = 100_000_000;
 
-/// How it stands with sessions that were heard from.
+/// State of the sessions in a report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Heard {
-    /// All live.
-    Living,
-    /// The expiry of one stands in the log: the report counts from there on at the earliest.
-    Dying,
-    /// The expiry of one will be proposed, nobody knows where: the report counts for nothing yet.
-    Condemned,
+pub(super) enum TouchOutcome {
+    /// No session of the report expires.
+    AllLive,
+    /// The log holds the expiry of one session. The report counts from that entry on at the earliest.
+    ExpiryLogged,
+    /// The expiry of one session will be proposed at an unknown index. The report does not count yet.
+    ExpiryUnlogged,
 }
 
 /// See the module doc.
 pub(super) struct SessionExpiry {
     expiry: Expiry,
-    /// Named as expired, not proposed yet.
+    /// Sessions past their deadline whose expiry is not proposed yet.
     due: VecDeque<i64>,
-    /// Time within which every shard reports.
+    /// Time within which every shard reports, ns.
     report_ns: u64,
     leading: bool,
-    /// Given out to expire, not applied; whether the expiry stands in the log.
-    dying: BTreeMap<i64, bool>,
+    /// Sessions whose expiry was passed on and is not applied, and whether the log holds it.
+    expiring: BTreeMap<i64, bool>,
     last_turn_ns: u64,
     /// When the shards' rings were read last.
     listened_ns: u64,
-    /// When the next turn was to come at the latest.
+    /// When the next turn was due at the latest, ns.
     expected_ns: Option<u64>,
     paused_since: Option<u64>,
-    /// Until when nobody expires, because of a long silence.
+    /// No session expires before this time, because the rings were not read for long.
     grace_until: u64,
 }
 
 impl SessionExpiry {
-    /// `tick_ns` is the unit of expiry; shards report every `beat_ns`.
+    /// `tick_ns`: the unit of expiry. `beat_ns`: the period of the shards' reports.
     pub(super) fn new(tick_ns: u64, beat_ns: u64) -> Self {
         Self {
             expiry: Expiry::new(tick_ns),
             due: VecDeque::new(),
             report_ns: beat_ns + REPORT_SLACK_NS,
             leading: false,
-            dying: BTreeMap::new(),
+            expiring: BTreeMap::new(),
             last_turn_ns: 0,
             listened_ns: 0,
             expected_ns: None,
@@ -76,21 +77,21 @@ impl SessionExpiry {
         self.leading = true;
         self.paused_since = None;
         self.due.clear();
-        self.dying.clear();
-        // By id: the order in which sessions that are due together expire is seen in the log.
+        self.expiring.clear();
+        // By id, since the order in which sessions of one deadline expire is visible in the log.
         let sessions = machine.sessions().sorted();
         self.expiry.restart(sessions.into_iter().map(|(id, s)| (id, s.timeout_ms)), now_ns);
     }
 
-    /// This node leads no more: deadlines are somebody else's.
+    /// This node does not lead any more, and has no deadlines.
     pub(super) fn follow(&mut self) {
         self.leading = false;
         self.due.clear();
-        self.dying.clear();
+        self.expiring.clear();
         self.expiry.restart([], 0);
     }
 
-    /// A turn begins. `true`: we were stopped before it.
+    /// A turn begins. `true`: the process was stalled before it.
     pub(super) fn turn(&mut self, now_ns: u64) -> bool {
         let mut stalled = false;
         if let Some(expected) = self.expected_ns {
@@ -108,34 +109,34 @@ impl SessionExpiry {
         stalled
     }
 
-    /// The shards' rings are read.
-    pub(super) fn listen(&mut self, now_ns: u64) {
+    /// The shards' rings are read now.
+    pub(super) fn note_rings_read(&mut self, now_ns: u64) {
         if now_ns.saturating_sub(self.listened_ns) > 2 * self.report_ns {
             self.grace_until = self.grace_until.max(now_ns + self.report_ns);
         }
         self.listened_ns = now_ns;
     }
 
-    /// A turn ends; the next one is due at `expected_ns` at the latest. Work that is overdue already (more sessions are due
-    /// than one batch takes) is due now: its age is no stall of ours.
-    pub(super) fn expect(&mut self, expected_ns: Option<u64>) {
+    /// A turn ends, and the next one is due at `expected_ns` at the latest. Overdue work, such as more due
+    /// sessions than one batch takes, is due now: its age is no stall.
+    pub(super) fn expect_next_turn(&mut self, expected_ns: Option<u64>) {
         self.expected_ns = expected_ns.map(|at| at.max(self.last_turn_ns));
     }
 
-    /// Nothing can be proposed for now: sessions whose expiry stands in no entry are due as before, and may still be heard from. Nobody's
-    /// round waits for what becomes of them. `true`: there are such, and whoever was given their expiries must forget them.
-    pub(super) fn spare(&mut self) -> bool {
+    /// Nothing can be proposed for now. Sessions whose expiry is not logged become due again, and reports
+    /// of them count again. `true`: there are such, and the caller must drop their expiries.
+    pub(super) fn requeue_unlogged(&mut self) -> bool {
         let before = self.due.len();
-        let spared = self.dying.iter().filter(|(_, ordered)| !**ordered).map(|(session, _)| *session);
+        let spared = self.expiring.iter().filter(|(_, logged)| !**logged).map(|(session, _)| *session);
         self.due.extend(spared);
-        self.dying.retain(|_, ordered| *ordered);
+        self.expiring.retain(|_, logged| *logged);
         self.due.len() > before
     }
 
-    /// Some node heard from these sessions. Those that are due and not given out live on.
-    pub(super) fn touched(&mut self, sessions: &[i64], at_ns: u64) -> Heard {
+    /// A node reported these sessions. Due sessions whose expiry was not passed on live on.
+    pub(super) fn touched(&mut self, sessions: &[i64], at_ns: u64) -> TouchOutcome {
         if mutated(Mutation::ExpireEarly) {
-            return Heard::Living;
+            return TouchOutcome::AllLive;
         }
         if !self.due.is_empty() {
             let heard: BTreeSet<i64> = sessions.iter().copied().collect();
@@ -151,28 +152,29 @@ impl SessionExpiry {
         for &session in sessions {
             self.expiry.touch(session, at_ns);
         }
-        let standing = sessions.iter().filter_map(|session| self.dying.get(session));
-        match standing.copied().min() {
-            None => Heard::Living,
-            Some(true) => Heard::Dying,
-            Some(false) => Heard::Condemned,
+        let expiring = sessions.iter().filter_map(|session| self.expiring.get(session));
+        match expiring.copied().min() {
+            None => TouchOutcome::AllLive,
+            Some(true) => TouchOutcome::ExpiryLogged,
+            Some(false) => TouchOutcome::ExpiryUnlogged,
         }
     }
 
-    /// The expiry of a session stands in the log.
-    pub(super) fn ordered(&mut self, session: i64) {
-        if let Some(ordered) = self.dying.get_mut(&session) {
-            *ordered = true;
+    /// The log holds the expiry of a session.
+    pub(super) fn expiry_logged(&mut self, session: i64) {
+        if let Some(logged) = self.expiring.get_mut(&session) {
+            *logged = true;
         }
     }
 
-    /// A client with the right password is about to come back to a session: it must not be expired under its hands.
-    pub(super) fn returning(&mut self, session: i64, timeout_ms: i32, now_ns: u64) {
+    /// A client with the right password is about to reattach to the session, which must not expire
+    /// meanwhile.
+    pub(super) fn reattaching(&mut self, session: i64, timeout_ms: i32, now_ns: u64) {
         self.due.retain(|&s| s != session);
         self.expiry.arm(session, timeout_ms, now_ns);
     }
 
-    /// A batch was applied: sessions came and went.
+    /// A batch was applied: sessions were opened, attached or closed.
     pub(super) fn applied(&mut self, applied: &Applied, now_ns: u64) {
         if !self.leading {
             return;
@@ -180,19 +182,19 @@ impl SessionExpiry {
         for event in &applied.sessions {
             if let SessionEvent::Closed { session } = event {
                 self.expiry.remove(*session);
-                self.dying.remove(session);
-                // Closed by its client while it was due: nobody is left to expire.
+                self.expiring.remove(session);
+                // Closed by its client while it was due.
                 self.due.retain(|due| due != session);
             }
         }
         for result in &applied.results {
             if let Outcome::Attached { session, timeout_ms, .. } = result.outcome {
-                self.returning(session, timeout_ms, now_ns);
+                self.reattaching(session, timeout_ms, now_ns);
             }
         }
     }
 
-    /// While nothing can be logged nobody expires, and the time does not count.
+    /// While nothing can be logged, no session expires, and the time does not count.
     pub(super) fn pause(&mut self, paused: bool, now_ns: u64) {
         if !self.leading {
             return;
@@ -202,10 +204,11 @@ impl SessionExpiry {
             (Some(since), false) => {
                 self.paused_since = None;
                 let paused_ns = now_ns.saturating_sub(since);
-                // Shorter ones are part of a busy day: counting them would let sessions live for ever under load.
+                // Shorter pauses are normal under load. If they counted, a loaded server would never expire
+                // a session.
                 if paused_ns >= STALL_NS {
                     self.expiry.shift(paused_ns);
-                    // Shards could not report either: their rings were not read.
+                    // Shards could not report either, since their rings were not read.
                     self.grace_until = self.grace_until.max(now_ns + self.report_ns);
                 }
             }
@@ -213,7 +216,7 @@ impl SessionExpiry {
         }
     }
 
-    /// Sessions to expire with the next batch.
+    /// Passes the sessions that expire with the next batch to `propose`.
     pub(super) fn expired(&mut self, now_ns: u64, mut propose: impl FnMut(i64)) {
         if !self.leading
             || self.paused_since.is_some()
@@ -224,18 +227,18 @@ impl SessionExpiry {
         }
         self.due.extend(self.expiry.expired(now_ns));
         for session in self.due.drain(..self.due.len().min(EXPIRIES_PER_BATCH_MAX)) {
-            self.dying.insert(session, false);
+            self.expiring.insert(session, false);
             propose(session);
         }
     }
 
-    /// Sessions whose expiry is given out and stands in no entry.
+    /// Sessions whose expiry was passed on and is in no entry.
     #[cfg(test)]
-    pub(super) fn condemned(&self) -> usize {
-        self.dying.values().filter(|ordered| !**ordered).count()
+    pub(super) fn unlogged_expiries(&self) -> usize {
+        self.expiring.values().filter(|logged| !**logged).count()
     }
 
-    /// When somebody may have to be expired next; `None` while paused or when there is nobody.
+    /// When the next session may have to expire. `None` while paused or without sessions.
     pub(super) fn next_ns(&self) -> Option<u64> {
         if !self.leading || self.paused_since.is_some() {
             return None;
@@ -252,25 +255,25 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     #[test]
-    fn a_mass_expiry_is_no_stall_and_gives_nobody_more_time() {
-        // Long after the boot of the machine, where a deadline of 0 is days ago.
+    fn a_mass_expiry_is_no_stall_and_extends_no_session() {
+        // Long after the boot of the machine, where a deadline of 0 lies days back.
         let begin = 90_000_000 * MS;
         let (tree, _) = crate::tree::tree(1);
         let machine = Machine::new(&tree);
-        let mut deadlines = SessionExpiry::new(2000 * MS, 1000 * MS);
-        deadlines.turn(begin);
-        deadlines.lead(begin, &machine);
+        let mut tracker = SessionExpiry::new(2000 * MS, 1000 * MS);
+        tracker.turn(begin);
+        tracker.lead(begin, &machine);
         let many = 3 * EXPIRIES_PER_BATCH_MAX as i64;
         for session in 0..many {
-            deadlines.expiry.arm(session, 4000, begin);
+            tracker.expiry.arm(session, 4000, begin);
         }
-        deadlines.expiry.arm(many, 10_000, begin);
+        tracker.expiry.arm(many, 10_000, begin);
         let mut died = Vec::new();
         for ms in (0..13_000).step_by(200) {
             let now_ns = begin + ms * MS;
-            assert!(!deadlines.turn(now_ns), "no turn came late");
-            deadlines.expired(now_ns, |session| died.push((session, ms)));
-            deadlines.expect(deadlines.next_ns());
+            assert!(!tracker.turn(now_ns), "no turn came late");
+            tracker.expired(now_ns, |session| died.push((session, ms)));
+            tracker.expect_next_turn(tracker.next_ns());
         }
         assert_eq!(died.len() as i64, many + 1);
         let (last, at_ms) = *died.last().expect("some died");
@@ -279,66 +282,66 @@ mod tests {
     }
 
     #[test]
-    fn a_session_heard_from_before_its_expiry_stands_in_the_log_is_never_reported_as_living() {
+    fn a_session_touched_before_its_expiry_is_logged_never_counts_as_live() {
         let (tree, _) = crate::tree::tree(1);
-        let mut deadlines = SessionExpiry::new(2000 * MS, 1000 * MS);
-        deadlines.turn(0);
-        deadlines.lead(0, &Machine::new(&tree));
+        let mut tracker = SessionExpiry::new(2000 * MS, 1000 * MS);
+        tracker.turn(0);
+        tracker.lead(0, &Machine::new(&tree));
         let many = 2 * EXPIRIES_PER_BATCH_MAX as i64;
         for session in 0..many {
-            deadlines.expiry.arm(session, 4000, 0);
+            tracker.expiry.arm(session, 4000, 0);
         }
-        deadlines.grace_until = 0;
+        tracker.grace_until = 0;
         let mut died = Vec::new();
-        deadlines.expired(6000 * MS, |session| died.push(session));
+        tracker.expired(6000 * MS, |session| died.push(session));
         assert_eq!(died.len(), EXPIRIES_PER_BATCH_MAX);
-        // Given out, but in no entry yet: no index tells when its report may count.
-        assert_eq!(deadlines.touched(&died[..1], 6000 * MS), Heard::Condemned);
-        died.iter().for_each(|session| deadlines.ordered(*session));
-        assert_eq!(deadlines.touched(&died[..1], 6000 * MS), Heard::Dying);
-        // Due, and not given out: it lives on, and dies a whole timeout later.
+        // Passed on, but in no entry yet: no index exists from which the report may count.
+        assert_eq!(tracker.touched(&died[..1], 6000 * MS), TouchOutcome::ExpiryUnlogged);
+        died.iter().for_each(|session| tracker.expiry_logged(*session));
+        assert_eq!(tracker.touched(&died[..1], 6000 * MS), TouchOutcome::ExpiryLogged);
+        // Due, and not passed on: the session lives on, and expires a whole timeout later.
         let saved = (0..many).find(|s| !died.contains(s)).expect("half are left");
-        assert_eq!(deadlines.touched(&[saved], 6000 * MS), Heard::Living);
+        assert_eq!(tracker.touched(&[saved], 6000 * MS), TouchOutcome::AllLive);
         let mut later = Vec::new();
-        deadlines.expired(6000 * MS, |session| later.push(session));
+        tracker.expired(6000 * MS, |session| later.push(session));
         assert!(!later.contains(&saved) && later.len() == EXPIRIES_PER_BATCH_MAX - 1);
-        deadlines.expired(12_000 * MS, |session| later.push(session));
+        tracker.expired(12_000 * MS, |session| later.push(session));
         assert!(later.contains(&saved));
     }
 
     #[test]
-    fn an_expiry_that_cannot_be_proposed_condemns_nobody() {
+    fn an_expiry_that_cannot_be_proposed_is_due_again() {
         let (tree, _) = crate::tree::tree(1);
-        let mut deadlines = SessionExpiry::new(2000 * MS, 1000 * MS);
-        deadlines.turn(0);
-        deadlines.lead(0, &Machine::new(&tree));
-        (1..=3).for_each(|session| deadlines.expiry.arm(session, 4000, 0));
-        deadlines.grace_until = 0;
-        deadlines.expired(6000 * MS, |_| ());
-        deadlines.ordered(3);
-        assert!(deadlines.spare() && !deadlines.spare());
-        // One of them is heard from, and one expires with the next batch.
-        assert_eq!(deadlines.touched(&[1], 6000 * MS), Heard::Living);
-        assert_eq!(deadlines.touched(&[3], 6000 * MS), Heard::Dying);
+        let mut tracker = SessionExpiry::new(2000 * MS, 1000 * MS);
+        tracker.turn(0);
+        tracker.lead(0, &Machine::new(&tree));
+        (1..=3).for_each(|session| tracker.expiry.arm(session, 4000, 0));
+        tracker.grace_until = 0;
+        tracker.expired(6000 * MS, |_| ());
+        tracker.expiry_logged(3);
+        assert!(tracker.requeue_unlogged() && !tracker.requeue_unlogged());
+        // One of them is reported, and one expires with the next batch.
+        assert_eq!(tracker.touched(&[1], 6000 * MS), TouchOutcome::AllLive);
+        assert_eq!(tracker.touched(&[3], 6000 * MS), TouchOutcome::ExpiryLogged);
         let mut died = Vec::new();
-        deadlines.expired(6000 * MS, |session| died.push(session));
+        tracker.expired(6000 * MS, |session| died.push(session));
         assert_eq!(died, [2]);
     }
 
     #[test]
     fn a_session_closed_while_it_was_due_is_not_expired() {
         let (tree, _) = crate::tree::tree(1);
-        let mut deadlines = SessionExpiry::new(2000 * MS, 1000 * MS);
-        deadlines.turn(0);
-        deadlines.lead(0, &Machine::new(&tree));
+        let mut tracker = SessionExpiry::new(2000 * MS, 1000 * MS);
+        tracker.turn(0);
+        tracker.lead(0, &Machine::new(&tree));
         let many = EXPIRIES_PER_BATCH_MAX as i64 + 1;
-        (0..many).for_each(|session| deadlines.expiry.arm(session, 4000, 0));
-        deadlines.grace_until = 0;
+        (0..many).for_each(|session| tracker.expiry.arm(session, 4000, 0));
+        tracker.grace_until = 0;
         let mut died = Vec::new();
-        deadlines.expired(6000 * MS, |session| died.push(session));
+        tracker.expired(6000 * MS, |session| died.push(session));
         let left = (0..many).find(|s| !died.contains(s)).expect("one more than a batch takes");
         let closed = SessionEvent::Closed { session: left };
-        deadlines.applied(&Applied { sessions: vec![closed], ..Applied::default() }, 6000 * MS);
-        deadlines.expired(6000 * MS, |session| panic!("{session:x} is gone already"));
+        tracker.applied(&Applied { sessions: vec![closed], ..Applied::default() }, 6000 * MS);
+        tracker.expired(6000 * MS, |session| panic!("{session:x} is gone already"));
     }
 }

@@ -1,25 +1,32 @@
-//! What the nodes of the ensemble forward to the leader, each node's commands in their order.
+//! The leader's queues: commands that the nodes forward, each node's in the order of its numbers.
 //!
-//! Owns, while this node leads, the next number of each stream that it takes, and the commands taken and not yet proposed.
-//! Never orders anything itself, and knows nothing while the node follows. It stays correct because the first number of a
-//! stream comes from the machine after it has applied the first entry of the leader's own term, hence everything that any
-//! leader before it could have ordered; and because from there on only the next number is taken: a gap is answered with the
-//! number that is wanted, and what comes twice is dropped without a word, for an answer would have it sent a third time.
-//! What was taken can be given back as long as it was not proposed ([`LeaderQueues::give_back`]). Nothing more is taken of its node then
-//! until it has said that it knows, for what it sent before may still be on its way, under numbers that it gives to other commands.
-//! A stream that begins anew has forgotten what it took: its node is told to send only when it has seen in its own log what that
-//! was ([`LeaderQueues::seen_by`]).
+//! Owns, while this node leads, the next number of each stream, and the commands taken and not yet
+//! proposed.
+//!
+//! Never orders anything itself. Empty while the node follows.
+//!
+//! Correct because the first number of a stream comes from the machine, after it has applied the first
+//! entry of the leader's own term. That state includes everything that any earlier leader ordered. From
+//! there on only the next number is taken:
+//!
+//! - A gap is answered with the expected number.
+//! - A repetition is dropped without an answer. An answer would have it sent a third time.
+//! - A command that is not proposed may be returned ([`LeaderQueues::return_unproposed`]). The leader then
+//!   ignores the node's forwards until the node acknowledges: older forwards may still arrive under numbers
+//!   that the node uses again.
+//! - A stream that was begun again has lost its earlier position. Its node gets an `Expect` only after it
+//!   has applied the entry that did so ([`LeaderQueues::required_applied`]).
 
 use crate::command::Command;
 use crate::consensus::commands::pending::command_bytes;
-use crate::consensus::config::{FAIR_BURST, OUTBOUND_BYTES_MAX};
+use crate::consensus::config::{FAIR_BURST, PENDING_BYTES_MAX};
 use crate::machine::StreamPosition;
 use crate::mutation::{Mutation, mutated};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Bytes of one node's commands that wait here: what an honest node can have undecided, twice over, for its own reckoning
-/// and ours may differ.
-const STREAM_BYTES_MAX: usize = 2 * OUTBOUND_BYTES_MAX;
+/// Bytes of one node's commands that wait here. Twice the pending bytes of a correct node, since the
+/// estimates of both nodes may differ.
+const STREAM_BYTES_MAX: usize = 2 * PENDING_BYTES_MAX;
 
 #[derive(Debug)]
 struct Stream {
@@ -27,7 +34,7 @@ struct Stream {
     next: u64,
     queue: VecDeque<Command>,
     bytes: usize,
-    /// Number of the return that the node has not answered.
+    /// Number of the return that the node has not acknowledged.
     returned: Option<u64>,
 }
 
@@ -39,18 +46,27 @@ impl Stream {
     }
 
     fn push(&mut self, command: Command) {
+        debug_assert_eq!(command.seq, self.next);
         self.next += 1;
         self.bytes += command_bytes(&command.op, &command.identities);
         self.queue.push_back(command);
+        debug_assert!(self.is_consistent());
+    }
+
+    /// The queue ends just before `next`, and an unacknowledged return leaves the queue empty.
+    fn is_consistent(&self) -> bool {
+        let end = self.queue.back().is_none_or(|newest| newest.seq + 1 == self.next);
+        end && (self.returned.is_none() || self.queue.is_empty())
+            && (self.bytes == 0 || !self.queue.is_empty())
     }
 }
 
-/// What a node is told that gets its commands back: those from `seq` on.
+/// A return: the node gets its commands from `seq` on back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::consensus) struct Return {
     pub(in crate::consensus) incarnation: u64,
     pub(in crate::consensus) seq: u64,
-    /// Of this return; never given twice.
+    /// Number of this return, never used twice by one start of the leader.
     pub(in crate::consensus) number: u64,
 }
 
@@ -58,24 +74,25 @@ pub(in crate::consensus) struct Return {
 #[derive(Debug, Default)]
 pub(in crate::consensus) struct LeaderQueues {
     nodes: BTreeMap<u8, Stream>,
-    /// Returns so far.
+    /// Count of returns so far.
     returns: u64,
-    /// The node whose turn it was last.
+    /// The node that was served last.
     last: u8,
-    /// Nodes whose streams begin anew, and an entry at or behind that in which they do.
-    anew: BTreeMap<u8, u64>,
+    /// Nodes whose streams were begun again, and an entry at or behind the one that did so.
+    restarted: BTreeMap<u8, u64>,
 }
 
 impl LeaderQueues {
-    /// Forgets everything: this node begins to lead, or does no longer. Gives back what waited of the node's own: only
-    /// the others still have theirs.
+    /// Forgets everything: this node begins or ceases to lead. Returns the waiting commands of this node's
+    /// own stream, which have no other copy.
     pub(in crate::consensus) fn clear(&mut self, own: u8) -> VecDeque<Command> {
-        self.anew.clear();
+        debug_assert!(self.nodes.get(&own).is_none_or(|stream| stream.returned.is_none()));
+        self.restarted.clear();
         std::mem::take(&mut self.nodes).remove(&own).map_or_else(VecDeque::new, |stream| stream.queue)
     }
 
-    /// A node's stream as the machine knows it: the number that is taken next. What an earlier start of the node left here is
-    /// dropped: nobody waits for it.
+    /// Returns the number that is taken next. `known`: the stream's position in the machine. Commands of an
+    /// earlier start of the node are dropped, since no client waits for them.
     pub(in crate::consensus) fn expect(
         &mut self,
         node: u8,
@@ -96,31 +113,33 @@ impl LeaderQueues {
         }
     }
 
-    /// A node comes with another data directory: whatever was known of its stream, and what waits of it, is of a life that is
-    /// over, whose starts may have had the same numbers.
+    /// A node comes with another data directory. Its queue and position are dropped: starts from the
+    /// earlier directory may have had the same incarnations.
     pub(in crate::consensus) fn forget(&mut self, node: u8) {
         self.nodes.remove(&node);
-        self.anew.remove(&node);
+        self.restarted.remove(&node);
     }
 
-    /// The entry that a node must have applied before it is told where its stream stands, which is `known` behind entry `applied`.
-    /// Told sooner, a node whose stream was begun anew while it ran would send what was taken before, and it would be taken
-    /// again.
-    pub(in crate::consensus) fn seen_by(
+    /// The entry that a node must have applied before it gets an `Expect`. `known` is the stream's position
+    /// behind entry `applied`. An earlier `Expect` to a running node whose stream was begun again would
+    /// make it send, and the leader order, commands twice.
+    pub(in crate::consensus) fn required_applied(
         &mut self,
         node: u8,
         known: Option<StreamPosition>,
         applied: u64,
     ) -> u64 {
         if known.is_some_and(StreamPosition::is_anew) {
-            return *self.anew.entry(node).or_insert(applied);
+            let bound = *self.restarted.entry(node).or_insert(applied);
+            debug_assert!(bound <= applied, "the applied index never falls");
+            return bound;
         }
-        self.anew.remove(&node);
+        self.restarted.remove(&node);
         0
     }
 
-    /// Takes what a node forwards, less what was taken before. An error is the number of the command that is wanted instead, with
-    /// its incarnation; what stood before it in `commands` was taken.
+    /// Takes the commands that a node forwards, without repetitions. An error holds the incarnation and the
+    /// number that is expected instead. The commands before that number were taken.
     pub(in crate::consensus) fn take(
         &mut self,
         node: u8,
@@ -130,6 +149,7 @@ impl LeaderQueues {
         if stream.returned.is_some() {
             return Ok(());
         }
+        debug_assert!(stream.is_consistent());
         let wanted = |s: &Stream| Err(Some((s.incarnation, s.next)));
         if commands.is_empty() {
             return wanted(stream);
@@ -148,22 +168,24 @@ impl LeaderQueues {
         Ok(())
     }
 
-    /// Takes a node's commands that become the next entry as they stand, since nothing else waits. `false`: something does,
-    /// or they are not the next ones; nothing was taken.
+    /// Takes a node's commands that become the next entry as they are, since nothing else waits. `false`:
+    /// other commands wait, or these are not the next ones. Then nothing was taken.
     pub(in crate::consensus) fn pass(&mut self, node: u8, commands: &[Command]) -> bool {
         if commands.is_empty() || self.has_more() {
             return false;
         }
         let Some(stream) = self.nodes.get_mut(&node) else { return false };
+        debug_assert!(stream.is_consistent());
         let next = stream.continues_with(node, commands);
         if next {
             stream.next += commands.len() as u64;
         }
+        debug_assert!(stream.is_consistent());
         next
     }
 
-    /// Takes commands that are bounded where they come from: all of them, or none and gives them back, since they are not the
-    /// next ones.
+    /// Takes commands that are bounded at their source. Either all are taken, or all come back as the
+    /// error, since they are not the next ones.
     pub(in crate::consensus) fn take_all(
         &mut self,
         node: u8,
@@ -171,54 +193,60 @@ impl LeaderQueues {
     ) -> Result<(), Vec<Command>> {
         let stream = self.nodes.get_mut(&node).filter(|stream| stream.continues_with(node, &commands));
         let Some(stream) = stream else { return Err(commands) };
+        debug_assert!(stream.returned.is_none(), "only forwards of other nodes are returned");
         commands.into_iter().for_each(|command| stream.push(command));
+        debug_assert!(stream.is_consistent());
         Ok(())
     }
 
-    /// The number that is taken next of a node whose stream is known.
+    /// The number that is taken next, if the node's stream is known.
     pub(in crate::consensus) fn wanted(&self, node: u8) -> Option<u64> {
         self.nodes.get(&node).map(|stream| stream.next)
     }
 
-    /// Whether anything waits.
+    /// Whether any queue holds a command.
     pub(in crate::consensus) fn has_more(&self) -> bool {
         self.nodes.values().any(|s| !s.queue.is_empty())
     }
 
-    /// Nodes of which something waits.
+    /// Nodes whose queues are not empty.
     pub(in crate::consensus) fn waiting(&self) -> Vec<u8> {
         self.nodes.iter().filter(|(_, s)| !s.queue.is_empty()).map(|(node, _)| *node).collect()
     }
 
-    /// Takes out what waits of the node, and gives it with the number that is taken next.
+    /// Empties a node's queue. Returns the commands and the number that is taken next.
     pub(in crate::consensus) fn withdraw(&mut self, node: u8) -> Option<(VecDeque<Command>, u64)> {
         let stream = self.nodes.get_mut(&node)?;
+        debug_assert!(stream.is_consistent());
         stream.bytes = 0;
         let waiting = std::mem::take(&mut stream.queue);
-        // The queue ends at the newest that was taken.
+        // The queue ends at the newest command that was taken.
         stream.next -= waiting.len() as u64;
+        debug_assert!(stream.is_consistent());
         Some((waiting, stream.next))
     }
 
-    /// Gives back what waits of a node, and takes nothing more of it before it has answered.
-    pub(in crate::consensus) fn give_back(&mut self, node: u8) -> Option<Return> {
+    /// Returns a node's waiting commands, and takes no more of them before the node acknowledges.
+    pub(in crate::consensus) fn return_unproposed(&mut self, node: u8) -> Option<Return> {
         if self.nodes.get(&node)?.returned.is_none() {
             self.withdraw(node)?;
             self.returns += 1;
             self.nodes.get_mut(&node)?.returned = Some(self.returns);
         }
+        debug_assert!(self.nodes.get(&node).is_none_or(Stream::is_consistent));
         self.returned(node)
     }
 
-    /// The return that the node has not answered.
+    /// The return that the node has not acknowledged.
     pub(in crate::consensus) fn returned(&self, node: u8) -> Option<Return> {
         let stream = self.nodes.get(&node)?;
         let number = stream.returned?;
         Some(Return { incarnation: stream.incarnation, seq: stream.next, number })
     }
 
-    /// A node has heard of this return: what it sends from now on is meant. `false`: that is not the last one.
-    pub(in crate::consensus) fn answered(&mut self, node: u8, back: Return) -> bool {
+    /// A node acknowledges a return, and its forwards count again. `false`: that is not the node's last
+    /// return.
+    pub(in crate::consensus) fn acknowledge_return(&mut self, node: u8, back: Return) -> bool {
         let last = self.returned(node) == Some(back);
         if let Some(stream) = self.nodes.get_mut(&node).filter(|_| last) {
             stream.returned = None;
@@ -226,14 +254,14 @@ impl LeaderQueues {
         last
     }
 
-    /// There is a new link with the node: what was on its way on the old one is lost.
+    /// The node has a new link. Everything sent on the old link is lost.
     pub(in crate::consensus) fn link_up(&mut self, node: u8) {
         if let Some(stream) = self.nodes.get_mut(&node) {
             stream.returned = None;
         }
     }
 
-    /// Takes the next entry's commands, the nodes in turn.
+    /// Takes the commands of the next entry, the nodes in turn.
     pub(in crate::consensus) fn fill(&mut self, commands_max: usize, bytes_max: usize) -> Vec<Command> {
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -259,6 +287,8 @@ impl LeaderQueues {
                         taken.push(first.clone());
                     }
                     taken.extend(stream.queue.pop_front());
+                    debug_assert!(stream.is_consistent());
+                    debug_assert!(taken.len() <= commands_max || mutated(Mutation::ApplyTwice));
                     self.last = node;
                     progress = true;
                 }
@@ -267,14 +297,20 @@ impl LeaderQueues {
         taken
     }
 
-    /// Commands that were taken and could not be proposed: they are taken first next time. The newest of their streams.
-    pub(in crate::consensus) fn untake(&mut self, commands: Vec<Command>) {
+    /// Puts back commands that were taken and could not be proposed. They must be the newest taken of their
+    /// streams, and are the first to be taken next time.
+    pub(in crate::consensus) fn requeue(&mut self, commands: Vec<Command>) {
         for command in commands.into_iter().rev() {
             if let Some(stream) = self.nodes.get_mut(&command.node)
                 && stream.incarnation == command.incarnation
             {
+                debug_assert!(
+                    stream.queue.front().is_none_or(|oldest| command.seq < oldest.seq)
+                        || mutated(Mutation::ApplyTwice)
+                );
                 stream.bytes += command_bytes(&command.op, &command.identities);
                 stream.queue.push_front(command);
+                debug_assert!(stream.is_consistent());
             }
         }
     }
@@ -295,14 +331,14 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_answered_with_the_number_wanted() {
+    fn a_gap_is_answered_with_the_expected_number() {
         let mut s = LeaderQueues::default();
         assert_eq!(s.take(2, run(2, 5, 1..=1)), Err(None));
         assert_eq!(s.expect(2, 5, Some(StreamPosition { incarnation: 5, seq: 10 })), 11);
         assert_eq!(s.take(2, run(2, 5, 12..=12)), Err(Some((5, 11))));
         assert_eq!(s.take(2, run(2, 5, 11..=12)), Ok(()));
         assert_eq!(s.take(2, run(2, 5, 14..=15)), Err(Some((5, 13))));
-        // Somebody else's command, and an empty question.
+        // A command of another node, and an empty forward as a question.
         assert_eq!(s.take(2, run(3, 5, 13..=13)), Err(Some((5, 13))));
         assert_eq!(s.take(2, Vec::new()), Err(Some((5, 13))));
         assert_eq!(s.fill(10, 10_000).len(), 2);
@@ -318,7 +354,8 @@ mod tests {
         assert!(!s.has_more());
     }
 
-    /// Each answer has the node send again what is on its way; answered as well, that would never end under load.
+    /// An answer makes the node send everything on its way again. If repetitions were answered too, that
+    /// would never end under load.
     #[test]
     fn what_comes_twice_is_dropped_without_an_answer() {
         let mut s = LeaderQueues::default();
@@ -328,7 +365,7 @@ mod tests {
         assert_eq!(s.take(2, run(2, 5, 2..=5)), Ok(()));
         let got = s.fill(10, usize::MAX);
         assert_eq!(got.iter().map(|c| c.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-        // Another life's are no repetition.
+        // Commands of another incarnation are no repetition.
         assert_eq!(s.take(2, run(2, 4, 1..=1)), Err(Some((5, 6))));
     }
 
@@ -343,42 +380,46 @@ mod tests {
     }
 
     #[test]
-    fn a_node_whose_stream_begins_anew_sees_first_what_was_taken_of_it() {
+    fn a_node_whose_stream_is_begun_again_first_applies_what_was_taken_of_it() {
         let (mut s, anew) = (LeaderQueues::default(), StreamPosition { incarnation: 0, seq: 0 });
-        assert_eq!(s.seen_by(2, Some(StreamPosition { incarnation: 1, seq: 1 }), 50), 0);
-        assert_eq!(s.seen_by(2, Some(anew), 70), 70);
-        // What is applied here meanwhile does not keep it waiting.
-        assert_eq!(s.seen_by(2, Some(anew), 90), 70);
-        // Once more, with yet another disk.
+        assert_eq!(s.required_applied(2, Some(StreamPosition { incarnation: 1, seq: 1 }), 50), 0);
+        assert_eq!(s.required_applied(2, Some(anew), 70), 70);
+        // Entries applied here meanwhile do not raise the bound.
+        assert_eq!(s.required_applied(2, Some(anew), 90), 70);
+        // Again, with yet another data directory.
         s.forget(2);
-        assert_eq!(s.seen_by(2, Some(anew), 95), 95);
-        assert_eq!(s.seen_by(2, Some(StreamPosition { incarnation: 1, seq: 1 }), 96), 0);
-        assert_eq!(s.seen_by(3, None, 96), 0);
+        assert_eq!(s.required_applied(2, Some(anew), 95), 95);
+        assert_eq!(s.required_applied(2, Some(StreamPosition { incarnation: 1, seq: 1 }), 96), 0);
+        assert_eq!(s.required_applied(3, None, 96), 0);
     }
 
-    /// The numbers are given to other commands meanwhile: what comes under them from before was refused to its client.
+    /// The node gives the same numbers to other commands meanwhile. The earlier commands were refused to
+    /// their clients.
     #[test]
-    fn what_was_on_its_way_when_commands_were_given_back_is_never_taken() {
+    fn what_was_on_its_way_when_commands_were_returned_is_never_taken() {
         let mut s = LeaderQueues::default();
         s.expect(2, 5, None);
         s.take(2, run(2, 5, 1..=6)).unwrap();
         assert_eq!(s.fill(2, usize::MAX).len(), 2);
-        let back = s.give_back(2).unwrap();
+        let back = s.return_unproposed(2).unwrap();
         assert_eq!((back.incarnation, back.seq, s.has_more()), (5, 3, false));
-        // Sent twice, or sent on; and the return is said again, the same one.
+        // Repetitions and later commands are ignored. The return is sent again, unchanged.
         assert_eq!((s.take(2, run(2, 5, 3..=6)), s.take(2, run(2, 5, 7..=8))), (Ok(()), Ok(())));
         assert!(!s.has_more());
-        assert_eq!((s.give_back(2), s.returned(2)), (Some(back), Some(back)));
-        // An answer to another one says nothing about what was sent since.
-        assert!(!s.answered(2, Return { number: back.number + 1, ..back }) && !s.answered(3, back));
+        assert_eq!((s.return_unproposed(2), s.returned(2)), (Some(back), Some(back)));
+        // An acknowledgement of another return proves nothing about later forwards.
+        assert!(
+            !s.acknowledge_return(2, Return { number: back.number + 1, ..back })
+                && !s.acknowledge_return(3, back)
+        );
         assert_eq!(s.take(2, run(2, 5, 3..=3)), Ok(()));
         assert!(!s.has_more());
-        assert!(s.answered(2, back) && !s.answered(2, back));
+        assert!(s.acknowledge_return(2, back) && !s.acknowledge_return(2, back));
         assert_eq!((s.expect(2, 5, None), s.take(2, run(2, 5, 3..=4))), (3, Ok(())));
         assert_eq!(s.fill(9, usize::MAX).iter().map(|c| c.seq).collect::<Vec<_>>(), [3, 4]);
-        // The next one has another number; on a new link nothing of before can come.
+        // The next return has another number. On a new link nothing of the old one can arrive.
         s.take(2, run(2, 5, 5..=5)).unwrap();
-        assert_ne!(s.give_back(2).unwrap().number, back.number);
+        assert_ne!(s.return_unproposed(2).unwrap().number, back.number);
         s.link_up(2);
         assert_eq!((s.returned(2), s.take(2, run(2, 5, 5..=5)), s.has_more()), (None, Ok(()), true));
     }
@@ -430,8 +471,8 @@ mod tests {
         assert!(
             !s.pass(1, &run(1, 1, 5..=5)) && !s.pass(1, &run(1, 2, 4..=4)) && !s.pass(1, &run(2, 1, 4..=4))
         );
-        // What could not be proposed waits, and is first.
-        s.untake(run(1, 1, 3..=3));
+        // Commands that could not be proposed wait at the front.
+        s.requeue(run(1, 1, 3..=3));
         assert!(!s.pass(1, &run(1, 1, 4..=4)));
         assert_eq!(s.take(1, run(1, 1, 4..=4)), Ok(()));
         assert_eq!(s.fill(10, 10_000).iter().map(|c| c.seq).collect::<Vec<_>>(), [3, 4]);
@@ -445,7 +486,7 @@ mod tests {
         s.expect(1, 1, None);
         s.take(1, run(1, 1, 1..=3)).unwrap();
         let got = s.fill(2, usize::MAX);
-        s.untake(got);
+        s.requeue(got);
         let again = s.fill(10, usize::MAX);
         assert_eq!(again.iter().map(|c| c.seq).collect::<Vec<_>>(), [1, 2, 3]);
     }

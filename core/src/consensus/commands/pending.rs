@@ -1,24 +1,32 @@
-//! This node's numbered stream of commands, each kept until it is applied.
+//! This node's numbered stream of commands, each kept until its result is applied here.
 //!
-//! Owns the numbers, the commands that are not decided, and who waits for them. Never decides where they go: whoever
-//! leads takes them in order ([`PendingCommands::lend`]), and says from which number on it wants them again
-//! ([`PendingCommands::rewind`]). It stays correct because a number is given once and for ever to one command, and a command
-//! leaves only when its own result, or that of a later one, was applied here: whatever a dead leader had or had not
-//! ordered, the next one is offered the rest, and the machine skips what it has seen.
+//! Owns the numbers, the undecided commands, and the tickets that wait for them.
 //!
-//! Two kinds of command lose their effect, and keep their number. An expiry must not come again: it was decided by a leader that
-//! heard of the session's silence, and the next leader knows better. And a session that was asked for by a connection that is gone is
-//! not taken away from where its client has it by now ([`PendingCommands::disarm`]). Where the command as it was is ordered all
-//! the same, since a leader has it, the other one is skipped.
+//! Never decides where commands go. The leader takes them in order ([`PendingCommands::take_for_send`]) and
+//! names the number from which it wants them again ([`PendingCommands::rewind`]).
+//!
+//! Correct because a number belongs to one command for ever. A command leaves only when its own result, or
+//! that of a later command, is applied here. Each new leader is sent the rest, and the machine skips the
+//! numbers that it has seen.
+//!
+//! Two kinds of command lose their effect and keep their number:
+//!
+//! - An expiry that is sent again. A deposed leader decided it, and the next leader has newer reports of
+//!   the session.
+//! - A session request whose connection is gone ([`PendingCommands::disarm`]). The session stays with the
+//!   connection that has it by now.
+//!
+//! If the original command is ordered all the same, because a leader has it, the machine skips the changed
+//! one.
 
 use crate::command::{Command, Identity, Op};
 use crate::commit::Ticket;
-use crate::consensus::config::{OUTBOUND_BYTES_MAX, OUTBOUND_COMMANDS_MAX};
+use crate::consensus::config::{PENDING_BYTES_MAX, PENDING_COMMANDS_MAX};
 use crate::machine::StreamPosition;
 use crate::mutation::{Mutation, mutated};
 use std::collections::VecDeque;
 
-/// Bytes that a command is reckoned to take beside its body and identities.
+/// Estimated bytes of a command beside its body and identities.
 const COMMAND_OVERHEAD_BYTES: usize = 128;
 
 /// A command whose result is not known.
@@ -27,7 +35,8 @@ struct Pending {
     seq: u64,
     ticket: Option<Ticket>,
     bytes: usize,
-    /// `None` while lent, and for good in a group of one, where nobody could ask for it again.
+    /// `None` while taken to be sent. In a standalone node for good, since no leader can ask for the
+    /// command again.
     command: Option<Command>,
 }
 
@@ -38,19 +47,19 @@ pub(in crate::consensus) struct PendingCommands {
     incarnation: u64,
     last_seq: u64,
     pending: VecDeque<Pending>,
-    /// The one that is decided later than those after it: an ensemble has one reconfiguration at a time.
+    /// A reconfiguration that is decided later than the commands after it. An ensemble has one at a time.
     deferred: Option<(u64, Ticket)>,
     bytes: usize,
-    /// Number of the next command to be lent.
+    /// Number of the next command to be sent.
     next: u64,
-    /// Highest number that was ever lent: somebody may have the command, whatever `next` says since.
-    lent: u64,
-    /// What was decided when it was last looked at, and since when nothing more was.
+    /// Highest number ever taken to be sent. A leader may have the command, whatever `next` is since.
+    sent_max: u64,
+    /// The newest resolved number when last checked, and the time since which it has not changed, ns.
     decided: (u64, u64),
 }
 
 impl PendingCommands {
-    /// The stream (`node`, `incarnation`), from 1.
+    /// The stream (`node`, `incarnation`), from number 1.
     pub(in crate::consensus) fn new(node: u8, incarnation: u64) -> Self {
         let (pending, deferred) = (VecDeque::new(), None);
         Self {
@@ -61,17 +70,17 @@ impl PendingCommands {
             deferred,
             bytes: 0,
             next: 1,
-            lent: 0,
+            sent_max: 0,
             decided: (0, 0),
         }
     }
 
-    /// Whether more may be taken in.
+    /// Whether more submissions may be taken.
     pub(in crate::consensus) fn has_room(&self) -> bool {
-        self.pending.len() < OUTBOUND_COMMANDS_MAX && self.bytes < OUTBOUND_BYTES_MAX
+        self.pending.len() < PENDING_COMMANDS_MAX && self.bytes < PENDING_BYTES_MAX
     }
 
-    /// Numbers a command.
+    /// Gives a command the next number.
     pub(in crate::consensus) fn push(
         &mut self,
         ticket: Option<Ticket>,
@@ -80,40 +89,45 @@ impl PendingCommands {
         identities: Vec<Identity>,
         op: Op,
     ) {
+        debug_assert!(self.is_consistent());
         self.last_seq += 1;
         let (node, incarnation, seq) = (self.node, self.incarnation, self.last_seq);
         let bytes = command_bytes(&op, &identities);
         let command = Command { node, incarnation, seq, session, attachment, identities, op };
         self.bytes += bytes;
         self.pending.push_back(Pending { seq, ticket, bytes, command: Some(command) });
+        debug_assert_eq!(self.position(seq), Some(self.pending.len() - 1), "numbers have no gap");
     }
 
-    /// Whether something was never lent since the last rewind.
+    /// Whether commands wait to be sent for the first time or, after a rewind, again.
     pub(in crate::consensus) fn has_unsent(&self) -> bool {
         self.next <= self.last_seq
     }
 
-    /// Lends the next commands, at most `count` and about `bytes` of them but at least one if there is any. They count as
-    /// handed over unless [`PendingCommands::give_back`] says otherwise.
+    /// Takes the next commands to be sent: at most `count` and about `bytes`, but at least one if any
+    /// waits. They count as sent unless [`PendingCommands::restore`] is called with `sent` = `false`.
     pub(in crate::consensus) fn take_for_send(&mut self, count: usize, bytes: usize) -> Vec<Command> {
-        let mut lent = Vec::new();
-        let mut taken = 0;
-        let Some(at) = self.position(self.next) else { return lent };
+        debug_assert!(self.is_consistent());
+        let mut taken = Vec::new();
+        let mut taken_bytes = 0;
+        let Some(at) = self.position(self.next) else { return taken };
         for pending in self.pending.range_mut(at..) {
-            if lent.len() >= count || (!lent.is_empty() && taken + pending.bytes > bytes) {
+            if taken.len() >= count || (!taken.is_empty() && taken_bytes + pending.bytes > bytes) {
                 break;
             }
             let Some(command) = pending.command.take() else { break };
-            taken += pending.bytes;
-            lent.push(command);
+            taken_bytes += pending.bytes;
+            taken.push(command);
         }
-        self.next += lent.len() as u64;
-        self.lent = self.lent.max(self.next - 1);
-        lent
+        self.next += taken.len() as u64;
+        self.sent_max = self.sent_max.max(self.next - 1);
+        debug_assert!(taken.last().is_none_or(|newest| newest.seq + 1 == self.next));
+        taken
     }
 
-    /// Takes lent commands back to be kept, in the order in which they were lent. `sent`: they count as handed over.
+    /// Puts taken commands back, in the order in which they were taken. `sent`: they count as sent.
     pub(in crate::consensus) fn restore(&mut self, commands: impl IntoIterator<Item = Command>, sent: bool) {
+        debug_assert!(self.is_consistent());
         let mut first = None;
         for command in commands {
             first = first.or(Some(command.seq));
@@ -124,56 +138,64 @@ impl PendingCommands {
         if let Some(first) = first.filter(|_| !sent) {
             self.next = first;
         }
+        debug_assert!(self.is_consistent());
     }
 
-    /// The leader takes `seq` next: everything from there on will be lent again. `false`: that number was never given out
-    /// or is decided already, so whoever says so is mistaken or late.
+    /// The leader expects `seq` next: everything from there on is sent again. `false`: `seq` is decided
+    /// already or was never given to a command, so the message is late or mistaken.
     pub(in crate::consensus) fn rewind(&mut self, seq: u64) -> bool {
         if seq <= self.resolved() || seq > self.last_seq + 1 {
             return false;
         }
+        debug_assert!(self.is_consistent());
         self.next = seq;
         if let Some(at) = self.position(seq) {
             for command in self.pending.range_mut(at..).filter_map(|p| p.command.as_mut()) {
                 if command.op == Op::ExpireSession && !mutated(Mutation::KeepExpiry) {
-                    // No session has this number.
+                    // No session has the number 0.
                     command.session = 0;
                 }
             }
         }
+        debug_assert!(self.is_consistent());
         true
     }
 
-    /// What was lent from `seq` on was never proposed, and nobody has it or will take it if it still comes: it counts as never
-    /// lent, and the rest is as in [`PendingCommands::rewind`].
-    pub(in crate::consensus) fn take_back(&mut self, seq: u64) -> bool {
+    /// The leader returned everything from `seq` on. No leader proposed these commands, and none takes them
+    /// if they still arrive, so they count as never sent. The rest is as in [`PendingCommands::rewind`].
+    pub(in crate::consensus) fn accept_return(&mut self, seq: u64) -> bool {
+        debug_assert!(self.is_consistent());
         let known = self.rewind(seq);
         if known {
-            self.lent = self.lent.min(seq - 1);
+            self.sent_max = self.sent_max.min(seq - 1);
         }
+        debug_assert!(!known || self.sent_max < self.next, "returned commands count as never sent");
         known
     }
 
-    /// Takes commands out again that nobody can have ordered, newest first in number, and gives their tickets in order. Lent
-    /// is lent: the word by which a leader wanted a number again may have crossed the command. Only [`PendingCommands::take_back`] says
-    /// otherwise.
+    /// Removes the commands that no leader can have ordered, and returns their tickets in order. The
+    /// numbers are free again. A command that was sent stays even after a rewind: it may have crossed the
+    /// leader's message. Only [`PendingCommands::accept_return`] makes it count as never sent.
     pub(in crate::consensus) fn withdraw(&mut self) -> Vec<Ticket> {
+        debug_assert!(self.is_consistent());
         let next = match mutated(Mutation::RefuseLent) {
             true => self.resolved() + 1,
-            false => self.next.max(self.lent + 1),
+            false => self.next.max(self.sent_max + 1),
         };
         let never = self.position(next).unwrap_or(self.pending.len());
         let withdrawn = self.pending.split_off(never);
         self.last_seq -= withdrawn.len() as u64;
         self.bytes -= withdrawn.iter().map(|p| p.bytes).sum::<usize>();
+        debug_assert!(self.is_consistent());
         withdrawn.into_iter().filter_map(|p| p.ticket).collect()
     }
 
-    /// Takes the effect from commands of connections that asked for a session and are gone.
+    /// Removes the effect of session requests whose connections are gone.
     pub(in crate::consensus) fn disarm(&mut self, mut gone: Vec<Ticket>) {
         if gone.is_empty() {
             return;
         }
+        debug_assert!(self.is_consistent());
         gone.sort_unstable_by_key(|ticket| (ticket.shard, ticket.token));
         let is_gone = |ticket: &Ticket| {
             gone.binary_search_by_key(&(ticket.shard, ticket.token), |gone| (gone.shard, gone.token)).is_ok()
@@ -183,17 +205,20 @@ impl PendingCommands {
             if let Some(command) = &mut pending.command
                 && matches!(command.op, Op::AttachSession { .. } | Op::OpenSession { .. })
             {
-                // No session has this number.
+                // No session has the number 0.
                 (command.session, command.op) = (0, Op::ExpireSession);
             }
         }
+        debug_assert!(!self.pending.iter().any(|p| p.ticket.as_ref().is_some_and(is_gone)));
     }
 
-    /// Whose result this is; `None` if it is not of this stream, or nobody waits for it.
+    /// Returns the ticket that waits for this result. `None`: the result is of another stream, or no ticket
+    /// waits for it.
     pub(in crate::consensus) fn resolve(&mut self, node: u8, incarnation: u64, seq: u64) -> Option<Ticket> {
         if (node, incarnation) != (self.node, self.incarnation) {
             return None;
         }
+        debug_assert!(self.is_consistent());
         if let Some((_, ticket)) = self.deferred.take_if(|(deferred, _)| *deferred == seq) {
             return Some(ticket);
         }
@@ -204,49 +229,62 @@ impl PendingCommands {
             ticket = oldest.ticket.filter(|_| oldest.seq == seq);
         }
         self.next = self.next.max(self.resolved() + 1);
+        debug_assert!(self.pending.front().is_none_or(|oldest| oldest.seq > seq));
         ticket
     }
 
-    /// The command is ordered and its result comes later: those after it do not wait for it.
+    /// The command is ordered and its result comes later. The commands after it do not wait for it.
     pub(in crate::consensus) fn defer(&mut self, node: u8, incarnation: u64, seq: u64) {
+        debug_assert!(self.is_consistent());
         if let Some(ticket) = self.resolve(node, incarnation, seq) {
             self.deferred = Some((seq, ticket));
         }
+        debug_assert!(self.is_consistent());
     }
 
-    /// Number of the newest command whose result, and that of all before it, is known.
+    /// Number of the newest command such that its result and all results before it are known.
     pub(in crate::consensus) fn resolved(&self) -> u64 {
         self.pending.front().map_or(self.last_seq, |p| p.seq - 1)
     }
 
-    /// Number of the newest command.
     pub(in crate::consensus) fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
-    /// Gives up waiting for the results of all that is not decided: they may still be ordered.
+    /// Takes the tickets of all undecided commands. The commands may still be ordered.
     pub(in crate::consensus) fn abandon(&mut self) -> impl Iterator<Item = Ticket> {
         self.pending.iter_mut().filter_map(|p| p.ticket.take())
     }
 
-    /// Whether the log, in which the stream stands at `position`, has begun it anew behind commands of this start: nothing more
-    /// of this start would ever have a result.
+    /// Whether the stream, at `position` in the log, was begun again after commands of this start. Then no
+    /// further command of this start would ever have a result.
     pub(in crate::consensus) fn is_cut_off(&self, position: Option<StreamPosition>) -> bool {
         self.resolved() > 0 && position.is_some_and(StreamPosition::is_anew)
     }
 
-    /// Whether something waits and nothing was decided for so long. To be asked in every turn.
+    /// Whether commands wait and none was decided for `after_ns`. Call in every turn.
     pub(in crate::consensus) fn is_stalled(&mut self, now_ns: u64, after_ns: u64) -> bool {
         let resolved = self.resolved();
         if self.pending.is_empty() || self.decided.0 != resolved {
             self.decided = (resolved, now_ns);
         }
+        debug_assert_eq!(self.decided.0, resolved);
         now_ns.saturating_sub(self.decided.1) >= after_ns
     }
 
-    /// Commands whose result is not known.
+    /// Count of commands whose result is not known.
     pub(in crate::consensus) fn undecided(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Invariants that can be checked without a pass over all commands. The defect `RefuseLent` withdraws
+    /// commands that were sent, and so breaks those of `next` and `sent_max`.
+    fn is_consistent(&self) -> bool {
+        let known = self.next <= self.last_seq + 1 && self.sent_max <= self.last_seq;
+        let newest = self.pending.back().is_none_or(|newest| newest.seq == self.last_seq);
+        let bytes = self.bytes == 0 || !self.pending.is_empty();
+        let deferred = self.deferred.as_ref().is_none_or(|(seq, _)| *seq <= self.resolved());
+        newest && bytes && deferred && (known || mutated(Mutation::RefuseLent))
     }
 
     fn position(&self, seq: u64) -> Option<usize> {
@@ -255,7 +293,7 @@ impl PendingCommands {
     }
 }
 
-/// What a command is reckoned to take in a batch.
+/// Estimated bytes of a command in a batch.
 pub(in crate::consensus) fn command_bytes(op: &Op, identities: &[Identity]) -> usize {
     let body = match op {
         Op::Request { body, .. } => body.len(),
@@ -278,36 +316,36 @@ mod tests {
         out
     }
 
-    fn lend(out: &mut PendingCommands, count: usize) -> Vec<u64> {
-        let lent = out.take_for_send(count, usize::MAX);
-        let seqs = lent.iter().map(|c| c.seq).collect();
-        out.restore(lent, true);
+    fn send(out: &mut PendingCommands, count: usize) -> Vec<u64> {
+        let taken = out.take_for_send(count, usize::MAX);
+        let seqs = taken.iter().map(|c| c.seq).collect();
+        out.restore(taken, true);
         seqs
     }
 
     #[test]
-    fn what_a_dead_leader_had_is_offered_to_the_next_one_from_where_it_says() {
+    fn what_a_dead_leader_had_is_sent_to_the_next_one_from_the_number_it_expects() {
         let mut out = filled(4);
-        assert_eq!(lend(&mut out, 3), [1, 2, 3]);
+        assert_eq!(send(&mut out, 3), [1, 2, 3]);
         assert_eq!(out.resolve(3, 7, 1).unwrap().token, 1);
         assert!(out.rewind(2));
-        assert_eq!(lend(&mut out, 9), [2, 3, 4]);
+        assert_eq!(send(&mut out, 9), [2, 3, 4]);
         assert!(!out.has_unsent());
-        // Decided, or never given out.
+        // Decided already, or never given to a command.
         assert!(!out.rewind(1) && !out.rewind(6));
         assert!(out.rewind(5));
     }
 
     #[test]
-    fn what_could_not_be_sent_is_lent_again() {
+    fn what_could_not_be_sent_is_sent_again() {
         let mut out = filled(2);
-        let lent = out.take_for_send(1, usize::MAX);
-        out.restore(lent, false);
-        assert_eq!(lend(&mut out, 9), [1, 2]);
+        let taken = out.take_for_send(1, usize::MAX);
+        out.restore(taken, false);
+        assert_eq!(send(&mut out, 9), [1, 2]);
     }
 
     #[test]
-    fn results_find_their_tickets_and_strangers_find_none() {
+    fn results_find_their_tickets_and_those_of_other_streams_find_none() {
         let mut out = filled(2);
         out.push(None, 9, 0, Vec::new(), Op::ExpireSession);
         assert_eq!((out.undecided(), out.resolved(), out.last_seq()), (3, 0, 3));
@@ -324,7 +362,7 @@ mod tests {
     fn a_node_that_was_removed_and_added_again_while_it_ran_needs_another_start() {
         let anew = Some(StreamPosition { incarnation: 0, seq: 0 });
         let mut out = filled(2);
-        // It has done nothing yet: its first command is the first one of the stream.
+        // Nothing is resolved yet: the first command is the first one of the stream.
         assert!(!out.is_cut_off(anew) && !out.is_cut_off(None));
         out.resolve(3, 7, 1);
         assert!(!out.is_cut_off(Some(StreamPosition { incarnation: 7, seq: 1 })));
@@ -332,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_nobody_decides_are_noticed() {
+    fn commands_that_stay_undecided_are_noticed() {
         let mut out = PendingCommands::new(3, 7);
         assert!(!out.is_stalled(0, 100) && !out.is_stalled(500, 100));
         out.push(None, 9, 0, Vec::new(), Op::CloseSession);
@@ -348,21 +386,21 @@ mod tests {
     fn an_expiry_of_a_dead_leader_has_no_effect_under_the_next() {
         let mut out = PendingCommands::new(1, 1);
         out.push(None, 77, 0, Vec::new(), Op::ExpireSession);
-        let lent = out.take_for_send(9, usize::MAX);
-        assert_eq!(lent[0].session, 77);
-        out.restore(lent, true);
+        let taken = out.take_for_send(9, usize::MAX);
+        assert_eq!(taken[0].session, 77);
+        out.restore(taken, true);
         assert!(out.rewind(1));
         assert_eq!(out.take_for_send(9, usize::MAX)[0].session, 0);
     }
 
     #[test]
-    fn what_was_lent_once_is_never_withdrawn() {
+    fn what_was_sent_once_is_never_withdrawn() {
         let mut out = filled(4);
-        lend(&mut out, 2);
-        // Crossed by the second command: the leader has it by now.
+        send(&mut out, 2);
+        // The message crossed the second command, which the leader has by now.
         assert!(out.rewind(2));
         assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [3, 4]);
-        assert_eq!((out.last_seq(), lend(&mut out, 9)), (2, vec![2]));
+        assert_eq!((out.last_seq(), send(&mut out, 9)), (2, vec![2]));
     }
 
     #[test]
@@ -370,28 +408,28 @@ mod tests {
         let mut out = filled(2);
         out.push(None, 77, 0, Vec::new(), Op::ExpireSession);
         out.push(Some(Ticket { shard: 0, token: 3 }), 9, 1, Vec::new(), Op::CloseSession);
-        lend(&mut out, 4);
-        assert!(out.take_back(2));
+        send(&mut out, 4);
+        assert!(out.accept_return(2));
         assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [2, 3]);
         assert_eq!((out.last_seq(), out.undecided()), (1, 1));
     }
 
     #[test]
-    fn a_session_asked_for_by_a_connection_that_is_gone_is_taken_from_nobody() {
+    fn a_session_request_of_a_closed_connection_moves_no_session() {
         let mut out = filled(2);
         let attach = Op::AttachSession { timeout_ms: 1000, password: vec![7; 16], last_zxid_seen: 0 };
         for token in [3, 4] {
             out.push(Some(Ticket { shard: 1, token }), 77, 0, Vec::new(), attach.clone());
         }
-        // Of the other shard nobody is meant, and a write is a write.
+        // Tickets of the other shards mean other connections, and a write keeps its effect.
         let gone = [(1, 3), (0, 2), (0, 4), (2, 4)].map(|(shard, token)| Ticket { shard, token });
         out.disarm(gone.to_vec());
-        let lent = out.take_for_send(9, usize::MAX);
-        let shown: Vec<_> = lent.iter().map(|c| (c.seq, c.session, c.op.clone())).collect();
+        let taken = out.take_for_send(9, usize::MAX);
+        let shown: Vec<_> = taken.iter().map(|c| (c.seq, c.session, c.op.clone())).collect();
         assert_eq!((shown[2].clone(), shown[3].clone()), ((3, 0, Op::ExpireSession), (4, 77, attach)));
         assert!(matches!(shown[1].2, Op::Request { .. }));
-        out.restore(lent, true);
-        // Lent or not: what the next leader gets has no effect.
+        out.restore(taken, true);
+        // Sent or not, the command that the next leader gets has no effect.
         out.disarm(vec![Ticket { shard: 1, token: 4 }]);
         assert!(out.rewind(1));
         assert_eq!(out.take_for_send(9, usize::MAX)[3].session, 0);
@@ -399,27 +437,27 @@ mod tests {
     }
 
     #[test]
-    fn what_a_leader_gives_back_can_be_refused_and_its_numbers_go_to_others() {
+    fn returned_commands_can_be_refused_and_their_numbers_are_used_again() {
         let mut out = filled(5);
-        lend(&mut out, 4);
+        send(&mut out, 4);
         assert_eq!(out.resolve(3, 7, 1).map(|t| t.token), Some(1));
-        // Decided here, or never given out: no leader gives that back.
-        assert!(!out.take_back(1) && !out.take_back(7));
-        assert!(out.take_back(3));
-        // Nobody waits for one of them any more: its connection was closed.
+        // Decided here, or never given to a command: no leader returns that number.
+        assert!(!out.accept_return(1) && !out.accept_return(7));
+        assert!(out.accept_return(3));
+        // The connection of one of them was closed.
         out.disarm(vec![Ticket { shard: 0, token: 4 }]);
         assert_eq!(out.withdraw().iter().map(|t| t.token).collect::<Vec<_>>(), [3, 5]);
         assert_eq!((out.last_seq(), out.undecided(), out.has_unsent()), (2, 1, false));
         out.push(Some(Ticket { shard: 0, token: 9 }), 9, 1, Vec::new(), Op::CloseSession);
-        assert_eq!(lend(&mut out, 9), [3]);
+        assert_eq!(send(&mut out, 9), [3]);
         assert_eq!(out.resolve(3, 7, 2).map(|t| t.token), Some(2));
         assert_eq!(out.resolve(3, 7, 3).map(|t| t.token), Some(9));
     }
 
     #[test]
-    fn what_was_never_lent_gives_its_numbers_back() {
+    fn what_was_never_sent_frees_its_numbers() {
         let mut out = filled(3);
-        lend(&mut out, 1);
+        send(&mut out, 1);
         let tickets = out.withdraw();
         assert_eq!(tickets.iter().map(|t| t.token).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(out.last_seq(), 1);

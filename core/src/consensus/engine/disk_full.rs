@@ -1,7 +1,7 @@
-//! Full disks: what the leader concludes from them, and what becomes of commands meanwhile.
+//! Full disks: what the leader concludes from them, and what happens to commands meanwhile.
 //!
-//! Owns no state. Never stops reads, which need no disk. Correct because only the leader judges, from what it hears itself, and other
-//! nodes take its judgement for no longer than its term.
+//! Owns no state. Never stops reads, which need no disk. Correct because only the leader decides, from the
+//! disk reports that it receives. Other nodes follow its decision for no longer than its term.
 
 use super::Consensus;
 use crate::commit::{Outcome, Reply};
@@ -13,47 +13,49 @@ use crate::peers::Message;
 use paddock_transport::io::Io;
 
 impl Consensus {
-    /// Whether this node can take no further entry for want of disk space: its log has no room, or it needs a snapshot that has none.
+    /// Whether this node can take no further entry for want of disk space. Either its log has no room, or it needs
+    /// a snapshot for which there is none.
     pub(super) fn lacks_disk_space(&self) -> bool {
         self.disk_space.own_full_since.is_some() || self.installation.lacks_room()
     }
 
-    /// Looks who has room, and tells from it whether anything can be written.
-    pub(super) fn judge_disk_space(&mut self, now_ns: u64, io: &mut Io) {
+    /// Decides whether writes are stopped, from the disk reports of the voters.
+    pub(super) fn update_writes_stopped(&mut self, now_ns: u64, io: &mut Io) {
         let term = self.raft.term();
-        let shut = if self.raft.alone() {
+        let stopped = if self.raft.alone() {
             self.disk_space.own_full_since.is_some()
         } else if self.raft.role() == Role::Leader {
             self.has_too_few_disks(now_ns)
         } else {
-            // The leader's word, for as long as it leads.
+            // The leader's decision, as long as it leads.
             self.raft.leader() != 0 && self.disk_space.is_shut_by(term)
         };
-        self.disk_space.judge(shut, term, now_ns);
-        // At once, so that little is on its way to a leader that cannot order it.
-        let (full, shut_here) = (self.lacks_disk_space(), shut && self.raft.role() == Role::Leader);
-        if self.disk_space.is_news(full, shut_here) {
+        self.disk_space.judge(stopped, term, now_ns);
+        // Sent at once, so that few commands are on their way to a leader that cannot order them.
+        let (full, stopped_here) = (self.lacks_disk_space(), stopped && self.raft.role() == Role::Leader);
+        if self.disk_space.is_news(full, stopped_here) {
             for (node, _) in self.links.up() {
-                self.links.send(node, &Message::Room { full, shut: shut_here }, io);
+                self.links.send(node, &Message::Room { full, shut: stopped_here }, io);
             }
         }
-        if shut && self.leadership.term != 0 {
-            self.give_back_unproposed(io);
+        if stopped && self.leadership.term != 0 {
+            self.return_unproposed(io);
         }
     }
 
-    /// On the leader, while writes are shut: what was taken and not proposed goes back to those who can refuse it.
-    pub(super) fn give_back_unproposed(&mut self, io: &mut Io) {
+    /// On the leader, while writes are stopped: returns all commands that were taken and not proposed.
+    /// Their nodes can refuse them.
+    pub(super) fn return_unproposed(&mut self, io: &mut Io) {
         self.withdraw_own();
         for node in self.leader_queues.waiting() {
-            self.leader_queues.give_back(node);
-            // If it does not get there, the node asks.
-            self.give_back_again(node, io);
+            self.leader_queues.return_unproposed(node);
+            // If the message is lost, the node asks.
+            self.repeat_return(node, io);
         }
     }
 
-    /// Says once more to a node what it got back, if it has not answered that. `false`: there is nothing to answer.
-    pub(super) fn give_back_again(&mut self, node: u8, io: &mut Io) -> bool {
+    /// Sends a node its unacknowledged return again. `false`: there is none.
+    pub(super) fn repeat_return(&mut self, node: u8, io: &mut Io) -> bool {
         let Some(Return { incarnation, seq, number }) = self.leader_queues.returned(node) else {
             return false;
         };
@@ -61,31 +63,32 @@ impl Consensus {
         true
     }
 
-    /// The leader gives commands back, or a node says that it has heard of that.
-    pub(super) fn hear_return(&mut self, from: u8, term: u64, back: Return, io: &mut Io) {
+    /// Handles a return from the leader, or on the leader a node's acknowledgement of one.
+    pub(super) fn handle_return(&mut self, from: u8, term: u64, back: Return, io: &mut Io) {
         let Return { incarnation, seq, number } = back;
         if term != 0 && term == self.leadership.term {
-            if self.leader_queues.answered(from, back) {
+            if self.leader_queues.acknowledge_return(from, back) {
                 self.links.send(from, &Message::Expect { term, incarnation, seq }, io);
             }
             return;
         }
-        if self.is_word_of_leader(from, term, incarnation) {
-            self.pending.take_back(seq);
-            // Nothing more is sent before the answer.
-            self.links.ungrant();
+        if self.is_from_leader(from, term, incarnation) {
+            self.pending.accept_return(seq);
+            // Nothing more is sent before the leader's next `Expect`.
+            self.links.stop_forwarding();
             self.links.send(from, &Message::Return { term, incarnation, seq, number }, io);
         }
     }
 
-    /// The leader says, with its confirmation of a round, whether writes are shut.
-    pub(super) fn hear_disk_report(&mut self, from: u8, shut: bool, now_ns: u64) {
+    /// The leader reports, with its confirmation of a round, whether writes are stopped.
+    pub(super) fn handle_disk_report(&mut self, from: u8, stopped: bool, now_ns: u64) {
         if u64::from(from) == self.raft.leader() && self.raft.role() != Role::Leader {
-            self.disk_space.judge(shut, self.raft.term(), now_ns);
+            self.disk_space.judge(stopped, self.raft.term(), now_ns);
         }
     }
 
-    /// On the leader: whether so many disks are full that nothing is made durable on a majority, for good or for too long.
+    /// On the leader: whether too many disks are full to make anything durable on a majority, for good or
+    /// for too long.
     pub(super) fn has_too_few_disks(&mut self, now_ns: u64) -> bool {
         let own_full = self.disk_space.own_full_since.is_some();
         if !own_full && self.disk_space.full_nodes().next().is_none() {
@@ -107,8 +110,8 @@ impl Consensus {
         self.disk_space.is_hopeless(able, self.raft.term(), now_ns)
     }
 
-    /// Disks without room: a leader whose own is full hands over to somebody who has some; where too few have, what is undecided
-    /// for too long is given up.
+    /// Acts on full disks. A leader whose own disk is full offers leadership to a voter with disk space.
+    /// While writes are stopped for too long, the connections of undecided writes are closed.
     pub(super) fn act_on_full_disks(&mut self, now_ns: u64) {
         match (self.disk_space.writes_stopped_since(), self.disk_space.own_full_since) {
             (Some(since_ns), _) if now_ns.saturating_sub(since_ns) >= UNDECIDED_NS => {
@@ -117,12 +120,12 @@ impl Consensus {
                     self.pending.abandon().map(|ticket| Reply { ticket, zxid, outcome: Outcome::Drop });
                 self.replies.extend(given_up);
             }
-            (None, Some(_)) if self.raft.role() == Role::Leader => self.hand_over(now_ns),
+            (None, Some(_)) if self.raft.role() == Role::Leader => self.offer_leadership(now_ns),
             _ => {}
         }
     }
 
-    /// For operators, while writes are shut.
+    /// A text for operators, while writes are stopped.
     pub(in crate::consensus) fn why_writes_are_stopped(&self, voters: usize) -> String {
         if self.raft.alone() {
             return "the disk of the data directory is full".to_owned();

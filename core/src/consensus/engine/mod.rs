@@ -1,13 +1,18 @@
 //! The engine of the consensus core: one turn after the other.
 //!
-//! Owns the order in which things happen in a turn, and nothing else: what peers said and what is durable is told
-//! to the group, what the group gives out goes to peers, to the log and to apply, what waits in the shards' rings becomes
-//! the next batch or goes to the leader, who may be answered is answered, and whoever needs it is woken. Never waits for the disk or a shard: a full commit ring or
-//! too much retired memory pauses apply and admission, while drains, appends and ticks go on. It stays correct because
-//! each part keeps its own promise (see their modules) and only this one connects them.
+//! Owns the order of steps within a turn, and the parts as fields. A turn takes messages and finished disk
+//! work, drains Raft, applies, takes submissions, proposes or forwards, confirms rounds, publishes replies,
+//! and wakes shards.
 //!
-//! On a full disk writes are answered with SystemError (-1), which says that nothing happened. Closing the connection
-//! instead would take the client's reads away too: coming back to a session needs the log.
+//! Never waits for a shard, and for a disk only in `allow_ids`. A full commit ring or too much retired
+//! memory pauses apply and the taking of submissions. Drains, appends and ticks go on.
+//!
+//! Correct because each part keeps its own invariants (see their modules) and only this module connects
+//! them.
+//!
+//! While writes are stopped, a write gets SystemError (-1), which means that the write did not happen.
+//! Closing the connection instead would also take the client's reads away, since reattaching to a session
+//! needs the log.
 
 mod bootstrap;
 mod compare_digests;
@@ -67,17 +72,17 @@ pub struct Consensus {
     pub(super) incarnation: u64,
     pub(super) policy: u32,
     pub(super) batches_in_flight: usize,
-    /// Length of a tick of Raft's clock.
+    /// Length of a tick of Raft's clock, ns.
     pub(super) tick_ns: u64,
     pub(super) entry_bytes_max: u64,
-    /// Bytes of commands in one batch, reckoned with room for what surrounds them.
+    /// Bytes of commands in one batch. The rest of the entry is left for what surrounds them.
     pub(super) batch_bytes_max: usize,
     pub(super) raft: RaftNode,
     pub(super) effects: Effects,
     pub(super) journal: Journal,
     pub(super) entry_fetcher: EntryFetcher,
     pub(super) throttle: CatchUpThrottle,
-    /// Committed, not applied.
+    /// Entries that are committed and not applied.
     pub(super) backlog: VecDeque<LogEntry>,
     pub(super) backlog_bytes: usize,
     pub(super) applier: Applier,
@@ -101,29 +106,30 @@ pub struct Consensus {
     pub(super) ticks: RaftTicks,
     /// Replies that belong to no entry.
     pub(super) replies: Vec<Reply>,
-    /// Apply waits for readers.
+    /// Whether apply waits for readers of the commit ring or of old tree versions.
     pub(super) apply_blocked: bool,
-    /// The commands that wait in the shards' rings may be taken.
+    /// Whether submissions may be taken from the shards' rings.
     pub(super) admitting: bool,
-    /// When a clean stop was asked for.
+    /// When a clean stop was requested, ns.
     pub(super) stopping_since: Option<u64>,
-    /// When the end of the session ids could not be recorded.
+    /// When the record of a block of session ids failed last.
     pub(super) id_blocks_failed_ns: Option<u64>,
     pub(super) report: Report,
     pub(super) disk_space: DiskSpace,
     pub(super) planner: MembershipPlanner,
     pub(super) bootstrap_guard: BootstrapGuard,
     pub(super) ids: Arc<IdBlocks>,
-    /// Keeps the data directory locked. Last: the log's thread ends before.
+    /// Keeps the data directory locked. The last field, so that the log's thread ends before the lock is
+    /// released.
     pub(super) dir: DataDir,
 }
 
-/// Raft's clock within the core's turns.
+/// Raft's clock within the turns of the core.
 #[derive(Debug, Default)]
 pub(super) struct RaftTicks {
     /// When Raft's next tick is due.
     next_ns: u64,
-    /// Ticks without a leader that were let pass since the last one that was not.
+    /// Ticks skipped without a leader since the last tick that Raft got.
     let_pass: u64,
 }
 
@@ -135,25 +141,25 @@ impl Consensus {
         }
         let links_ns = self.take_peer_events(now, io);
         self.tick(now_ns);
-        self.look_at_log(now_ns, io)?;
+        self.poll_log(now_ns, io)?;
         self.drain(io);
         self.apply(now_ns)?;
         self.allow_ids(now_ns);
         self.settle_divergences(now_ns, io)?;
         self.lead_or_follow(now, io);
-        self.judge_disk_space(now_ns, io);
+        self.update_writes_stopped(now_ns, io);
         self.membership_step(now, io)?;
         self.admit(now)?;
         self.forward(now_ns, io);
         let install_ns = self.install(now_ns, io)?;
-        self.ask(now_ns, io);
-        self.inform_group(now_ns);
+        self.begin_rounds(now_ns, io);
+        self.report_to_raft(now_ns);
         self.drain(io);
-        self.recall();
-        self.answer();
-        self.refresh(now);
+        self.answer_inquiries();
+        self.publish_replies();
+        self.publish_freshness(now);
         self.checkpoints.turn(now_ns, &mut self.applier, &mut self.journal);
-        self.tell(now);
+        self.report_counters(now);
         if self.apply_blocked {
             self.shards.mark_all();
         }
@@ -172,7 +178,7 @@ impl Consensus {
             return Err(StopReason::Asked);
         }
         let next = self.next(now_ns, links_ns.into_iter().chain(install_ns).min());
-        self.session_expiry.expect(match next {
+        self.session_expiry.expect_next_turn(match next {
             Next::Again => Some(now_ns),
             Next::Sleep { deadline_ns } => deadline_ns,
             Next::Stop => None,
@@ -180,8 +186,9 @@ impl Consensus {
         Ok(next)
     }
 
-    /// A group of one needs no clock. A node whose disk is full stands for election later than the others: it could order
-    /// nothing, but where nobody has room it can have reads confirmed.
+    /// Advances Raft's clock. A standalone node needs none. A node whose disk is full becomes a candidate
+    /// later than the others: it cannot order writes. Where all disks are full, such a leader still
+    /// confirms reads.
     fn tick(&mut self, now_ns: u64) {
         if self.raft.alone() || now_ns < self.ticks.next_ns {
             return;
@@ -200,7 +207,7 @@ impl Consensus {
         self.raft.tick();
     }
 
-    /// Applies what is committed, as far as readers follow.
+    /// Applies committed entries, as far as readers keep up.
     fn apply(&mut self, now_ns: u64) -> Result<(), StopReason> {
         for _ in 0..APPLY_PER_TURN_MAX {
             self.apply_blocked = self.applier.is_blocked(self.checkpoints.held_bytes());
@@ -224,7 +231,7 @@ impl Consensus {
             self.session_expiry.applied(applied, now_ns);
             if applied.membership != MembershipEffect::default() {
                 let effect = applied.membership.clone();
-                self.follow_members(&effect, now_ns);
+                self.follow_membership(&effect, now_ns);
             }
             let is_batch = entry.kind == EntryKind::Batch;
             if is_batch && !entry.payload.is_empty() && entry.term == self.leadership.term {
@@ -242,8 +249,8 @@ impl Consensus {
         Ok(())
     }
 
-    /// Answers the shards' questions about sessions from what is applied here.
-    fn recall(&mut self) {
+    /// Answers the shards' inquiries about sessions from the applied state.
+    fn answer_inquiries(&mut self) {
         if !self.inquiries.has_any() {
             return;
         }
@@ -259,7 +266,7 @@ impl Consensus {
     }
 
     /// Publishes the replies that belong to no entry.
-    fn answer(&mut self) {
+    fn publish_replies(&mut self) {
         let zxid = self.applier.machine.zxid();
         let synced = self.rounds.ready(self.applier.index, self.pending.resolved());
         self.replies.extend(synced.map(|ticket| Reply { ticket, zxid, outcome: Outcome::Synced }));
@@ -273,8 +280,8 @@ impl Consensus {
         }
     }
 
-    /// Tells the shards how fresh the node is: everything applied is in the commit ring by now.
-    fn refresh(&mut self, now: Now) {
+    /// Publishes to the shards how fresh this node is. Everything applied is already in the commit ring.
+    fn publish_freshness(&mut self, now: Now) {
         if self.raft.alone() && self.leadership.term != 0 {
             self.rounds.forget_freshness();
             if self.freshness.fresh_ns() != ALWAYS {
@@ -284,14 +291,14 @@ impl Consensus {
             return;
         }
         if self.freshness.fresh_ns() == ALWAYS && !self.raft.membership().is_alone(u64::from(self.node)) {
-            // Others belong to the group from now on: what no quorum confirms ends within its bounds, even if no round ever
-            // succeeds.
+            // The group has other members from now on. Freshness without a quorum's confirmation ends
+            // within its bounds, even if no round ever succeeds.
             self.freshness.confirm(now.mono_ns);
             self.shards.mark_all();
         }
         while let Some(fresh) = self.rounds.fresh(self.applier.index) {
             if self.freshness.fresh_ns() == 0 {
-                // Shards wait for this to let clients in.
+                // Shards wait for the first confirmation before they accept clients.
                 self.shards.mark_all();
             }
             self.freshness.confirm(fresh.at_ns);
@@ -301,8 +308,8 @@ impl Consensus {
         }
     }
 
-    /// A clean stop hands leadership over if there is somebody, and waits until everything proposed is decided and told,
-    /// within a bound.
+    /// Whether a clean stop is complete. A leader first offers leadership to another voter. Then the core
+    /// waits, within a bound, until every proposal is decided and its reply is published.
     fn may_stop(&mut self, now_ns: u64) -> bool {
         if !self.control.is_asked() {
             return false;
@@ -310,7 +317,7 @@ impl Consensus {
         let since = *self.stopping_since.get_or_insert(now_ns);
         let waited_ns = now_ns.saturating_sub(since);
         if self.raft.role() == Role::Leader && self.has_other_voters() && waited_ns < HAND_OVER_NS {
-            self.hand_over(now_ns);
+            self.offer_leadership(now_ns);
             return false;
         }
         let settled = !self.journal.is_behind() && self.backlog.is_empty() && self.replies.is_empty();
@@ -318,7 +325,7 @@ impl Consensus {
     }
 
     fn next(&self, now_ns: u64, links_ns: Option<u64>) -> Next {
-        // What became durable late in this turn stands in the backlog already.
+        // Entries that became durable late in this turn are already in the backlog.
         let more = !self.backlog.is_empty() && !self.apply_blocked && !self.divergences.is_waiting();
         let frees = self.applier.tree.has_more_to_reclaim();
         if more || frees || (self.admitting && self.submissions.has_more()) || self.can_propose_more() {
@@ -326,8 +333,9 @@ impl Consensus {
         }
         let alone = self.raft.alone();
         let undecided = self.disk_space.writes_stopped_since().filter(|_| self.pending.undecided() > 0);
-        // Only where it can ask: what is overdue and cannot be done must not keep the core awake.
-        let asks = self.leadership.term != 0 || self.asks_leader().is_some();
+        // Only where a round can be begun. Otherwise an overdue round would keep the core awake for
+        // nothing.
+        let asks = self.leadership.term != 0 || self.leader_to_ask().is_some();
         let deadlines = [
             links_ns,
             self.apply_blocked.then_some(now_ns + PAUSED_POLL_NS),
@@ -357,14 +365,14 @@ impl Consensus {
     }
 }
 
-/// What threads do elsewhere, for a node without any ([`super::ConsensusConfig::inline`]).
+/// The work of the disk threads, for a node without threads ([`super::ConsensusConfig::inline`]).
 impl Consensus {
-    /// Whether [`Consensus::disk_turn`] has something to write.
+    /// Whether [`Consensus::disk_turn`] has anything to write.
     pub fn has_disk_work(&self) -> bool {
         self.journal.wants_flush() || self.checkpoints.is_writing()
     }
 
-    /// Writes and syncs what waits for the disk.
+    /// Writes and syncs everything that is queued for the disk.
     pub fn disk_turn(&mut self) {
         self.journal.flush();
         self.checkpoints.write();

@@ -1,7 +1,8 @@
-//! Messages and links of peers, handed to the parts that they concern.
+//! Messages and links of peers, passed to the parts that they concern.
 //!
-//! Owns no state. Never takes a message for another term than the present one. Correct because a message of a node whose data directory
-//! the ensemble does not know is dropped, except the word of a leader: see `is_leaders_word`.
+//! Owns no state. Never acts on a stream or a round of another term than the present one. Correct because
+//! messages of a node with an unknown data directory are dropped. Messages that only a leader sends are the
+//! exception: see `is_leader_message`.
 
 use super::Consensus;
 use crate::consensus::apply::divergence::Divergence;
@@ -13,10 +14,10 @@ use paddock_transport::engine::Now;
 use paddock_transport::io::Io;
 
 impl Consensus {
-    /// Takes what peers said. Returns when the links need a turn at the latest.
+    /// Takes the events of the links. Returns when the links need a turn at the latest.
     pub(super) fn take_peer_events(&mut self, now: Now, io: &mut Io) -> Option<u64> {
         let deadline = self.links.turn(now, io)?;
-        self.look_for_founders(now.mono_ns);
+        self.update_bootstrap_guard(now.mono_ns);
         while let Some(event) = self.links.next_event() {
             match event {
                 PeerEvent::Up { node, incarnation, identity } => {
@@ -28,10 +29,10 @@ impl Consensus {
                              later ones here): it may have forgotten votes, and is not listened to. Stop it, empty its data \
                              directory except for myid, and start it again: it is fed anew"
                         );
-                        self.tell_old_copy(node, io);
+                        self.report_old_copy(node, io);
                     }
                     self.leader_queues.link_up(node);
-                    self.expect(node, incarnation, io);
+                    self.send_expect(node, incarnation, io);
                 }
                 PeerEvent::Down { node } => {
                     self.planner.link_down(node);
@@ -42,10 +43,11 @@ impl Consensus {
                     self.installation.link_down(node);
                     self.throttle.link_down(node);
                 }
-                PeerEvent::Message { node, message } => self.hear(now, node, message, io),
+                PeerEvent::Message { node, message } => self.handle_message(now, node, message, io),
                 PeerEvent::Removed { by } => {
                     tracing::error!("node {by} says that this node was removed from the ensemble");
-                    // It may have been away while that was logged; a node that never was a member goes on asking.
+                    // This node may have been away while its removal was logged. A node that never was a
+                    // member goes on dialling.
                     if !self.applier.machine.members().members.is_empty() {
                         self.removal.since_ns.get_or_insert(now.mono_ns);
                         self.removal.told_version = Some(self.applier.machine.members().version);
@@ -56,13 +58,14 @@ impl Consensus {
         deadline
     }
 
-    pub(super) fn hear(&mut self, now: Now, from: u8, message: Message, io: &mut Io) {
-        if !self.admits(from) && !is_leaders_word(&message) || self.founds_too_early(&message) {
+    pub(super) fn handle_message(&mut self, now: Now, from: u8, message: Message, io: &mut Io) {
+        if !self.admits(from) && !is_leader_message(&message) || self.is_held_back(&message) {
             return;
         }
         match message {
             Message::Raft(message) => {
-                // Dropped before Raft sees them, entries that cannot be kept are sent again later.
+                // Entries that cannot be kept are dropped before Raft sees them. The leader sends them
+                // again.
                 let holds_data = message.entries.iter().any(|entry| !entry.payload.is_empty());
                 let cannot_keep = (holds_data && self.journal.is_full())
                     || self.journal.is_refusing()
@@ -76,20 +79,20 @@ impl Consensus {
                 if term != self.leadership.term || term == 0 {
                     return;
                 }
-                if commands.is_empty() && self.give_back_again(from, io) {
+                if commands.is_empty() && self.repeat_return(from, io) {
                     return;
                 }
-                self.note_returning(&commands, now.mono_ns);
+                self.note_reattaching(&commands, now.mono_ns);
                 if let Err(Some((incarnation, seq))) = self.leader_queues.take(from, commands) {
                     self.links.send(from, &Message::Expect { term, incarnation, seq }, io);
                 }
             }
             Message::Expect { term, incarnation, seq } => {
-                if self.is_word_of_leader(from, term, incarnation) && self.pending.rewind(seq) {
-                    if !self.links.is_granted(term) {
-                        self.rounds.lose();
+                if self.is_from_leader(from, term, incarnation) && self.pending.rewind(seq) {
+                    if !self.links.may_forward(term) {
+                        self.rounds.mark_lost();
                     }
-                    self.links.grant(from, term);
+                    self.links.allow_forwarding(from, term);
                 } else {
                     self.compare_starts(from, incarnation);
                 }
@@ -97,14 +100,15 @@ impl Consensus {
             Message::Round { term, number, touched, applied, full, zxid, digest } => {
                 self.links.note_applied(from, applied);
                 self.disk_space.heard(from, full, now.mono_ns);
-                self.compare(from, zxid, digest, io);
+                self.compare_digest(from, zxid, digest, io);
                 if term == self.leadership.term && term != 0 {
-                    self.take_round(from, number, &touched, now.mono_ns);
+                    self.accept_round(from, number, &touched, now.mono_ns);
                 }
             }
             Message::RoundConfirmed { number, index, shut } => {
-                self.hear_disk_report(from, shut, now.mono_ns);
-                // Whatever leader confirmed it: its quorum did so after the round began, and the sessions went with it.
+                self.handle_disk_report(from, shut, now.mono_ns);
+                // Valid from any leader: its quorum confirmed after the round began, and the sessions were
+                // part of the round.
                 self.rounds.confirm(number, index);
             }
             Message::Disputed { index, zxid, logged, digest } => {
@@ -121,29 +125,30 @@ impl Consensus {
                 }
             }
             Message::Computed { zxid, digest } => self.divergences.hear(zxid, from, digest),
-            Message::Snapshot(message) => self.hear_snapshot(from, message, now.mono_ns),
+            Message::Snapshot(message) => self.handle_snapshot(from, message, now.mono_ns),
             Message::Room { full, shut } => {
                 self.disk_space.heard(from, full, now.mono_ns);
-                self.hear_disk_report(from, shut, now.mono_ns);
+                self.handle_disk_report(from, shut, now.mono_ns);
             }
             Message::Return { term, incarnation, seq, number } => {
-                self.hear_return(from, term, Return { incarnation, seq, number }, io);
+                self.handle_return(from, term, Return { incarnation, seq, number }, io);
             }
         }
     }
 
-    /// A node learns that a later start of it is known.
-    pub(super) fn tell_old_copy(&mut self, node: u8, io: &mut Io) {
+    /// Sends a node the later start of its directory that the log here knows.
+    pub(super) fn report_old_copy(&mut self, node: u8, io: &mut Io) {
         let (term, Some(known)) = (self.raft.term(), self.applier.machine.stream(node)) else { return };
         let known = Message::Expect { term, incarnation: known.incarnation, seq: known.seq + 1 };
         self.links.send(node, &known, io);
     }
 
-    /// Whether another node knows a later start of this one: then it runs from a copy of its data directory, and the copied one
-    /// went on. A restart would give it a number that is not known yet, so it stays, and says so.
+    /// Checks whether another node knows a later start of this node's directory. Then this node runs from a
+    /// copy, and the original went on. A restart would get an incarnation that is not known yet, so the
+    /// node stays up and logs an error.
     pub(super) fn compare_starts(&mut self, from: u8, incarnation: u64) {
         let is_copy = incarnation > self.incarnation;
-        // Once: whatever a peer says, and however often, fills no log.
+        // Logged once, so that no peer can fill the log.
         if is_copy && self.links.copied_from.is_none() {
             self.links.copied_from = Some(incarnation);
             tracing::error!(
@@ -156,10 +161,10 @@ impl Consensus {
     }
 }
 
-/// What is heard from a node, too, whose data directory this one does not know: it can lead only where a majority knows it, so
-/// it is this node that has not come so far in the log. Its vote, and what it says as a follower, must not count: the
-/// directory that was recorded may have promised something else.
-fn is_leaders_word(message: &Message) -> bool {
+/// Whether the message is accepted from a node with an unknown data directory, because only a leader sends
+/// it. A leader has the trust of a majority, so this node's log is what lags. Votes and follower messages
+/// of such a node must not count: the recorded directory may have promised something else.
+fn is_leader_message(message: &Message) -> bool {
     match message {
         Message::Raft(message) => codec::is_leaders_word(message),
         Message::Snapshot(_) => true,
@@ -180,7 +185,7 @@ mod tests {
             codec::outgoing(message).unwrap()
         };
         for kind in [MessageType::MsgAppend, MessageType::MsgHeartbeat] {
-            assert!(is_leaders_word(&Message::Raft(said(kind))), "{kind:?}");
+            assert!(is_leader_message(&Message::Raft(said(kind))), "{kind:?}");
         }
         for kind in [
             MessageType::MsgRequestVote,
@@ -191,10 +196,10 @@ mod tests {
             MessageType::MsgHeartbeatResponse,
             MessageType::MsgTimeoutNow,
         ] {
-            assert!(!is_leaders_word(&Message::Raft(said(kind))), "{kind:?}");
+            assert!(!is_leader_message(&Message::Raft(said(kind))), "{kind:?}");
         }
-        assert!(!is_leaders_word(&Message::Forward { term: 3, commands: Vec::new() }));
-        // What it is told: how far this node is, and no vote.
+        assert!(!is_leader_message(&Message::Forward { term: 3, commands: Vec::new() }));
+        // In return such a leader gets acknowledgements, and no vote.
         assert!(codec::is_answer_to_leader(&said(MessageType::MsgAppendResponse)));
         assert!(!codec::is_answer_to_leader(&said(MessageType::MsgRequestVoteResponse)));
     }

@@ -1,7 +1,8 @@
-//! What Raft gives out, on its way to the log and to the peers.
+//! Raft's output on its way to the log and to the peers.
 //!
-//! Owns no state. Never sends a message that promises something before the promise is durable. Correct because a message that Raft
-//! gives out with a drain leaves after that drain is persisted, unless Raft says that it may leave at once.
+//! Owns no state. Never sends a message that promises something before the promise is durable. Correct
+//! because messages of a drain leave after that drain is persisted, unless Raft marks them as safe to send
+//! at once.
 
 use super::Consensus;
 use crate::consensus::control::StopReason;
@@ -12,7 +13,7 @@ use paddock_storage::State;
 use paddock_transport::io::Io;
 
 impl Consensus {
-    pub(super) fn look_at_log(&mut self, now_ns: u64, io: &mut Io) -> Result<(), StopReason> {
+    pub(super) fn poll_log(&mut self, now_ns: u64, io: &mut Io) -> Result<(), StopReason> {
         if let Some(number) = self.journal.poll() {
             self.persisted(number, io);
         }
@@ -38,12 +39,12 @@ impl Consensus {
         Ok(())
     }
 
-    /// Takes everything that the group gives out.
+    /// Takes all output of Raft.
     pub(super) fn drain(&mut self, io: &mut Io) {
         while self.raft.drain(&mut self.effects) {
             self.send_or_hold(io);
             self.installation.want(&mut self.effects.snapshots);
-            self.feed_cold();
+            self.queue_cold_fetches();
             self.journal.append(&mut self.effects, self.applier.index);
             for entry in self.effects.committed.drain(..) {
                 self.backlog_bytes += entry.payload.len();
@@ -52,14 +53,14 @@ impl Consensus {
             for (read, index) in std::mem::take(&mut self.effects.reads) {
                 self.confirm_read(read, index, io);
             }
-            // What needed no record is durable already.
+            // A drain without a record is durable already.
             if let Some(number) = self.journal.poll() {
                 self.persisted(number, io);
             }
         }
     }
 
-    /// Sends what may go at once, and keeps what waits for the disk.
+    /// Sends the messages that may leave at once, and holds those that wait for the disk.
     pub(super) fn send_or_hold(&mut self, io: &mut Io) {
         let messages = std::mem::take(&mut self.effects.messages);
         self.send_raft(messages, io);

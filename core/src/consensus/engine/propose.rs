@@ -1,9 +1,13 @@
-//! From commands to entries: what is taken from the shards, and on the leader what becomes the next batch.
+//! From submissions to entries: what is taken from the shards, and on the leader what becomes the next
+//! batch.
 //!
-//! Owns the decision when to take, when to propose and when to refuse. Never proposes before this node orders (see
-//! `leading`), and never more batches than may be in flight, so that what waits gathers into one. It stays correct
-//! because every command, the leader's own too, comes through its node's stream in order, and because only what was
-//! never handed to anybody, or came back unproposed (see `room`), is ever refused.
+//! Owns the decision when to take, when to propose and when to refuse.
+//!
+//! Never proposes before this node orders (see `leadership`), and never more batches than may be in flight.
+//! Commands that wait gather into one batch.
+//!
+//! Correct because every command, the leader's own too, passes through its node's stream in order. A
+//! command is refused only if it was never sent, or was returned unproposed (see `disk_space`).
 
 use super::Consensus;
 use crate::command::{Batch, Command, Op, SEMANTICS};
@@ -19,41 +23,42 @@ use paddock_transport::engine::Now;
 const SYSTEM_ERROR: i32 = -1;
 
 impl Consensus {
-    /// Takes what waits, orders it, or refuses it.
+    /// Takes submissions, and proposes or refuses their commands.
     pub(super) fn admit(&mut self, now: Now) -> Result<(), StopReason> {
         let now_ns = now.mono_ns;
-        let shut = self.disk_space.writes_stopped_since().is_some();
+        let writes_stopped = self.disk_space.writes_stopped_since().is_some();
         let stopping = self.control.is_asked();
         let writable = self.is_writable();
         self.session_expiry.pause(!writable || self.apply_blocked || stopping, now_ns);
-        // Not where it is blocked, which may be often and for moments: nobody would ever come to the front.
-        if !writable && self.session_expiry.spare() {
+        // Not while apply is blocked, which can be frequent and short. Requeued at the back each time, a
+        // session would never reach the front.
+        if !writable && self.session_expiry.requeue_unlogged() {
             self.withdraw_own();
         }
         self.act_on_full_disks(now_ns);
-        let room = self.may_propose();
-        // A leader lets a batch gather while others are under way; whoever forwards sends at once.
-        let wanted = if shut {
+        let may_propose = self.may_propose();
+        // A leader lets a batch gather while others are in flight. A follower forwards at once.
+        let wanted = if writes_stopped {
             true
         } else if self.raft.alone() {
-            room
+            may_propose
         } else if self.leadership.term != 0 {
-            room && self.pending.has_room()
+            may_propose && self.pending.has_room()
         } else {
             self.pending.has_room()
         };
         self.admitting = wanted && !stopping && !self.apply_blocked;
         if self.admitting {
-            self.session_expiry.listen(now_ns);
+            self.session_expiry.note_rings_read(now_ns);
             self.gather();
         }
-        if room && !stopping && !self.apply_blocked {
+        if may_propose && !stopping && !self.apply_blocked {
             self.propose_next(now)?;
         }
         Ok(())
     }
 
-    /// Whether another batch may be proposed at once and there is something for it.
+    /// Whether another batch may be proposed at once and commands for it exist.
     pub(super) fn can_propose_more(&self) -> bool {
         let waiting = self.leader_queues.has_more() || self.pending.has_unsent();
         waiting && self.may_propose() && !self.apply_blocked && !self.control.is_asked()
@@ -85,7 +90,7 @@ impl Consensus {
         }
         self.leadership.wanted |= got.lead;
         self.refuse(got.oversized.drain(..));
-        self.rounds.arrive(&mut got.syncs);
+        self.rounds.add_syncs(&mut got.syncs);
         if self.disk_space.writes_stopped_since().is_some() {
             let refused = self.pending.withdraw();
             self.refuse(refused);
@@ -93,14 +98,14 @@ impl Consensus {
         }
     }
 
-    /// Proposes what waits in all nodes' streams as one batch.
+    /// Proposes the waiting commands of all nodes' streams as one batch.
     fn propose_next(&mut self, now: Now) -> Result<(), StopReason> {
-        // Who comes back is noted before anybody is found dead.
+        // Reattaching sessions are noted before any session expires.
         let mut own = self.take_own_for_send(BATCH_COMMANDS_MAX, now.mono_ns);
         let complete = !self.pending.has_unsent();
-        let outbound = &mut self.pending;
+        let pending = &mut self.pending;
         self.session_expiry.expired(now.mono_ns, |session| {
-            outbound.push(None, session, 0, Vec::new(), Op::ExpireSession);
+            pending.push(None, session, 0, Vec::new(), Op::ExpireSession);
         });
         if complete && own.len() < BATCH_COMMANDS_MAX {
             own.append(&mut self.take_own_for_send(BATCH_COMMANDS_MAX - own.len(), now.mono_ns));
@@ -108,37 +113,38 @@ impl Consensus {
         if self.leader_queues.pass(self.node, &own) {
             return self.propose(own, now);
         }
-        self.order_own(own, now.mono_ns);
+        self.queue_own(own, now.mono_ns);
         let taken = self.leader_queues.fill(BATCH_COMMANDS_MAX, self.batch_bytes_max);
         if taken.is_empty() { Ok(()) } else { self.propose(taken, now) }
     }
 
     fn take_own_for_send(&mut self, count: usize, now_ns: u64) -> Vec<Command> {
         let own = self.pending.take_for_send(count, self.batch_bytes_max);
-        self.note_returning(&own, now_ns);
+        self.note_reattaching(&own, now_ns);
         own
     }
 
-    /// Puts this node's own commands beside those of the others.
-    fn order_own(&mut self, own: Vec<Command>, now_ns: u64) {
+    /// Puts this node's own commands into its leader queue.
+    fn queue_own(&mut self, own: Vec<Command>, now_ns: u64) {
         let Some(first) = own.first().map(|command| command.seq) else { return };
         if let Err(own) = self.leader_queues.take_all(self.node, own) {
-            // Its own stream is always where the leader expects it: both were set when it began to lead.
+            // The own stream is always where the leader expects it: both were set when this node began to
+            // lead.
             let wanted = self.leader_queues.wanted(self.node);
             tracing::error!(
-                "the leader's own command {first} is out of order, {wanted:?} is wanted; it gives up leading"
+                "the leader's own command {first} is out of order, {wanted:?} is expected; it offers leadership"
             );
             self.pending.restore(own, false);
-            self.hand_over(now_ns);
+            self.offer_leadership(now_ns);
         }
     }
 
-    /// On the leader: what waits of this node's own and was not proposed was never ordered. Expiries among it lose their effect: when
-    /// something can be proposed again, they are found anew.
+    /// On the leader: takes back this node's own commands that were not proposed, hence never ordered.
+    /// Expiries among them lose their effect, and are found again when proposing is possible.
     pub(super) fn withdraw_own(&mut self) {
         if let Some((own, next)) = self.leader_queues.withdraw(self.node) {
             self.pending.restore(own, false);
-            self.pending.take_back(next);
+            self.pending.accept_return(next);
         }
     }
 
@@ -147,7 +153,8 @@ impl Consensus {
         let payload = encode_batch(&batch)?;
         let bytes = payload.len() as u64;
         if bytes > self.entry_bytes_max {
-            // The intake of each node bounds everything; a node with other bounds is configured differently.
+            // The submission queue of each node bounds its commands. A larger batch means that a node has
+            // other limits.
             let why = format!(
                 "{bytes} bytes of commands fit no entry of the log; do all nodes have the same limits?"
             );
@@ -159,7 +166,7 @@ impl Consensus {
                 self.throttle.proposed(bytes, now.mono_ns);
                 self.stats.note_proposal(bytes);
                 for command in batch.commands.iter().filter(|c| c.op == Op::ExpireSession) {
-                    self.session_expiry.ordered(command.session);
+                    self.session_expiry.expiry_logged(command.session);
                 }
                 if !self.raft.alone() {
                     let node = self.node;
@@ -168,13 +175,13 @@ impl Consensus {
             }
             Err(why) => {
                 tracing::debug!("{} commands wait: {why}", batch.commands.len());
-                self.leader_queues.untake(batch.commands);
+                self.leader_queues.requeue(batch.commands);
             }
         }
         Ok(())
     }
 
-    /// What goes into every batch beside its commands.
+    /// A batch without commands, with time, policy bits and the applied state.
     pub(super) fn frame(&self, now: Now) -> Batch {
         let (applied_zxid, applied_digest) = self.applier.machine.stamp();
         Batch {
@@ -187,14 +194,14 @@ impl Consensus {
         }
     }
 
-    /// Sessions to which somebody with the right password is coming back must not expire meanwhile.
-    pub(super) fn note_returning(&mut self, commands: &[Command], now_ns: u64) {
+    /// Sessions to which a client with the right password reattaches must not expire meanwhile.
+    pub(super) fn note_reattaching(&mut self, commands: &[Command], now_ns: u64) {
         for command in commands {
             if let Op::AttachSession { timeout_ms, password, .. } = &command.op
                 && let Some(session) = self.applier.machine.sessions().get(command.session)
                 && password_matches(&session.password, password)
             {
-                self.session_expiry.returning(command.session, *timeout_ms, now_ns);
+                self.session_expiry.reattaching(command.session, *timeout_ms, now_ns);
             }
         }
     }

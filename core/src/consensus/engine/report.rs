@@ -1,7 +1,7 @@
-//! What counters and operators are told about the core.
+//! What counters and operators learn about the core.
 //!
-//! Owns what was last told. Never decides anything. It stays cheap because what must be put together, rather than read, is
-//! told a few times a second.
+//! Owns what was last reported. Never decides anything. Correct because each value is read from the part
+//! that owns it. Values that have to be computed are reported a few times a second only.
 
 use super::Consensus;
 use crate::consensus::catch_up::left_behind::LeftBehind;
@@ -11,37 +11,37 @@ use crate::peers::{Contact, Refusal};
 use crate::stats::ServerState;
 use paddock_transport::engine::Now;
 
-/// Between two reports of what must be put together.
+/// Period between two reports of computed values.
 const REPORT_NS: u64 = 200_000_000;
 
-/// What was last told.
+/// Values as they were last reported.
 #[derive(Debug, Default)]
 pub(in crate::consensus) struct Report {
     leader: (u64, u64),
-    /// A leader was known since the start.
+    /// Whether a leader was known since the start.
     led: bool,
-    /// This node is a voter.
+    /// Whether this node is a voter.
     votes: bool,
     next_ns: u64,
-    /// Version of the membership told.
+    /// Version of the membership reported last.
     members: Option<i64>,
     blocked: String,
-    /// `initLimit`, and when it was over for the first time after the start or will be the next time.
+    /// `initLimit`, at least one report period.
     init_limit_ns: u64,
+    /// When the next `initLimit` ends. `None` before the first call of `is_late`.
     late_ns: Option<u64>,
-    /// The first report after the start.
+    /// When the first report was made.
     began_ns: u64,
     left_behind: LeftBehind,
 }
 
 impl Report {
-    /// Nothing was told. A node that is not in service `init_limit_ns` after its start says so.
+    /// Nothing is reported yet. A node that is not in service `init_limit_ns` after its start logs that.
     pub(in crate::consensus) fn new(init_limit_ns: u64) -> Self {
         Self { init_limit_ns: init_limit_ns.max(REPORT_NS), ..Self::default() }
     }
 
-    /// To be asked while the node is not in service: how long that is since its start, once each time that another
-    /// `initLimit` is over.
+    /// Call while the node is not in service. Once per `initLimit`, returns the time since the start, ns.
     fn is_late(&mut self, now_ns: u64) -> Option<u64> {
         if self.late_ns.is_none() {
             self.began_ns = now_ns;
@@ -56,8 +56,8 @@ impl Report {
 }
 
 impl Consensus {
-    /// Tells the counters.
-    pub(in crate::consensus) fn tell(&mut self, now: Now) {
+    /// Updates counters and metrics, and the mode that clients see.
+    pub(in crate::consensus) fn report_counters(&mut self, now: Now) {
         let (machine, tree) = (&self.applier.machine, &self.applier.tree);
         self.stats.set_zxid(machine.zxid());
         let node = self.stats.node();
@@ -82,9 +82,9 @@ impl Consensus {
         self.report.led |= leader != 0;
         if now.mono_ns >= self.report.next_ns {
             self.report.next_ns = now.mono_ns + REPORT_NS;
-            self.tell_more(now.mono_ns);
+            self.report_gauges(now.mono_ns);
             if self.freshness.fresh_ns() == 0 && now.mono_ns != 0 {
-                self.tell_late(now.mono_ns);
+                self.report_late(now.mono_ns);
             }
         }
         self.stats.set_mode(match (self.raft.alone(), self.raft.role()) {
@@ -96,13 +96,14 @@ impl Consensus {
         });
     }
 
-    /// The last index known to be committed. Raft tells a node of no commit beyond what it has of the log: a node whose disk is full, or
-    /// that is sent nothing, would never be behind. Confirmations of rounds tell it too.
+    /// The last index known to be committed. Raft tells a node of no commit beyond its own log. So a node
+    /// whose disk is full, or that receives nothing, would never appear to lag. Confirmed rounds carry that
+    /// index too.
     fn known_commit(&self) -> u64 {
         self.raft.commit().max(self.rounds.last_index())
     }
 
-    fn tell_more(&mut self, now_ns: u64) {
+    fn report_gauges(&mut self, now_ns: u64) {
         let node = self.stats.node();
         node.node_id.set(u64::from(self.node));
         let membership = self.raft.membership();
@@ -127,7 +128,7 @@ impl Consensus {
             self.stats.set_membership(members.config_text());
         }
         self.stats.set_membership_wait(self.planner.waits_for());
-        self.tell_left_behind(&progress, now_ns);
+        self.report_left_behind(&progress, now_ns);
         let blocked = self.why_nothing_is_written(membership.voters.len());
         if blocked != self.report.blocked {
             if blocked.is_empty() {
@@ -140,8 +141,8 @@ impl Consensus {
         }
     }
 
-    /// Names the followers that acknowledge nothing, how far each is behind, and what keeps entries from it.
-    fn tell_left_behind(&mut self, progress: &[Progress], now_ns: u64) {
+    /// Reports the followers that acknowledge nothing, how far each is behind, and the cause.
+    fn report_left_behind(&mut self, progress: &[Progress], now_ns: u64) {
         let (own, last) = (u64::from(self.node), self.raft.last_index());
         let stragglers = self.report.left_behind.look(progress, own, last, now_ns);
         self.stats.node().left_behind.set(stragglers.len() as u64);
@@ -157,9 +158,10 @@ impl Consensus {
         self.stats.set_left_behind(&told.join("; "));
     }
 
-    /// On the leader: what keeps entries from a follower. `active`: Raft has heard from it within an election timeout.
+    /// On the leader: why a follower gets or acknowledges no entries. `active`: Raft received a message
+    /// from it within an election timeout.
     fn why_left_behind(&self, node: u64, active: bool) -> String {
-        // Raft's members have numbers of servers.
+        // Raft's members are numbered like servers.
         let Ok(node) = u8::try_from(node) else { return String::new() };
         if !self.links.is_up(node) {
             return match self.links.contact(node) {
@@ -188,8 +190,9 @@ impl Consensus {
         }
     }
 
-    /// ZooKeeper gives a server up that has not connected and caught up within `initLimit`; here it goes on, and is not silent.
-    fn tell_late(&mut self, now_ns: u64) {
+    /// ZooKeeper ends a server that has not connected and caught up within `initLimit`. This node goes on,
+    /// and logs a warning.
+    fn report_late(&mut self, now_ns: u64) {
         let Some(since_ns) = self.report.is_late(now_ns) else { return };
         let (node, leader) = (self.node, self.raft.leader());
         let why = if leader == 0 {
@@ -209,7 +212,7 @@ impl Consensus {
         );
     }
 
-    /// For operators; empty while writes go on.
+    /// A text for operators, empty while writes go on.
     fn why_nothing_is_written(&self, voters: usize) -> String {
         if self.disk_space.writes_stopped_since().is_some() {
             return self.why_writes_are_stopped(voters);
@@ -242,7 +245,7 @@ impl Consensus {
         no_leader(self.links.up().len() + 1, &self.raft.membership())
     }
 
-    /// Voters that were met since this node's start, and are not those who once promised something to this ensemble.
+    /// Voters met since this node's start whose data directories are not those that this ensemble knows.
     fn lost_voters(&self) -> Vec<u8> {
         let voters = self.raft.membership().voters.into_iter().filter_map(|id| u8::try_from(id).ok());
         let others = voters.filter(|node| *node != self.node);
@@ -254,7 +257,7 @@ impl Consensus {
     }
 }
 
-/// What is missing where `reachable` nodes see each other.
+/// Describes what an election lacks where `reachable` nodes see each other.
 fn no_leader(reachable: usize, membership: &Membership) -> String {
     let ids = |voters: &[u64]| voters.iter().map(|id| *id as u8).collect::<Vec<u8>>();
     let (before, after) = (ids(&membership.outgoing), ids(&membership.voters));
@@ -275,7 +278,7 @@ mod tests {
     use crate::consensus::raft::Target;
 
     #[test]
-    fn who_is_missing_in_the_middle_of_a_change_of_voters_is_named() {
+    fn missing_voters_are_named_during_a_change_of_voters() {
         let alone = Membership::new(vec![3], vec![1, 2]);
         assert_eq!(no_leader(1, &alone), "no leader; 1 nodes see each other here, 1 of 1 voters are needed");
         let joint = alone.enter(&Target { voters: vec![1, 2, 3], learners: Vec::new() }).unwrap();
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_long_in_coming_into_service_says_so_once_each_init_limit() {
+    fn a_node_that_is_not_in_service_logs_that_once_per_init_limit() {
         const S: u64 = 1_000_000_000;
         let mut report = Report::new(20 * S);
         let told: Vec<u64> = (100..=160).filter_map(|s| report.is_late(s * S)).map(|ns| ns / S).collect();

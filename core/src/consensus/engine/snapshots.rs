@@ -1,7 +1,7 @@
-//! Snapshots between nodes, as the turn of the core moves them on.
+//! Snapshots between nodes, as each turn moves them on.
 //!
-//! Owns no state. Never reads or writes a file. Correct because only a leader sends, in its own term, and because a snapshot that has
-//! arrived is used in one way only: the data directory is opened again.
+//! Owns no state. Never reads or writes a file. Correct because only a leader sends, in its own term. A
+//! received snapshot has one use: the data directory is opened again.
 
 use super::Consensus;
 use crate::consensus::catch_up::{Outcome, Standing};
@@ -12,12 +12,13 @@ use crate::peers::message::SnapshotMessage;
 use paddock_transport::io::Io;
 
 impl Consensus {
-    pub(super) fn hear_snapshot(&mut self, from: u8, message: SnapshotMessage, now_ns: u64) {
+    pub(super) fn handle_snapshot(&mut self, from: u8, message: SnapshotMessage, now_ns: u64) {
         let standing = self.standing();
         self.installation.transfers.handle(from, message, &standing, now_ns);
     }
 
-    /// Sends and takes on. When a turn is needed at the latest; an error when the data directory is to be opened again.
+    /// Moves transfers on. Returns when a turn is needed at the latest, or an error when the data directory
+    /// is to be opened again.
     pub(super) fn install(&mut self, now_ns: u64, io: &mut Io) -> Result<Option<u64>, StopReason> {
         let standing = self.standing();
         let leads = self.raft.role() == Role::Leader;
@@ -31,7 +32,7 @@ impl Consensus {
             }
         }
         let deadline_ns = self.installation.transfers.turn(&standing, now_ns);
-        // What the link does not take is sent again.
+        // Chunks that the link does not take are sent again.
         while let Some((to, message)) = self.installation.transfers.next_out() {
             if let Some(message) = self.throttle.chunk(to, message) {
                 self.links.send(to, &message, io);
@@ -49,7 +50,7 @@ impl Consensus {
                 Outcome::Received { index, .. } if index > self.raft.commit() => {
                     return Err(StopReason::Reopen { index });
                 }
-                // Nobody's concern any more.
+                // Outdated: this node does not lead, or has caught up by the log.
                 Outcome::Sent { .. } | Outcome::Received { .. } => {}
             }
         }

@@ -1,21 +1,23 @@
-//! The leader's read indexes, shared by the rounds of all nodes that wait.
+//! The leader's read indexes, shared by the waiting rounds of all nodes.
 //!
-//! Owns who asked for which round while Raft asks the quorum. Never answers from a read index that was begun before the
-//! question came. It stays correct because questions gather while others are under way and go with the next one, and
-//! because what Raft lost is forgotten after a while: whoever asked asks again.
+//! Owns the rounds that each read index will confirm, while Raft asks the quorum. Never confirms a round by
+//! a read index that began before the round arrived.
+//!
+//! Correct because rounds gather while others are under way, and join the next read index. A read index
+//! that Raft lost expires, and its nodes ask again.
 
 use crate::consensus::config::{READ_ROUND_RETRY_NS, READS_IN_FLIGHT_MAX};
 use crate::mutation::{Mutation, mutated};
 use std::collections::VecDeque;
 
-/// One node's round.
+/// One node's round, waiting for a read index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::consensus) struct Asked {
+pub(in crate::consensus) struct RoundRequest {
     pub(in crate::consensus) node: u8,
-    /// The node's own number.
+    /// Number of the round, as the node counts.
     pub(in crate::consensus) number: u64,
-    /// The round must not count before this entry is applied, whatever Raft says: it touches a session whose expiry
-    /// stands there.
+    /// The round must not count before this entry is applied, whatever Raft confirms. It touches a session
+    /// that expires in this entry.
     pub(in crate::consensus) floor: u64,
 }
 
@@ -23,39 +25,41 @@ pub(in crate::consensus) struct Asked {
 struct Read {
     number: u64,
     begun_ns: u64,
-    asked: Vec<Asked>,
+    requests: Vec<RoundRequest>,
 }
 
 /// See the module doc.
 #[derive(Debug, Default)]
 pub(in crate::consensus) struct Reads {
-    waiting: Vec<Asked>,
+    waiting: Vec<RoundRequest>,
     reads: VecDeque<Read>,
     last: u64,
 }
 
 impl Reads {
-    /// Forgets everybody: this node does not lead any more.
+    /// Forgets all rounds and read indexes: this node does not lead any more.
     pub(in crate::consensus) fn clear(&mut self) {
         self.waiting.clear();
         self.reads.clear();
     }
 
-    /// A node asks. An older question of the same node is worth nothing any more: it asked again because it had no answer.
-    pub(in crate::consensus) fn ask(&mut self, asked: Asked) {
-        self.waiting.retain(|w| w.node != asked.node);
-        self.waiting.push(asked);
+    /// A node asks for a round. An older waiting round of the same node is dropped: the node gave up on it.
+    pub(in crate::consensus) fn request(&mut self, request: RoundRequest) {
+        self.waiting.retain(|w| w.node != request.node);
+        self.waiting.push(request);
+        debug_assert!(self.is_consistent());
     }
 
-    /// The node's link is gone. Its next start may come with another disk and ask under the same numbers: what was asked before
-    /// must not be taken for an answer to that.
+    /// The node's link is gone. Its next start may have another disk and the same numbers. A confirmation
+    /// of an earlier round must not count for that start.
     pub(in crate::consensus) fn forget(&mut self, node: u8) {
-        let asked = self.reads.iter_mut().map(|read| &mut read.asked);
-        asked.chain([&mut self.waiting]).for_each(|asked| asked.retain(|a| a.node != node));
+        let requests = self.reads.iter_mut().map(|read| &mut read.requests);
+        requests.chain([&mut self.waiting]).for_each(|requests| requests.retain(|a| a.node != node));
     }
 
-    /// The read index to begin now, if one is due.
+    /// Returns the read index to begin now, if one is due.
     pub(in crate::consensus) fn begin(&mut self, now_ns: u64) -> Option<u64> {
+        debug_assert!(self.is_consistent());
         while self.reads.pop_front_if(|r| now_ns >= r.begun_ns.saturating_add(READ_ROUND_RETRY_NS)).is_some()
         {
         }
@@ -63,24 +67,36 @@ impl Reads {
             return None;
         }
         self.last += 1;
-        let read = Read { number: self.last, begun_ns: now_ns, asked: std::mem::take(&mut self.waiting) };
+        let read = Read { number: self.last, begun_ns: now_ns, requests: std::mem::take(&mut self.waiting) };
         self.reads.push_back(read);
+        debug_assert!(self.is_consistent());
         Some(self.last)
     }
 
-    /// Raft confirmed one: (node, its number, the index from which on its round counts).
+    /// Raft confirmed a read index. Returns (node, number of its round, index from which on that round
+    /// counts).
     pub(in crate::consensus) fn confirm(&mut self, number: u64, index: u64) -> Vec<(u8, u64, u64)> {
+        debug_assert!(self.is_consistent());
         let Some(at) = self.reads.iter().position(|r| r.number == number) else { return Vec::new() };
         let index = if mutated(Mutation::WrongReadIndex) { index.saturating_sub(8) } else { index };
         let read = self.reads.remove(at);
-        let asked = read.map_or_else(Vec::new, |r| r.asked);
-        asked.into_iter().map(|a| (a.node, a.number, index.max(a.floor))).collect()
+        debug_assert!(self.is_consistent());
+        let requests = read.map_or_else(Vec::new, |r| r.requests);
+        requests.into_iter().map(|a| (a.node, a.number, index.max(a.floor))).collect()
     }
 
-    /// When one under way is given up.
+    /// When the oldest read index under way expires, if rounds wait for the next.
     pub(in crate::consensus) fn deadline_ns(&self) -> Option<u64> {
         let waits = !self.waiting.is_empty();
         self.reads.front().filter(|_| waits).map(|r| r.begun_ns.saturating_add(READ_ROUND_RETRY_NS))
+    }
+
+    /// Read indexes under way are few, in the order of their numbers, and a node waits with one round only.
+    fn is_consistent(&self) -> bool {
+        let ordered = self.reads.iter().is_sorted_by(|a, b| a.number < b.number);
+        let newest = self.reads.back().is_none_or(|read| read.number <= self.last);
+        let once = |w: &RoundRequest| self.waiting.iter().filter(|other| other.node == w.node).count() == 1;
+        ordered && newest && self.reads.len() <= READS_IN_FLIGHT_MAX && self.waiting.last().is_none_or(once)
     }
 }
 
@@ -88,16 +104,16 @@ impl Reads {
 mod tests {
     use super::*;
 
-    fn asked(node: u8, number: u64) -> Asked {
-        Asked { node, number, floor: 0 }
+    fn request(node: u8, number: u64) -> RoundRequest {
+        RoundRequest { node, number, floor: 0 }
     }
 
     #[test]
-    fn a_question_is_never_answered_by_an_index_that_was_asked_for_before_it() {
+    fn a_round_is_never_confirmed_by_a_read_index_begun_before_it() {
         let mut r = Reads::default();
-        r.ask(asked(1, 1));
+        r.request(request(1, 1));
         assert_eq!(r.begin(0), Some(1));
-        r.ask(asked(2, 1));
+        r.request(request(2, 1));
         assert_eq!(r.confirm(1, 9), [(1, 1, 9)]);
         assert_eq!(r.begin(1), Some(2));
         assert_eq!(r.confirm(2, 9), [(2, 1, 9)]);
@@ -105,12 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_a_lost_disk_is_none_to_the_next_one_of_the_node() {
+    fn a_round_of_a_lost_disk_is_not_confirmed_to_the_next_disk_of_the_node() {
         let mut r = Reads::default();
-        r.ask(asked(1, 1));
-        r.ask(asked(2, 1));
+        r.request(request(1, 1));
+        r.request(request(2, 1));
         assert_eq!(r.begin(0), Some(1));
-        r.ask(asked(2, 2));
+        r.request(request(2, 2));
         r.forget(2);
         assert_eq!(r.confirm(1, 9), [(1, 1, 9)]);
         assert_eq!(r.begin(1), None);
@@ -120,18 +136,18 @@ mod tests {
     fn what_raft_lost_does_not_hold_up_the_rest() {
         let mut r = Reads::default();
         for node in 1..=READS_IN_FLIGHT_MAX as u8 {
-            r.ask(asked(node, 1));
+            r.request(request(node, 1));
             assert!(r.begin(0).is_some());
         }
-        r.ask(asked(1, 2));
+        r.request(request(1, 2));
         assert_eq!((r.begin(1), r.deadline_ns()), (None, Some(READ_ROUND_RETRY_NS)));
         assert!(r.begin(READ_ROUND_RETRY_NS).is_some());
     }
 
     #[test]
-    fn a_round_that_touches_a_dying_session_counts_from_its_death_on() {
+    fn a_round_that_touches_an_expiring_session_counts_from_its_expiry_on() {
         let mut r = Reads::default();
-        r.ask(Asked { node: 1, number: 1, floor: 12 });
+        r.request(RoundRequest { node: 1, number: 1, floor: 12 });
         r.begin(0);
         assert_eq!(r.confirm(1, 9), [(1, 1, 12)]);
     }

@@ -1,58 +1,62 @@
-//! Read rounds: what a quorum confirms, shared by all who wait for it on this node.
+//! Read rounds: confirmations by the quorum, each shared by everything on this node that waits for one.
 //!
-//! Owns who waits for which round: syncs with the number of the last command before them, the node's own freshness, and
-//! the shards' reports of sessions heard from. Never answers from a round that began before its waiter arrived. It stays
-//! correct because a waiter joins a round before the leader is asked, and is served only once this node has applied the
-//! round's index (and, for a sync, knows the result of every command that was submitted before it). A round that was lost
-//! (Raft drops them without a word while it has no leader, links break) is begun again under another number: when somebody else leads,
-//! or else after a while.
+//! Owns the waiting syncs, each with the number of the last command before it. Owns also the node's own
+//! freshness, and the shards' reports of sessions heard from.
 //!
-//! A beat is a round that carries sessions: the leader notes them before it asks its quorum, so that a confirmed beat
-//! means that whoever leads now has heard of them, or was elected later and gave everybody a full timeout.
+//! Never answers from a round that began before its waiter arrived.
+//!
+//! Correct because a waiter joins a round before the leader is asked. A sync is answered only when this
+//! node has applied the round's index and knows the result of every command submitted before the sync. A
+//! lost round is begun again under another number: at once under a new leader, otherwise after a retry
+//! period. Raft drops rounds silently while it has no leader, and links break.
+//!
+//! A beat is a round that carries sessions. The leader notes them before it asks its quorum. So after a
+//! confirmed beat, each later leader either knows these reports or was elected later and gave every session
+//! a full timeout.
 
 use crate::commit::Ticket;
 use crate::mutation::{Mutation, mutated};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Confirmed beats kept while nothing is applied; above it the oldest renews no lease. More are confirmed only while apply is
-/// held up for a minute.
+/// Confirmations kept until their indexes are applied. Above the bound the oldest one is dropped, and its
+/// reports renew no lease. With beats of 1 s alone, the bound is reached only while apply is blocked for a
+/// minute.
 const FRESH_KEPT_MAX: usize = 64;
 
-/// Who waits, and for which number of the node's stream.
+/// A sync's ticket, and the number in the node's stream that it waits for.
 type Waiting = (Ticket, u64);
 
 #[derive(Debug)]
 struct Round {
     number: u64,
     begun_ns: u64,
-    /// Whoever was asked does not lead.
+    /// Whether the node that was asked does not lead.
     lost: bool,
     members: Vec<Waiting>,
     beat: Option<Beat>,
 }
 
-/// What a beat carries.
+/// The sessions and reports in a beat.
 #[derive(Debug, Default)]
 struct Beat {
     touched: BTreeSet<i64>,
-    /// Newest report of each shard in it.
+    /// Time of each shard's newest report in the beat, ns.
     reports: BTreeMap<u16, u64>,
 }
 
-/// A confirmed beat, until its index is applied.
+/// A confirmed round, until its index is applied.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::consensus) struct Fresh {
-    /// The node was up to date at this time.
+    /// The time at which the node was up to date.
     pub(in crate::consensus) at_ns: u64,
     /// The leader has these shards' reports up to these times.
     pub(in crate::consensus) reports: BTreeMap<u16, u64>,
 }
 
-/// A round that is to be sent to the leader.
+/// A round to be sent to the leader.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::consensus) struct Begun {
     pub(in crate::consensus) number: u64,
-    /// Sessions heard from.
     pub(in crate::consensus) touched: Vec<i64>,
 }
 
@@ -60,7 +64,7 @@ pub(in crate::consensus) struct Begun {
 #[derive(Debug)]
 pub(in crate::consensus) struct Rounds {
     beat_ns: u64,
-    /// After which time a round without an answer is lost.
+    /// Time after which an unanswered round is lost, ns.
     retry_ns: u64,
     /// When the last beat was begun.
     last_beat_ns: Option<u64>,
@@ -70,14 +74,15 @@ pub(in crate::consensus) struct Rounds {
     /// With the index at which they may be answered, in the order of rounds.
     confirmed: Vec<(Waiting, u64)>,
     fresh: VecDeque<(u64, Fresh)>,
-    /// The index of the last round that was confirmed.
+    /// Index of the last confirmed round.
     last_index: u64,
     last_number: u64,
 }
 
 impl Rounds {
-    /// Beats every `beat_ns`; a round without an answer is lost after `retry_ns`. Rounds are numbered behind `start`, which no other
-    /// start of the node may share: the leader may still confirm what the node asked before it was restarted.
+    /// A beat begins every `beat_ns`, and an unanswered round is lost after `retry_ns`. Rounds are numbered
+    /// from `start` + 1. No other start of the node may share these numbers: the leader may still confirm
+    /// rounds from before a restart.
     pub(in crate::consensus) fn new(beat_ns: u64, retry_ns: u64, start: u64) -> Self {
         Self {
             beat_ns,
@@ -93,29 +98,31 @@ impl Rounds {
         }
     }
 
-    /// Syncs arrived, each behind a number of the stream.
-    pub(in crate::consensus) fn arrive(&mut self, syncs: &mut Vec<Waiting>) {
+    /// Adds syncs, each with the last number before it.
+    pub(in crate::consensus) fn add_syncs(&mut self, syncs: &mut Vec<Waiting>) {
         self.arrived.append(syncs);
     }
 
-    /// The numbers of the stream above `last` were given back: their commands will never have a result.
+    /// The commands above `last` were withdrawn and will never have a result.
     pub(in crate::consensus) fn withdrawn(&mut self, last: u64) {
         let round = self.round.iter_mut().flat_map(|r| &mut r.members);
         let confirmed = self.confirmed.iter_mut().map(|(waiting, _)| waiting);
         for (_, behind) in self.arrived.iter_mut().chain(round).chain(confirmed) {
             *behind = (*behind).min(last);
         }
+        debug_assert!(self.confirmed.iter().all(|((_, behind), _)| *behind <= last));
     }
 
-    /// A shard heard from sessions.
+    /// A shard reports sessions heard from.
     pub(in crate::consensus) fn report(&mut self, shard: u16, at_ns: u64, sessions: &[i64]) {
         self.next_beat.touched.extend(sessions);
         let newest = self.next_beat.reports.entry(shard).or_default();
         *newest = at_ns.max(*newest);
     }
 
-    /// The round to begin now, if one is due. `beats`: the node needs freshness.
+    /// Returns the round to begin now, if one is due. `beats`: the node needs freshness.
     pub(in crate::consensus) fn begin(&mut self, now_ns: u64, beats: bool) -> Option<Begun> {
+        debug_assert!(self.is_consistent());
         if self.retry_at_ns().is_some_and(|at| now_ns < at) {
             return None;
         }
@@ -124,7 +131,7 @@ impl Rounds {
         if lost.is_none() && self.arrived.is_empty() && !due {
             return None;
         }
-        // Those who came since the lost round began came before the new one: they join it.
+        // Waiters that arrived after the lost round began arrived before the new one, so they join it.
         let (mut members, lost_beat) = lost.map_or_else(Default::default, |r| (r.members, r.beat));
         members.append(&mut self.arrived);
         let mut beat = lost_beat;
@@ -141,47 +148,53 @@ impl Rounds {
         let number = self.last_number;
         let touched = beat.as_ref().map_or_else(Vec::new, |b| b.touched.iter().copied().collect());
         self.round = Some(Round { number, begun_ns: now_ns, lost: false, members, beat });
+        debug_assert!(self.is_consistent() && self.arrived.is_empty());
         Some(Begun { number, touched })
     }
 
-    /// Somebody leads who was not asked, or before he led: what is under way is begun again at once.
-    pub(in crate::consensus) fn lose(&mut self) {
+    /// The leader changed since the round was sent, or the receiver did not lead. The round under way is
+    /// begun again at once.
+    pub(in crate::consensus) fn mark_lost(&mut self) {
         if let Some(round) = &mut self.round {
             round.lost = true;
         }
     }
 
-    /// A round is confirmed: it counts from `index` on.
+    /// A round is confirmed and counts from `index` on.
     pub(in crate::consensus) fn confirm(&mut self, number: u64, index: u64) {
+        debug_assert!(self.is_consistent());
         let Some(round) = self.round.take_if(|r| r.number == number) else { return };
         self.last_index = index;
-        // Whoever still waits for an earlier round came before this one, too: a leader that died may have named an entry that was
-        // never committed.
+        // Waiters of an earlier round arrived before this round too. A leader that died may have named an
+        // index that was never committed.
         for (_, at) in &mut self.confirmed {
             *at = index.min(*at);
         }
         self.confirmed.extend(round.members.into_iter().map(|m| (m, index)));
-        // Every confirmed round tells that the node was up to date when it began; only a beat confirms reports.
+        // Every confirmed round proves that the node was up to date when the round began. Only a beat
+        // confirms reports.
         let reports = round.beat.map_or_else(BTreeMap::new, |b| b.reports);
         if self.fresh.len() >= FRESH_KEPT_MAX {
             self.fresh.pop_front();
         }
         self.fresh.push_back((index, Fresh { at_ns: round.begun_ns, reports }));
+        debug_assert!(self.is_consistent() && self.round.is_none());
     }
 
-    /// Where the ensemble stood at the last confirmed round: a node that takes no entries hears of it only in this way. The word of
-    /// a leader that died since may be too high; the next round corrects it.
+    /// Index of the last confirmed round. A node that receives no entries learns the commit index only in
+    /// this way. An index from a leader that died since may be too high, and the next round corrects it.
     pub(in crate::consensus) fn last_index(&self) -> u64 {
         self.last_index
     }
 
-    /// The node needs nobody's confirmation: what was confirmed is of no use, and would only be older than that later.
+    /// A standalone node needs no confirmation. Kept ones are dropped, since they would only be outdated
+    /// later.
     pub(in crate::consensus) fn forget_freshness(&mut self) {
         self.fresh.clear();
     }
 
-    /// Takes those who may be answered: everything up to `applied` is applied, and every command up to `resolved` has
-    /// its result in this commit or an earlier one.
+    /// Takes the syncs that may be answered: all entries up to `applied` are applied, and each command up
+    /// to `resolved` has its result in this commit or an earlier one.
     pub(in crate::consensus) fn ready(
         &mut self,
         applied: u64,
@@ -194,8 +207,8 @@ impl Rounds {
             .map(|((ticket, _), _)| ticket)
     }
 
-    /// Takes the next confirmation whose index is applied. One that still waits is dropped where a later one does not: a leader
-    /// that died may have named an entry that was never committed.
+    /// Takes the next confirmation whose index is applied. Earlier ones that still wait are dropped: a
+    /// leader that died may have named an index that was never committed.
     pub(in crate::consensus) fn fresh(&mut self, applied: u64) -> Option<Fresh> {
         let next = self.fresh.iter().position(|(index, _)| *index <= applied)?;
         self.fresh.drain(..next);
@@ -206,6 +219,12 @@ impl Rounds {
     pub(in crate::consensus) fn deadline_ns(&self, beats: bool) -> Option<u64> {
         let beat = beats.then(|| self.last_beat_ns.map_or(0, |at| at.saturating_add(self.beat_ns)));
         self.retry_at_ns().or(beat)
+    }
+
+    /// The round under way has the last number, and the kept confirmations are bounded.
+    fn is_consistent(&self) -> bool {
+        let round = self.round.as_ref().is_none_or(|round| round.number == self.last_number);
+        round && self.fresh.len() <= FRESH_KEPT_MAX
     }
 
     fn retry_at_ns(&self) -> Option<u64> {
@@ -239,9 +258,9 @@ mod tests {
     #[test]
     fn a_round_begun_before_a_sync_does_not_serve_it() {
         let mut s = rounds();
-        s.arrive(&mut vec![(ticket(1), 0)]);
+        s.add_syncs(&mut vec![(ticket(1), 0)]);
         assert_eq!(begin(&mut s, 0), Some(1));
-        s.arrive(&mut vec![(ticket(2), 0)]);
+        s.add_syncs(&mut vec![(ticket(2), 0)]);
         assert_eq!(begin(&mut s, 1), None);
         s.confirm(1, 5);
         assert_eq!(ready(&mut s, 5, 0), [1]);
@@ -255,9 +274,9 @@ mod tests {
     #[test]
     fn a_lost_round_is_begun_again_and_its_late_answer_counts_for_nothing() {
         let mut s = rounds();
-        s.arrive(&mut vec![(ticket(1), 0)]);
+        s.add_syncs(&mut vec![(ticket(1), 0)]);
         begin(&mut s, 0);
-        s.arrive(&mut vec![(ticket(2), 0)]);
+        s.add_syncs(&mut vec![(ticket(2), 0)]);
         assert_eq!(begin(&mut s, RETRY), Some(2));
         s.confirm(1, 5);
         assert!(ready(&mut s, 9, 0).is_empty());
@@ -266,15 +285,15 @@ mod tests {
     }
 
     #[test]
-    fn a_round_that_went_to_a_leader_of_before_is_begun_again_at_once_and_may_still_be_confirmed() {
+    fn a_round_sent_to_an_earlier_leader_is_begun_again_at_once_and_may_still_be_confirmed() {
         let mut s = rounds();
         s.report(1, 10, &[7]);
         s.begin(20, true);
-        s.lose();
+        s.mark_lost();
         assert_eq!(s.deadline_ns(true), Some(20));
         let again = s.begin(21, true).unwrap();
         assert_eq!((again.number, again.touched, s.begin(22, true)), (2, vec![7], None));
-        s.lose();
+        s.mark_lost();
         s.confirm(again.number, 1);
         assert_eq!(s.fresh(1), Some(Fresh { at_ns: 21, reports: [(1, 10)].into() }));
         assert_eq!(s.begin(23, true), None);
@@ -283,7 +302,7 @@ mod tests {
     #[test]
     fn a_sync_waits_for_the_commands_before_it() {
         let mut s = rounds();
-        s.arrive(&mut vec![(ticket(1), 7)]);
+        s.add_syncs(&mut vec![(ticket(1), 7)]);
         begin(&mut s, 0);
         s.confirm(1, 5);
         assert!(ready(&mut s, 5, 6).is_empty());
@@ -329,10 +348,10 @@ mod tests {
     #[test]
     fn an_index_that_was_never_committed_does_not_hold_up_later_rounds() {
         let mut s = rounds();
-        s.arrive(&mut vec![(ticket(1), 0)]);
+        s.add_syncs(&mut vec![(ticket(1), 0)]);
         let lost = s.begin(0, true).unwrap();
         s.confirm(lost.number, 105);
-        s.arrive(&mut vec![(ticket(2), 0)]);
+        s.add_syncs(&mut vec![(ticket(2), 0)]);
         let next = s.begin(1000, true).unwrap();
         s.confirm(next.number, 100);
         assert_eq!(ready(&mut s, 100, 0), [1, 2]);
@@ -341,9 +360,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_behind_a_command_that_was_given_back_is_answered() {
+    fn a_sync_behind_a_withdrawn_command_is_answered() {
         let mut s = rounds();
-        s.arrive(&mut vec![(ticket(1), 9)]);
+        s.add_syncs(&mut vec![(ticket(1), 9)]);
         s.withdrawn(7);
         begin(&mut s, 0);
         s.confirm(1, 5);
@@ -351,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_needs_to_be_told_is_not_kept() {
+    fn confirmations_that_nothing_takes_are_bounded() {
         let mut s = rounds();
         for n in 0..10 * FRESH_KEPT_MAX as u64 {
             let begun = s.begin(n * 1000, true).unwrap();

@@ -221,7 +221,7 @@ impl Consensus {
             ids: ids.clone(),
             dir,
         };
-        consensus.tell(Now::default());
+        consensus.report_counters(Now::default());
         let shards = readers
             .into_iter()
             .zip(receivers)

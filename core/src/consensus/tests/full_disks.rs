@@ -269,7 +269,7 @@ fn a_session_whose_expiry_was_never_proposed_keeps_nobody_from_reading_while_dis
     // Nobody hears from a session. When they are due, so much waits that their expiries are in no entry for a
     // while.
     pass(&mut trio, 3 * SECOND_NS);
-    while trio.nodes[leader].core.session_expiry.condemned() == 0 {
+    while trio.nodes[leader].core.session_expiry.unlogged_expiries() == 0 {
         for n in 0..3 {
             if trio.nodes[n].core.pending.undecided() < FLOOD {
                 flood(&mut trio, n);
