@@ -1,7 +1,8 @@
 //! The rate at which the leader sends to nodes that are far behind.
 //!
-//! Owns the log ranges that wait to be read and the snapshot chunks that wait to be sent. Also owns the commit
-//! latency with and without catch-up traffic: disk, network and cores are shared with clients that write.
+//! Owns the log ranges that wait to be read and the snapshot chunks that wait to be sent. Also owns the
+//! commit latency with and without catch-up traffic: disk, network and cores are shared with clients that
+//! write.
 //!
 //! Never delays new entries. Never delays catch-up traffic while there are no writes.
 //!
