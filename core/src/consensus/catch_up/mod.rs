@@ -1,7 +1,7 @@
 //! Snapshot transfers between nodes, for a follower that needs entries that the leader's log no longer has.
 //!
 //! Owns the transfers in both directions: which are under way, how much of each is in flight, and when one
-//! fails. [`worker`] reads and writes the files, never the core's thread.
+//! fails. The thread of [`worker`] reads and writes the files, so that the core never waits for a disk.
 //!
 //! Never decides that a follower needs a snapshot: Raft does. Never installs one: it reports a durable
 //! snapshot, and the node then opens its data directory again.
