@@ -331,15 +331,16 @@ fn the_moment_in_which_raft_forgets_the_answers_refuses_no_change() {
     cluster.reconfig(&[spec(4, "participant")], "");
     cluster.wait(CATCH_UP_STALL_NS - 2 * LOOK_NS);
     assert!(cluster.results.is_empty());
-    let everybody = |cluster: &mut Cluster, up: bool| [2, 3].iter().for_each(|n| cluster.node(*n).up = up);
-    everybody(&mut cluster, false);
+    let set_others_up =
+        |cluster: &mut Cluster, up: bool| [2, 3].iter().for_each(|n| cluster.node(*n).up = up);
+    set_others_up(&mut cluster, false);
     cluster.wait(4 * LOOK_NS);
     assert!(matches!(cluster.results[..], [] | [Outcome::Ok(_)]), "{:?}", cluster.results);
-    everybody(&mut cluster, true);
+    set_others_up(&mut cluster, true);
     cluster.wait(2 * LOOK_NS);
     assert!(matches!(cluster.results[..], [Outcome::Ok(_)]), "{:?}", cluster.results);
     // After a longer silence they count as absent, even with a link.
-    everybody(&mut cluster, false);
+    set_others_up(&mut cluster, false);
     cluster.wait(PRESENT_NS);
     cluster.reconfig(&[spec(5, "observer")], "");
     cluster.wait(2 * CATCH_UP_STALL_NS);
