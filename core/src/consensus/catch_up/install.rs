@@ -1,17 +1,15 @@
-//! Snapshots between nodes, as the core goes along with them.
+//! The transfers of this node, and the peers for which Raft asks for a snapshot.
 //!
-//! Owns whom Raft wants a snapshot sent to. Never moves a byte of one: that is
-//! [`crate::consensus::catch_up`]. It stays correct because only a leader sends, in its own term; and because
-//! a snapshot that has arrived is used in one way only, by opening the data directory again, and not at all
-//! if this node has meanwhile come as far by the log.
+//! Never moves a byte of a file: that is [`crate::consensus::catch_up`]. Correct because only a leader sends,
+//! in its own term. A received snapshot is used in one way only: the node opens its data directory again,
+//! unless the log has brought it as far.
 
 use crate::consensus::catch_up::Transfers;
 
 /// See the module doc.
 pub(in crate::consensus) struct Installation {
     pub(in crate::consensus) transfers: Transfers,
-    /// Peers that Raft wants a snapshot sent to. Bounded by the number of members, since Raft asks once for
-    /// each.
+    /// Peers that need a snapshot. Bounded by the number of members, since Raft asks once for each.
     pub(in crate::consensus) wanted: Vec<u64>,
 }
 
@@ -33,8 +31,7 @@ impl Installation {
         self.transfers.lacks_room()
     }
 
-    /// How the snapshot's transfer to a node stands, in words for an operator; `None`: none is being sent to
-    /// it.
+    /// State of the transfer to a node, as text for an operator; `None`: there is no transfer.
     pub(in crate::consensus) fn state(&self, to: u8) -> Option<String> {
         self.transfers.state(to)
     }

@@ -1,15 +1,18 @@
 //! Followers that miss entries and acknowledge none, as the leader sees them.
 //!
 //! Owns the index that each follower last acknowledged, the time of that acknowledgement, and when the log
-//! last named the follower. Never decides what the leader sends. It stays correct because it is drawn from
-//! Raft's own progress, and bounded because it holds one record for each member.
+//! last named the follower.
+//!
+//! Never decides what the leader sends.
+//!
+//! Correct because it reads Raft's own progress. Bounded because it holds one record for each member.
 
 use crate::consensus::raft::Progress;
 use crate::log_throttle::LogThrottle;
 use std::collections::BTreeMap;
 
-/// Time without an acknowledgement, while entries are missing, after which a follower counts as left behind:
-/// longer than an election, a restart with a small tree, and the two pauses of a transfer that failed.
+/// Time without an acknowledgement, while entries are missing, after which a follower counts as left behind.
+/// Longer than an election, a restart with a small tree, and the two pauses of a transfer that failed.
 pub(in crate::consensus) const LEFT_BEHIND_NS: u64 = 10_000_000_000;
 /// Time between two lines of the log about one follower that stays left behind.
 const SAY_AGAIN_NS: u64 = 60_000_000_000;
@@ -22,30 +25,30 @@ pub(in crate::consensus) struct LeftBehind {
 
 #[derive(Debug, Default)]
 struct Follower {
-    /// Last index that it acknowledged.
+    /// Last index that the follower acknowledged.
     matched: u64,
-    /// When it acknowledged that, or last missed nothing.
+    /// Time at which the follower acknowledged `matched`, or last missed no entry.
     since_ns: u64,
-    /// What the log says of it, and how often.
-    said: LogThrottle,
+    /// Rate limit of the lines of the log about this follower.
+    log_limit: LogThrottle,
+    /// Whether the log has named the follower since it was last up to date.
     named: bool,
 }
 
 /// One follower that is left behind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::consensus) struct Straggler {
-    /// The follower.
     pub(in crate::consensus) node: u64,
-    /// Entries of the leader's log that it has not acknowledged.
+    /// Entries of the leader's log that the follower has not acknowledged.
     pub(in crate::consensus) entries: u64,
-    /// Time since its last acknowledgement, ns.
+    /// Time since the last acknowledgement, ns.
     pub(in crate::consensus) still_ns: u64,
-    /// Whether the log is to name it now.
+    /// Whether the log is to name the follower now.
     pub(in crate::consensus) say: bool,
 }
 
 impl Straggler {
-    /// The follower in words; `why` says what keeps entries from it.
+    /// A line about the follower for the log. `why` says what keeps entries from it.
     pub(in crate::consensus) fn text(&self, why: &str) -> String {
         format!(
             "node {} is {} entries behind and has acknowledged none for {} s: {why}",
@@ -57,8 +60,8 @@ impl Straggler {
 }
 
 impl LeftBehind {
-    /// Compares the followers' progress with the last look. `last` is the last index of the leader's log.
-    /// Forgets all of it on a node that does not lead, whose progress is empty.
+    /// Compares the followers' progress with that of the last call. `last` is the last index of the leader's
+    /// log. A node that does not lead has empty `progress`, and forgets all followers.
     pub(in crate::consensus) fn look(
         &mut self,
         progress: &[Progress],
@@ -77,12 +80,12 @@ impl LeftBehind {
             let still_ns = now_ns.saturating_sub(follower.since_ns);
             if still_ns < LEFT_BEHIND_NS {
                 if std::mem::take(&mut follower.named) {
-                    follower.said = LogThrottle::default();
+                    follower.log_limit = LogThrottle::default();
                     tracing::info!("node {} acknowledges entries again, up to entry {}", p.node, p.matched);
                 }
                 continue;
             }
-            let say = follower.said.admit(now_ns, SAY_AGAIN_NS).is_some();
+            let say = follower.log_limit.admit(now_ns, SAY_AGAIN_NS).is_some();
             follower.named |= say;
             stragglers.push(Straggler { node: p.node, entries: last - p.matched, still_ns, say });
         }
@@ -101,8 +104,8 @@ mod tests {
         [of(1, 900), of(2, matched)]
     }
 
-    /// Who is left behind, when each second node 2 has acknowledged what `matched` says and the leader's log
-    /// ends at `last`.
+    /// Stragglers of each second. Node 2 has then acknowledged `matched(second)`, and the leader's log ends
+    /// at `last`.
     fn watch(
         behind: &mut LeftBehind,
         from: u64,

@@ -1,181 +1,189 @@
-//! The sender's side.
+//! Outgoing transfers.
 //!
-//! Owns one record per node that needs a snapshot: the open file, how far the receiver has acknowledged it,
-//! how much is in flight. Never has more in flight than a window, which grows while chunks are acknowledged
-//! about as soon as the first one was, and shrinks when they take longer: then they stand in a queue
-//! somewhere, and a heartbeat would stand behind them. It stays correct because all it believes of the
-//! receiver is a position within the file, from which it sends.
+//! Owns one record per node that needs a snapshot: the open file, the acknowledged position, and the chunks
+//! in flight.
+//!
+//! Never has more in flight than a window. The window grows while acknowledgements take little longer than
+//! the fastest one. It shrinks when they take much longer: then chunks queue on the way, and heartbeats
+//! queue behind them.
+//!
+//! Correct because a receiver's answer is only a position within the file, from which the sender goes on.
 
 use super::worker::{Done, Job, TransferWorker};
 use super::{
-    CHUNK_BYTES, Failure, LOG_KEEP_NS, Outbox, Outcome, PAUSE_NS, RESEND_NS, SENDINGS_MAX, SILENCE_MAX_NS,
-    STALL_MAX_NS, WINDOW_CHUNKS_MAX,
+    CHUNK_BYTES, Failure, LOG_KEEP_NS, OUTGOING_TRANSFERS_MAX, Outbox, PAUSE_NS, RESEND_NS, SILENCE_MAX_NS,
+    STALL_MAX_NS, TransferOutcome, WINDOW_CHUNKS_MAX,
 };
 use crate::peers::message::SnapshotMessage;
 use paddock_storage::SnapshotReader;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Time in a queue up to which the window grows.
+/// Queueing delay up to which the window grows.
 const QUEUED_LITTLE_NS: u64 = 5_000_000;
-/// Time in a queue from which it shrinks: well below a heartbeat's interval.
+/// Queueing delay from which the window shrinks: well below a heartbeat's interval.
 const QUEUED_MUCH_NS: u64 = 30_000_000;
 
+/// See the module doc.
 #[derive(Default)]
-pub(super) struct Sendings {
-    by_node: BTreeMap<u8, Sending>,
-    /// Snapshots that arrived, by receiver: index, and until when the log is kept for it.
+pub(super) struct OutgoingTransfers {
+    by_node: BTreeMap<u8, OutgoingTransfer>,
+    /// Snapshots that arrived, by receiver: (index, time until which the log is kept for it).
     arrived: BTreeMap<u8, (u64, u64)>,
-    /// Why the last transfer to a node failed, until one succeeds or this node does not lead any more.
+    /// The last failure of each receiver, until a transfer succeeds or this node no longer leads.
     failed: BTreeMap<u8, Failure>,
-    next_number: u64,
+    /// Number of the newest transfer; each number is used once.
+    last_number: u64,
 }
 
-struct Sending {
+struct OutgoingTransfer {
+    /// Number by which the worker's results name this transfer.
     number: u64,
     term: u64,
-    stage: Stage,
+    stage: OutgoingStage,
 }
 
-enum Stage {
-    /// Others are being served.
+enum OutgoingStage {
+    /// As many transfers as allowed are under way.
     Waiting,
-    /// The helper opens the file.
+    /// The worker opens the file.
     Opening,
-    /// The receiver has the offer, and more.
+    /// The offer is sent, and perhaps chunks.
     Open(Box<Flow>),
-    /// The transfer has ended. Raft is told `ok` when the pause is over.
+    /// The transfer has ended. Raft learns `ok` at `until_ns`.
     Over { until_ns: u64, index: u64, ok: bool },
 }
 
-/// A file on its way.
+/// The flow of one file to its receiver.
 struct Flow {
     reader: SnapshotReader,
     index: u64,
     bytes: u64,
-    /// What the receiver has; `None`: it has not answered the offer.
+    /// Acknowledged bytes; `None`: the receiver has not answered the offer.
     acked: Option<u64>,
-    /// The furthest that it ever had.
+    /// Highest position that the receiver has ever acknowledged.
     furthest: u64,
-    /// From where the next chunk is read.
+    /// Offset of the next chunk to be read.
     next: u64,
-    /// Grows when sending begins anew from `acked`: chunks that were read before are void.
+    /// Grows when sending goes back to `acked`. Chunks that were read in an earlier round are dropped.
     round: u64,
-    /// Chunks that the helper reads.
+    /// Chunks that the worker has yet to read.
     reading: usize,
-    /// Chunks on their way: where each ends, and when it left.
+    /// Chunks in flight: (end of the chunk, time of sending).
     left_at: VecDeque<(u64, u64)>,
+    /// Chunks that may be in flight.
     window: usize,
-    /// The shortest time from a chunk to its acknowledgement.
+    /// Shortest time between a chunk and its acknowledgement.
     shortest_ns: u64,
-    /// When the receiver was last heard, or sent to again.
-    heard_ns: u64,
+    /// Time of the receiver's last answer, or of the offer.
+    last_reply_ns: u64,
+    /// Time of the last resending, or of the offer.
     resent_ns: u64,
-    /// When it last got on.
+    /// Time at which `furthest` last grew.
     advanced_ns: u64,
 }
 
-impl Sendings {
+impl OutgoingTransfers {
     pub(super) fn begin(&mut self, to: u8, term: u64, now_ns: u64) {
         self.arrived.retain(|_, (_, until_ns)| *until_ns > now_ns);
-        if self.by_node.get(&to).is_some_and(|sending| sending.term == term) {
+        if self.by_node.get(&to).is_some_and(|transfer| transfer.term == term) {
             return;
         }
-        self.next_number += 1;
-        let sending = Sending { number: self.next_number, term, stage: Stage::Waiting };
-        self.by_node.insert(to, sending);
+        self.last_number += 1;
+        let transfer = OutgoingTransfer { number: self.last_number, term, stage: OutgoingStage::Waiting };
+        self.by_node.insert(to, transfer);
     }
 
-    pub(super) fn clear(&mut self, helper: &mut TransferWorker, outbox: &mut Outbox) {
+    pub(super) fn clear(&mut self, worker: &mut TransferWorker, outbox: &mut Outbox) {
         self.failed.clear();
-        for (to, sending) in std::mem::take(&mut self.by_node) {
-            if let Stage::Open(flow) = sending.stage {
+        for (to, transfer) in std::mem::take(&mut self.by_node) {
+            if let OutgoingStage::Open(flow) = transfer.stage {
                 outbox.stop(to, flow.index, "the sender does not lead any more");
-                helper.submit(Job::Release(flow.reader));
+                worker.submit(Job::Release(flow.reader));
             }
         }
     }
 
-    pub(super) fn link_down(&mut self, node: u8, helper: &mut TransferWorker, outbox: &mut Outbox) {
-        let Some(sending) = self.by_node.remove(&node) else { return };
-        let (ok, index) = match sending.stage {
-            Stage::Open(flow) => {
+    pub(super) fn link_down(&mut self, node: u8, worker: &mut TransferWorker, outbox: &mut Outbox) {
+        let Some(transfer) = self.by_node.remove(&node) else { return };
+        let (ok, index) = match transfer.stage {
+            OutgoingStage::Open(flow) => {
                 tracing::warn!("the link to node {node} is gone: the snapshot at index {} waits", flow.index);
                 let index = flow.index;
                 let why = "the link was lost".to_owned();
                 self.failed.insert(node, Failure { index, why, ..Failure::default() });
-                helper.submit(Job::Release(flow.reader));
+                worker.submit(Job::Release(flow.reader));
                 (false, index)
             }
-            Stage::Over { ok, index, .. } => (ok, index),
-            Stage::Waiting | Stage::Opening => (false, 0),
+            OutgoingStage::Over { ok, index, .. } => (ok, index),
+            OutgoingStage::Waiting | OutgoingStage::Opening => (false, 0),
         };
-        outbox.outcomes.push_back(Outcome::Sent { to: node, ok, index });
+        outbox.outcomes.push_back(TransferOutcome::Sent { to: node, ok, index });
     }
 
-    /// The receiver asks for what follows `offset`.
+    /// Handles a request of the receiver for the bytes from `offset` on.
     pub(super) fn want(
         &mut self,
         from: u8,
         index: u64,
         offset: u64,
         now_ns: u64,
-        helper: &mut TransferWorker,
+        worker: &mut TransferWorker,
         outbox: &mut Outbox,
     ) {
-        let Some(sending) = self.by_node.get_mut(&from) else {
+        let Some(transfer) = self.by_node.get_mut(&from) else {
             return outbox.stop(from, index, "this snapshot is not being sent");
         };
-        let number = sending.number;
-        let Stage::Open(flow) = &mut sending.stage else { return };
+        let number = transfer.number;
+        let OutgoingStage::Open(flow) = &mut transfer.stage else { return };
         if flow.index != index {
             return;
         }
         if offset > flow.bytes {
-            self.fail(from, "it asks for bytes behind the file's end", now_ns, helper, outbox);
+            self.fail(from, "it asks for bytes behind the file's end", now_ns, worker, outbox);
             return;
         }
         if offset == flow.bytes {
             tracing::info!("node {from} has the snapshot at index {index}: {} bytes", flow.bytes);
             self.failed.remove(&from);
             let before = self.arrived.insert(from, (index, now_ns + LOG_KEEP_NS));
-            // A receiver that says so again, and yet takes no entry behind the snapshot, costs one offer in
-            // each pause.
+            // A receiver may repeat this although it takes no entry after the snapshot. Then it costs one
+            // offer per pause.
             let again = before.is_some_and(|(arrived, _)| arrived == index);
-            sending.over(index, true, if again { now_ns + PAUSE_NS } else { now_ns }, helper);
-            self.tell_ended(now_ns, outbox);
+            transfer.end(index, true, if again { now_ns + PAUSE_NS } else { now_ns }, worker);
+            self.report_ended(now_ns, outbox);
             return;
         }
         flow.acknowledged(offset, now_ns);
-        flow.pump(number, helper);
+        flow.fill_window(number, worker);
     }
 
-    /// The receiver does not want it.
+    /// Ends a transfer that the receiver refuses.
     pub(super) fn stopped(
         &mut self,
         from: u8,
         index: u64,
         why: &str,
         now_ns: u64,
-        helper: &mut TransferWorker,
+        worker: &mut TransferWorker,
     ) {
-        let Some(sending) = self.by_node.get_mut(&from) else { return };
-        if !matches!(&sending.stage, Stage::Open(flow) if flow.index == index) {
+        let Some(transfer) = self.by_node.get_mut(&from) else { return };
+        if !matches!(&transfer.stage, OutgoingStage::Open(flow) if flow.index == index) {
             return;
         }
-        if let Some(more) = self.failed.entry(from).or_default().happened(index, why, now_ns) {
+        if let Some(more) = self.failed.entry(from).or_default().record(index, why, now_ns) {
             tracing::warn!(more, "node {from} does not take the snapshot at index {index}: {why}");
         }
-        sending.over(index, false, now_ns + PAUSE_NS, helper);
+        transfer.end(index, false, now_ns + PAUSE_NS, worker);
     }
 
-    pub(super) fn done(&mut self, done: Done, now_ns: u64, helper: &mut TransferWorker, outbox: &mut Outbox) {
+    pub(super) fn done(&mut self, done: Done, now_ns: u64, worker: &mut TransferWorker, outbox: &mut Outbox) {
         match done {
             Done::Opened { transfer, result } => {
-                let found = self.by_node.iter_mut().find(|(_, s)| s.number == transfer);
+                let found = self.by_node.iter_mut().find(|(_, t)| t.number == transfer);
                 match (found, result) {
-                    (Some((to, sending)), Ok(reader)) => {
+                    (Some((to, transfer)), Ok(reader)) => {
                         let flow = Flow::new(reader, now_ns);
-                        // An offer of the snapshot that failed before is told with the next failure.
+                        // A repeated offer of a snapshot that failed gets no line of its own.
                         if self.failed.get(to).is_none_or(|failure| failure.index != flow.index) {
                             tracing::info!(
                                 "node {to} is behind the log: it is sent the snapshot at index {}, {} bytes",
@@ -183,35 +191,38 @@ impl Sendings {
                                 flow.bytes
                             );
                         }
-                        outbox.send(*to, flow.offer(sending.term));
-                        sending.stage = Stage::Open(Box::new(flow));
+                        outbox.send(*to, flow.offer(transfer.term));
+                        transfer.stage = OutgoingStage::Open(Box::new(flow));
                     }
-                    (Some((to, sending)), Err(why)) => {
-                        if let Some(more) = self.failed.entry(*to).or_default().happened(0, &why, now_ns) {
+                    (Some((to, transfer)), Err(why)) => {
+                        if let Some(more) = self.failed.entry(*to).or_default().record(0, &why, now_ns) {
                             tracing::error!(
                                 more,
                                 "node {to} needs a snapshot and none can be sent: {why}. It is tried again"
                             );
                         }
-                        sending.over(0, false, now_ns + PAUSE_NS, helper);
+                        transfer.end(0, false, now_ns + PAUSE_NS, worker);
                     }
                     (None, Ok(reader)) => {
-                        helper.submit(Job::Release(reader));
+                        worker.submit(Job::Release(reader));
                     }
                     (None, Err(_)) => {}
                 }
             }
             Done::Read { transfer, round, offset, bytes } => {
-                let found = self.by_node.iter_mut().find(|(_, s)| s.number == transfer);
-                let Some((to, Sending { stage: Stage::Open(flow), .. })) = found else { return };
+                let found = self.by_node.iter_mut().find(|(_, t)| t.number == transfer);
+                let Some((to, OutgoingTransfer { stage: OutgoingStage::Open(flow), .. })) = found else {
+                    return;
+                };
+                debug_assert!(flow.reading > 0, "the worker returns one result for each chunk");
                 flow.reading -= 1;
                 if flow.round == round && !bytes.is_empty() {
                     flow.left_at.push_back((offset + bytes.len() as u64, now_ns));
                     outbox.send(*to, SnapshotMessage::Chunk { index: flow.index, offset, bytes });
                 }
-                flow.pump(transfer, helper);
+                flow.fill_window(transfer, worker);
             }
-            // The receiver's.
+            // Results of incoming transfers.
             Done::Created { .. } | Done::Written { .. } | Done::Finished { .. } => {}
         }
     }
@@ -219,74 +230,79 @@ impl Sendings {
     pub(super) fn turn(
         &mut self,
         now_ns: u64,
-        helper: &mut TransferWorker,
+        worker: &mut TransferWorker,
         outbox: &mut Outbox,
     ) -> Option<u64> {
         self.arrived.retain(|_, (_, until_ns)| *until_ns > now_ns);
         let mut failed = Vec::new();
-        for (to, sending) in &mut self.by_node {
-            match &mut sending.stage {
-                Stage::Open(flow) if now_ns >= flow.heard_ns + SILENCE_MAX_NS => {
+        for (to, transfer) in &mut self.by_node {
+            match &mut transfer.stage {
+                OutgoingStage::Open(flow) if now_ns >= flow.last_reply_ns + SILENCE_MAX_NS => {
                     failed.push((*to, "it does not answer"));
                 }
-                Stage::Open(flow) if now_ns >= flow.advanced_ns + STALL_MAX_NS => {
+                OutgoingStage::Open(flow) if now_ns >= flow.advanced_ns + STALL_MAX_NS => {
                     failed.push((*to, "it does not get on"));
                 }
-                Stage::Open(flow) if now_ns >= flow.resend_ns() => {
+                OutgoingStage::Open(flow) if now_ns >= flow.resend_ns() => {
                     flow.resent_ns = now_ns;
                     match flow.acked {
-                        None => outbox.send(*to, flow.offer(sending.term)),
+                        None => outbox.send(*to, flow.offer(transfer.term)),
                         Some(acked) => flow.go_back(acked),
                     }
-                    flow.pump(sending.number, helper);
+                    flow.fill_window(transfer.number, worker);
                 }
-                Stage::Open(_) | Stage::Over { .. } | Stage::Waiting | Stage::Opening => {}
+                OutgoingStage::Open(_)
+                | OutgoingStage::Over { .. }
+                | OutgoingStage::Waiting
+                | OutgoingStage::Opening => {}
             }
         }
         for (to, why) in failed {
-            self.fail(to, why, now_ns, helper, outbox);
+            self.fail(to, why, now_ns, worker, outbox);
         }
-        self.tell_ended(now_ns, outbox);
-        self.open_next(now_ns, helper);
-        self.by_node.values().filter_map(|sending| sending.deadline_ns()).min()
+        self.report_ended(now_ns, outbox);
+        self.open_next(now_ns, worker);
+        self.by_node.values().filter_map(|transfer| transfer.deadline_ns()).min()
     }
 
-    /// Tells Raft of the transfers that have ended and whose pause is over.
-    fn tell_ended(&mut self, now_ns: u64, outbox: &mut Outbox) {
-        self.by_node.retain(|&to, sending| match sending.stage {
-            Stage::Over { until_ns, index, ok } if now_ns >= until_ns => {
-                outbox.outcomes.push_back(Outcome::Sent { to, ok, index });
+    /// Reports the transfers that have ended and whose pause is over.
+    fn report_ended(&mut self, now_ns: u64, outbox: &mut Outbox) {
+        self.by_node.retain(|&to, transfer| match transfer.stage {
+            OutgoingStage::Over { until_ns, index, ok } if now_ns >= until_ns => {
+                outbox.outcomes.push_back(TransferOutcome::Sent { to, ok, index });
                 false
             }
             _ => true,
         });
     }
 
-    /// The lowest index that somebody will go on from.
+    /// Lowest index of a snapshot that is being sent or has just arrived.
     pub(super) fn keep_log_from(&self, now_ns: u64) -> Option<u64> {
-        let open = self.by_node.values().filter_map(|sending| match &sending.stage {
-            Stage::Open(flow) => Some(flow.index),
-            Stage::Over { .. } | Stage::Waiting | Stage::Opening => None,
+        let open = self.by_node.values().filter_map(|transfer| match &transfer.stage {
+            OutgoingStage::Open(flow) => Some(flow.index),
+            OutgoingStage::Over { .. } | OutgoingStage::Waiting | OutgoingStage::Opening => None,
         });
         let arrived =
             self.arrived.values().filter(|(_, until_ns)| *until_ns > now_ns).map(|(index, _)| *index);
         open.chain(arrived).min()
     }
 
-    /// How the transfer to a node stands, in words for an operator; `None`: no snapshot is being sent to it.
+    /// State of the transfer to a node, as text for an operator; `None`: there is no transfer.
     pub(super) fn state(&self, to: u8) -> Option<String> {
-        let sending = self.by_node.get(&to)?;
-        let now = match &sending.stage {
-            Stage::Waiting => "it needs a snapshot and waits for other transfers to end".to_owned(),
-            Stage::Opening => "it needs a snapshot, which is being opened".to_owned(),
-            Stage::Open(flow) => format!(
+        let transfer = self.by_node.get(&to)?;
+        let now = match &transfer.stage {
+            OutgoingStage::Waiting => "it needs a snapshot and waits for other transfers to end".to_owned(),
+            OutgoingStage::Opening => "it needs a snapshot, which is being opened".to_owned(),
+            OutgoingStage::Open(flow) => format!(
                 "it is sent the snapshot at index {} and has {} of {} bytes",
                 flow.index,
                 flow.acked.unwrap_or(0),
                 flow.bytes
             ),
-            Stage::Over { ok: true, index, .. } => format!("it has the snapshot at index {index}"),
-            Stage::Over { ok: false, .. } => "it needs a snapshot, and the last transfer failed".to_owned(),
+            OutgoingStage::Over { ok: true, index, .. } => format!("it has the snapshot at index {index}"),
+            OutgoingStage::Over { ok: false, .. } => {
+                "it needs a snapshot, and the last transfer failed".to_owned()
+            }
         };
         Some(match self.failed.get(&to) {
             None => now,
@@ -297,56 +313,60 @@ impl Sendings {
         })
     }
 
-    /// Whoever waits gets its turn as far as there is room.
-    fn open_next(&mut self, now_ns: u64, helper: &mut TransferWorker) {
+    /// Opens files for waiting transfers, up to [`OUTGOING_TRANSFERS_MAX`] at a time.
+    fn open_next(&mut self, now_ns: u64, worker: &mut TransferWorker) {
         loop {
-            let served = self.by_node.values().filter(|s| matches!(s.stage, Stage::Opening | Stage::Open(_)));
-            if served.count() >= SENDINGS_MAX {
+            let is_active =
+                |t: &&OutgoingTransfer| matches!(t.stage, OutgoingStage::Opening | OutgoingStage::Open(_));
+            let active = self.by_node.values().filter(is_active).count();
+            debug_assert!(active <= OUTGOING_TRANSFERS_MAX, "{active} transfers are under way");
+            if active >= OUTGOING_TRANSFERS_MAX {
                 return;
             }
-            let known = self.by_node.values().filter_map(|sending| match &sending.stage {
-                Stage::Open(flow) => Some(flow.reader.clone()),
-                Stage::Over { .. } | Stage::Waiting | Stage::Opening => None,
+            let known = self.by_node.values().filter_map(|transfer| match &transfer.stage {
+                OutgoingStage::Open(flow) => Some(flow.reader.clone()),
+                OutgoingStage::Over { .. } | OutgoingStage::Waiting | OutgoingStage::Opening => None,
             });
             let known = known.collect();
-            let waiting = self.by_node.values_mut().find(|s| matches!(s.stage, Stage::Waiting));
-            let Some(sending) = waiting else { return };
-            if helper.submit(Job::Open { transfer: sending.number, known }) {
-                sending.stage = Stage::Opening;
+            let waiting = self.by_node.values_mut().find(|t| matches!(t.stage, OutgoingStage::Waiting));
+            let Some(transfer) = waiting else { return };
+            if worker.submit(Job::Open { transfer: transfer.number, known }) {
+                transfer.stage = OutgoingStage::Opening;
             } else {
-                sending.over(0, false, now_ns + PAUSE_NS, helper);
+                transfer.end(0, false, now_ns + PAUSE_NS, worker);
             }
         }
     }
 
-    fn fail(&mut self, to: u8, why: &str, now_ns: u64, helper: &mut TransferWorker, outbox: &mut Outbox) {
-        let Some(sending) = self.by_node.get_mut(&to) else { return };
-        if let Stage::Open(flow) = &sending.stage {
+    fn fail(&mut self, to: u8, why: &str, now_ns: u64, worker: &mut TransferWorker, outbox: &mut Outbox) {
+        let Some(transfer) = self.by_node.get_mut(&to) else { return };
+        if let OutgoingStage::Open(flow) = &transfer.stage {
             let index = flow.index;
-            if let Some(more) = self.failed.entry(to).or_default().happened(index, why, now_ns) {
+            if let Some(more) = self.failed.entry(to).or_default().record(index, why, now_ns) {
                 tracing::warn!(more, "the snapshot at index {index} does not reach node {to}: {why}");
             }
             outbox.stop(to, index, why);
-            sending.over(index, false, now_ns + PAUSE_NS, helper);
+            transfer.end(index, false, now_ns + PAUSE_NS, worker);
         }
     }
 }
 
-impl Sending {
-    /// Ends the transfer; Raft is told at `until_ns`.
-    fn over(&mut self, index: u64, ok: bool, until_ns: u64, helper: &mut TransferWorker) {
-        let over = Stage::Over { until_ns, index, ok };
-        if let Stage::Open(flow) = std::mem::replace(&mut self.stage, over) {
-            helper.submit(Job::Release(flow.reader));
+impl OutgoingTransfer {
+    /// Ends the transfer. Raft learns of it at `until_ns`.
+    fn end(&mut self, index: u64, ok: bool, until_ns: u64, worker: &mut TransferWorker) {
+        debug_assert!(!matches!(self.stage, OutgoingStage::Over { .. }), "a transfer ends once");
+        let over = OutgoingStage::Over { until_ns, index, ok };
+        if let OutgoingStage::Open(flow) = std::mem::replace(&mut self.stage, over) {
+            worker.submit(Job::Release(flow.reader));
         }
     }
 
     fn deadline_ns(&self) -> Option<u64> {
         match &self.stage {
-            Stage::Open(flow) => Some(flow.resend_ns()),
-            Stage::Over { until_ns, .. } => Some(*until_ns),
-            // Somebody else's end, or the helper, is waited for.
-            Stage::Waiting | Stage::Opening => None,
+            OutgoingStage::Open(flow) => Some(flow.resend_ns()),
+            OutgoingStage::Over { until_ns, .. } => Some(*until_ns),
+            // The end of another transfer, or a result of the worker, comes first.
+            OutgoingStage::Waiting | OutgoingStage::Opening => None,
         }
     }
 }
@@ -366,7 +386,7 @@ impl Flow {
             left_at: VecDeque::new(),
             window: 1,
             shortest_ns: u64::MAX,
-            heard_ns: now_ns,
+            last_reply_ns: now_ns,
             resent_ns: now_ns,
             advanced_ns: now_ns,
         }
@@ -378,18 +398,30 @@ impl Flow {
     }
 
     fn resend_ns(&self) -> u64 {
-        self.heard_ns.max(self.resent_ns) + RESEND_NS
+        self.last_reply_ns.max(self.resent_ns) + RESEND_NS
     }
 
+    /// Whether positions and counts lie within their bounds.
+    fn is_consistent(&self) -> bool {
+        let acked = self.acked.unwrap_or(0);
+        acked <= self.next
+            && acked <= self.furthest
+            && self.next <= self.bytes
+            && (1..=WINDOW_CHUNKS_MAX).contains(&self.window)
+            && self.reading <= WINDOW_CHUNKS_MAX
+    }
+
+    /// Takes an acknowledgement of the bytes before `offset`, which lies before the file's end. Adapts the
+    /// window to the queueing delay.
     fn acknowledged(&mut self, offset: u64, now_ns: u64) {
-        self.heard_ns = now_ns;
+        debug_assert!(offset < self.bytes && self.is_consistent(), "acknowledged up to {offset}");
+        self.last_reply_ns = now_ns;
         if offset > self.furthest {
             (self.furthest, self.advanced_ns) = (offset, now_ns);
         }
         let known = self.acked.is_some_and(|acked| (acked..=self.next).contains(&offset));
         if !known {
-            // The first answer, one that follows a second start of sending, or a receiver that lost what it
-            // had.
+            // The first answer, the answer to an earlier round, or a receiver that lost its part.
             self.go_back(offset);
             return;
         }
@@ -404,28 +436,31 @@ impl Flow {
                 self.window = (self.window - 1).max(1);
             }
         }
+        debug_assert!(self.is_consistent());
     }
 
-    /// Sends on from `offset`, whatever is on its way.
+    /// Restarts sending at `offset` with the smallest window. Chunks in flight count as lost.
     fn go_back(&mut self, offset: u64) {
         (self.acked, self.next) = (Some(offset), offset);
         self.round += 1;
         self.left_at.clear();
         self.window = 1;
+        debug_assert!(self.is_consistent());
     }
 
-    /// Has the helper read as many chunks as may be on their way.
-    fn pump(&mut self, transfer: u64, helper: &mut TransferWorker) {
+    /// Lets the worker read as many chunks as the window has room for.
+    fn fill_window(&mut self, transfer: u64, worker: &mut TransferWorker) {
         let Some(acked) = self.acked else { return };
         let limit = acked + (self.window * CHUNK_BYTES) as u64;
         while self.next < self.bytes.min(limit) && self.reading < WINDOW_CHUNKS_MAX {
             let (round, offset) = (self.round, self.next);
-            if !helper.submit(Job::Read { transfer, round, reader: self.reader.clone(), offset }) {
-                // Sent again when nothing is heard.
+            if !worker.submit(Job::Read { transfer, round, reader: self.reader.clone(), offset }) {
+                // The next resending tries again.
                 return;
             }
             self.reading += 1;
             self.next = (offset + CHUNK_BYTES as u64).min(self.bytes);
         }
+        debug_assert!(self.is_consistent());
     }
 }

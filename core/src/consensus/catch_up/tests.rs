@@ -1,5 +1,5 @@
-//! Two or more nodes and the line between them, in virtual time: links that break, disks that fill up,
-//! messages that nobody should have sent.
+//! Transfers between two or more nodes in virtual time: links that break, disks that fill up, messages that
+//! no correct node sends.
 
 use super::*;
 use crate::peers::message::SnapshotMessage as M;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 const MS: u64 = 1_000_000;
 const LEADER: u8 = 1;
 const TERM: u64 = 7;
-/// Large enough for a dozen chunks.
+/// Blocks of a snapshot, of one chunk each.
 const BLOCKS: usize = 12;
 
 fn snapshots(disk: &FaultDisk) -> Snapshots {
@@ -32,7 +32,7 @@ fn has(disk: &FaultDisk) -> Vec<u64> {
     snapshots(disk).list().unwrap().iter().map(|l| l.index).collect()
 }
 
-/// What lies in the directory is what the leader has, byte for byte.
+/// Whether both disks have the same bytes in their snapshot at `index`.
 fn same(a: &FaultDisk, b: &FaultDisk, index: u64) -> bool {
     let file = |disk: &FaultDisk| {
         let listed = snapshots(disk).list().unwrap();
@@ -44,16 +44,16 @@ fn same(a: &FaultDisk, b: &FaultDisk, index: u64) -> bool {
 struct Node {
     disk: FaultDisk,
     transfers: Transfers,
-    standing: Standing,
-    outcomes: Vec<Outcome>,
+    engine: EngineState,
+    outcomes: Vec<TransferOutcome>,
 }
 
 struct Net {
     nodes: BTreeMap<u8, Node>,
     now_ns: u64,
-    /// Messages that were delivered.
+    /// Delivered messages: (sender, receiver, message).
     delivered: Vec<(u8, u8, M)>,
-    /// Chunks on their way at the same time, at most.
+    /// The most chunks that were sent in one step.
     chunks_at_once: usize,
 }
 
@@ -61,9 +61,9 @@ impl Net {
     fn new(nodes: u8) -> Self {
         let node = |_| {
             let disk = FaultDisk::new();
-            let transfers = Transfers::new(snapshots(&disk), Mode::Inline).unwrap();
-            let standing = Standing { leader: LEADER.into(), term: TERM, commit: 10 };
-            Node { disk, transfers, standing, outcomes: Vec::new() }
+            let transfers = Transfers::new(snapshots(&disk), WorkerMode::Inline).unwrap();
+            let engine = EngineState { leader: LEADER.into(), term: TERM, commit: 10 };
+            Node { disk, transfers, engine, outcomes: Vec::new() }
         };
         let nodes = (LEADER..=nodes).map(|id| (id, node(id))).collect();
         Self { nodes, now_ns: 1000 * MS, delivered: Vec::new(), chunks_at_once: 0 }
@@ -82,32 +82,32 @@ impl Net {
         self.node(LEADER).transfers.begin(to, TERM, now_ns);
     }
 
-    fn say(&mut self, from: u8, to: u8, message: M) {
+    fn deliver(&mut self, from: u8, to: u8, message: M) {
         let now_ns = self.now_ns;
         let node = self.node(to);
-        let standing = node.standing;
-        node.transfers.handle(from, message, &standing, now_ns);
+        let engine = node.engine;
+        node.transfers.handle(from, message, &engine, now_ns);
     }
 
-    /// One millisecond: everybody's turn, and what they say arrives, as `line` lets it.
+    /// One millisecond: a turn of each node, and the delivery of each message for which `line` returns true.
     fn step(&mut self, line: &mut impl FnMut(u8, u8, &mut M) -> bool) {
         self.now_ns += MS;
-        let mut said = Vec::new();
+        let mut sent = Vec::new();
         for (id, node) in &mut self.nodes {
-            node.transfers.turn(&node.standing, self.now_ns);
+            node.transfers.turn(&node.engine, self.now_ns);
             while let Some((to, Message::Snapshot(message))) = node.transfers.next_out() {
-                said.push((*id, to, message));
+                sent.push((*id, to, message));
             }
             while let Some(outcome) = node.transfers.next_outcome() {
                 node.outcomes.push(outcome);
             }
         }
-        let chunks = said.iter().filter(|(_, _, m)| matches!(m, M::Chunk { .. })).count();
+        let chunks = sent.iter().filter(|(_, _, m)| matches!(m, M::Chunk { .. })).count();
         self.chunks_at_once = self.chunks_at_once.max(chunks);
-        for (from, to, mut message) in said {
+        for (from, to, mut message) in sent {
             if line(from, to, &mut message) {
                 self.delivered.push((from, to, message.clone()));
-                self.say(from, to, message);
+                self.deliver(from, to, message);
             }
         }
     }
@@ -132,16 +132,16 @@ impl Net {
         );
     }
 
-    fn outcomes(&self) -> Vec<(u8, Vec<Outcome>)> {
+    fn outcomes(&self) -> Vec<(u8, Vec<TransferOutcome>)> {
         self.nodes.iter().map(|(id, n)| (*id, n.outcomes.clone())).collect()
     }
 
     fn received(&self, id: u8, index: u64) -> bool {
-        self.nodes[&id].outcomes.contains(&Outcome::Received { index, term: 3 })
+        self.nodes[&id].outcomes.contains(&TransferOutcome::Received { index, term: 3 })
     }
 
     fn sent(&self, to: u8, index: u64) -> bool {
-        self.nodes[&LEADER].outcomes.contains(&Outcome::Sent { to, ok: true, index })
+        self.nodes[&LEADER].outcomes.contains(&TransferOutcome::Sent { to, ok: true, index })
     }
 
     fn chunk_bytes(&self) -> usize {
@@ -173,11 +173,11 @@ fn a_snapshot_arrives_whole_and_both_sides_learn_it_once() {
     assert!(net.received(2, 100) && same(&net.disk(1), &net.disk(2), 100));
     assert_eq!((net.node(1).outcomes.len(), net.node(2).outcomes.len()), (1, 1));
     assert!(net.chunks_at_once > 1 && net.chunks_at_once <= WINDOW_CHUNKS_MAX, "{}", net.chunks_at_once);
-    // The receiver goes away to open it, and the leader must still have what follows it.
+    // The receiver opens the snapshot, and the leader must still have the entries after it.
     let now_ns = net.now_ns;
     assert_eq!(net.node(1).transfers.keep_log_from(now_ns), Some(100));
     assert_eq!(net.node(1).transfers.keep_log_from(now_ns + LOG_KEEP_NS), None);
-    // Offered again, it is there already.
+    // A repeated offer is acknowledged at once.
     net.begin(2);
     net.until("again", &mut good, |n| n.nodes[&1].outcomes.len() == 2);
     assert_eq!(net.node(2).outcomes.len(), 1);
@@ -192,7 +192,7 @@ fn a_link_lost_in_the_middle_goes_on_where_it_was() {
     net.node(1).transfers.link_down(2);
     net.node(2).transfers.link_down(1);
     net.step(&mut good);
-    assert_eq!(net.node(1).outcomes, [Outcome::Sent { to: 2, ok: false, index: 100 }]);
+    assert_eq!(net.node(1).outcomes, [TransferOutcome::Sent { to: 2, ok: false, index: 100 }]);
     for _ in 0..1000 {
         net.step(&mut good);
     }
@@ -244,7 +244,7 @@ fn a_full_disk_at_the_receiver_is_told_leaves_nothing_behind_and_is_tried_again(
     net.disk(2).set_capacity(Some((CHUNK_BYTES * 3) as u64));
     net.begin(2);
     net.until("failure", &mut good, |n| !n.nodes[&1].outcomes.is_empty());
-    assert_eq!(net.node(1).outcomes, [Outcome::Sent { to: 2, ok: false, index: 100 }]);
+    assert_eq!(net.node(1).outcomes, [TransferOutcome::Sent { to: 2, ok: false, index: 100 }]);
     let told = net.delivered.iter().any(|(from, _, m)| *from == 2 && matches!(m, M::Stop { .. }));
     assert!(told && net.disk(2).used_bytes() == 0, "the part is removed");
     net.disk(2).set_capacity(None);
@@ -270,7 +270,7 @@ fn a_damaged_chunk_never_becomes_a_snapshot() {
         true
     };
     net.until("failure", &mut line, |n| !n.nodes[&1].outcomes.is_empty());
-    assert_eq!(net.node(1).outcomes, [Outcome::Sent { to: 2, ok: false, index: 100 }]);
+    assert_eq!(net.node(1).outcomes, [TransferOutcome::Sent { to: 2, ok: false, index: 100 }]);
     assert!(net.disk(2).paths().is_empty() && net.node(2).outcomes.is_empty());
     net.begin(2);
     net.until("arrival", &mut line, |n| n.received(2, 100));
@@ -279,14 +279,14 @@ fn a_damaged_chunk_never_becomes_a_snapshot() {
 
 #[test]
 fn many_receivers_are_served_some_at_a_time() {
-    let last = LEADER + SENDINGS_MAX as u8 + 3;
+    let last = LEADER + OUTGOING_TRANSFERS_MAX as u8 + 3;
     let mut net = Net::new(last);
     write(&net.disk(1), 100);
     for id in 2..=last {
         net.begin(id);
     }
     net.until("all", &mut good, |n| (2..=last).all(|id| n.sent(id, 100) && n.received(id, 100)));
-    assert!(net.chunks_at_once <= SENDINGS_MAX * WINDOW_CHUNKS_MAX);
+    assert!(net.chunks_at_once <= OUTGOING_TRANSFERS_MAX * WINDOW_CHUNKS_MAX);
     for id in 2..=last {
         assert!(same(&net.disk(1), &net.disk(id), 100));
     }
@@ -297,7 +297,7 @@ fn the_slower_the_line_the_less_is_on_its_way() {
     let mut net = Net::new(2);
     write(&net.disk(1), 100);
     net.begin(2);
-    // 128 KiB take 40 ms: each chunk waits for those before it.
+    // 128 KiB take 40 ms, and each chunk queues behind those before it.
     let mut line: VecDeque<(u64, u8, u8, M)> = VecDeque::new();
     let mut free_ns = 0;
     let mut at_once = Vec::new();
@@ -315,7 +315,7 @@ fn the_slower_the_line_the_less_is_on_its_way() {
             arrived.extend(line.pop_front());
         }
         for (_, from, to, message) in arrived {
-            net.say(from, to, message);
+            net.deliver(from, to, message);
         }
         assert!(net.now_ns < 60_000 * MS, "{:?}", net.outcomes());
     }
@@ -331,7 +331,7 @@ fn a_receiver_that_falls_silent_is_given_up_and_raft_is_told() {
     net.until("half", &mut good, |n| n.chunk_bytes() > BLOCKS / 2 * CHUNK_BYTES);
     let begun_ns = net.now_ns;
     net.until("failure", &mut |from, _, _: &mut M| from != 2, |n| !n.nodes[&1].outcomes.is_empty());
-    assert_eq!(net.node(1).outcomes, [Outcome::Sent { to: 2, ok: false, index: 100 }]);
+    assert_eq!(net.node(1).outcomes, [TransferOutcome::Sent { to: 2, ok: false, index: 100 }]);
     assert!(net.now_ns - begun_ns >= SILENCE_MAX_NS);
 }
 
@@ -341,7 +341,7 @@ fn without_any_snapshot_raft_is_told_after_a_pause() {
     net.begin(2);
     let begun_ns = net.now_ns;
     net.until("failure", &mut good, |n| !n.nodes[&1].outcomes.is_empty());
-    assert_eq!(net.node(1).outcomes, [Outcome::Sent { to: 2, ok: false, index: 0 }]);
+    assert_eq!(net.node(1).outcomes, [TransferOutcome::Sent { to: 2, ok: false, index: 0 }]);
     assert!(net.now_ns - begun_ns >= PAUSE_NS, "not with every heartbeat");
 }
 
@@ -356,7 +356,7 @@ fn offers_that_are_stale_foreign_or_of_no_use_are_refused() {
         (1, offer(TERM, 100, u64::MAX)),
     ] {
         let mut net = Net::new(3);
-        net.say(from, 3, message.clone());
+        net.deliver(from, 3, message.clone());
         net.step(&mut good);
         let answers: Vec<_> = net.delivered.iter().map(|(from, to, m)| (*from, *to, m.clone())).collect();
         assert!(matches!(&answers[..], [(3, to, M::Stop { .. })] if *to == from), "{message:?}: {answers:?}");
@@ -364,15 +364,15 @@ fn offers_that_are_stale_foreign_or_of_no_use_are_refused() {
     }
 }
 
-/// A slow disk has the receiver say that it lives, which draws a chunk: dropped, it would be missed for
-/// [`RESEND_NS`].
+/// With a slow disk the receiver repeats its position before the file is created, and the sender answers with
+/// a chunk. If the receiver dropped that chunk, it would miss it for [`RESEND_NS`].
 #[test]
 fn a_chunk_that_comes_while_the_file_is_being_created_is_not_sent_again() {
     let mut net = Net::new(2);
     write(&net.disk(1), 100);
     net.begin(2);
     let (mut offer, mut early) = (None, None);
-    // What node 1 says is held back, and node 2's answer made up for it.
+    // Messages of node 1 are held back, and the test makes up the answers of node 2.
     for _ in 0..2 {
         net.step(&mut |_, _, m| {
             match m {
@@ -382,11 +382,11 @@ fn a_chunk_that_comes_while_the_file_is_being_created_is_not_sent_again() {
             }
             false
         });
-        net.say(2, LEADER, M::Want { index: 100, offset: 0 });
+        net.deliver(2, LEADER, M::Want { index: 100, offset: 0 });
     }
-    // Both are there before the helper has told anything.
-    net.say(LEADER, 2, offer.unwrap());
-    net.say(LEADER, 2, early.unwrap());
+    // Both arrive before the core takes the worker's result.
+    net.deliver(LEADER, 2, offer.unwrap());
+    net.deliver(LEADER, 2, early.unwrap());
     net.until("arrival", &mut good, |n| n.sent(2, 100));
     assert!(same(&net.disk(1), &net.disk(2), 100));
     let first = |(_, _, m): &&(u8, u8, M)| matches!(m, M::Chunk { offset: 0, .. });
@@ -394,17 +394,17 @@ fn a_chunk_that_comes_while_the_file_is_being_created_is_not_sent_again() {
 }
 
 #[test]
-fn a_deposed_leader_does_not_go_on_and_the_new_one_begins_anew() {
+fn a_deposed_leader_does_not_go_on_and_the_new_one_begins_again() {
     let mut net = Net::new(3);
     write(&net.disk(1), 100);
-    // Of the same state, and another file.
+    // Another file of the same state.
     write(&net.disk(2), 100);
     net.begin(3);
     net.until("half", &mut good, |n| n.chunk_bytes() > BLOCKS / 2 * CHUNK_BYTES);
-    let elected = Standing { leader: 2, term: TERM + 1, commit: 10 };
-    net.node(3).standing = elected;
+    let elected = EngineState { leader: 2, term: TERM + 1, commit: 10 };
+    net.node(3).engine = elected;
     net.until("failure", &mut good, |n| !n.nodes[&1].outcomes.is_empty());
-    assert_eq!(net.node(1).outcomes, [Outcome::Sent { to: 3, ok: false, index: 100 }]);
+    assert_eq!(net.node(1).outcomes, [TransferOutcome::Sent { to: 3, ok: false, index: 100 }]);
     let now_ns = net.now_ns;
     net.node(2).transfers.begin(3, TERM + 1, now_ns);
     net.until("arrival", &mut good, |n| n.received(3, 100));
@@ -412,14 +412,14 @@ fn a_deposed_leader_does_not_go_on_and_the_new_one_begins_anew() {
     assert_eq!(has(&net.disk(3)), [100]);
 }
 
-/// Refused, such an offer would be made again for ever: the leader's progress for the node would never rise
-/// to its log.
+/// A refused offer would be repeated for ever: the leader's progress for the node would stay below the
+/// leader's log.
 #[test]
 fn a_receiver_whose_state_contains_the_snapshot_says_that_it_has_all_of_it() {
     for commit in [100, 101] {
         let mut net = Net::new(2);
         write(&net.disk(1), 100);
-        net.node(2).standing.commit = commit;
+        net.node(2).engine.commit = commit;
         net.begin(2);
         net.until("the end", &mut good, |n| n.sent(2, 100));
         assert!(net.disk(2).paths().is_empty() && net.node(2).outcomes.is_empty());
@@ -427,12 +427,12 @@ fn a_receiver_whose_state_contains_the_snapshot_says_that_it_has_all_of_it() {
     }
 }
 
-/// Each offer costs the leader an open file and a line of the log.
+/// Without the pause the leader would open the file and write a line of the log again and again.
 #[test]
 fn a_receiver_that_has_a_snapshot_and_is_offered_it_again_costs_one_offer_in_each_pause() {
     let mut net = Net::new(2);
     write(&net.disk(1), 100);
-    net.node(2).standing.commit = 100;
+    net.node(2).engine.commit = 100;
     let begun_ns = net.now_ns;
     for _ in 0..4 {
         net.node(1).outcomes.clear();
@@ -470,13 +470,13 @@ fn a_receiver_that_gets_on_by_the_log_needs_no_snapshot_any_more() {
     write(&net.disk(1), 100);
     net.begin(2);
     net.until("half", &mut good, |n| n.chunk_bytes() > BLOCKS / 2 * CHUNK_BYTES);
-    net.node(2).standing.commit = 100;
+    net.node(2).engine.commit = 100;
     net.until("the end", &mut good, |n| n.sent(2, 100));
     assert!(net.disk(2).paths().is_empty() && net.node(2).outcomes.is_empty());
 }
 
 #[test]
-fn a_part_that_nobody_goes_on_with_is_removed() {
+fn a_part_that_no_sender_continues_is_removed() {
     let mut net = Net::new(2);
     write(&net.disk(1), 100);
     net.begin(2);
@@ -517,14 +517,14 @@ fn messages_of_any_content_at_any_time_neither_panic_nor_corrupt() {
                 _ => M::Stop { index, why: "no reason".to_owned() },
             };
             let (from, to) = (1 + draw(3) as u8, 1 + draw(3) as u8);
-            net.say(from, to, message);
+            net.deliver(from, to, message);
             if draw(3) == 0 {
                 let node = 1 + draw(3) as u8;
                 net.node(node).transfers.link_down(1 + draw(3) as u8);
             }
             net.step(&mut good);
         }
-        // Whatever it was, what has a snapshot's name is one, and a good transfer still works.
+        // Every file with a snapshot's name is a valid snapshot, and a correct transfer still works.
         for _ in 0..3000 {
             net.step(&mut good);
         }
@@ -544,24 +544,24 @@ fn with_a_thread_the_core_is_woken_and_the_end_is_the_same() {
     let (from, to) = (FaultDisk::new(), FaultDisk::new());
     write(&from, 100);
     let waker = Waker::new().unwrap();
-    let threads = || Mode::Thread(waker.clone());
+    let threads = || WorkerMode::Thread(waker.clone());
     let mut leader = Transfers::new(snapshots(&from), threads()).unwrap();
     let mut follower = Transfers::new(snapshots(&to), threads()).unwrap();
-    let standing = Standing { leader: LEADER.into(), term: TERM, commit: 10 };
-    // Time stands still: how long the threads take is the machine's affair.
+    let engine = EngineState { leader: LEADER.into(), term: TERM, commit: 10 };
+    // Time stands still, so that the speed of the threads does not matter.
     let now_ns = MS;
     leader.begin(2, TERM, now_ns);
     let mut ends = Vec::new();
     while ends.len() < 2 {
-        leader.turn(&standing, now_ns);
-        follower.turn(&standing, now_ns);
+        leader.turn(&engine, now_ns);
+        follower.turn(&engine, now_ns);
         let mut quiet = true;
         while let Some((_, Message::Snapshot(message))) = leader.next_out() {
-            follower.handle(LEADER, message, &standing, now_ns);
+            follower.handle(LEADER, message, &engine, now_ns);
             quiet = false;
         }
         while let Some((_, Message::Snapshot(message))) = follower.next_out() {
-            leader.handle(2, message, &standing, now_ns);
+            leader.handle(2, message, &engine, now_ns);
             quiet = false;
         }
         ends.extend(leader.next_outcome());
@@ -572,18 +572,18 @@ fn with_a_thread_the_core_is_woken_and_the_end_is_the_same() {
             let event = waker.event();
             let mut fds = [PollFd::new(&event, PollFlags::IN)];
             let woken = poll(&mut fds, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })).unwrap();
-            assert_ne!(woken, 0, "the helper was slept through: {ends:?}");
+            assert_ne!(woken, 0, "the worker was slept through: {ends:?}");
         }
         waker.lower();
     }
-    assert!(ends.contains(&Outcome::Received { index: 100, term: 3 }));
-    assert!(ends.contains(&Outcome::Sent { to: 2, ok: true, index: 100 }));
+    assert!(ends.contains(&TransferOutcome::Received { index: 100, term: 3 }));
+    assert!(ends.contains(&TransferOutcome::Sent { to: 2, ok: true, index: 100 }));
     assert!(same(&from, &to, 100));
 }
 
 #[test]
 fn a_peers_reason_is_one_line_of_the_log() {
-    assert_eq!(shown("no room on /data: 3 MB are free"), "no room on /data: 3 MB are free");
-    let flood = shown(&"one\nERROR two\r\u{1b}[2J".repeat(100_000));
+    assert_eq!(printable_reason("no room on /data: 3 MB are free"), "no room on /data: 3 MB are free");
+    let flood = printable_reason(&"one\nERROR two\r\u{1b}[2J".repeat(100_000));
     assert!(flood.chars().count() == REASON_CHARS_MAX && !flood.contains(char::is_control), "{flood}");
 }

@@ -1,12 +1,14 @@
-//! The helper: everything of a transfer that touches a disk.
+//! The worker: every access of a transfer to a disk.
 //!
-//! Owns one thread, the file that is being received, and the queues between the thread and the core. Never
-//! decides anything: it does one job after the other and tells how each ended. It stays correct because jobs
-//! carry the number of their transfer, so that what is late is recognised, and because a received file is
-//! dropped, which removes it, unless it was finished. For the simulation the same jobs run at once, on the
-//! caller's thread.
+//! Owns one thread, the file that is being received, and the queues between the thread and the core. In the
+//! simulation the same jobs run at once, on the caller's thread.
+//!
+//! Never decides anything: the worker runs one job after the other and returns the result of each.
+//!
+//! Correct because jobs and results carry the number of their transfer, so that late ones are recognised. A
+//! received file that is not finished is removed when it is dropped.
 
-use super::{CHUNK_BYTES, SENDINGS_MAX, WINDOW_CHUNKS_MAX};
+use super::{CHUNK_BYTES, OUTGOING_TRANSFERS_MAX, WINDOW_CHUNKS_MAX};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use paddock_storage::snapshot::SnapshotReceiver;
 use paddock_storage::{SnapshotError, SnapshotReader, Snapshots};
@@ -17,40 +19,59 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Jobs that wait for the thread: a window for each sending and for what is received, and some that begin and
-/// end them. One more is refused, and the transfer sends again or fails.
-const JOBS_MAX: usize = (SENDINGS_MAX + 1) * (WINDOW_CHUNKS_MAX + 4);
+/// Jobs that wait for the thread: a window for each transfer, and some that begin and end it. A further job
+/// is refused, and its transfer resends or fails.
+const JOBS_MAX: usize = (OUTGOING_TRANSFERS_MAX + 1) * (WINDOW_CHUNKS_MAX + 4);
 
-/// Niceness of the thread: below whatever serves clients, above checkpoints, since somebody waits for it.
+/// Niceness of the thread. Its priority is below that of threads that serve clients, and above that of
+/// checkpoints, since a node waits for the snapshot.
 const NICENESS: i32 = 10;
 
-/// Who runs the helper's jobs.
-pub enum Mode {
-    /// A thread of its own; the waker is that of the core's loop.
+/// The thread that runs the worker's jobs.
+pub enum WorkerMode {
+    /// A thread of its own, which wakes the core's loop after each result.
     Thread(Arc<Waker>),
-    /// The caller, at once: the simulation.
+    /// The caller's thread, at once, for the simulation.
     Inline,
 }
 
-/// One thing to do.
+/// A job of the worker.
 pub(super) enum Job {
-    /// Open the newest good snapshot. `known` ones are open already.
-    Open { transfer: u64, known: Vec<SnapshotReader> },
-    /// Read a chunk.
-    Read { transfer: u64, round: u64, reader: SnapshotReader, offset: u64 },
-    /// Nobody needs it any more: taking its map down is no work for the core.
-    Release(#[expect(dead_code, reason = "dropped by the helper, and for that it is sent")] SnapshotReader),
-    /// Begin a file, in place of the one that was being received.
-    Create { transfer: u64, index: u64, term: u64, bytes: u64 },
-    /// The next bytes of it.
-    Write { transfer: u64, offset: u64, bytes: Vec<u8> },
-    /// It is whole: verify it and give it its name.
-    Finish { transfer: u64 },
-    /// Remove it.
+    /// Open the newest undamaged snapshot, or reuse one of `known`, which are open already.
+    Open {
+        transfer: u64,
+        known: Vec<SnapshotReader>,
+    },
+    Read {
+        transfer: u64,
+        round: u64,
+        reader: SnapshotReader,
+        offset: u64,
+    },
+    /// Drop a reader. The worker does it, since unmapping the file would delay the core.
+    Release(#[expect(dead_code, reason = "the worker only drops the reader")] SnapshotReader),
+    /// Create a file. An unfinished file of an earlier transfer is removed.
+    Create {
+        transfer: u64,
+        index: u64,
+        term: u64,
+        bytes: u64,
+    },
+    /// Write the next bytes of the file.
+    Write {
+        transfer: u64,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    /// Sync and verify the file, which has all its bytes, and give it its name.
+    Finish {
+        transfer: u64,
+    },
+    /// Remove the file that is being received.
     Discard,
 }
 
-/// How a job ended. Errors are texts: they go into a log here and at the other end.
+/// The result of a job. Errors are texts, since both ends write them to their logs.
 pub(super) enum Done {
     Opened { transfer: u64, result: Result<SnapshotReader, String> },
     Read { transfer: u64, round: u64, offset: u64, bytes: Vec<u8> },
@@ -69,28 +90,30 @@ pub(super) enum TransferWorker {
 pub(super) struct Remote {
     jobs: Option<Sender<Job>>,
     done: Receiver<Done>,
-    /// Set after a result was told, taken down before results are taken.
+    /// Set after each result, cleared before results are taken.
     news: Arc<AtomicBool>,
-    /// Up: whatever waits is not worth doing.
+    /// When set, the thread ends without the jobs that wait.
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl TransferWorker {
-    pub(super) fn new(snapshots: Snapshots, mode: Mode) -> io::Result<Self> {
+    pub(super) fn new(snapshots: Snapshots, mode: WorkerMode) -> io::Result<Self> {
         let mut worker = Worker { snapshots, receiver: None };
         let waker = match mode {
-            Mode::Inline => return Ok(Self::Inline { worker: Box::new(worker), done: VecDeque::new() }),
-            Mode::Thread(waker) => waker,
+            WorkerMode::Inline => {
+                return Ok(Self::Inline { worker: Box::new(worker), done: VecDeque::new() });
+            }
+            WorkerMode::Thread(waker) => waker,
         };
         let (jobs, waiting) = bounded(JOBS_MAX);
-        // A result for each job at most, and one that the thread has in hand.
+        // One result for each job at most, and one that the thread is about to send.
         let (tell, done) = bounded(JOBS_MAX + 1);
         let (news, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (told, stopped) = (news.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("paddock-transfer".to_owned()).spawn(move || {
-            // On Linux this is the weight of the calling thread alone. Without it transfers are only less
-            // polite.
+            // On Linux this is the priority of the calling thread alone. Without it transfers only disturb
+            // clients more.
             if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
                 tracing::debug!("the transfer thread keeps its weight: {error}");
             }
@@ -109,7 +132,7 @@ impl TransferWorker {
         Ok(Self::Thread(Remote { jobs: Some(jobs), done, news, stop, thread: Some(thread) }))
     }
 
-    /// Hands a job over; `false`: too many wait, or the thread is gone.
+    /// Submits a job; `false`: too many wait, or the thread has ended.
     pub(super) fn submit(&mut self, job: Job) -> bool {
         match self {
             Self::Thread(remote) => remote.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok()),
@@ -142,19 +165,19 @@ impl Drop for Remote {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.jobs = None;
-        // A thread that waits to tell something must not wait for ever.
+        // Otherwise a thread that waits for room for its result would wait for ever.
         self.done = bounded(0).1;
         if let Some(thread) = self.thread.take() {
-            // A panic there has been printed; there is nobody to hand it to.
+            // A panic of the thread has been printed.
             let _ = thread.join();
         }
     }
 }
 
-/// The helper's own side.
+/// The worker's end: runs the jobs.
 pub(super) struct Worker {
     snapshots: Snapshots,
-    /// The file that is being received, and the number of its transfer.
+    /// The number of the incoming transfer, and its file.
     receiver: Option<(u64, SnapshotReceiver)>,
 }
 
@@ -168,7 +191,7 @@ impl Worker {
             }
             Job::Release(_) => None,
             Job::Create { transfer, index, term, bytes } => {
-                // Its file is removed first: the new one may need the room.
+                // The old file is removed first, since the new one may need its disk space.
                 self.receiver = None;
                 let created = self.snapshots.receive(index, term, bytes);
                 let result = created.map(|r| self.receiver = Some((transfer, r))).map_err(JobError::from);
@@ -176,7 +199,7 @@ impl Worker {
             }
             Job::Write { transfer, offset, bytes } => {
                 let receiver = self.receiver.as_mut().filter(|(of, _)| *of == transfer);
-                // Behind a failure, which was told.
+                // There is no file after a failure, which was reported.
                 let (_, receiver) = receiver?;
                 let result =
                     receiver.chunk(offset, &bytes).map(|()| receiver.received()).map_err(JobError::from);
@@ -206,7 +229,7 @@ impl Worker {
             }
             match self.snapshots.open(&found.path) {
                 Ok(reader) => return Ok(reader),
-                // A damaged one is left to the next start; one that a checkpoint has just removed is no loss.
+                // The next start handles a damaged file. A checkpoint may just have removed this one.
                 Err(error) => wrong = wrong.or(Some(error)),
             }
         }

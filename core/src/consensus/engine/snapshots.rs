@@ -4,7 +4,7 @@
 //! received snapshot has one use: the data directory is opened again.
 
 use super::Consensus;
-use crate::consensus::catch_up::{Outcome, Standing};
+use crate::consensus::catch_up::{EngineState, TransferOutcome};
 use crate::consensus::control::StopReason;
 use crate::consensus::raft::Role;
 use crate::mutation::{Mutation, mutated};
@@ -13,14 +13,14 @@ use paddock_transport::io::Io;
 
 impl Consensus {
     pub(super) fn handle_snapshot(&mut self, from: u8, message: SnapshotMessage, now_ns: u64) {
-        let standing = self.standing();
-        self.installation.transfers.handle(from, message, &standing, now_ns);
+        let state = self.engine_state();
+        self.installation.transfers.handle(from, message, &state, now_ns);
     }
 
     /// Moves transfers on. Returns when a turn is needed at the latest, or an error when the data directory
     /// is to be opened again.
     pub(super) fn install(&mut self, now_ns: u64, io: &mut Io) -> Result<Option<u64>, StopReason> {
-        let standing = self.standing();
+        let state = self.engine_state();
         let leads = self.raft.role() == Role::Leader;
         if !leads {
             self.installation.wanted.clear();
@@ -28,10 +28,10 @@ impl Consensus {
         }
         for node in std::mem::take(&mut self.installation.wanted) {
             if let Ok(node) = u8::try_from(node) {
-                self.installation.transfers.begin(node, standing.term, now_ns);
+                self.installation.transfers.begin(node, state.term, now_ns);
             }
         }
-        let deadline_ns = self.installation.transfers.turn(&standing, now_ns);
+        let deadline_ns = self.installation.transfers.turn(&state, now_ns);
         // Chunks that the link does not take are sent again.
         while let Some((to, message)) = self.installation.transfers.next_out() {
             if let Some(message) = self.throttle.chunk(to, message) {
@@ -43,23 +43,23 @@ impl Consensus {
         }
         while let Some(outcome) = self.installation.transfers.next_outcome() {
             match outcome {
-                Outcome::Sent { to, ok, index } if leads => {
+                TransferOutcome::Sent { to, ok, index } if leads => {
                     let ok = ok && !mutated(Mutation::ForgetArrival);
                     self.raft.snapshot_sent(u64::from(to), ok.then_some(index));
                 }
-                Outcome::Received { index, .. } if index > self.raft.commit() => {
+                TransferOutcome::Received { index, .. } if index > self.raft.commit() => {
                     return Err(StopReason::Reopen { index });
                 }
                 // Outdated: this node does not lead, or has caught up by the log.
-                Outcome::Sent { .. } | Outcome::Received { .. } => {}
+                TransferOutcome::Sent { .. } | TransferOutcome::Received { .. } => {}
             }
         }
         self.checkpoints.keep_log_from(self.installation.transfers.keep_log_from(now_ns));
         Ok(deadline_ns)
     }
 
-    pub(super) fn standing(&self) -> Standing {
+    fn engine_state(&self) -> EngineState {
         let (leader, term, commit) = (self.raft.leader(), self.raft.term(), self.raft.commit());
-        Standing { leader, term, commit }
+        EngineState { leader, term, commit }
     }
 }

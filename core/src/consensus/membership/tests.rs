@@ -1,7 +1,7 @@
-//! A node votes that forgot something, a change gets stuck, or a client never hears of it.
+//! Hazards: a node votes after it lost entries, a change gets stuck, or a client never gets its answer.
 //!
-//! The steward of whoever leads, the real machine, and Raft's arithmetic of memberships; only the progress of
-//! the others is told by the tests.
+//! The tests run the leader's planner, the real state machine, and Raft's joint memberships. They set only
+//! the progress of the other nodes.
 
 use super::*;
 use crate::command::{Identity, Op, SEMANTICS, policy};
@@ -26,14 +26,14 @@ struct Cluster {
     applied: Applied,
     raft: Membership,
     leader: u8,
-    steward: MembershipPlanner,
+    planner: MembershipPlanner,
     nodes: BTreeMap<u8, Other>,
     index: u64,
     now_ns: u64,
     seq: u64,
     /// Steps of the planner, in order.
     acts: Vec<Act>,
-    /// Results of reconfigurations.
+    /// Outcomes of reconfigurations, without deferred ones.
     results: Vec<Outcome>,
 }
 
@@ -46,7 +46,7 @@ fn spec(node: u8, role: &str) -> String {
 }
 
 impl Cluster {
-    /// Nodes that all run, led by the first; settled.
+    /// Running nodes with the first one as leader. Their identities are recorded and no step is pending.
     fn new(nodes: &[u8]) -> Cluster {
         let (tree, _) = crate::tree::tree(0);
         let leader = nodes[0];
@@ -56,7 +56,7 @@ impl Cluster {
             applied: Applied::default(),
             raft: Membership::new(nodes.iter().copied().map(u64::from).collect(), vec![]),
             leader,
-            steward: MembershipPlanner::new(leader, [leader; 16], [9; 16], members(nodes)),
+            planner: MembershipPlanner::new(leader, [leader; 16], [9; 16], members(nodes)),
             nodes: BTreeMap::new(),
             index: 1000,
             now_ns: 1,
@@ -72,15 +72,15 @@ impl Cluster {
         cluster.settle();
         assert_eq!(cluster.machine.members().members.len(), nodes.len());
         assert!(cluster.machine.members().members.values().all(|m| m.identity.is_some()));
-        assert_eq!(cluster.steward.deadline_ns(), None, "nothing is under way");
+        assert_eq!(cluster.planner.deadline_ns(), None, "nothing is under way");
         cluster.acts.clear();
         cluster
     }
 
-    /// Starts a node that has everything that Raft knows it to have.
+    /// Starts a node whose log is up to date.
     fn start(&mut self, node: u8, identity: [u8; 16]) {
         self.nodes.insert(node, Other { matched: self.index, snapshot: false, up: true, identity });
-        self.steward.link_up(node, identity);
+        self.planner.link_up(node, identity);
     }
 
     /// Starts a node with an empty disk.
@@ -91,7 +91,7 @@ impl Cluster {
 
     fn stop(&mut self, node: u8) {
         self.node(node).up = false;
-        self.steward.link_down(node);
+        self.planner.link_down(node);
     }
 
     fn node(&mut self, node: u8) -> &mut Other {
@@ -122,7 +122,7 @@ impl Cluster {
         let done = self.applied.results.drain(..).map(|r| r.outcome).filter(|o| *o != Outcome::Deferred);
         self.results.extend(done);
         if self.applied.membership.changed {
-            self.steward.changed();
+            self.planner.changed();
         }
         self.applied.clear();
     }
@@ -151,7 +151,7 @@ impl Cluster {
         assert!(self.results.is_empty(), "{:?}", self.results);
     }
 
-    /// One look and what follows from it.
+    /// Runs one turn of the planner and performs its step.
     fn turn(&mut self) -> Option<Act> {
         let progress: Vec<Progress> = (self.raft.nodes().iter())
             .map(|id| {
@@ -170,7 +170,7 @@ impl Cluster {
             raft: &self.raft,
             progress: &progress,
         };
-        let act = self.steward.turn(&view)?;
+        let act = self.planner.turn(&view)?;
         self.acts.push(act.clone());
         match &act {
             Act::Order(command) => self.apply(&batch_of(command, self.batch())),
@@ -195,42 +195,42 @@ impl Cluster {
             let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(&batch_of(command, self.batch())).unwrap();
             self.machine.begin_reconfig(rkyv::access::<_, rkyv::rancor::Error>(&bytes).unwrap());
         }
-        self.steward.changed();
+        self.planner.changed();
         assert_eq!(self.turn(), None, "while it is joint nothing else begins");
         self.raft = self.raft.leave().unwrap();
         self.machine.finish_reconfig(&mut self.tree, 1, &mut self.applied);
-        self.steward.changed();
+        self.planner.changed();
         self.take();
     }
 
     fn lead(&mut self, node: u8) {
         self.leader = node;
-        self.steward = MembershipPlanner::new(node, self.nodes[&node].identity, [8; 16], BTreeMap::new());
+        self.planner = MembershipPlanner::new(node, self.nodes[&node].identity, [8; 16], BTreeMap::new());
         for (node, other) in &self.nodes {
             if other.up {
-                self.steward.link_up(*node, other.identity);
+                self.planner.link_up(*node, other.identity);
             }
         }
     }
 
-    /// Looks as often as it wants to look, until nothing is under way.
+    /// Runs turns at the planner's own deadlines until no step is pending.
     fn settle(&mut self) {
         for _ in 0..STEPS_MAX {
-            if self.turn().is_some() || self.steward.is_due(self.now_ns) {
+            if self.turn().is_some() || self.planner.is_due(self.now_ns) {
                 continue;
             }
-            let Some(deadline_ns) = self.steward.deadline_ns() else { return };
+            let Some(deadline_ns) = self.planner.deadline_ns() else { return };
             self.now_ns = deadline_ns;
         }
         panic!("not settled: {:?} {:?}", self.machine.membership(), self.raft);
     }
 
-    /// Looks for a time.
+    /// Runs turns at the planner's own deadlines for some time.
     fn wait(&mut self, ns: u64) {
         let until = self.now_ns + ns;
         while self.now_ns < until {
             while self.turn().is_some() {}
-            self.now_ns = self.steward.deadline_ns().unwrap_or(until).clamp(self.now_ns + 1, until);
+            self.now_ns = self.planner.deadline_ns().unwrap_or(until).clamp(self.now_ns + 1, until);
         }
     }
 
@@ -249,12 +249,12 @@ impl Cluster {
 fn a_standalone_node_is_left_alone() {
     let (tree, _) = crate::tree::tree(0);
     let machine = Machine::new(&tree);
-    let mut steward = MembershipPlanner::new(1, [1; 16], [9; 16], BTreeMap::new());
+    let mut planner = MembershipPlanner::new(1, [1; 16], [9; 16], BTreeMap::new());
     let raft = Membership::new(vec![1], vec![]);
     let view =
         View { now_ns: 0, applied: 0, commit: 0, state: machine.membership(), raft: &raft, progress: &[] };
-    assert_eq!(steward.turn(&view), None);
-    assert!(!steward.is_due(u64::MAX) && steward.deadline_ns().is_none());
+    assert_eq!(planner.turn(&view), None);
+    assert!(!planner.is_due(u64::MAX) && planner.deadline_ns().is_none());
 }
 
 #[test]
@@ -300,14 +300,14 @@ fn a_change_beside_a_participant_that_never_came_is_answered_at_once() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     cluster.reconfig(&[spec(4, "participant")], "");
     cluster.wait(CATCH_UP_STALL_NS / 2);
-    let waits = cluster.steward.waits_for().to_owned();
+    let waits = cluster.planner.waits_for().to_owned();
     assert!(
         waits.contains("reconfiguration 1 waits for server 4 (not connected): 3 of its 4 voters"),
         "{waits}"
     );
     cluster.wait(CATCH_UP_STALL_NS);
     assert!(matches!(cluster.results[..], [Outcome::Ok(_)]));
-    assert_eq!(cluster.steward.waits_for(), "no vote until caught up: server 4 (not connected)");
+    assert_eq!(cluster.planner.waits_for(), "no vote until caught up: server 4 (not connected)");
     let begun = cluster.now_ns;
     cluster.reconfig(&[spec(5, "observer")], "");
     while cluster.results.is_empty() {
@@ -318,28 +318,29 @@ fn a_change_beside_a_participant_that_never_came_is_answered_at_once() {
     cluster.start_empty(4, [4; 16]);
     cluster.node(4).snapshot = true;
     cluster.wait(LOOK_NS);
-    assert!(cluster.steward.waits_for().ends_with("server 4 (it is sent a snapshot)"));
+    assert!(cluster.planner.waits_for().ends_with("server 4 (it is sent a snapshot)"));
     cluster.node(4).snapshot = false;
     cluster.catch_up();
     cluster.settle();
-    assert_eq!((cluster.raft.voters.as_slice(), cluster.steward.waits_for()), (&[1, 2, 3, 4][..], ""));
+    assert_eq!((cluster.raft.voters.as_slice(), cluster.planner.waits_for()), (&[1, 2, 3, 4][..], ""));
 }
 
 #[test]
-fn the_moment_in_which_raft_forgets_who_answered_refuses_no_change() {
+fn the_moment_in_which_raft_forgets_the_answers_refuses_no_change() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     cluster.reconfig(&[spec(4, "participant")], "");
     cluster.wait(CATCH_UP_STALL_NS - 2 * LOOK_NS);
     assert!(cluster.results.is_empty());
-    let everybody = |cluster: &mut Cluster, up: bool| [2, 3].iter().for_each(|n| cluster.node(*n).up = up);
-    everybody(&mut cluster, false);
+    let set_others_up =
+        |cluster: &mut Cluster, up: bool| [2, 3].iter().for_each(|n| cluster.node(*n).up = up);
+    set_others_up(&mut cluster, false);
     cluster.wait(4 * LOOK_NS);
     assert!(matches!(cluster.results[..], [] | [Outcome::Ok(_)]), "{:?}", cluster.results);
-    everybody(&mut cluster, true);
+    set_others_up(&mut cluster, true);
     cluster.wait(2 * LOOK_NS);
     assert!(matches!(cluster.results[..], [Outcome::Ok(_)]), "{:?}", cluster.results);
-    // For longer they are not there, link or no link.
-    everybody(&mut cluster, false);
+    // After a longer silence they count as absent, even with a link.
+    set_others_up(&mut cluster, false);
     cluster.wait(PRESENT_NS);
     cluster.reconfig(&[spec(5, "observer")], "");
     cluster.wait(2 * CATCH_UP_STALL_NS);
@@ -353,12 +354,12 @@ fn a_participant_that_is_behind_is_waited_for_where_a_change_needs_it() {
     cluster.wait(2 * CATCH_UP_STALL_NS);
     cluster.start_empty(4, [4; 16]);
     cluster.node(4).snapshot = true;
-    // 1 and 4 are left of three, and one of them is behind.
+    // Of the new voters 1, 3 and 4, node 3 is down and node 4 is behind.
     cluster.stop(3);
     cluster.reconfig(&[], "2");
     cluster.wait(2 * CATCH_UP_STALL_NS);
     assert!(cluster.results.is_empty(), "it moves");
-    let waits = cluster.steward.waits_for().to_owned();
+    let waits = cluster.planner.waits_for().to_owned();
     assert!(
         waits.contains("server 3 (not connected), server 4 (it is sent a snapshot): 1 of its 3"),
         "{waits}"
@@ -461,7 +462,7 @@ fn a_node_with_a_lost_disk_votes_only_after_it_has_followed_again() {
     assert_eq!(cluster.raft, Membership::new(vec![1, 2, 3], vec![]));
 }
 
-/// Raft counts a node that is new to it as one that answers, before it has said a word.
+/// Raft counts a new node as active before its first message.
 #[test]
 fn a_node_with_a_lost_disk_votes_in_a_short_log_only_when_it_has_what_was_committed_when_it_came() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
@@ -477,7 +478,7 @@ fn a_node_with_a_lost_disk_votes_in_a_short_log_only_when_it_has_what_was_commit
     (cluster.node(2).snapshot, cluster.node(2).matched) = (false, came / 2);
     cluster.wait(CATCH_UP_STALL_NS);
     assert_eq!(cluster.raft, Membership::new(vec![1, 3], vec![2]), "a snapshot from before it came");
-    // Another leader did not see it come: what is committed then counts.
+    // A new leader did not see the node come. It requires what is committed at its own first turn.
     cluster.lead(3);
     cluster.wait(CATCH_UP_STALL_NS);
     assert_eq!(cluster.raft, Membership::new(vec![1, 3], vec![2]));
@@ -592,8 +593,8 @@ fn a_step_whose_proposal_was_lost_is_taken_again() {
             raft: &cluster.raft,
             progress: &progress,
         };
-        cluster.steward.changed();
-        cluster.steward.turn(&view)
+        cluster.planner.changed();
+        cluster.planner.turn(&view)
     };
     let now_ns = 1_000_000_000;
     let first = look(now_ns);

@@ -24,7 +24,7 @@ use crate::consensus::apply::divergence::Divergences;
 use crate::consensus::apply::shard_wakers::{Armed, Shards};
 use crate::consensus::catch_up::install::Installation;
 use crate::consensus::catch_up::throttle::CatchUpThrottle;
-use crate::consensus::catch_up::{Mode, Transfers};
+use crate::consensus::catch_up::{Transfers, WorkerMode};
 use crate::consensus::commands::leader_queue::LeaderQueues;
 use crate::consensus::commands::pending::PendingCommands;
 use crate::consensus::commands::submissions::{Submissions, batch_bytes_max};
@@ -327,7 +327,7 @@ fn start_transfers(
     waker: &Arc<Waker>,
 ) -> Result<Transfers, StartError> {
     let needs_thread = config.members.is_some() && !config.inline;
-    let mode = if needs_thread { Mode::Thread(waker.clone()) } else { Mode::Inline };
+    let mode = if needs_thread { WorkerMode::Thread(waker.clone()) } else { WorkerMode::Inline };
     Transfers::new(snapshots.clone(), mode).map_err(StartError::Thread)
 }
 

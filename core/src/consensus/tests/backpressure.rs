@@ -1,4 +1,4 @@
-//! A slow shard pauses apply and admission, and nothing is lost or doubled when it moves on.
+//! A slow shard pauses apply and admission. When it resumes, no command is lost or applied twice.
 
 use super::rig::*;
 use crate::consensus::config::{BATCHES_IN_FLIGHT_MAX, PAUSED_POLL_NS};
@@ -24,7 +24,7 @@ fn a_full_commit_ring_pauses_and_resumes() {
     let told = tickets.iter().filter(|t| node.reply(**t).is_some()).count();
     assert!(told <= 4, "{told} told with room for four");
     assert!(node.core.applier.index > 0 && node.core.backlog.len() <= BATCHES_IN_FLIGHT_MAX);
-    // The sleeper was woken, and moves.
+    // The slow shard takes commits again.
     node.shards[1].awake = true;
     let last = *tickets.last().unwrap();
     node.until(|n| {

@@ -1,4 +1,4 @@
-//! Nodes that the leader's log does not reach any more, and how they come back.
+//! Nodes that need entries that the leader's log no longer has, and how they catch up.
 
 use super::place::*;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ const SEGMENT_BYTES: u64 = 64 << 10;
 const SNAP_COUNT: u64 = 20;
 const WRITE_BYTES: usize = 8 << 10;
 
-/// Three nodes that take checkpoints often. Node 3 is down and the others have let go of the log that it
-/// would need; the leader.
+/// Three nodes that take checkpoints often. Node 3 is down, and the others have truncated the log that it
+/// needs. Returns the nodes and the leader.
 fn one_left_behind() -> (Place, u8) {
     let mut place = Place::three();
     for slot in &mut place.slots {
@@ -24,7 +24,7 @@ fn one_left_behind() -> (Place, u8) {
     (place, leader)
 }
 
-/// As many entries, one after the other.
+/// Writes `count` entries, one after the other.
 fn write_entries(place: &mut Place, leader: u8, count: u64) {
     for token in 0..count {
         let before = place.core(leader).applier.index;
@@ -52,9 +52,9 @@ fn a_node_behind_the_log_comes_back_by_a_snapshot() {
     assert!(!snapshots(&place, BEHIND).is_empty());
 }
 
-/// The snapshot got its name, and the directory's sync failed: the node tells the leader that it cannot keep
-/// the file, and finds it at its next start. The leader offers the same file again, since its progress for
-/// the node lies below its log.
+/// The snapshot has its name, and the sync of the directory fails. The node tells the leader that it cannot
+/// keep the file, and finds the file at its next start. The leader offers the same file again, since its
+/// progress for the node lies below its log.
 #[test]
 fn a_node_that_starts_from_a_snapshot_that_it_had_refused_is_sent_what_follows_it() {
     let (mut place, leader) = one_left_behind();
@@ -71,7 +71,7 @@ fn a_node_that_starts_from_a_snapshot_that_it_had_refused_is_sent_what_follows_i
     place.start(&[BEHIND]);
     let started_at = place.core(BEHIND).applier.index;
     assert!(started_at > 0 && !is_level(&place, BEHIND, leader));
-    // Less than the leader waits before a snapshot whose receiver says nothing is given up.
+    // Shorter than the time after which the leader gives up a silent receiver.
     let end = place.now.mono_ns + 6 * SECOND;
     place.until("it is level", |place| is_level(place, BEHIND, leader) || place.now.mono_ns > end);
     assert!(is_level(&place, BEHIND, leader), "it stays at entry {started_at}");

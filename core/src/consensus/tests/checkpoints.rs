@@ -1,5 +1,5 @@
-//! Checkpoints: consistent under writes, the log let go only behind two of them, and a way back when one is
-//! damaged.
+//! Checkpoints: consistent under writes, the log truncated only behind two of them, and a fallback when one
+//! is damaged.
 
 use super::rig::*;
 use crate::consensus::StartError;
@@ -22,7 +22,7 @@ fn snapshots(disk: &Arc<FaultDisk>) -> Vec<(u64, PathBuf)> {
     listed.into_iter().map(|l| (l.index, l.path)).collect()
 }
 
-/// Writes until there are `count` snapshots or more.
+/// Writes until there is a snapshot above index `newest_above`. Counts the written znodes in `from`.
 fn write_until(node: &mut Node, disk: &Arc<FaultDisk>, from: &mut u32, newest_above: u64) {
     while snapshots(disk).last().is_none_or(|(index, _)| *index <= newest_above) {
         for _ in 0..20 {
@@ -48,7 +48,7 @@ fn a_restart_from_a_snapshot_is_the_same_as_from_the_log() {
     assert_eq!((node.parts.recovered.zxid, node.core.applier.machine.digest()), (zxid, digest));
     assert_eq!(node.parts.recovered.sessions, 1);
     assert!(node.exists("/e") && (0..written).all(|n| node.exists(&format!("/n{n}"))));
-    // What the digests say is what is in the tree.
+    // The digests match the tree.
     let mut node = node;
     let held = node.core.applier.tree.hold();
     node.core.applier.machine.verify(&held).unwrap();
@@ -70,11 +70,11 @@ fn the_log_is_let_go_behind_two_checkpoints_and_the_older_one_still_works() {
     node.stop();
     let listed = snapshots(&disk);
     assert_eq!(listed.len(), 2);
-    // How many segments stand between two checkpoints is a matter of how fast the checkpoint thread is.
+    // The number of segments between two checkpoints depends on the speed of the checkpoint thread.
     let first = |p: &PathBuf| p.ends_with("segment-0000000000000001.log");
     assert!(!disk.paths().iter().any(first), "the log was not let go: {:?}", disk.paths());
 
-    // The newest is damaged: the one before it and a longer replay give the same.
+    // The newest snapshot is damaged: the one before it and a longer replay give the same state.
     disk.corrupt(&listed[1].1, |bytes| {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
@@ -98,7 +98,7 @@ fn a_fallback_that_the_log_does_not_reach_is_a_refusal_to_start() {
         newest = snapshots(&disk).last().unwrap().0;
     }
     node.stop();
-    // Both are gone, as after a careless clean-up: what is left of the log does not begin at the beginning.
+    // Both snapshots are lost, as after a careless clean-up, and the log no longer begins at its first entry.
     for (_, path) in snapshots(&disk) {
         disk.lose(&path);
     }
@@ -148,7 +148,7 @@ fn a_power_cut_at_any_time_around_checkpoints_loses_nothing() {
     }
 }
 
-/// The newest snapshot's file becomes one with good checksums and contents that are no state.
+/// Replaces a snapshot by one with valid checksums whose contents are no state.
 fn spoil(disk: &Arc<FaultDisk>, path: &std::path::Path) {
     let on: Arc<FaultDisk> = disk.clone();
     let snapshots = Snapshots::on(on, "/data/snapshots");
@@ -178,7 +178,7 @@ fn a_whole_snapshot_that_cannot_be_loaded_gives_way_to_the_one_before_it() {
     assert_eq!(node.core.applier.machine.digest(), digest);
     node.stop();
     assert_eq!(snapshots(&disk), listed[..1]);
-    // With no other one there is no way on, and what is wrong is said.
+    // Without another snapshot the start fails, with an error that names the file.
     spoil(&disk, &listed[0].1);
     let error = Node::start_with(&disk, often(50)).err().unwrap();
     assert!(matches!(&error, StartError::Load { path, .. } if *path == listed[0].1), "{error}");
@@ -199,7 +199,7 @@ fn a_node_that_is_restarted_often_takes_checkpoints_all_the_same() {
             node.open_session(ALICE);
             node.create("/a", PERSISTENT);
         }
-        // No life writes enough by itself.
+        // No run writes enough by itself.
         for _ in 0..10 {
             node.run(ALICE, set("/a", &[1; 1000]));
         }
@@ -227,7 +227,7 @@ fn a_checkpoint_on_a_full_disk_lets_the_log_go_and_writes_go_on() {
     node.until(|n| !n.core.checkpoints.is_writing());
     let mut was_full = false;
     for _ in 0..140 {
-        // DiskSpace for a small snapshot, not for a segment; the log is giving segments back all the while.
+        // There is space for a small snapshot, but not for a segment. Meanwhile the log returns segments.
         disk.set_capacity(Some(disk.used_bytes() + 10_000));
         let ticket = node.submit(ALICE, set("/a", &[2; 1000]));
         node.until(|n| {
@@ -253,8 +253,7 @@ fn a_checkpoint_that_failed_is_tried_again_though_nothing_more_is_written() {
     config.segment_bytes = Some(segment_bytes);
     let mut node = Node::start_with(&disk, config).unwrap();
     node.open_session(ALICE);
-    // The log has its segment and prepares the next one; beyond them there is no room, and none for a
-    // snapshot.
+    // The log has its segment and prepares the next one. There is no space beyond them, nor for a snapshot.
     while disk.used_bytes() < 2 * segment_bytes {
         std::thread::yield_now();
     }

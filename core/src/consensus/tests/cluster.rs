@@ -1,8 +1,10 @@
-//! A cluster of groups in memory: their logs on model disks, their messages in one bag, everything decided by
-//! a seed.
+//! A cluster of Raft groups in memory: logs on model disks, messages in one bag, every choice from a seed.
 //!
-//! Checked all the time: one leader per term, the same entry at the same index on every node for ever, and,
-//! while the membership stands still, nothing committed that is not durable on a majority.
+//! Invariants, checked at every step:
+//!
+//! - one leader per term;
+//! - one entry per index, on every node and for ever;
+//! - while the membership does not change, a committed entry is durable on a majority.
 
 use crate::consensus::raft::log_window::Span;
 use crate::consensus::raft::node::{GroupStart, RaftNode};
@@ -11,7 +13,7 @@ use crate::consensus::recovery::replay::known_committed;
 use crate::peers::message::RaftMessage;
 use std::collections::{BTreeMap, VecDeque};
 
-/// What one drain wants to be durable, and what waits for it.
+/// The records of one drain, and the messages that wait until they are durable.
 pub struct Drain {
     number: u64,
     vote: Option<Vote>,
@@ -20,7 +22,7 @@ pub struct Drain {
     after: Vec<RaftMessage>,
 }
 
-/// What survives a crash.
+/// The durable state of a node.
 pub struct Disk {
     pub vote: Vote,
     pub commit: u64,
@@ -45,7 +47,7 @@ pub struct Cluster {
     pub bag: Vec<RaftMessage>,
     pub truth: BTreeMap<u64, LogEntry>,
     leaders: BTreeMap<u64, u64>,
-    /// Whether quorums are checked: while the membership stands still.
+    /// Whether quorums are checked. Off in tests that change the membership.
     pub steady: bool,
     pub rng: u64,
     starts: u64,
@@ -131,8 +133,7 @@ impl Cluster {
         self.pump(node);
     }
 
-    /// The node goes; of what it had not synced, a random part stays: records in order, the last ones torn
-    /// off.
+    /// Crashes a node. A random prefix of its unsynced records stays, and the last of them may be torn.
     pub fn crash(&mut self, node: u64) {
         let keep = self.random(4);
         let torn = self.random(3) as usize;
@@ -150,7 +151,7 @@ impl Cluster {
         peer.fetches.clear();
     }
 
-    /// The oldest drain of a node becomes durable.
+    /// Makes the oldest drain of a node durable.
     pub fn persist(&mut self, node: u64) {
         let peer = self.peers.get_mut(&node).unwrap();
         let Some(group) = &mut peer.group else { return };
@@ -170,7 +171,7 @@ impl Cluster {
         }
     }
 
-    /// A message arrives, or its receiver is down.
+    /// Delivers the message at position `at` of the bag; it is lost if its receiver is down.
     pub fn deliver(&mut self, at: usize) {
         let message = self.bag.swap_remove(at);
         let to = message.to;
@@ -190,7 +191,7 @@ impl Cluster {
         self.peers[&node].group.as_ref().unwrap()
     }
 
-    /// Whoever leads in the newest term.
+    /// The leader of the newest term that has one.
     pub fn leader(&self) -> Option<u64> {
         let leads = |(node, p): (&u64, &Peer)| {
             let group = p.group.as_ref().filter(|g| g.role() == Role::Leader)?;
@@ -199,7 +200,7 @@ impl Cluster {
         self.peers.iter().filter_map(leads).max().map(|(_, node)| node)
     }
 
-    /// Everything works, in order, for so many ticks.
+    /// Runs all nodes for some ticks, without loss or reordering.
     pub fn calm(&mut self, ticks: usize) {
         for _ in 0..ticks {
             let nodes: Vec<u64> = self.peers.keys().copied().collect();
@@ -227,7 +228,7 @@ impl Cluster {
         }
     }
 
-    /// Calm until somebody leads and orders.
+    /// Runs all nodes until a leader can order entries.
     pub fn elect(&mut self) -> u64 {
         for _ in 0..50 {
             self.calm(10);
@@ -238,7 +239,7 @@ impl Cluster {
         panic!("nobody leads");
     }
 
-    /// The cold reads that a node wants.
+    /// Serves the cold reads of a node.
     pub fn serve_fetches(&mut self, node: u64) {
         loop {
             let peer = self.peers.get_mut(&node).unwrap();

@@ -1,4 +1,4 @@
-//! Clients that are gone before what they asked for is ordered.
+//! Clients that disconnect before their command is ordered.
 
 use super::place::*;
 use crate::command::Op;
@@ -19,7 +19,7 @@ fn attach(token: u64) -> Submit {
 }
 
 #[test]
-fn a_session_is_not_taken_back_by_a_connection_that_gave_up_while_nobody_led() {
+fn a_session_is_not_taken_back_by_a_connection_that_gave_up_while_there_was_no_leader() {
     let mut place = Place::three();
     place.start(&[1, 2, 3]);
     place.until_founded(&[1, 2, 3]);
@@ -38,7 +38,7 @@ fn a_session_is_not_taken_back_by_a_connection_that_gave_up_while_nobody_led() {
     place.start(&[2, 3]);
     place.until("it is decided", |place| place.core(1).pending.undecided() == 0);
     assert_eq!(attachment(&place, 1), before, "its client has it elsewhere");
-    // Who is still there gets it.
+    // A client that is still connected gets the session.
     submit(&mut place, 1, attach(6));
     place.until("it is attached", |place| attachment(place, 1) == before + 1);
 }

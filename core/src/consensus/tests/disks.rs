@@ -1,4 +1,4 @@
-//! A disk that fails ends the node; one that is full only stops writes, until there is room.
+//! A failed disk stops the node. A full disk only stops writes, until it has space again.
 
 use super::rig::*;
 use crate::commit::Outcome;
@@ -29,7 +29,7 @@ fn a_full_disk_stops_writes_with_an_error_and_heals_by_itself() {
     node.create("/a", PERSISTENT);
     node.settle();
     disk.set_capacity(Some(disk.used_bytes()));
-    // Until the log is out of room, writes are fine; then they are refused, and reads and syncs go on.
+    // Writes succeed until the log has no space left. Then they are refused, and reads and syncs go on.
     let mut undecided = Vec::new();
     let refused = 'full: loop {
         let ticket = node.submit(ALICE, set("/a", &[1; 5000]));
@@ -49,7 +49,7 @@ fn a_full_disk_stops_writes_with_an_error_and_heals_by_itself() {
     };
     assert_eq!(refused, -1);
     assert!(node.exists("/a"));
-    // What was handed over and cannot be told is not answered with an error: its connection is closed.
+    // A write that was proposed and is not decided gets no error: its connection is closed.
     for ticket in undecided {
         node.until(|n| {
             n.advance(UNDECIDED_NS);
@@ -58,11 +58,11 @@ fn a_full_disk_stops_writes_with_an_error_and_heals_by_itself() {
         let outcome = &node.reply(ticket).unwrap().outcome;
         assert!(matches!(outcome, Outcome::Drop | Outcome::Ok(_)), "{outcome:?}");
     }
-    // A sync waits for the writes before it, and for nothing else.
+    // A sync waits only for the writes before it.
     let sync = node.sync();
     node.until(|n| n.reply(sync).is_some());
     assert_eq!(node.reply(sync).unwrap().outcome, Outcome::Synced);
-    // Nobody expires meanwhile.
+    // No session expires meanwhile.
     node.pass(20 * SECOND_NS);
     assert!(!node.closed(ALICE));
     disk.set_capacity(None);

@@ -1,4 +1,4 @@
-//! Three whole cores with their links, in one thread: the node that is wrong stops, and the others go on.
+//! Three whole cores with their links, in one thread: a node whose state differs stops, and the others go on.
 
 use super::rig::{TIMEOUT_MS, disk};
 use crate::command::Op;
@@ -31,9 +31,9 @@ pub struct Node {
     pub opened: Vec<i64>,
     asked: u64,
     answered: u64,
-    /// The answers, by token.
+    /// Outcomes of commands, by token.
     pub answers: BTreeMap<u64, Outcome>,
-    /// Its disk takes nothing for now.
+    /// When set, the disk of this node makes nothing durable.
     pub stuck_disk: bool,
 }
 
@@ -133,8 +133,8 @@ impl Trio {
         self.nodes.iter().position(leads)
     }
 
-    /// Hands in a write of so many bytes for a session that does not exist: it becomes an entry, and changes
-    /// nothing. Its token.
+    /// Submits a write of some bytes for a session that does not exist. It becomes an entry and changes
+    /// nothing. Returns its token.
     pub fn submit(&mut self, n: usize, bytes: usize) -> u64 {
         let node = &mut self.nodes[n];
         node.asked += 1;
@@ -145,7 +145,7 @@ impl Trio {
         ticket.token
     }
 
-    /// Opens a session through a node, to the end.
+    /// Opens a session through a node, and waits until it is open.
     pub fn write_through(&mut self, n: usize) {
         let node = &mut self.nodes[n];
         node.asked += 1;
@@ -157,7 +157,7 @@ impl Trio {
         self.until("a write through a healthy node", |trio| trio.nodes[n].opened.contains(&session));
     }
 
-    /// Hands in a sync. Its token.
+    /// Submits a sync. Returns its token.
     fn sync(&mut self, n: usize) -> u64 {
         let node = &mut self.nodes[n];
         node.asked += 1;
@@ -165,7 +165,7 @@ impl Trio {
         node.asked
     }
 
-    /// A node's shard heard from the sessions.
+    /// Reports heartbeats of sessions through a node.
     pub fn touch(&mut self, n: usize, sessions: &[i64]) {
         let touched = Submit::Touched { sessions: sessions.to_vec(), at_ns: self.now.mono_ns };
         self.nodes[n].shard.submits.push(touched).unwrap();
@@ -216,7 +216,7 @@ fn what_a_leader_of_before_was_asked_is_asked_of_the_next_one_at_once() {
     }
 }
 
-/// Spoils the state of one node, and sees who stops.
+/// Changes the state of one node, and checks that only this node stops.
 fn the_one_that_differs_stops(spoil_leader: bool) {
     let mut trio = Trio::start();
     trio.until("a first leader", |trio| trio.leader().is_some());
@@ -227,7 +227,7 @@ fn the_one_that_differs_stops(spoil_leader: bool) {
     let wrong = if spoil_leader { leader } else { (leader + 1) % 3 };
     let healthy = (wrong + 1) % 3;
     trio.nodes[wrong].core.applier.machine.spoil();
-    // The first write is applied everywhere, the second one tells what its proposer made of it.
+    // All nodes apply the first write. The second one carries its proposer's digest of the result.
     for _ in 0..3 {
         trio.write_through(healthy);
     }
@@ -243,7 +243,7 @@ fn the_one_that_differs_stops(spoil_leader: bool) {
         trio.write_through(n);
     }
     assert_eq!(trio.reasons().iter().flatten().count(), 1, "only the wrong one stops: {:?}", trio.reasons());
-    // What a wrong proposer wrote into the log keeps nobody from starting again.
+    // A node starts again although its log has entries of a proposer with another state.
     let Node { config, core, parts, shard, .. } = trio.nodes.swap_remove(healthy);
     drop((core, parts, shard));
     let waker = Waker::new().unwrap();
@@ -258,7 +258,7 @@ fn a_difference_shows_without_a_write() {
     let wrong = (trio.leader().unwrap() + 1) % 3;
     trio.write_through(0);
     trio.nodes[wrong].core.applier.machine.spoil();
-    // Applied everywhere, and nothing after it whose stamp could differ.
+    // All nodes apply this write, and no later entry carries a digest.
     trio.write_through((wrong + 1) % 3);
     trio.until("a verdict", |trio| trio.nodes[wrong].parts.control.reason().is_some());
     assert_eq!(trio.reasons().iter().flatten().count(), 1, "{:?}", trio.reasons());

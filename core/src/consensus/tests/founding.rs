@@ -1,4 +1,4 @@
-//! Which nodes found an ensemble, and when none may; and what becomes of one whose disks are lost.
+//! Which nodes may bootstrap an ensemble, when none may, and how an ensemble with lost disks recovers.
 
 use super::place::*;
 use crate::consensus::membership::bootstrap_guard::FOUNDING_GRACE_NS;
@@ -9,7 +9,7 @@ use crate::stats::Stats;
 use paddock_transport::wake::Waker;
 use std::sync::Arc;
 #[test]
-fn a_first_start_waits_for_nobody_who_is_there() {
+fn a_first_start_does_not_wait_when_all_servers_are_there() {
     let mut place = Place::three();
     place.start(&[1, 2, 3]);
     let begun = place.now.mono_ns;
@@ -28,7 +28,7 @@ fn a_first_start_without_one_server_waits_for_it_a_while_and_goes_on() {
 }
 
 #[test]
-fn who_was_late_at_the_first_start_has_a_vote_for_those_who_have_the_log() {
+fn a_server_that_was_late_at_the_first_start_votes_for_one_with_the_log() {
     let mut place = Place::three();
     place.start(&[1, 2]);
     place.until_founded(&[1, 2]);
@@ -55,13 +55,13 @@ fn two_emptied_servers_of_three_found_nothing_beside_the_third() {
     assert!(place.words(1).contains("server 3 has data"), "{}", place.words(1));
     assert!(place.words(3).contains("no leader can be elected: servers 1 and 2"), "{}", place.words(3));
 
-    // That it is gone for a while changes nothing.
+    // A restart of server 3 changes nothing.
     place.kill(&[3]);
     place.pass(LONG_NS);
     assert!(!place.led(&[1, 2]));
     place.start(&[3]);
 
-    // With one more of the old directories it goes on where it was, and the other one is fed.
+    // With one more of the old directories the ensemble continues, and the other server catches up.
     place.kill(&[1]);
     place.slot(1).config = kept;
     place.start(&[1]);
@@ -85,7 +85,7 @@ fn to_begin_anew_without_the_one_that_has_data_takes_a_restart_without_it() {
     place.start(&[1, 2]);
     place.until_founded(&[1, 2]);
     assert_ne!(place.cluster(1), before);
-    // It does not mix with them, and says so.
+    // The old member does not join the new ensemble, and reports why.
     place.start(&[3]);
     place.pass(LONG_NS);
     assert_eq!(place.cluster(3), before);
@@ -101,7 +101,7 @@ fn a_server_that_is_left_alone_with_the_data_goes_on_when_it_is_told_to() {
     place.until_founded(&[1, 2, 3]);
     let before = place.cluster(3);
     place.open_session(3, SESSION);
-    // Far more than comes in one message: who is fed must not stop at what the log says of the former
+    // Far more than one message holds. A node that catches up must pass the log's entries about the former
     // ensemble.
     for n in 0..20 {
         place.write(3, n, 100_000);
@@ -127,10 +127,10 @@ fn a_server_that_is_left_alone_with_the_data_goes_on_when_it_is_told_to() {
             membership.voters == [1, 2, 3] && !membership.is_joint()
         })
     });
-    // They are three that need two.
+    // Two of three voters are a quorum again.
     place.kill(&[3]);
     place.until("another leader", |place| matches!(place.core(1).raft.leader(), 1 | 2));
-    // A directory of before is nobody's any more.
+    // A directory of the former ensemble belongs to no member any more.
     place.kill(&[1]);
     place.slot(1).config = old;
     place.start(&[1, 3]);
@@ -169,8 +169,8 @@ fn an_observer_has_the_data_of_an_ensemble_whose_voters_are_gone_and_votes_from_
     assert!(text.contains("server.2=127.0.0.1:2002:3000:participant"), "{text}");
 }
 
-/// A leader whose followers died before they heard of its last entry, and who died as well.
-fn one_with_an_entry_that_nobody_else_has() -> (Place, u8) {
+/// A place in which all nodes are down. The returned leader has a last entry that no follower received.
+fn a_leader_with_an_entry_that_no_other_node_has() -> (Place, u8) {
     let mut place = Place::three();
     place.start(&[1, 2, 3]);
     place.until_founded(&[1, 2, 3]);
@@ -188,20 +188,20 @@ fn one_with_an_entry_that_nobody_else_has() -> (Place, u8) {
 #[test]
 fn a_refounding_that_was_cut_short_makes_nothing_count_as_committed() {
     const SESSION: i64 = 9 << 56 | 77;
-    let (mut place, node) = one_with_an_entry_that_nobody_else_has();
+    let (mut place, node) = a_leader_with_an_entry_that_no_other_node_has();
     let (config, disk) = (place.slot(node).config.clone(), place.slot(node).disk.clone());
     let before = disk.operations();
     refound(config, [0xaa; 16], 0).unwrap();
     let whole = disk.operations() - before;
 
-    // The last operation makes the snapshot's name durable, and the name is there by then.
+    // The last operation makes the snapshot's name durable. It is left out, since the name exists by then.
     for cut in 0..whole - 1 {
-        let (mut place, node) = one_with_an_entry_that_nobody_else_has();
+        let (mut place, node) = a_leader_with_an_entry_that_no_other_node_has();
         let (config, disk) = (place.slot(node).config.clone(), place.slot(node).disk.clone());
         disk.break_at(disk.operations() + cut);
         refound(config, [0xaa; 16], 0).unwrap_err();
         disk.kill();
-        // The others were not gone after all.
+        // The other nodes start again.
         let others: Vec<u8> = (1..=3).filter(|other| *other != node).collect();
         place.start(&others);
         place.until("a leader", |place| place.led(&others));
@@ -212,14 +212,14 @@ fn a_refounding_that_was_cut_short_makes_nothing_count_as_committed() {
 }
 
 #[test]
-fn a_refounding_of_which_nobody_knows_whether_it_lasts_says_so_and_lasts_when_done_again() {
-    let (mut place, node) = one_with_an_entry_that_nobody_else_has();
+fn a_refounding_that_may_not_last_says_so_and_lasts_when_done_again() {
+    let (mut place, node) = a_leader_with_an_entry_that_no_other_node_has();
     let (config, disk) = (place.slot(node).config.clone(), place.slot(node).disk.clone());
     let before = disk.operations();
     refound(config, [0xaa; 16], 0).unwrap();
     let whole = disk.operations() - before;
     for (cut, seed) in (0..whole).map(|cut| (cut, 0)).chain((1..8).map(|seed| (whole - 1, seed))) {
-        let (mut place, node) = one_with_an_entry_that_nobody_else_has();
+        let (mut place, node) = a_leader_with_an_entry_that_no_other_node_has();
         let (config, disk) = (place.slot(node).config.clone(), place.slot(node).disk.clone());
         disk.break_at(disk.operations() + cut);
         let error = refound(config.clone(), [0xaa; 16], 0).unwrap_err();
@@ -260,11 +260,11 @@ fn a_directory_put_back_as_it_was_before_the_last_start_is_not_listened_to() {
     }
     place.slot(3).config.seed = 333;
     place.start(&[3]);
-    // Its start has the number of the one that it knows nothing of.
+    // The number of this start is that of the start that the copy does not know.
     place.pass(LONG_NS);
     assert!(!place.core(1).links.is_up(3) && !place.core(2).links.is_up(3));
     assert!(place.led(&[1, 2]));
-    // Emptied it is fed anew.
+    // With an empty directory the node catches up again.
     place.kill(&[3]);
     place.slot(3).new_disk();
     place.start(&[3]);
@@ -286,7 +286,8 @@ fn only_a_member_with_data_can_be_left_alone() {
     assert!(matches!(refound(config, [0xaa; 16], 0), Err(RefoundError::NoEnsemble(_))));
 }
 
-/// Three begin together; one of them was a standalone server before.
+/// Bootstraps three servers, of which one was standalone before and starts `late_ns` after the others. With
+/// `reading` its process takes connections meanwhile, without an answer.
 fn a_standalone_servers_data_leads(late_ns: u64, reading: bool) {
     const SESSION: i64 = 1 << 56 | 77;
     let mut place = Place::three();
@@ -309,7 +310,7 @@ fn a_standalone_servers_data_leads(late_ns: u64, reading: bool) {
 fn two_empty_servers_beside_one_that_was_standalone_take_its_data() {
     a_standalone_servers_data_leads(STEP_NS, false);
     a_standalone_servers_data_leads(FOUNDING_GRACE_NS - SECOND, false);
-    // However long it takes to read it.
+    // The others wait however long the server reads its data.
     a_standalone_servers_data_leads(LONG_NS, true);
 }
 
@@ -323,7 +324,7 @@ fn servers_that_would_count_other_votes_found_nothing_until_their_lines_agree() 
         let words = place.words(node);
         assert!(words.contains(&format!("server {at_odds} begins with other voters")), "{node}: {words}");
     }
-    // Corrected, without anything else being done.
+    // Corrected server lines are enough.
     place.kill(&[1, 2, 3, 4]);
     for node in 1..=4 {
         place.slot(node).config.members = members(&[1, 2, 3, 4]);
@@ -352,7 +353,7 @@ fn a_directory_of_another_server_is_refused_by_name() {
     assert!(refused.contains("is that of server 1, and this is to be server 2"), "{refused}");
     assert!(refound(as_two.clone(), [0xaa; 16], 0).unwrap_err().to_string().contains("server 1"));
 
-    // One from before numbers were recorded: the ensemble knows whose it is.
+    // A directory without a recorded node id: the ensemble knows the node of its identity.
     let meta = std::path::Path::new("/data/meta");
     place.slot(1).disk.corrupt(meta, |bytes| {
         bytes[40] = 0;

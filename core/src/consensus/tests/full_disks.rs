@@ -1,5 +1,5 @@
-//! Three cores whose disks fill up: whoever has room leads, and where too few have, writes are refused and
-//! reads go on.
+//! Three cores whose disks fill up. A node with disk space leads. If too few voters have space, writes are
+//! refused and reads go on.
 
 use super::ensemble::Trio;
 use super::rig::SECOND_NS;
@@ -9,9 +9,9 @@ use crate::consensus::config::{AWAY_PATIENCE_NS, HAND_OVER_NS, UNDECIDED_NS};
 use crate::members::MemberRole;
 
 const SEGMENT_BYTES: u64 = 64 << 10;
-/// Some of them fill a segment.
+/// Bytes of a write. About thirteen writes fill a segment.
 const WRITE_BYTES: usize = 5000;
-/// Writes handed in at once.
+/// Writes submitted at once.
 const FLOOD: usize = 100;
 const REFUSED: Outcome = Outcome::NotOrdered(-1);
 
@@ -36,7 +36,7 @@ fn pass(trio: &mut Trio, ns: u64) {
     }
 }
 
-/// Writes through a node until one is refused or, after so many, none was.
+/// Writes through a node until a write is refused. False if 200 writes pass without a refusal.
 fn write_until_refused(trio: &mut Trio, n: usize) -> bool {
     for _ in 0..200 {
         let token = trio.submit(n, WRITE_BYTES);
@@ -74,7 +74,7 @@ fn a_leader_without_room_hands_over_once_to_one_that_has_some() {
     let leader = trio.leader().unwrap();
     assert_ne!(leader, full);
     assert_eq!(terms(&trio), vec![before[0] + 1; 3], "one election");
-    // It is wanted back, by somebody who does not know: it stays where it is.
+    // A request to lead again, from a node that does not know of the full disk, changes nothing.
     trio.nodes[full].core.leadership.wanted = true;
     pass(&mut trio, SECOND_NS);
     assert_eq!((trio.leader(), terms(&trio)), (Some(leader), vec![before[0] + 1; 3]));
@@ -104,12 +104,12 @@ fn a_follower_that_can_log_nothing_tells_how_far_it_is_behind() {
 }
 
 #[test]
-fn a_leader_whose_offer_nobody_took_orders_behind_what_it_proposed_before() {
+fn a_leader_whose_offer_lapsed_orders_behind_what_it_proposed_before() {
     let mut trio = trio();
     let leader = trio.leader().unwrap();
     let (term, followers) = (terms(&trio)[leader], [(leader + 1) % 3, (leader + 2) % 3]);
     no_room(&trio, leader);
-    // Who lacks entries cannot take the place: the offer lapses.
+    // A follower that lacks entries cannot take over, so the offer lapses.
     let stick = |trio: &mut Trio, stuck| followers.iter().for_each(|n| trio.nodes[*n].stuck_disk = stuck);
     loop {
         stick(&mut trio, true);
@@ -129,7 +129,7 @@ fn a_leader_whose_offer_nobody_took_orders_behind_what_it_proposed_before() {
     let age_ns = trio.now.mono_ns - trio.nodes[leader].parts.freshness.fresh_ns();
     assert!(age_ns < SECOND_NS, "reads were confirmed {age_ns} ns ago");
     stick(&mut trio, false);
-    // What was under way is decided while the leader may not order anything.
+    // Entries in flight are decided while the leader may not order anything.
     (0..20).for_each(|_| trio.step());
     trio.nodes[leader].disk.set_capacity(None);
     trio.until("room", |trio| !trio.nodes[leader].core.phase_is_full());
@@ -145,7 +145,7 @@ fn where_all_disks_are_full_writes_are_refused_everywhere_and_reads_go_on_under_
     let leader = trio.leader().unwrap();
     assert!(write_until_refused(&mut trio, leader));
     let (leader, before) = (trio.leader().unwrap(), terms(&trio));
-    // Everybody is told at once, not with the next round.
+    // All nodes learn it at once, not with the next round.
     (0..4).for_each(|_| trio.step());
     assert!((0..3).all(|n| is_shut(&trio, n)));
     pass(&mut trio, 2 * MAX_STALENESS_NS);
@@ -159,7 +159,7 @@ fn where_all_disks_are_full_writes_are_refused_everywhere_and_reads_go_on_under_
     assert_eq!((trio.leader(), terms(&trio)), (Some(leader), before.clone()));
     let why = trio.nodes[leader].core.why_writes_are_stopped(3);
     assert_eq!(why, "the disks of nodes 1, 2, 3 are full; 2 of 3 voters with room are needed");
-    // Two of them are enough.
+    // Space on two nodes is enough.
     for n in [(leader + 1) % 3, (leader + 2) % 3] {
         trio.nodes[n].disk.set_capacity(None);
     }
@@ -169,7 +169,7 @@ fn where_all_disks_are_full_writes_are_refused_everywhere_and_reads_go_on_under_
 }
 
 #[test]
-fn whoever_comes_to_lead_with_all_disks_full_begins_its_term_and_confirms_reads() {
+fn a_new_leader_with_all_disks_full_begins_its_term_and_confirms_reads() {
     let mut trio = trio();
     (0..3).for_each(|n| no_room(&trio, n));
     let leader = trio.leader().unwrap();
@@ -197,7 +197,7 @@ fn a_majority_of_full_disks_shuts_writes_where_there_is_room_too_and_what_is_und
     for n in followers {
         no_room(&trio, n);
     }
-    // The leader has room: what it has proposed when the others run out of it may still be ordered, and is
+    // The leader has space. Its proposals may still be ordered when the others run out of space, so they are
     // not refused.
     let mut under_way = Vec::new();
     while !is_shut(&trio, leader) {
@@ -216,7 +216,7 @@ fn a_majority_of_full_disks_shuts_writes_where_there_is_room_too_and_what_is_und
     trio.write_through(followers[0]);
 }
 
-/// More than the entries that may be under way hold: the leader takes it and proposes nothing more of it.
+/// Submits more writes than the entries in flight hold. The leader takes them and cannot propose them all.
 fn flood(trio: &mut Trio, n: usize) {
     for _ in 0..FLOOD {
         trio.submit(n, WRITE_BYTES);
@@ -235,8 +235,8 @@ fn what_the_leader_took_and_never_proposed_is_refused_and_its_numbers_leave_no_h
         (0..3).for_each(|n| flood(&mut trio, n));
         (0..20).for_each(|_| trio.step());
     }
-    // Everybody has some that the leader had and did not propose. Nobody waits for its connection to be
-    // closed.
+    // Each node has commands that the leader took and did not propose. They are refused before their
+    // connection would be closed.
     pass(&mut trio, UNDECIDED_NS / 2);
     assert!(is_shut(&trio, leader), "the flood had room");
     let waiting: usize = (0..3).map(|n| trio.nodes[n].core.pending.undecided()).sum();
@@ -262,12 +262,12 @@ fn what_the_leader_took_and_never_proposed_is_refused_and_its_numbers_leave_no_h
 }
 
 #[test]
-fn a_session_whose_expiry_was_never_proposed_keeps_nobody_from_reading_while_disks_are_full() {
+fn a_session_whose_expiry_was_never_proposed_delays_no_reads_while_disks_are_full() {
     let mut trio = trio();
     let leader = trio.leader().unwrap();
     let other = (leader + 1) % 3;
-    // Nobody hears from a session. When they are due, so much waits that their expiries are in no entry for a
-    // while.
+    // No session sends heartbeats. When the sessions are due, so many commands wait that for a while no entry
+    // has their expiries.
     pass(&mut trio, 3 * SECOND_NS);
     while trio.nodes[leader].core.session_expiry.unlogged_expiries() == 0 {
         for n in 0..3 {
@@ -281,7 +281,7 @@ fn a_session_whose_expiry_was_never_proposed_keeps_nobody_from_reading_while_dis
     trio.until("full disks", |trio| is_shut(trio, leader));
     let leader = trio.leader().unwrap();
     assert!(!trio.nodes[leader].core.applier.machine.sessions().is_empty(), "all of them have expired");
-    // They were heard from in time, and the report comes late.
+    // Their heartbeats came in time, and the report of them comes late.
     let sessions: Vec<i64> = trio.nodes.iter().flat_map(|node| node.opened.clone()).collect();
     for _ in 0..2 * MAX_STALENESS_NS / (SECOND_NS / 10) {
         trio.touch(other, &sessions);
@@ -312,7 +312,7 @@ fn a_voter_that_is_away_while_another_is_full_is_waited_for_before_writes_are_re
         is_shut(trio, leader) && is_shut(trio, full)
     });
     assert!(is_refused(&mut trio, full) && is_refused(&mut trio, leader));
-    // That one was on its way.
+    // This write was in flight.
     trio.until("the end of patience", |trio| {
         trio.nodes[leader].answers.get(&waiting) == Some(&Outcome::Drop)
     });
@@ -326,7 +326,7 @@ fn is_shut(trio: &Trio, n: usize) -> bool {
 }
 
 #[test]
-fn a_sole_voter_with_observers_stops_without_waiting_for_an_heir() {
+fn a_sole_voter_with_observers_stops_without_waiting_for_a_transferee() {
     use MemberRole::{Observer, Participant};
     let mut trio = Trio::start_as(SEGMENT_BYTES, [Participant, Observer, Observer]);
     trio.until("a leader", |trio| trio.leader() == Some(0));

@@ -1,4 +1,4 @@
-//! No session id comes twice, whatever ended the start before.
+//! No session id is used twice, however the run before ended.
 
 use super::rig::*;
 use crate::session::{IdBlocks, id_of};
@@ -28,7 +28,7 @@ fn no_start_gives_a_session_id_of_an_earlier_one() {
         let mut shards = [ids(&node.parts.ids), ids(&node.parts.ids)];
         let mut given: Vec<i64> =
             shards.iter_mut().flat_map(|ids| [ids().unwrap(), ids().unwrap()]).collect();
-        // And as many blocks more as there are.
+        // All further blocks that are recorded.
         while let Some(block) = node.parts.ids.take() {
             given.push(id_of(1, block, 1));
         }
@@ -44,7 +44,7 @@ fn no_start_gives_a_session_id_of_an_earlier_one() {
 fn a_directory_from_before_ends_were_recorded_goes_on_above_all_its_ids() {
     let disk = disk();
     drop(DataDir::open_on(disk.clone(), Path::new("/data"), [7; 16]).unwrap());
-    // Node, 36 bits of the calendar, shard, count: as they were.
+    // The former format of ids: node, 36 bits of the wall clock, shard, count.
     let before = 1 << 56 | (1_795_294_653_846 & ((1 << 36) - 1)) << 20 | 255 << 12 | 4095;
     assert!(ids(&start(&disk, 0).parts.ids)().unwrap() > before);
 }

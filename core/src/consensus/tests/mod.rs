@@ -1,4 +1,4 @@
-//! The core as a whole, on a disk that fails, fills up and loses power. Each file is a hazard.
+//! Tests of the whole core, on disks that fail, fill up and lose power. Each file covers one hazard.
 
 mod backpressure;
 mod catching_up;

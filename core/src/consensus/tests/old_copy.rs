@@ -1,4 +1,4 @@
-//! A data directory that was put back to an earlier state of itself, as from a snapshot of a virtual
+//! A data directory that was restored to an earlier state of itself, as from a snapshot of a virtual
 //! machine's disk.
 
 use super::place::*;
@@ -10,7 +10,7 @@ fn session(n: i64) -> i64 {
     3 << 56 | n
 }
 
-/// What a disk holds now, on another one.
+/// A new disk with the present contents of `disk`.
 fn copy(disk: &FaultDisk) -> Arc<FaultDisk> {
     let copy = FaultDisk::new();
     for path in disk.paths() {
@@ -23,8 +23,8 @@ fn copy(disk: &FaultDisk) -> Arc<FaultDisk> {
     Arc::new(copy)
 }
 
-/// Three nodes, of which the third one has been started `starts` times since a copy of its directory was
-/// made, and has ordered something in each of these lives. Now the copy is in its place.
+/// Three nodes, of which node 3 has a restored copy of its directory. Since the copy was made, node 3 has
+/// been started `starts` times and has ordered an entry in each run.
 fn put_back(starts: i64) -> Place {
     let mut place = Place::three();
     place.start(&[1, 2, 3]);
@@ -58,14 +58,14 @@ fn a_node_on_an_older_copy_of_its_directory_counts_for_nothing_and_is_told_until
     assert!([1, 2].iter().all(|node| place.core(*node).is_old_copy(3) && !place.core(*node).admits(3)));
     let behind = |place: &Place| place.core(3).applier.index < place.core(1).applier.index;
     assert!(behind(&place), "it is fed nothing, and acknowledges nothing");
-    // Its vote is none: without the second one there is no majority.
+    // The vote of node 3 does not count: without the other node there is no majority.
     let gone = if place.core(1).raft.leader() == 2 { 2 } else { 1 };
     place.kill(&[gone]);
     place.pass(LONG_NS);
     assert!(!place.led(&[3 - gone, 3]));
     place.start(&[gone]);
     place.until("the two lead again", |place| place.led(&[1, 2]));
-    // What the log line says helps.
+    // The advice of the log line helps.
     place.kill(&[3]);
     place.slot(3).new_disk();
     place.start(&[3]);

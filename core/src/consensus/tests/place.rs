@@ -1,5 +1,4 @@
-//! Whole cores with their links, in one thread, each of which starts, dies and loses its disk when a test
-//! says so.
+//! Whole cores with their links, in one thread. A test starts and kills each of them and replaces its disk.
 
 use super::rig::{TIMEOUT_MS, disk};
 use crate::command::Op;
@@ -28,7 +27,7 @@ pub struct Slot {
     pub running: Option<(Consensus, Parts, Arc<Stats>)>,
     pub conns: BTreeSet<ConnId>,
     pub disks: u8,
-    /// Its process takes connections and does not answer yet.
+    /// Whether the node's process takes connections and does not answer yet.
     pub starting: bool,
 }
 
@@ -39,7 +38,7 @@ impl Engine for Slot {
                 self.conns.insert(conn);
                 core.opened(now, conn, origin, io);
             }
-            // Its process has bound its port and reads its data.
+            // The process has bound its port and reads its data.
             None if self.starting => {
                 self.conns.insert(conn);
             }
@@ -65,7 +64,7 @@ impl Engine for Slot {
     }
     fn turn(&mut self, now: Now, io: &mut Io) -> Next {
         match self.running.as_mut().map(|(core, ..)| core.turn(now, io)) {
-            // The place stays, for whoever is started there next.
+            // The slot stays for the next start.
             None | Some(Next::Stop) => Next::Sleep { deadline_ns: None },
             Some(next) => next,
         }
@@ -75,7 +74,7 @@ impl Engine for Slot {
     }
 }
 
-/// Nodes 1 to n, none of which runs at first.
+/// Nodes 1 to n. At first none of them runs.
 pub struct Place {
     pub slots: Vec<Slot>,
     pub net: InProc,
@@ -100,7 +99,7 @@ pub fn members(nodes: &[u8]) -> Option<Members> {
 }
 
 impl Place {
-    /// Each node with server lines of its own.
+    /// One node for each element of `lines`, which are the ids in the node's own server lines.
     pub fn new(lines: &[&[u8]]) -> Place {
         let mut net = InProc::new(lines.len());
         let slots = (1..).zip(lines).map(|(node, lines)| {
@@ -179,7 +178,7 @@ impl Place {
         self.reopen();
     }
 
-    /// A node that has a snapshot to begin with begins with it, as its server would have it.
+    /// Restarts the nodes that stopped with [`StopReason::Reopen`], as a server does.
     pub fn reopen(&mut self) {
         let reopens = |slot: &Slot| {
             let reason = slot.running.as_ref().and_then(|(_, parts, _)| parts.control.reason());
@@ -217,7 +216,7 @@ impl Place {
         first != [0; 16] && nodes.iter().all(|node| self.cluster(*node) == first)
     }
 
-    /// Until these belong to one ensemble in which the directory of each of them is known.
+    /// Waits until these nodes belong to one ensemble that knows the directory of each of them.
     pub fn until_founded(&mut self, nodes: &[u8]) {
         self.until("one ensemble", |place| {
             let known = |on: u8| {
@@ -236,7 +235,7 @@ impl Place {
         nodes.iter().any(|node| self.core(*node).raft.leader() != 0)
     }
 
-    /// What the four-letter words of a node say of its writes.
+    /// The text about writes in the four-letter words of a node.
     pub fn words(&self, node: u8) -> String {
         let (_, _, stats) = self.slots[usize::from(node) - 1].running.as_ref().expect("it runs");
         stats.write_block().to_string()
@@ -251,13 +250,13 @@ impl Place {
         self.until("a session", |place| place.knows(node, session));
     }
 
-    /// A write that fails, and yet stands in the log.
+    /// Orders a write that fails when it is applied, and waits for its decision.
     pub fn write(&mut self, node: u8, token: u64, bytes: usize) {
         self.submit(node, token, bytes);
         self.until("a decision", |place| place.core(node).pending.undecided() == 0);
     }
 
-    /// The same, not waited for.
+    /// Submits a write that fails when it is applied.
     pub fn submit(&mut self, node: u8, token: u64, bytes: usize) {
         let (_, parts, _) = self.slot(node).running.as_mut().expect("it runs");
         let op = Op::Request { opcode: 5, body: vec![0; bytes] };

@@ -1,10 +1,10 @@
-//! Raft for many: what must hold while messages are lost and reordered and nodes crash with torn tails.
+//! Invariants of Raft groups while messages are lost and reordered and nodes crash with torn tails.
 
 use super::cluster::Cluster;
 use crate::consensus::raft::{Membership, ProposeError, Role, Target};
 use crate::peers::message::{RaftEntry, RaftMessage};
 
-/// So many random things happen.
+/// Runs some random steps: ticks, syncs, deliveries, losses, proposals, crashes, starts and cold reads.
 fn chaos(c: &mut Cluster, steps: usize, mut also: impl FnMut(&mut Cluster, u64)) {
     for n in 0..steps {
         let nodes: Vec<u64> = c.peers.keys().copied().collect();
@@ -36,7 +36,7 @@ fn chaos(c: &mut Cluster, steps: usize, mut also: impl FnMut(&mut Cluster, u64))
     }
 }
 
-/// All nodes come up, agree, and go on.
+/// Starts all nodes, and checks that they elect a leader and apply one log.
 fn settle(c: &mut Cluster) {
     let down: Vec<u64> = c.peers.iter().filter(|(_, p)| p.group.is_none()).map(|(n, _)| *n).collect();
     for node in down {
@@ -102,7 +102,7 @@ fn members_change_under_load_and_chaos() {
 }
 
 #[test]
-fn who_has_the_end_of_a_change_knows_after_a_restart_that_it_votes() {
+fn a_node_with_the_end_of_a_change_knows_after_a_restart_that_it_votes() {
     let mut c = Cluster::new(&[1, 2, 3], &[4], 8);
     c.steady = false;
     let leader = c.elect();
@@ -118,7 +118,8 @@ fn who_has_the_end_of_a_change_knows_after_a_restart_that_it_votes() {
                 c.persist(node);
             }
         }
-        // Its end is told to the one who loses his vote, and not to the one who has got one.
+        // The node that loses its vote learns of the end of the change. Node 4, which has gained one, does
+        // not.
         if !c.group(leader).membership().contains(out) {
             c.bag.retain(|message| message.to != 4);
         }
@@ -127,8 +128,8 @@ fn who_has_the_end_of_a_change_knows_after_a_restart_that_it_votes() {
         }
     }
     c.crash(leader);
-    // What was said to be committed need not be recorded. Who does not know it has no vote, and nobody would
-    // lead.
+    // A commit index need not be recorded. If node 4 did not know of its vote after the restart, no node
+    // could lead.
     c.crash(4);
     c.peers.get_mut(&4).unwrap().disk.commit = 0;
     c.start(4);
@@ -170,7 +171,7 @@ fn learners_are_never_counted() {
 }
 
 #[test]
-fn a_peer_who_is_behind_is_fed_from_cold_reads() {
+fn a_peer_that_is_behind_is_served_by_cold_reads() {
     let mut c = Cluster::new(&[1, 2, 3], &[], 2);
     let leader = c.elect();
     let behind = 1 + leader % 3;
@@ -179,7 +180,7 @@ fn a_peer_who_is_behind_is_fed_from_cold_reads() {
         c.with(leader, |g| g.propose(vec![7; 100_000])).unwrap();
         c.calm(1);
     }
-    // A restart leaves nothing of what is applied in memory.
+    // After a restart no applied entry is in memory.
     for node in (1..=3).filter(|n| *n != behind) {
         c.crash(node);
         c.start(node);
@@ -210,11 +211,11 @@ fn a_peer_behind_the_logs_beginning_asks_for_a_snapshot() {
     c.calm(20);
     assert_eq!(c.peers[&leader].snapshots, [behind]);
     assert!(c.group(leader).progress().iter().any(|p| p.node == behind && p.snapshot));
-    // One that failed is asked for again.
+    // Raft asks again after a failed transfer.
     c.with(leader, |g| g.snapshot_sent(behind, None));
     c.calm(20);
     assert_eq!(c.peers[&leader].snapshots, [behind, behind]);
-    // It arrives: the node begins anew behind it.
+    // The snapshot arrives, and the node starts with the log after it.
     let members = c.group(leader).membership();
     let peer = c.peers.get_mut(&behind).unwrap();
     peer.group = None;
@@ -276,7 +277,7 @@ fn a_read_round_is_confirmed_by_a_quorum_only() {
 fn entries_beyond_the_recorded_commit_are_superseded() {
     let mut c = Cluster::new(&[1, 2, 3], &[], 7);
     let old = c.elect();
-    // What the leader logs reaches nobody.
+    // The entries of the leader reach no other node.
     for _ in 0..5 {
         c.with(old, |g| g.propose(b"lost".to_vec())).unwrap();
     }
@@ -336,7 +337,7 @@ fn nonsense_of_a_peer_changes_nothing_for_the_worse() {
                 context: vec![0; 8],
                 priority: c.rng as i64,
             };
-            // The rest of the cluster would be right to disagree afterwards: only this node is looked at.
+            // Only this node is checked, since the other nodes may rightly disagree with it afterwards.
             let group = c.peers.get_mut(&node).unwrap().group.as_mut().unwrap();
             group.step(message);
             let mut effects = crate::consensus::raft::Effects::default();
@@ -346,7 +347,7 @@ fn nonsense_of_a_peer_changes_nothing_for_the_worse() {
 }
 
 #[test]
-fn an_observer_notices_that_nobody_leads_any_more() {
+fn an_observer_notices_that_there_is_no_leader_any_more() {
     let mut cluster = Cluster::new(&[1, 2, 3], &[4], 5);
     let leader = cluster.elect();
     cluster.calm(10);

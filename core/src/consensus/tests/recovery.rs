@@ -1,5 +1,4 @@
-//! A member of an ensemble comes back: what it had recorded as committed is applied, about the rest it does
-//! not decide.
+//! A member of an ensemble restarts: entries that are recorded as committed are applied, and no others.
 
 use super::rig::*;
 use crate::consensus::membership::bootstrap_guard::FOUNDING_GRACE_NS;
@@ -113,7 +112,7 @@ fn a_node_without_a_vote_starts_and_follows() {
 fn a_sole_voter_leads_at_once_and_keeps_its_clock_for_its_observers() {
     let disk = disk();
     let mut node = Node::start_with(&disk, ensemble(&[1], &[2])).unwrap();
-    // Its observer may have what it has lost.
+    // Its observer may have entries that this node has lost.
     assert_eq!(node.core.raft.role(), Role::Follower);
     node.pass(FOUNDING_GRACE_NS + 2 * SECOND_NS);
     node.until(|n| n.core.raft.is_ready_to_order());

@@ -1,4 +1,4 @@
-//! A node comes back with everything it had acknowledged, whatever ended it; and never applies a command
+//! A node restarts with everything that it had acknowledged, however it ended. It never applies a command
 //! twice.
 
 use super::rig::*;
@@ -35,7 +35,7 @@ fn a_killed_node_keeps_what_it_acknowledged() {
         let tickets: Vec<_> = (0..200)
             .map(|n| {
                 if n % 20 == 0 {
-                    // The cut falls into the middle of what is under way.
+                    // The power cut falls between the steps of writes in flight.
                     for _ in 0..seed % 5 {
                         node.turn();
                     }
@@ -67,7 +67,7 @@ fn each_start_is_a_new_incarnation_and_commands_of_an_old_one_are_not_applied_ag
     let mut node = Node::start(&disk);
     assert_eq!(node.parts.recovered.incarnation, 2);
     node.create("/a", PERSISTENT);
-    // A batch of the old stream turns up again, as after a failover.
+    // A batch of the former incarnation is ordered again, as after a failover.
     let Op::Request { opcode, body } = create("/b", b"x", PERSISTENT) else { unreachable!() };
     let (applied_zxid, applied_digest) = node.core.applier.machine.stamp();
     let old = |incarnation, seq| crate::command::Command {

@@ -1,8 +1,9 @@
-//! A whole node without sockets: the core, moved on turn by turn, and the shards' ends in the test's own
-//! hands.
+//! A whole node without sockets. The test runs each turn of the core and holds the shards' ends of the
+//! rings.
 //!
-//! Time stands still unless a test moves it. Between turns the rig sleeps as a loop does, on the core's
-//! waker, so that the real flusher and checkpoint threads take their own time and no test waits for a clock.
+//! Time stands still unless a test advances it. Between turns the rig sleeps on the core's waker, as a loop
+//! does. So the real flusher and checkpoint threads take the time that they need, and no test waits for a
+//! clock.
 
 use crate::command::{Identity, Op};
 use crate::commit::{Commit, Outcome, Reply, SessionEvent, Ticket};
@@ -24,11 +25,11 @@ pub const SECOND_NS: u64 = 1_000_000_000;
 /// How long a test may wait for a thread of the node before it fails.
 const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
-/// One shard, with all that it was told.
+/// A shard and all commits that it has taken.
 pub struct Shard {
     pub parts: ShardParts,
     pub commits: Vec<Commit>,
-    /// Whether it takes commits.
+    /// Whether the shard takes commits.
     pub awake: bool,
 }
 
@@ -39,7 +40,7 @@ pub struct Node {
     pub now: Now,
     io: Io,
     tokens: u64,
-    /// What the last turn wanted.
+    /// Result of the last turn.
     pub next: Next,
 }
 
@@ -124,7 +125,7 @@ impl Node {
     /// Turns until the core has nothing to do and nothing is under way.
     pub fn settle(&mut self) {
         self.until(|n| n.next != Next::Again && !n.core.journal.is_behind() && n.core.backlog.is_empty());
-        // What became durable in the last turn is applied in the next one.
+        // Entries that became durable in the last turn are applied in the next one.
         self.turn();
         self.turn();
     }
@@ -159,7 +160,7 @@ impl Node {
         self.shards[0].commits.iter().flat_map(|c| &c.replies).find(|r| r.ticket == ticket)
     }
 
-    /// Position of the answer among all answers.
+    /// Position of a reply among all replies.
     pub fn place(&self, ticket: Ticket) -> usize {
         let replies = self.shards[0].commits.iter().flat_map(|c| &c.replies);
         replies.into_iter().position(|r| r.ticket == ticket).unwrap()
@@ -176,7 +177,7 @@ impl Node {
         assert!(matches!(reply.outcome, Outcome::Attached { .. }), "{reply:?}");
     }
 
-    /// Creates a znode; its zxid.
+    /// Creates a znode. Returns its zxid.
     pub fn create(&mut self, path: &str, flags: i32) -> i64 {
         let reply = self.run(ALICE, create(path, b"x", flags));
         let Outcome::Ok(record) = &reply.outcome else { panic!("{path}: {reply:?}") };
@@ -194,7 +195,7 @@ impl Node {
         self.now.wall_ms += (ns / 1_000_000) as i64;
     }
 
-    /// Time passes as it does for a busy node: a turn every 100 ms, so that nothing looks like a stall.
+    /// Advances time as for a busy node, with a turn every 100 ms, so that no turn counts as a stall.
     pub fn pass(&mut self, ns: u64) {
         let until = self.now.mono_ns + ns;
         while self.now.mono_ns < until {
@@ -212,7 +213,7 @@ impl Node {
             .any(|e| *e == SessionEvent::Closed { session })
     }
 
-    /// A clean stop.
+    /// Stops the node cleanly, and waits for its end.
     pub fn stop(mut self) {
         self.parts.control.stop();
         while self.core.turn(self.now, &mut self.io) != Next::Stop {

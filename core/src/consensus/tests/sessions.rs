@@ -1,4 +1,4 @@
-//! Sessions die when their clients are silent, and not because we were.
+//! Sessions expire because their clients are silent, and never because this node was.
 
 use super::rig::*;
 use crate::command::Op;
@@ -6,7 +6,7 @@ use crate::commit::Outcome;
 use crate::consensus::ConsensusConfig;
 use crate::consensus::config::STALL_NS;
 
-/// Timeout and the tick after it, with the default tick of two seconds.
+/// Session timeout and the tick after it, with the default tick of two seconds.
 const DEAD_NS: u64 = 6 * SECOND_NS + SECOND_NS / 5;
 
 #[test]
@@ -21,7 +21,7 @@ fn expiry_deletes_the_ephemerals() {
 }
 
 #[test]
-fn who_is_heard_from_lives() {
+fn a_session_with_heartbeats_lives() {
     let mut node = Node::start(&disk());
     node.open_session(ALICE);
     for _ in 0..20 {
@@ -54,11 +54,11 @@ fn sessions_survive_a_restart_with_their_full_timeout() {
 }
 
 #[test]
-fn a_stall_of_the_core_kills_nobody() {
+fn a_stall_of_the_core_expires_no_session() {
     let mut node = Node::start(&disk());
     node.open_session(ALICE);
     node.settle();
-    // The process was stopped for a minute: nobody could be heard, and the clock went on.
+    // The process was stopped for a minute: no heartbeat was read, and the clock went on.
     node.advance(60 * SECOND_NS);
     node.turn();
     node.settle();
@@ -75,19 +75,19 @@ fn a_stop_that_ends_just_at_the_deadline_is_noticed_too() {
     let mut node = Node::start(&disk());
     node.open_session(ALICE);
     node.settle();
-    // Less late than what counts as a stall, but silent since long before.
+    // The turn comes too soon to count as a stall, but the session has long been silent.
     node.advance(6 * SECOND_NS + STALL_NS / 2);
     node.turn();
     node.settle();
     assert!(!node.closed(ALICE));
-    // The shards report what had been waiting in the sockets.
+    // The shards report heartbeats that waited in the sockets.
     node.touch(ALICE);
     node.pass(4 * SECOND_NS);
     assert!(!node.closed(ALICE));
 }
 
 #[test]
-fn who_comes_back_is_not_expired_under_its_hands() {
+fn a_session_that_attaches_again_at_its_deadline_is_not_expired() {
     let mut node = Node::start(&disk());
     node.open_session(ALICE);
     node.pass(4 * SECOND_NS);
@@ -95,7 +95,7 @@ fn who_comes_back_is_not_expired_under_its_hands() {
     node.turn();
     let attach = Op::AttachSession { timeout_ms: TIMEOUT_MS, password: vec![7; 16], last_zxid_seen: 0 };
     let ticket = node.submit(ALICE, attach);
-    // The deadline comes up in the same turn in which the attach is taken.
+    // The deadline passes in the turn in which the attach is taken.
     node.advance(SECOND_NS + SECOND_NS / 5);
     node.until(|n| n.reply(ticket).is_some());
     assert!(matches!(node.reply(ticket).unwrap().outcome, Outcome::Attached { .. }));
@@ -119,7 +119,7 @@ fn a_mass_expiry_goes_in_bounded_batches() {
 }
 
 #[test]
-fn who_is_heard_from_while_the_disk_hangs_lives() {
+fn a_session_with_heartbeats_lives_while_the_disk_hangs() {
     let config = ConsensusConfig { inline: true, ..config(1) };
     let mut node = Node::start_with(&disk(), config).unwrap();
     let open = node.submit(ALICE, Op::OpenSession { timeout_ms: TIMEOUT_MS, password: [7; 16] });
@@ -127,7 +127,7 @@ fn who_is_heard_from_while_the_disk_hangs_lives() {
         node.turn();
         node.core.disk_turn();
     }
-    // More writes than the batches under way take: what shards say behind them stays in the ring. Others wake
+    // More writes than the batches in flight hold. Heartbeats behind them stay in the ring. Other events wake
     // the core.
     let writes: Vec<_> = (0..3000).map(|_| node.submit(ALICE, set("/", b"x"))).collect();
     for tenth in 0..200 {
@@ -143,7 +143,7 @@ fn who_is_heard_from_while_the_disk_hangs_lives() {
         node.turn();
     }
     assert!(!node.closed(ALICE));
-    // But it does not live for ever.
+    // Without heartbeats the session still expires.
     for _ in 0..70 {
         node.advance(SECOND_NS / 10);
         node.turn();

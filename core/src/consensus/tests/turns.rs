@@ -1,5 +1,5 @@
-//! What a shard submits comes back in order, once, and not before it is durable; syncs see what was before
-//! them.
+//! The replies to a shard come in the order of its commands, once each, and not before the entries are
+//! durable. Syncs see the writes before them.
 
 use super::rig::*;
 use crate::command::Op;
@@ -34,7 +34,7 @@ fn results_come_in_the_order_of_submission_and_failures_take_their_zxid() {
     }
     assert!(matches!(replies[399].outcome, Outcome::Ok(_)));
     assert_eq!(replies[400].outcome, Outcome::Err(-110));
-    // What waited together went together, as far as an entry of this small log holds it.
+    // Commands that waited together share entries, as far as an entry of this small log holds them.
     let commits = node.shards[0].commits.iter().filter(|c| c.replies.len() > 1).count();
     assert!(commits <= 5, "{commits}");
 }
@@ -70,7 +70,7 @@ fn a_sync_is_answered_after_the_writes_before_it_and_without_them_at_once() {
 fn a_sync_in_the_first_turn_waits_for_the_first_entry_of_the_term() {
     let mut node = Node::start(&disk());
     let ticket = node.sync();
-    // No round is begun, and lost, before.
+    // A round that begins before would be lost.
     node.until(|n| n.reply(ticket).is_some());
     assert!(node.core.applier.index >= 1);
 }
