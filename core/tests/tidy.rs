@@ -1,4 +1,5 @@
-//! Rules that a compiler does not know: where `unsafe` may stand, how a file begins, how long it is, and how comments read.
+//! Rules that a compiler does not know: where `unsafe` may stand, how a file begins, how long it is, and how
+//! comments read.
 //!
 //! `core/tests/layers.rs` has the table of rooms and their imports.
 
@@ -151,6 +152,7 @@ fn silent_bounds(text: &str) -> Vec<&str> {
         if let Some(name) = name.filter(|name| name.ends_with("_MAX") && name.len() > 4)
             && starts.iter().any(|start| item.starts_with(start))
             && !before.trim_start().starts_with("//")
+            && !before.trim_start().starts_with("#[")
         {
             found.push(name);
         }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{Family, available, echo_server};
 
 const CONNECTIONS: usize = 1500;
+/// Bytes in user space that the design allows an idle connection.
 const BYTES_PER_CONNECTION_MAX: usize = 4096;
 
 struct Counting;

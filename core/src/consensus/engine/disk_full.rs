@@ -13,8 +13,8 @@ use crate::peers::Message;
 use paddock_transport::io::Io;
 
 impl Consensus {
-    /// Whether this node can take no further entry for want of disk space. Either its log has no room, or it needs
-    /// a snapshot for which there is none.
+    /// Whether this node can take no further entry for want of disk space. Either its log has no room, or it
+    /// needs a snapshot for which there is none.
     pub(super) fn lacks_disk_space(&self) -> bool {
         self.disk_space.own_full_since.is_some() || self.installation.lacks_room()
     }

@@ -11,6 +11,7 @@ use crate::tree::Writer;
 use paddock_transport::wire::{Request, error, opcode};
 
 const ALICE: i64 = 0x0100_0000_0000_0001;
+/// Turns after which a test fails: many times what the longest change needs.
 const STEPS_MAX: usize = 2_000;
 
 struct Other {
