@@ -98,7 +98,6 @@ impl Drop for Cluster {
 
 /// Waits until none of the processes exists. The child of a dead parent is reaped by init, or stays a zombie
 /// in a container without one. Both count as dead.
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 fn all_gone(pids: &[Pid]) {
     let begun = std::time::Instant::now();
     let alive = |pid: &Pid| match std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
@@ -193,7 +192,6 @@ fn a_paused_server_is_stopped_too() {
 }
 
 /// Repeats `paddock status` until it has this exit code, since an election takes time.
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 fn status_becomes(servers: &str, want: i32) -> String {
     let begun = std::time::Instant::now();
     loop {
@@ -242,7 +240,6 @@ fn word(server: &str, word: &str) -> String {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 fn a_node_that_the_log_left_behind_gets_a_snapshot_and_goes_on_in_the_same_process() {
     const WRITES: usize = 600;
     let (_guard, dir) = scratch();

@@ -129,7 +129,6 @@ fn check(control: &mut Client, created: &[String], registers: &HashMap<String, u
 }
 
 /// The sessions of killed rounds expire, and their ephemerals go.
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 fn ephemerals_go(control: &mut Client) {
     let begun = std::time::Instant::now();
     loop {

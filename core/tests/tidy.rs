@@ -122,7 +122,7 @@ fn leaning_docs(text: &str) -> Vec<usize> {
         let doc = line.trim_start().strip_prefix("/// ").unwrap_or_default();
         let begins = !before.trim_start().starts_with("///");
         let leans = |word: &&str| doc.strip_prefix(*word).is_some_and(|rest| rest.starts_with([' ', ',']));
-        if begins && OPENINGS.iter().any(|word| leans(&word)) {
+        if begins && OPENINGS.iter().any(leans) {
             found.push(at + 1);
         }
         before = line;

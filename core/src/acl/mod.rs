@@ -6,6 +6,8 @@
 //! Correct because lists are immutable, and because every function here depends on its arguments alone. The
 //! state machine and the shards therefore decide alike. Only the writer of the tree changes a list's
 //! reference count.
+
+#![deny(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 mod fixup;

@@ -64,7 +64,6 @@ fn mutation(text: &str) -> Result<Mutation, String> {
     Mutation::ALL.iter().copied().find(|m| m.name() == text).ok_or_else(|| format!("one of {}", all()))
 }
 
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.log {

@@ -8,6 +8,7 @@
 //! Correct because the hold and the machine's image are taken at the same version, between two entries of
 //! the log. Storage gives the file its name only once it is durable.
 
+#![deny(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 pub mod block;

@@ -105,7 +105,6 @@ impl Drop for NodeProcess {
 
 /// Stops all servers: SIGTERM, then SIGKILL after [`STOP_PATIENCE`]. Gives those that did not stop cleanly.
 /// A server ended by the SIGTERM itself had not started to handle it and counts as clean.
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 pub fn stop_all(nodes: &mut [NodeProcess]) -> Vec<Death> {
     nodes.iter().for_each(|n| n.signal(Signal::TERM));
     // A paused process cannot handle SIGTERM.

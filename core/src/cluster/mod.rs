@@ -64,7 +64,6 @@ pub enum ClusterError {
 
 /// Runs the ensemble until SIGTERM or SIGINT, with a line on `out` for each event. Continues when the reader
 /// of `out` is gone.
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), ClusterError> {
     let stop = crate::server::stop_signal()
         .map_err(|source| ClusterError::System { doing: "watching for SIGTERM", source })?;
@@ -148,7 +147,6 @@ fn child_signal() -> io::Result<Receiver<()>> {
 }
 
 /// Asks the nodes until all serve, and gives the line that says so. Dropping the sender stops it.
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 fn watch_ready(servers: Vec<String>, layouts: &[NodeLayout]) -> (Receiver<String>, Sender<()>) {
     let (tell, told) = bounded(2);
     let (alive, gone) = bounded::<()>(0);

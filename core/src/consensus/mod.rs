@@ -27,6 +27,7 @@
 //!
 //! A part never names the engine. Only `engine` and `recovery` name parts.
 
+#![deny(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 mod apply;

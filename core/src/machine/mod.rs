@@ -21,6 +21,8 @@
 //! | [`digest`] | sums that must be equal on all nodes |
 //! | [`image`] | the machine in a snapshot |
 //! | [`stat`] | what clients see of a stat |
+
+#![deny(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 mod digest;

@@ -9,6 +9,7 @@
 //! Correct because a frame has a length, a version and a checksum, and an archive is checked before it is
 //! used. A link that carries anything else is closed with a reason.
 
+#![deny(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 pub mod config;

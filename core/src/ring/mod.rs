@@ -17,6 +17,8 @@
 //! is half a ring behind. When the slowest reader is a whole ring behind, [`CommitSender::try_push`]
 //! returns the commit and the core pauses apply. Nothing else of the core waits.
 
+#![deny(clippy::disallowed_methods)]
+
 use crate::commit::Commit;
 use crate::tree;
 use crossbeam_utils::CachePadded;

@@ -261,10 +261,6 @@ impl Server {
     /// Serves until a message on `stop`, or until a thread fails. After a snapshot of another node was
     /// installed, all threads stop and all clients are closed. The server then continues with the new data
     /// directory on the same addresses.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "no engine: it waits for threads, processes or the network"
-    )]
     pub fn run_until(mut self, stop: &Receiver<i32>) -> Result<(), RunError> {
         let mut reopenings = Reopenings::default();
         let mut dynamic = DynamicFile::new(&self.options.config);
@@ -455,7 +451,6 @@ fn run(
         .map_err(StartError::system("starting a thread"))
 }
 
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 fn wall_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }

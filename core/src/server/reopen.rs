@@ -36,10 +36,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "no engine: it waits for threads, processes or the network"
-    )]
     fn a_server_that_turns_in_a_circle_is_stopped_and_one_that_falls_behind_now_and_then_is_not() {
         let mut reopenings = Reopenings::default();
         let begin = Instant::now();

@@ -27,6 +27,7 @@
 //! - *No stale node serves.* See [`serving_mode`] and [`leases`].
 //! - *Memory is bounded.* See [`config`]: at each bound the socket is not read, or the connection closes.
 
+#![deny(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 mod address_limit;

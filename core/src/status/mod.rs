@@ -119,7 +119,6 @@ pub fn parse_servers(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// Asks a server to become the leader, and waits until it leads.
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 pub fn lead(server: &str, patience: Duration) -> Result<(), String> {
     let until = Instant::now() + patience;
     let (mut found, mut leaderless) = (NodeStatus::default(), false);

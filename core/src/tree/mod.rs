@@ -28,6 +28,8 @@
 //!   poisoned);
 //! - `cargo bench -p paddock-bench --bench tree`: lookups, updates, bytes per znode.
 
+#![deny(clippy::disallowed_methods)]
+
 mod arena;
 mod children;
 mod epochs;

@@ -17,6 +17,7 @@
 //! belongs to. A one-shot data watch and a one-shot child watch are one bit each. A persistent watch belongs
 //! to both tables. A recursive watch belongs to the data tables of its path and of all paths below.
 
+#![deny(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 mod table;

@@ -19,7 +19,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LOG_LINES_SHOWN: usize = 15;
 
 /// Repeats `ask` until it gives a value.
-#[expect(clippy::disallowed_methods, reason = "no engine: it waits for threads, processes or the network")]
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
