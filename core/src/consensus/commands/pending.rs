@@ -247,6 +247,15 @@ impl PendingCommands {
         self.pending.front().map_or(self.last_seq, |p| p.seq - 1)
     }
 
+    /// Number of the newest command such that no client waits for its result or for an earlier one. A sync waits
+    /// for this number. An abandoned command may stay undecided as long as disks are full, and its client is gone.
+    pub(in crate::consensus) fn answered(&self) -> u64 {
+        let first = self.pending.iter().find(|p| p.ticket.is_some());
+        let answered = first.map_or(self.last_seq, |p| p.seq - 1);
+        debug_assert!(answered >= self.resolved());
+        answered
+    }
+
     pub(in crate::consensus) fn last_seq(&self) -> u64 {
         self.last_seq
     }
@@ -367,6 +376,20 @@ mod tests {
         out.resolve(3, 7, 1);
         assert!(!out.is_cut_off(Some(StreamPosition { incarnation: 7, seq: 1 })));
         assert!(out.is_cut_off(anew));
+    }
+
+    #[test]
+    fn abandoned_commands_hold_back_no_sync_and_later_ones_do() {
+        let mut out = filled(2);
+        assert_eq!((out.answered(), out.resolved()), (0, 0));
+        assert_eq!(out.abandon().count(), 2);
+        assert_eq!((out.answered(), out.resolved()), (2, 0));
+        out.push(Some(Ticket { shard: 0, token: 3 }), 9, 1, Vec::new(), Op::CloseSession);
+        assert_eq!((out.answered(), out.last_seq()), (2, 3));
+        for seq in 1..=3 {
+            out.resolve(3, 7, seq);
+        }
+        assert_eq!(out.answered(), 3);
     }
 
     #[test]

@@ -193,16 +193,16 @@ impl Rounds {
         self.fresh.clear();
     }
 
-    /// Takes the syncs that may be answered: all entries up to `applied` are applied, and each command up
-    /// to `resolved` has its result in this commit or an earlier one.
+    /// Takes the syncs that may be answered: all entries up to `applied` are applied, and no client waits for the
+    /// result of a command up to `answered`.
     pub(in crate::consensus) fn ready(
         &mut self,
         applied: u64,
-        resolved: u64,
+        answered: u64,
     ) -> impl Iterator<Item = Ticket> {
         self.confirmed
             .extract_if(.., move |((_, behind), index)| {
-                (*index <= applied || mutated(Mutation::StaleSync)) && *behind <= resolved
+                (*index <= applied || mutated(Mutation::StaleSync)) && *behind <= answered
             })
             .map(|((ticket, _), _)| ticket)
     }

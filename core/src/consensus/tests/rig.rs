@@ -195,14 +195,19 @@ impl Node {
         self.now.wall_ms += (ns / 1_000_000) as i64;
     }
 
-    /// Advances time as for a busy node, with a turn every 100 ms, so that no turn counts as a stall.
+    /// Advances time as for a busy node, and waits until nothing is under way.
     pub fn pass(&mut self, ns: u64) {
+        self.pass_busy(ns);
+        self.settle();
+    }
+
+    /// Advances time with a turn every 100 ms, so that no turn counts as a stall.
+    pub fn pass_busy(&mut self, ns: u64) {
         let until = self.now.mono_ns + ns;
         while self.now.mono_ns < until {
             self.advance((SECOND_NS / 10).min(until - self.now.mono_ns));
             self.turn();
         }
-        self.settle();
     }
 
     pub fn closed(&self, session: i64) -> bool {
