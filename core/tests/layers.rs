@@ -239,7 +239,7 @@ fn imports(file: &Path, text: &str) -> BTreeSet<String> {
     found
 }
 
-/// What is wrong with the imports of a file in `from`.
+/// Violations among the imports of a file in the room `from`.
 fn violations(from: &str, imports: &BTreeSet<String>) -> Vec<String> {
     let rows: BTreeMap<&str, (usize, &[&str])> =
         ROOMS.iter().enumerate().map(|(row, (room, allowed))| (*room, (row, *allowed))).collect();

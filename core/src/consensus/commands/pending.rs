@@ -247,8 +247,9 @@ impl PendingCommands {
         self.pending.front().map_or(self.last_seq, |p| p.seq - 1)
     }
 
-    /// Number of the newest command such that no client waits for its result or for an earlier one. A sync waits
-    /// for this number. An abandoned command may stay undecided as long as disks are full, and its client is gone.
+    /// Number of the newest command such that no client waits for its result or for an earlier one. A sync
+    /// waits for this number. An abandoned command may stay undecided as long as disks are full, and its
+    /// client is gone.
     pub(in crate::consensus) fn answered(&self) -> u64 {
         let first = self.pending.iter().find(|p| p.ticket.is_some());
         let answered = first.map_or(self.last_seq, |p| p.seq - 1);

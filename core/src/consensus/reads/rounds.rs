@@ -193,8 +193,8 @@ impl Rounds {
         self.fresh.clear();
     }
 
-    /// Takes the syncs that may be answered: all entries up to `applied` are applied, and no client waits for the
-    /// result of a command up to `answered`.
+    /// Takes the syncs that may be answered: all entries up to `applied` are applied, and no client waits for
+    /// the result of a command up to `answered`.
     pub(in crate::consensus) fn ready(
         &mut self,
         applied: u64,
