@@ -268,8 +268,10 @@ impl Consensus {
     /// Publishes the replies that belong to no entry.
     fn publish_replies(&mut self) {
         let zxid = self.applier.machine.zxid();
-        let synced = self.rounds.ready(self.applier.index, self.pending.answered());
-        self.replies.extend(synced.map(|ticket| Reply { ticket, zxid, outcome: Outcome::Synced }));
+        if self.rounds.has_confirmed_syncs() {
+            let synced = self.rounds.ready(self.applier.index, self.pending.answered());
+            self.replies.extend(synced.map(|ticket| Reply { ticket, zxid, outcome: Outcome::Synced }));
+        }
         if self.replies.is_empty() {
             return;
         }

@@ -193,6 +193,11 @@ impl Rounds {
         self.fresh.clear();
     }
 
+    /// Whether confirmed syncs wait for entries or for results.
+    pub(in crate::consensus) fn has_confirmed_syncs(&self) -> bool {
+        !self.confirmed.is_empty()
+    }
+
     /// Takes the syncs that may be answered: all entries up to `applied` are applied, and no client waits for
     /// the result of a command up to `answered`.
     pub(in crate::consensus) fn ready(
